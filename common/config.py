@@ -1,0 +1,161 @@
+"""Frozen settings of the core: the model's shape, training, sampling.
+
+Plain dataclasses without jax, so that command lines can be parsed and checked before jax is loaded.
+
+    config = ModelConfig.from_hf(transformers.AutoConfig.from_pretrained(path).to_dict())
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from common.errors import UserError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Frequency scaling of rotary embeddings: `linear` divides every frequency by `factor`; `llama3` divides
+    only those whose wavelength exceeds the original context, with a smooth band in between."""
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a decoder-only model. One class covers Llama 2/3, Mistral, Qwen2 and Qwen3."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    tied_head: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    windows: tuple[int, ...] | None = None
+    """Sliding-window size of each layer (0: full attention), or None when every layer attends to all."""
+
+    @classmethod
+    def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
+        """Read a Hugging Face `config.json`, either as stored or as transformers v5 normalises it.
+
+        Raises UserError for an architecture, activation, bias or rope type that the model does not have.
+        """
+        family = hf.get("model_type")
+        if family not in FAMILIES:
+            raise UserError(
+                f"unsupported architecture {family!r}: supported are {', '.join(FAMILIES)}"
+            )
+        if hf.get("hidden_act", "silu") != "silu":
+            raise UserError(f"unsupported activation {hf['hidden_act']!r} in config.json: only silu")
+        if hf.get("mlp_bias") or (family != "qwen2" and hf.get("attention_bias")):
+            raise UserError(
+                f"unsupported biases in config.json: {family} is covered without mlp_bias and attention_bias"
+            )
+        if hf.get("quantization_config"):
+            raise UserError("quantized checkpoints are not supported: use the unquantized one")
+        try:
+            heads, layers = hf["num_attention_heads"], hf["num_hidden_layers"]
+            max_positions = hf.get("max_position_embeddings") or 2048
+            theta, scaling = _rope(hf, max_positions)
+            return cls(
+                family=family,
+                vocab_size=hf["vocab_size"],
+                hidden_size=hf["hidden_size"],
+                intermediate_size=hf["intermediate_size"],
+                num_layers=layers,
+                num_heads=heads,
+                num_kv_heads=hf.get("num_key_value_heads") or heads,
+                head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+                max_positions=max_positions,
+                norm_eps=hf.get("rms_norm_eps", 1e-6),
+                rope_theta=theta,
+                rope_scaling=scaling,
+                tied_head=bool(hf.get("tie_word_embeddings", False)),
+                qkv_bias=family == "qwen2",
+                qk_norm=family == "qwen3",
+                windows=_windows(hf, family, layers),
+            )
+        except KeyError as missing:
+            raise UserError(f"config.json lacks {missing}: is the checkpoint complete?") from None
+
+
+def _rope(hf: dict[str, Any], max_positions: int) -> tuple[float, RopeScaling | None]:
+    """rope_theta and scaling, from `rope_parameters` (v5) or `rope_theta` + `rope_scaling` (before)."""
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return theta, None
+    if kind == "linear":
+        return theta, RopeScaling("linear", float(rope["factor"]))
+    if kind == "llama3":
+        original = rope.get("original_max_position_embeddings") or max_positions
+        return theta, RopeScaling(
+            "llama3",
+            float(rope["factor"]),
+            float(rope["low_freq_factor"]),
+            float(rope["high_freq_factor"]),
+            int(original),
+        )
+    raise UserError(f"unsupported rope_type {kind!r} in config.json: default, linear and llama3 are")
+
+
+def _windows(hf: dict[str, Any], family: str, layers: int) -> tuple[int, ...] | None:
+    """Sliding windows by layer. Qwen states per layer whether it slides; Mistral slides in all or none."""
+    window = hf.get("sliding_window")
+    if not window or (family.startswith("qwen") and not hf.get("use_sliding_window")):
+        return None
+    if family == "llama":
+        return None
+    kinds = hf.get("layer_types")
+    if kinds is None and family.startswith("qwen"):
+        first = hf.get("max_window_layers", layers)
+        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+    if kinds is None:
+        return (window,) * layers
+    sizes = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    return sizes if any(sizes) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Supervised fine-tuning. Lengths are in tokens, `learning_rate` is the peak of the schedule."""
+
+    learning_rate: float = 2e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.03
+    batch_size: int = 16
+    micro_batch_size: int = 16
+    epochs: float = 3.0
+    max_length: int = 1024
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0
+    seed: int = 0
+    checkpoint_seconds: float = 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How answers are drawn. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 switch these cuts off."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()

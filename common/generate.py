@@ -1,0 +1,58 @@
+"""Text generation behind one protocol: prompts in, one record per sample out.
+
+A back end is anything with `generate(requests, sampling, seed)`. Every sample asked for comes back as a
+`Record`, also when it failed: a failure is a status and an error, never an empty string that looks like data.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+from common.config import SampleConfig
+
+Message = dict[str, str]
+"""A chat turn: {"role": "system" | "user" | "assistant", "content": text}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One prompt and how many samples of it are wanted.
+
+    `example` is the data row that the prompt is about, for back ends that look things up instead of
+    writing (see `common.pool`); language models ignore it.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    n: int = 1
+    example: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One sample. `status`: "ok", "length" (cut at the token limit, text kept) or "failed" (see `error`)."""
+
+    id: str
+    sample: int
+    status: Literal["ok", "length", "failed"]
+    text: str | None
+    error: str | None = None
+    attempts: int = 1
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Generator(Protocol):
+    """What every back end offers. `name` goes into lineage and reports."""
+
+    name: str
+
+    def generate(
+        self, requests: Sequence[Request], sampling: SampleConfig, seed: int
+    ) -> Iterator[list[Record]]:
+        """Yield records in waves, in the order of `requests`, each request's samples side by side.
+
+        The same requests, sampling and seed give the same records, wherever a wave is cut. A caller that
+        stores each wave as it comes loses at most one wave when it is killed.
+        """
+        ...

@@ -1,0 +1,243 @@
+"""The decoder: declared once with flax nnx, run as plain jax over a pure dict of arrays.
+
+Llama 2/3, Mistral, Qwen2 and Qwen3 differ by a few switches of `ModelConfig`. Layer weights are stacked on a
+leading axis: training, scoring and prefill scan over it; decoding slices it once and unrolls.
+
+    params = init(config, jax.random.key(0))
+    h = hidden(params, config, tokens)                       # (B, T, D)
+    logits = unembed(params, config, h)                      # (B, T, V)
+
+Dimensions, here and everywhere in common/:
+    B batch rows · T query tokens · S key positions (cache length) · D hidden · N query heads · K key/value heads
+    H head size · F intermediate · V vocabulary · L layers
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from common import runtime  # noqa: F401  (sets flax to tree mode before a module is built)
+from common.config import ModelConfig
+
+Params = dict[str, Any]
+Cache = list[tuple[jax.Array, jax.Array]]
+"""Keys and values of each layer, each (B, S, K, H)."""
+
+
+def _matrix(key: jax.Array, *shape: int) -> nnx.Param:
+    return nnx.Param(0.02 * jax.random.normal(key, shape))
+
+
+def _dot(spec: str, x: jax.Array, w: nnx.Param) -> jax.Array:
+    """Every product with a weight goes through here; weights are cast to the activations' dtype."""
+    return jnp.einsum(spec, x, w[...].astype(x.dtype))
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """Root-mean-square norm over the last axis, computed in float32."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return weight.astype(x.dtype) * y.astype(x.dtype)
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Inverse frequencies (H/2,) of the rotary embedding, scaled as the checkpoint says."""
+    half = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    freq = 1.0 / config.rope_theta**half
+    scaling = config.rope_scaling
+    if scaling is None:
+        return freq.astype(np.float32)
+    slow = freq / scaling.factor
+    if scaling.kind == "linear":
+        return slow.astype(np.float32)
+    turns = scaling.original_max_positions * freq / (2 * np.pi)  # full turns within the original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return ((1 - keep) * slow + keep * freq).astype(np.float32)
+
+
+def apply_rope(x: Float[Array, "B T N H"], angles: Float[Array, "B T half"]) -> jax.Array:
+    """Rotate pairs (i, i + H/2) of every head, in float32."""
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+
+def attention_mask(
+    query_pos: Int[Array, "B T"], keys: int, window: jax.Array | int = 0
+) -> jax.Array:
+    """True where a query may look: itself and earlier, no farther back than `window` (0: no limit).
+
+    Shape (B, 1, T, keys), for keys at positions 0 .. keys - 1.
+    """
+    distance = query_pos[:, :, None] - jnp.arange(keys)[None, None, :]
+    limit = jnp.where(window == 0, np.iinfo(np.int32).max, window)
+    return ((distance >= 0) & (distance < limit))[:, None]
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and gated MLP."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        self.config = config
+        D, F = config.hidden_size, config.intermediate_size
+        N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
+        keys = jax.random.split(key, 7)
+        self.q, self.k, self.v = (_matrix(keys[i], D, n, H) for i, n in enumerate((N, K, K)))
+        self.o = _matrix(keys[3], N, H, D)
+        self.gate, self.up = _matrix(keys[4], D, F), _matrix(keys[5], D, F)
+        self.down = _matrix(keys[6], F, D)
+        self.norm1, self.norm2 = nnx.Param(jnp.ones(D)), nnx.Param(jnp.ones(D))
+        if config.qkv_bias:
+            self.q_bias = nnx.Param(jnp.zeros((N, H)))
+            self.k_bias, self.v_bias = nnx.Param(jnp.zeros((K, H))), nnx.Param(jnp.zeros((K, H)))
+        if config.qk_norm:
+            self.q_norm, self.k_norm = nnx.Param(jnp.ones(H)), nnx.Param(jnp.ones(H))
+
+    def qkv(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        config = self.config
+        h = rms_norm(x, self.norm1[...], config.norm_eps)
+        q, k, v = (_dot("btd,dnh->btnh", h, w) for w in (self.q, self.k, self.v))
+        if config.qkv_bias:
+            q, k, v = (
+                y + b[...].astype(y.dtype)
+                for y, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias))
+            )
+        if config.qk_norm:
+            q = rms_norm(q, self.q_norm[...], config.norm_eps)
+            k = rms_norm(k, self.k_norm[...], config.norm_eps)
+        return apply_rope(q, angles), apply_rope(k, angles), v
+
+    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+        x = x + _dot("btnh,nhd->btd", attended, self.o)
+        h = rms_norm(x, self.norm2[...], self.config.norm_eps)
+        gated = jax.nn.silu(_dot("btd,df->btf", h, self.gate)) * _dot("btd,df->btf", h, self.up)
+        return x + _dot("btf,fd->btd", gated, self.down)
+
+
+class Decoder(nnx.Module):
+    """Token embedding, stacked blocks, final norm, and a head unless it is tied to the embedding."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        embed_key, head_key, layer_key = jax.random.split(key, 3)
+        self.embed = _matrix(embed_key, config.vocab_size, config.hidden_size)
+        self.norm = nnx.Param(jnp.ones(config.hidden_size))
+        self.layers = jax.vmap(functools.partial(Block, config))(
+            jax.random.split(layer_key, config.num_layers)
+        )
+        if not config.tied_head:
+            self.head = _matrix(head_key, config.hidden_size, config.vocab_size)
+
+
+@functools.lru_cache
+def _graphdef(config: ModelConfig) -> nnx.GraphDef:
+    return nnx.split(jax.eval_shape(functools.partial(Decoder, config), jax.random.key(0)))[0]
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameter tree as shapes and dtypes (float32), without memory."""
+    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+
+
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Random float32 parameters: normal(0, 0.02) matrices, unit norms, zero biases."""
+    return nnx.to_pure_dict(nnx.split(Decoder(config, key))[1])
+
+
+def hidden(
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array, "B T"],
+    *,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+) -> Float[Array, "B T D"]:
+    """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
+    so no mask is taken. `remat` recomputes each layer in the backward pass to save memory."""
+    return _forward(params, config, tokens, dtype, remat, keep_cache=False)[0]
+
+
+def prefill(
+    params: Params, config: ModelConfig, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32
+) -> Cache:
+    """Keys and values (B, T, K, H) of each layer for right-padded prompts."""
+    _, (k, v) = _forward(params, config, tokens, dtype, remat=False, keep_cache=True)
+    return [(k[i], v[i]) for i in range(config.num_layers)]
+
+
+def _forward(params, config, tokens, dtype, remat, keep_cache):
+    model = nnx.merge(_graphdef(config), params)
+    B, T = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    angles = positions[..., None] * rope_frequencies(config)
+    slides = config.windows is not None and any(0 < w < T for w in config.windows)
+
+    def layer(x, block_and_window):
+        block, window = block_and_window
+        q, k, v = block.qkv(x, angles)
+        mask = attention_mask(positions[:1], T, window) if slides else None
+        attended = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=not slides)
+        return block.finish(x, attended), (k, v) if keep_cache else None
+
+    windows = jnp.array(config.windows or (0,) * config.num_layers)
+    x = model.embed[...][tokens].astype(dtype)
+    x, cache = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, (model.layers, windows))
+    return rms_norm(x, model.norm[...], config.norm_eps), cache
+
+
+def split_layers(params: Params, config: ModelConfig) -> Params:
+    """Parameters with `layers` as a list, one dict a layer: slice once, outside the token loop."""
+    layers = [jax.tree.map(lambda w: w[i], params["layers"]) for i in range(config.num_layers)]
+    return params | {"layers": layers}
+
+
+@functools.lru_cache
+def _block_graphdef(config: ModelConfig) -> nnx.GraphDef:
+    return nnx.split(jax.eval_shape(functools.partial(Block, config), jax.random.key(0)))[0]
+
+
+def decode(
+    layered: Params,
+    config: ModelConfig,
+    cache: Cache,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """Hidden states of new `tokens` at per-row `positions`, reading and extending the cache.
+
+    `layered` comes from `split_layers`. Rows are independent: each writes at its own positions.
+    """
+    rows = jnp.arange(tokens.shape[0])[:, None]
+    angles = positions[..., None] * rope_frequencies(config)
+    windows = config.windows or (0,) * config.num_layers
+    S = cache[0][0].shape[1]
+    masks = {w: attention_mask(positions, S, w) for w in set(windows)}
+    x = layered["embed"][tokens].astype(dtype)
+    extended = []
+    for weights, (keys, values), window in zip(layered["layers"], cache, windows, strict=True):
+        block = nnx.merge(_block_graphdef(config), weights)
+        q, k, v = block.qkv(x, angles)
+        keys, values = keys.at[rows, positions].set(k), values.at[rows, positions].set(v)
+        attended = jax.nn.dot_product_attention(q, keys, values, mask=masks[window])
+        x = block.finish(x, attended)
+        extended.append((keys, values))
+    return rms_norm(x, layered["norm"], config.norm_eps), extended
+
+
+def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+    """Logits in float32."""
+    if config.tied_head:
+        return jnp.einsum("...d,vd->...v", h, params["embed"].astype(h.dtype)).astype(jnp.float32)
+    return jnp.einsum("...d,dv->...v", h, params["head"].astype(h.dtype)).astype(jnp.float32)
+
+
+def count_params(params: Params) -> int:
+    """Number of scalars in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
