@@ -1,0 +1,156 @@
+"""Text to token ids and back, with the model's own chat template.
+
+Training and evaluation go through the same two functions, so that an example's prompt is, token for token, the
+prompt that the model later sees.
+
+    tokenizer = Tokenizer.load(folder)
+    ids = tokenizer.encode_prompt([{"role": "user", "content": "2 + 3?"}])
+    ids, prompt_length = tokenizer.encode_example([{"role": "user", "content": "2 + 3?"}], "5")
+    text = tokenizer.decode(ids[prompt_length:])              # "5"
+"""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from common.errors import UserError
+
+Messages = Sequence[dict[str, str]]
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer and chat template.
+
+    eos_ids: tokens that end an answer, the tokenizer's own first; empty if the folder names none.
+    pad_id: fills rows on the right; never attended to. vocab_size: number of tokens, added ones included.
+    """
+
+    def __init__(self, backend: Any, eos_ids: tuple[int, ...] = ()):
+        own = () if backend.eos_token_id is None else (backend.eos_token_id,)
+        self._backend = backend
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(own + eos_ids))
+        pad = backend.pad_token_id
+        self.pad_id: int = pad if pad is not None else (self.eos_ids or (0,))[0]
+        self.vocab_size: int = len(backend)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Tokenizer":
+        """Read the tokenizer of a checkpoint folder. Raises UserError when its files are missing or broken."""
+        folder = pathlib.Path(folder)
+        if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            raise UserError(f"{folder} holds no tokenizer (tokenizer.json): copy the base model's there")
+        from transformers import AutoTokenizer
+
+        try:
+            backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # errors of three libraries, most of them plain Exception
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"cannot read the tokenizer in {folder}: {reason}") from None
+        return cls(backend, _stated_eos(folder))
+
+    def encode_prompt(self, messages: Messages) -> list[int]:
+        """Token ids of a conversation up to where the assistant's answer begins.
+
+        With a chat template, the template's; otherwise the contents joined by blank lines and a newline.
+        Raises UserError when the template refuses the conversation.
+        """
+        return self._encode(self._prompt_text(messages))
+
+    def encode_example(self, messages: Messages, answer: str) -> tuple[list[int], int]:
+        """Token ids of prompt, answer and end token, and the prompt's length.
+
+        The ids begin with those of `encode_prompt(messages)`; all that follows is to be learned.
+        Raises UserError when the tokenizer has no end token.
+        """
+        if not self.eos_ids:
+            raise UserError("the tokenizer has no end token: set eos_token in tokenizer_config.json")
+        prompt_text = self._prompt_text(messages)
+        prompt = self._encode(prompt_text)
+        answer_text = self._answer_text(messages, prompt_text, answer)
+        ids = self._encode(prompt_text + answer_text)
+        if ids[: len(prompt)] != prompt:  # a token would span the border between prompt and answer
+            ids = prompt + self._encode(answer_text, bos=False)
+        ends = [i for i in range(len(prompt), len(ids)) if ids[i] in self.eos_ids]
+        # Templates may write a newline after the end token; generation stops before it, so it is not learned.
+        ids = ids[: ends[-1] + 1] if ends else [*ids, self.eos_ids[0]]
+        return ids, len(prompt)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+        return self._backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @functools.cached_property
+    def _bos(self) -> list[int]:
+        """The BOS token if the tokenizer puts one in front of plain text. Its `add_bos_token` does not tell."""
+        bos = self._backend.bos_token_id
+        return [bos] if bos is not None and self._backend("a")["input_ids"][:1] == [bos] else []
+
+    def _encode(self, text: str, bos: bool = True) -> list[int]:
+        ids = self._backend(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return self._bos + ids if bos and not self._backend.chat_template else ids
+
+    def _prompt_text(self, messages: Messages) -> str:
+        if not self._backend.chat_template:
+            return "\n\n".join(message["content"] for message in messages) + "\n"
+        return self._render(messages, add_generation_prompt=True)
+
+    def _answer_text(self, messages: Messages, prompt_text: str, answer: str) -> str:
+        """What follows the prompt: the answer as the template writes it, or as it is."""
+        if self._backend.chat_template:
+            turn = {"role": "assistant", "content": answer}
+            text = self._render([*messages, turn], add_generation_prompt=False)
+            if text.startswith(prompt_text):
+                return text[len(prompt_text) :]
+        return answer
+
+    def _render(self, messages: Messages, add_generation_prompt: bool) -> str:
+        import jinja2
+
+        def render(messages: Messages) -> str:
+            # enable_thinking: answers are direct ones, so templates of reasoning models (Qwen3) close the
+            # thinking block in the prompt, and write the same in the training text; others ignore it.
+            return self._backend.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=False,
+            )
+
+        merged = _system_into_user(messages)
+        try:
+            text = render(messages)
+            if merged is None or messages[0]["content"].strip() in text:
+                return text
+        except jinja2.TemplateError as error:
+            if merged is None:
+                raise UserError(f"the chat template refuses the conversation: {error}") from None
+        try:
+            return render(merged)
+        except jinja2.TemplateError as error:
+            raise UserError(f"the chat template refuses the conversation: {error}") from None
+
+
+def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:
+    """The conversation with its system text in front of the first user turn, for templates without a system
+    role; None if there is no system text to move."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": content}, *messages[2:]]
+
+
+def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:
+    """End tokens in generation_config.json, else in config.json: a number or a list of numbers."""
+    for name in ("generation_config.json", "config.json"):
+        try:
+            ids = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / name} is not readable JSON: {error}") from None
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
