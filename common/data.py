@@ -1,0 +1,99 @@
+"""From token sequences to static-shape training batches, in an order fixed by the seed.
+
+    example = Encoded(tokens, prompt_length)
+    for batch in batches(examples, settings, pad_id=0, first_step=0, last_step=100): ...
+
+A batch holds `micro` equal parts for gradient accumulation. Lengths and answer counts are rounded up to few
+buckets; examples of like length share a batch, so little of it is padding.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from common.buckets import bucket, power_of_two
+from common.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Token ids of prompt and answer; the loss covers tokens from `prompt_length` on, the end token included."""
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One optimizer update in `micro` parts.
+
+    tokens (micro, rows, T); `index` (micro, A) are positions in the flattened rows × T whose next token is
+    predicted, `target` (micro, A) those tokens, `weight` (micro, A) 1 for real and 0 for padding entries.
+    """
+
+    tokens: np.ndarray
+    index: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+
+
+def steps_per_epoch(count: int, settings: TrainConfig) -> int:
+    """Optimizer updates in one pass over `count` examples; the last one may be partly filled."""
+    return -(-count // settings.batch_size)
+
+
+def total_steps(count: int, settings: TrainConfig) -> int:
+    """Optimizer updates of a whole training, at least one."""
+    return max(1, round(settings.epochs * steps_per_epoch(count, settings)))
+
+
+def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> list[np.ndarray]:
+    """Which examples form each batch of an epoch: shuffled, sorted into like lengths, batches shuffled again.
+
+    Every example appears exactly once; only one batch may hold fewer than `batch_size`.
+    """
+    rng = np.random.default_rng([settings.seed, epoch])
+    order = rng.permutation(len(lengths))
+    order = order[np.argsort([bucket(lengths[i]) for i in order], kind="stable")]
+    parts = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
+    return [parts[i] for i in rng.permutation(len(parts))]
+
+
+def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> Batch:
+    """Right-padded arrays for one update; missing rows are padding with weight zero."""
+    rows = min(settings.micro_batch_size, settings.batch_size)
+    micro = -(-len(examples) // rows)
+    T = bucket(max(len(e.tokens) for e in examples))
+    parts = [examples[i * rows : (i + 1) * rows] for i in range(micro)]
+    answers = max(sum(len(e.tokens) - e.prompt_length for e in part) for part in parts)
+    A = power_of_two(answers, smallest=64)
+    tokens = np.full((micro, rows, T), pad_id, np.int32)
+    index, target = np.zeros((2, micro, A), np.int32)
+    weight = np.zeros((micro, A), np.float32)
+    for m, part in enumerate(parts):
+        filled = 0
+        for r, example in enumerate(part):
+            ids, start = np.array(example.tokens), max(example.prompt_length, 1)
+            tokens[m, r, : len(ids)] = ids
+            end = filled + len(ids) - start
+            index[m, filled:end] = r * T + np.arange(start - 1, len(ids) - 1)
+            target[m, filled:end] = ids[start:]
+            weight[m, filled:end] = 1
+            filled = end
+    return Batch(tokens, index, target, weight)
+
+
+def batches(
+    examples: Sequence[Encoded], settings: TrainConfig, *, pad_id: int, first_step: int, last_step: int
+) -> Iterator[Batch]:
+    """The batches of updates first_step … last_step - 1. Each depends on the seed and its step alone, so a
+    training that starts again in the middle sees the same data as one that was never stopped."""
+    lengths = [len(e.tokens) for e in examples]
+    size = steps_per_epoch(len(examples), settings)
+    plan: list[np.ndarray] = []
+    for step in range(first_step, last_step):
+        epoch, offset = divmod(step, size)
+        if offset == 0 or not plan:
+            plan = epoch_plan(lengths, settings, epoch)
+        yield collate([examples[i] for i in plan[offset]], settings, pad_id)

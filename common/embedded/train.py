@@ -1,0 +1,217 @@
+"""Make the embedded models from nothing: tokenizer, weights, Hugging Face folder.
+
+    python -m common.embedded.train tokenizer --corpus FILE...
+    python -m common.embedded.train student --corpus FILE...
+    python -m common.embedded.train teacher --corpus FILE...
+
+`--corpus` takes plain-text files (paragraphs apart by empty lines). The shipped models used two collections
+named in their cards; without them the script runs on its own text alone. One pass over a never-repeating
+stream: no document is seen twice, so no held-out loss is needed to watch for memorising.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from common import hf, runtime
+from common.config import ModelConfig, TrainConfig
+from common.embedded.text import Document, paragraphs_of, stream
+from common.model import count_params, init
+from common.tasks.problems import SKILLS
+from common.train import _optimizer, learning_rate, update
+
+HERE = pathlib.Path(__file__).parent
+VOCABULARY = 2048
+USER, REPLY, END, PAD = "<|user|>", "<|reply|>", "<|end|>", "<|pad|>"
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|reply|>{{ m['content'] }}<|end|>"
+    "{% else %}<|user|>{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|reply|>{% endif %}"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a model is made of. `kinds` weighs the documents of `common.embedded.text.stream`."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    tokens: int
+    learning_rate: float
+    kinds: dict[str, float]
+    skills: tuple[str, ...]
+    seed: int
+    rows: int = 32
+    length: int = 192
+
+
+RECIPES = {
+    # The student has seen calculation, one-step problems and two kinds of two-step problems. The other six
+    # skills are new to it: that is what there is to learn.
+    "student": Recipe(
+        hidden_size=128,
+        intermediate_size=352,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        tokens=6_000_000,
+        learning_rate=4e-3,
+        kinds={"solve": 5, "equation": 3, "story": 1.5, "corpus": 1.5},
+        skills=("add", "subtract", "multiply", "divide", "add_then_subtract", "multiply_then_add"),
+        seed=1,
+    ),
+    # The teacher has seen every skill, and how to write a problem like a given one.
+    "teacher": Recipe(
+        hidden_size=192,
+        intermediate_size=512,
+        num_layers=5,
+        num_heads=6,
+        num_kv_heads=3,
+        tokens=16_000_000,
+        learning_rate=3e-3,
+        kinds={"solve": 4, "similar": 5, "propose": 1, "equation": 1.5, "story": 1, "corpus": 0.5},
+        skills=tuple(SKILLS),
+        seed=2,
+    ),
+}
+
+
+def as_text(document: Document) -> str:
+    user, reply = document
+    return f"{reply}{END}" if user is None else f"{USER}{user}{REPLY}{reply}{END}"
+
+
+def train_tokenizer(folder: pathlib.Path, paragraphs: list[str]) -> None:
+    """Byte-level BPE in which every digit is a token of its own (with the space before it, if any)."""
+    import tokenizers
+    import transformers
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    words = tokenizers.Regex(r" ?\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+(?!\S)|\s+")
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(words, "isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    kinds = {"solve": 4, "story": 2, "equation": 1} | ({"corpus": 3} if paragraphs else {})
+    documents = itertools.islice(stream(kinds, 0, paragraphs=paragraphs), 60_000)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, END, USER, REPLY],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((part for d in documents for part in d if part), trainer)
+    wrapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, REPLY],
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+    wrapped.chat_template = TEMPLATE
+    wrapped.save_pretrained(folder)
+
+
+def rows_of(recipe: Recipe, encode, paragraphs: list[str], pad_id: int) -> Iterator[np.ndarray]:
+    """Batches (rows, length) of whole documents laid end to end; a row starts with a document's first token."""
+    documents = stream(recipe.kinds, recipe.seed, recipe.skills, paragraphs)
+    row: list[int] = []
+    batch: list[list[int]] = []
+    for document in documents:
+        row += encode(as_text(document))
+        if len(row) >= recipe.length:
+            batch.append(row[: recipe.length])
+            row = []
+        if len(batch) == recipe.rows:
+            yield np.array(batch, np.int32)
+            batch = []
+
+
+def hf_config(recipe: Recipe) -> dict:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": VOCABULARY,
+        "hidden_size": recipe.hidden_size,
+        "intermediate_size": recipe.intermediate_size,
+        "num_hidden_layers": recipe.num_layers,
+        "num_attention_heads": recipe.num_heads,
+        "num_key_value_heads": recipe.num_kv_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+
+
+def train_model(name: str, folder: pathlib.Path, paragraphs: list[str]) -> None:
+    """Train recipe `name` and write it to folder/name, beside the tokenizer made before."""
+    import transformers
+
+    recipe = RECIPES[name]
+    if not paragraphs:
+        recipe = dataclasses.replace(recipe, kinds={k: w for k, w in recipe.kinds.items() if k != "corpus"})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
+    config = ModelConfig.from_hf(hf_config(recipe))
+    params = init(config, jax.random.key(recipe.seed))
+    settings = TrainConfig(learning_rate=recipe.learning_rate, warmup_ratio=0.02, weight_decay=0.02, beta2=0.98)
+    static = {"config": config, "optimizer": settings, "dtype": runtime.compute_dtype(), "remat": False}
+    state = _optimizer(settings).init(params)
+    R, T = recipe.rows, recipe.length
+    index = np.delete(np.arange(R * T), np.arange(T - 1, R * T, T))[None]
+    steps = recipe.tokens // (R * T)
+    print(f"{name}: {count_params(params):,} parameters, {steps} updates of {R * T} tokens", flush=True)
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    start = time.monotonic()
+    for step, rows in enumerate(itertools.islice(rows_of(recipe, encode, paragraphs, 0), steps)):
+        batch = (rows[None], index, rows.reshape(-1)[index + 1], np.ones(index.shape, np.float32))
+        rate = np.float32(learning_rate(settings, step, steps))
+        params, state, (loss, _) = update(params, state, batch, rate, **static)
+        if step % 50 == 0 or step + 1 == steps:
+            speed = (step + 1) * R * T / (time.monotonic() - start)
+            print(f"{step:5d} loss {float(loss):.4f} {speed:,.0f} tokens/s", flush=True)
+    out = folder / name
+    scratch = folder / f"{name}.source"
+    tokenizer.save_pretrained(scratch)
+    (scratch / "config.json").write_text(json.dumps(hf_config(recipe), indent=2) + "\n")
+    generation = {"eos_token_id": 1, "pad_token_id": 0}
+    (scratch / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    hf.save(out, params, scratch, dtype="bfloat16")
+    for file in scratch.iterdir():
+        file.unlink()
+    scratch.rmdir()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["tokenizer", *RECIPES])
+    parser.add_argument("--corpus", nargs="*", type=pathlib.Path, default=[])
+    parser.add_argument("--out", type=pathlib.Path, default=HERE, help="folder of the models")
+    arguments = parser.parse_args()
+    paragraphs = paragraphs_of(arguments.corpus)
+    if arguments.what == "tokenizer":
+        train_tokenizer(arguments.out / "tokenizer", paragraphs)
+    else:
+        train_model(arguments.what, arguments.out, paragraphs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tasks: what is asked, how an answer is read and graded, where the data comes from, what a teacher is told."""

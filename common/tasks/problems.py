@@ -1,0 +1,304 @@
+"""Short arithmetic word problems of twelve skills: written, solved and recognised by one table of templates.
+
+The same table works in both directions. `write` fills a template; `recognise` reads any text back into its
+skill and numbers, so that a problem invented by a model has an exact answer, or is known not to be one.
+
+    problem = write(random.Random(0), "add_then_subtract")
+    problem.question, problem.solution, problem.answer
+    recognise(problem.question).answer == problem.answer
+"""
+
+import dataclasses
+import functools
+import random
+import re
+from collections.abc import Callable
+
+Numbers = dict[str, int]
+Step = tuple[int, str, int]
+
+NAMES = (
+    "Ada Amir Ana Ben Bo Chen Dara Eli Emma Eva Finn Gus Hana Ida Ivan Jack Jana Jo Kai Kim Lea Leo Lily Luis "
+    "Mara Max Mia Milo Nina Noah Nora Omar Otto Pia Rana Remi Rosa Ruth Sam Sara Tara Theo Tom Uma Vera Will "
+    "Yara Zoe"
+).split()
+THINGS = (
+    "apples balls beads bells berries books boxes bricks buttons cakes candles cards carrots cars coins cookies "
+    "crayons cups drums eggs figs flags flowers forks hats jars keys kites lamps leaves lemons letters maps "
+    "marbles melons mugs nuts oranges pears pencils pens photos pies pins plates plums rings rocks roses shells "
+    "socks spoons stamps stars stickers stones tickets toys tulips"
+).split()
+HOLDERS = "bags baskets bins boxes cases crates drawers jars packs rows shelves trays".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Skill:
+    """A kind of problem. `draw` gives the numbers x, y, …; `steps` the calculation, one operation a step."""
+
+    templates: tuple[str, ...]
+    draw: Callable[[random.Random], Numbers]
+    steps: Callable[[Numbers], list[Step]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A question with its worked solution ("3 + 4 = 7. #### 7") and exact answer."""
+
+    skill: str
+    question: str
+    solution: str
+    answer: int
+
+
+def _add(r: random.Random) -> Numbers:
+    x = r.randint(2, 80)
+    return {"x": x, "y": r.randint(2, max(2, 98 - x))}
+
+
+def _subtract(r: random.Random) -> Numbers:
+    x = r.randint(8, 99)
+    return {"x": x, "y": r.randint(2, x - 2)}
+
+
+def _multiply(r: random.Random) -> Numbers:
+    return {"x": r.randint(2, 12), "y": r.randint(2, 9)}
+
+
+def _divide(r: random.Random) -> Numbers:
+    y, quotient = r.randint(2, 9), r.randint(2, 12)
+    return {"x": y * quotient, "y": y}
+
+
+def _add_then_subtract(r: random.Random) -> Numbers:
+    x, y = r.randint(5, 50), r.randint(4, 40)
+    return {"x": x, "y": y, "z": r.randint(2, x + y - 2)}
+
+
+def _compare(r: random.Random) -> Numbers:
+    return {"x": r.randint(3, 35), "y": r.randint(2, 20)}
+
+
+def _multiply_then_add(r: random.Random) -> Numbers:
+    return {"x": r.randint(2, 9), "y": r.randint(2, 9), "z": r.randint(2, 30)}
+
+
+def _change(r: random.Random) -> Numbers:
+    x, y = r.randint(2, 9), r.randint(2, 9)
+    return {"x": x, "y": y, "z": x * y + r.randint(2, 30)}
+
+
+def _double(r: random.Random) -> Numbers:
+    x = r.randint(4, 40)
+    return {"x": x, "y": r.randint(2, 2 * x - 2)}
+
+
+def _subtract_then_divide(r: random.Random) -> Numbers:
+    z, quotient, y = r.randint(2, 9), r.randint(2, 9), r.randint(2, 20)
+    return {"x": z * quotient + y, "y": y, "z": z}
+
+
+def _two_groups(r: random.Random) -> Numbers:
+    return {k: r.randint(2, 8) for k in "xyzw"}
+
+
+def _daily(r: random.Random) -> Numbers:
+    x, y = r.randint(2, 7), r.randint(2, 6)
+    return {"x": x, "y": y, "z": r.randint(2, 9)}
+
+
+def _then(first: Step, op: str, second: int) -> list[Step]:
+    return [first, (calculate(*first), op, second)]
+
+
+SKILLS: dict[str, Skill] = {
+    "add": Skill(
+        (
+            "{A} has {x} {o}. {B} gives {A} {y} more {o}. How many {o} does {A} have now?",
+            "There are {x} {o} in a box and {y} {o} on a table. How many {o} are there in all?",
+            "{A} finds {x} {o} in the morning and {y} {o} in the evening. How many {o} does {A} find?",
+        ),
+        _add,
+        lambda n: [(n["x"], "+", n["y"])],
+    ),
+    "subtract": Skill(
+        (
+            "{A} has {x} {o}. {A} gives {y} {o} to {B}. How many {o} does {A} have left?",
+            "A shop has {x} {o} and sells {y} of them. How many {o} remain?",
+            "There were {x} {o} on a table. {A} took {y} of them. How many {o} are still on the table?",
+        ),
+        _subtract,
+        lambda n: [(n["x"], "-", n["y"])],
+    ),
+    "multiply": Skill(
+        (
+            "{A} has {x} {h} with {y} {o} in each. How many {o} does {A} have?",
+            "There are {x} {h}. Each one holds {y} {o}. How many {o} are there?",
+            "{A} buys {x} {o} for {y} coins each. How many coins does {A} pay?",
+        ),
+        _multiply,
+        lambda n: [(n["x"], "*", n["y"])],
+    ),
+    "divide": Skill(
+        (
+            "{A} shares {x} {o} equally among {y} friends. How many {o} does each friend get?",
+            "{A} puts {x} {o} into {y} {h}, the same number in each. How many {o} are in each?",
+            "{y} children split {x} {o} evenly. How many {o} does each child get?",
+        ),
+        _divide,
+        lambda n: [(n["x"], "/", n["y"])],
+    ),
+    "add_then_subtract": Skill(
+        (
+            "{A} has {x} {o}. {A} buys {y} more and then gives {z} to {B}. How many {o} does {A} have now?",
+            "A shop has {x} {o}. It gets {y} more and sells {z}. How many {o} are in the shop?",
+            "{A} picks {x} {o} and {B} picks {y} {o}. They lose {z} of them. How many {o} are left?",
+        ),
+        _add_then_subtract,
+        lambda n: _then((n["x"], "+", n["y"]), "-", n["z"]),
+    ),
+    "compare": Skill(
+        (
+            "{A} has {x} {o}. {B} has {y} more {o} than {A}. How many {o} do they have together?",
+            "{A} made {x} {o} and {B} made {y} more than {A}. How many {o} did they make in all?",
+            "There are {x} {o} in one box and {y} more than that in another. How many {o} are in both?",
+        ),
+        _compare,
+        lambda n: [(n["x"], "+", n["y"]), (n["x"] + n["y"], "+", n["x"])],
+    ),
+    "multiply_then_add": Skill(
+        (
+            "{A} has {x} {h} of {y} {o} and {z} more {o}. How many {o} does {A} have?",
+            "{A} fills {x} {h} with {y} {o} each. {z} {o} are left over. How many {o} were there?",
+            "There are {x} {h} with {y} {o} each. {A} brings {z} more {o}. How many {o} are there now?",
+        ),
+        _multiply_then_add,
+        lambda n: _then((n["x"], "*", n["y"]), "+", n["z"]),
+    ),
+    "change": Skill(
+        (
+            "{A} buys {x} {o} for {y} coins each and pays with {z} coins. How many coins does {A} get back?",
+            "One of the {o} costs {y} coins. {A} has {z} coins and buys {x}. How many coins are left?",
+            "{A} has {z} coins and spends {y} coins on each of {x} {o}. How many coins does {A} keep?",
+        ),
+        _change,
+        lambda n: [(n["x"], "*", n["y"]), (n["z"], "-", n["x"] * n["y"])],
+    ),
+    "double": Skill(
+        (
+            "{A} has {x} {o}. {B} has twice as many. {B} loses {y}. How many {o} does {B} have now?",
+            "{A} found {x} {o} on Monday and twice as many on Tuesday, but {y} of the {o} from Tuesday broke. "
+            "How many {o} from Tuesday are good?",
+            "{B} has {x} {o}. {A} has double that and gives away {y}. How many {o} does {A} keep?",
+        ),
+        _double,
+        lambda n: _then((n["x"], "*", 2), "-", n["y"]),
+    ),
+    "subtract_then_divide": Skill(
+        (
+            "{A} has {x} {o}, keeps {y} and shares the rest equally among {z} friends. "
+            "How many {o} does each friend get?",
+            "Of {x} {o}, {y} are broken. {A} packs the good ones into {z} {h} evenly. How many {o} are in each?",
+            "{A} ate {y} of {x} {o}. Then {z} children split the others evenly. How many {o} did each child get?",
+        ),
+        _subtract_then_divide,
+        lambda n: _then((n["x"], "-", n["y"]), "/", n["z"]),
+    ),
+    "two_groups": Skill(
+        (
+            "{A} has {x} {h} of {y} {o} and {B} has {z} {h} of {w} {o}. How many {o} do they have in all?",
+            "There are {x} {h} with {y} {o} each and {z} {h} with {w} {o} each. How many {o} are there?",
+            "{A} packs {y} {o} in each of {x} {h}, then {w} {o} in each of {z} others. How many {o} are packed?",
+        ),
+        _two_groups,
+        lambda n: [
+            (n["x"], "*", n["y"]),
+            (n["z"], "*", n["w"]),
+            (n["x"] * n["y"], "+", n["z"] * n["w"]),
+        ],
+    ),
+    "daily": Skill(
+        (
+            "Every day {A} makes {x} {o} and {B} makes {y}. How many {o} do they make in {z} days?",
+            "A bag holds {x} red {o} and {y} blue {o}. How many {o} are in {z} bags?",
+            "{A} and {B} put {x} and {y} {o} into each of {z} {h}. How many {o} is that in all?",
+        ),
+        _daily,
+        lambda n: _then((n["x"], "+", n["y"]), "*", n["z"]),
+    ),
+}
+
+
+def calculate(a: int, op: str, b: int) -> int:
+    """One step. Raises ValueError when a division is by zero or leaves a remainder."""
+    if op == "/":
+        if b == 0 or a % b:
+            raise ValueError(f"{a} / {b} is not a whole number")
+        return a // b
+    return {"+": a + b, "-": a - b, "*": a * b}[op]
+
+
+def work_out(steps: list[Step]) -> tuple[str, int]:
+    """The worked solution and its result: every step as an equation, then the marked answer."""
+    lines = [f"{a} {op} {b} = {calculate(a, op, b)}." for a, op, b in steps]
+    result = calculate(*steps[-1])
+    return f"{' '.join(lines)} #### {result}", result
+
+
+def write(rng: random.Random, skill: str) -> Problem:
+    """A random problem of `skill`."""
+    kind = SKILLS[skill]
+    numbers = kind.draw(rng)
+    words = dict(zip("AB", rng.sample(NAMES, 2), strict=True)) | {
+        "o": rng.choice(THINGS),
+        "h": rng.choice(HOLDERS),
+    }
+    while words["h"] == words["o"]:
+        words["h"] = rng.choice(HOLDERS)
+    question = rng.choice(kind.templates).format(**words, **numbers)
+    solution, answer = work_out(kind.steps(numbers))
+    return Problem(skill, question, solution, answer)
+
+
+@functools.cache
+def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+    shapes = {"A": "[A-Z][a-z]+", "B": "[A-Z][a-z]+", "o": "[a-z]+", "h": "[a-z]+"}
+    found = []
+    for skill, kind in SKILLS.items():
+        for template in kind.templates:
+            seen: set[str] = set()
+
+            def slot(match: re.Match[str], seen: set[str] = seen) -> str:
+                name = match[1]
+                if name in seen:
+                    return f"(?P={name})"
+                seen.add(name)
+                return f"(?P<{name}>{shapes.get(name, '[0-9]+')})"
+
+            parts = re.split(r"(\{\w\})", template)
+            pattern = "".join(re.sub(r"\{(\w)\}", slot, p) if p.startswith("{") else re.escape(p) for p in parts)
+            found.append((skill, re.compile(pattern)))
+    return found
+
+
+def recognise(question: str) -> Problem | None:
+    """The problem that `question` states, with its exact answer; None if it is none of ours or has no answer.
+
+    Names and things may be any words; numbers any for which every step is a whole, non-negative number.
+    """
+    for skill, pattern in _patterns():
+        match = pattern.fullmatch(question.strip())
+        if match is None:
+            continue
+        groups = match.groupdict()
+        if groups.get("A") is not None and groups.get("A") == groups.get("B"):
+            return None
+        numbers = {k: int(v) for k, v in groups.items() if k in "xyzw"}
+        try:
+            steps = SKILLS[skill].steps(numbers)
+            solution, answer = work_out(steps)
+        except ValueError:
+            return None
+        if any(calculate(*step) < 0 for step in steps):
+            return None
+        return Problem(skill, question.strip(), solution, answer)
+    return None

@@ -1,0 +1,210 @@
+"""Supervised fine-tuning: loss on answer tokens, AdamW, gradient accumulation, resumable and deterministic.
+
+    params = fine_tune(params, config, examples, TrainConfig(epochs=3), pad_id=tokenizer.pad_id)
+
+The step function is compiled once per shape and shared by every training of the process: the learning rate is
+an argument, not a constant, so that a student retrained each round never compiles again.
+"""
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+from common import runtime
+from common.config import ModelConfig, TrainConfig
+from common.data import Batch, Encoded, batches, total_steps
+from common.errors import UserError
+from common.losses import token_logps
+from common.model import Params, count_params, hidden
+
+REMAT_ABOVE = 100_000_000
+"""Parameters from which layers are recomputed in the backward pass: below, activations fit easily."""
+
+
+def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
+    """Rate of update `step` (from 0) of `steps`: linear warm-up that never starts at zero, then decay to zero
+    just after the last update (cosine or linear), or constant."""
+    warmup = int(np.ceil(settings.warmup_ratio * steps))
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    factor = {
+        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[settings.schedule]
+    return float(settings.learning_rate * factor)
+
+
+def _decays(path: tuple, leaf: jax.Array) -> bool:
+    """Weight decay applies to matrices, not to norms and biases."""
+    name = path[-1].key
+    return not ("norm" in name or name.endswith("bias"))
+
+
+@functools.lru_cache
+def _optimizer(settings: TrainConfig) -> optax.GradientTransformation:
+    """AdamW up to the factor -learning_rate, which `update` takes as an argument."""
+    mask = functools.partial(jax.tree_util.tree_map_with_path, _decays)
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
+        optax.add_decayed_weights(settings.weight_decay, mask),
+    )
+
+
+def answer_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: bool = False) -> jax.Array:
+    """Summed negative log-likelihood of the targets of one micro-batch (tokens, index, target, weight)."""
+    tokens, index, target, weight = batch
+    h = hidden(params, config, tokens, dtype=dtype, remat=remat)
+    h = h.reshape(-1, h.shape[-1])[index]
+    return -jnp.sum(weight * token_logps(params, config, h, target))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer", "dtype", "remat"), donate_argnums=(0, 1))
+def update(params, state, batch, rate, *, config, optimizer, dtype, remat):
+    """One optimizer update over the micro-batches of `batch`; returns params, state and (loss, gradient norm).
+
+    The loss is the mean over all answer tokens of the update, however they fall into micro-batches. When
+    loss or gradient is not finite, params and state stay as they were and the caller sees the bad loss.
+    """
+    total = jnp.maximum(batch[3].sum(), 1.0)
+    value_and_grad = jax.value_and_grad(
+        lambda p, part: answer_loss(p, config, part, dtype=dtype, remat=remat) / total
+    )
+    if batch[0].shape[0] == 1:
+        loss, grads = value_and_grad(params, jax.tree.map(lambda x: x[0], batch))
+    else:
+
+        def accumulate(carry, part):
+            return jax.tree.map(jnp.add, carry, value_and_grad(params, part)), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        (loss, grads), _ = jax.lax.scan(accumulate, zero, batch)
+    norm = optax.global_norm(grads)
+    direction, new_state = _optimizer(optimizer).update(grads, state, params)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    keep = lambda new, old: jnp.where(finite, new, old)
+    params = jax.tree.map(lambda p, d: keep(p - rate * d, p), params, direction)
+    return params, jax.tree.map(keep, new_state, state), (loss, norm)
+
+
+def _optimizer_settings(settings: TrainConfig) -> TrainConfig:
+    """Only what the compiled update depends on, so that other settings do not compile it again."""
+    return TrainConfig(
+        weight_decay=settings.weight_decay,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        epsilon=settings.epsilon,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def fine_tune(
+    params: Params,
+    config: ModelConfig,
+    examples: Sequence[Encoded],
+    settings: TrainConfig,
+    *,
+    pad_id: int,
+    steps: int | None = None,
+    checkpoint: pathlib.Path | None = None,
+    log: Callable[[int, dict[str, float]], None] | None = None,
+    label: str = "train",
+) -> Params:
+    """Fine-tune a copy of `params` (float32) and return it; the given ones stay as they are.
+
+    Arguments:
+        examples: what to learn; the loss covers tokens after each `prompt_length`.
+        steps: optimizer updates, by default `settings.epochs` passes; data repeats as needed.
+        checkpoint: folder for the state of an unfinished training. It is written every
+            `settings.checkpoint_seconds`; a later call with the same arguments continues from it and ends
+            with the same parameters, bit for bit. The caller removes it with the finished stage.
+        log: called with (step, values) for the loss, gradient norm and rate of every update.
+
+    Raises UserError if the loss becomes NaN or infinite; the last good state is then in `checkpoint`.
+    """
+    if not examples:
+        raise UserError("there is nothing to train on: the list of examples is empty")
+    steps = total_steps(len(examples), settings) if steps is None else steps
+    static = {
+        "config": config,
+        "optimizer": _optimizer_settings(settings),
+        "dtype": runtime.compute_dtype(),
+        "remat": count_params(params) > REMAT_ABOVE,
+    }
+    params = jax.tree.map(jnp.copy, params)
+    state = _optimizer(static["optimizer"]).init(params)
+    first = 0
+    if checkpoint is not None and checkpoint.exists():
+        params, state, first = _restore(checkpoint, params, state)
+    saved_at = time.monotonic()
+    pending: list[tuple[int, float, Any]] = []
+    stream = batches(examples, settings, pad_id=pad_id, first_step=first, last_step=steps)
+    bar = tqdm(stream, desc=label, initial=first, total=steps, unit="update", leave=False, disable=None)
+    for step, batch in enumerate(bar, start=first):
+        rate = learning_rate(settings, step, steps)
+        arrays = jax.device_put((batch.tokens, batch.index, batch.target, batch.weight))
+        params, state, measured = update(params, state, arrays, np.float32(rate), **static)
+        pending.append((step, rate, measured))
+        due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
+        # Losses are read a few updates late, so that the device never waits for the host.
+        if due or step + 1 == steps or len(pending) > 8:
+            bad = _report(pending if due or step + 1 == steps else pending[:-4], log)
+            pending = [] if due or step + 1 == steps else pending[-4:]
+            if bad is not None:
+                if checkpoint is not None:
+                    _save(checkpoint, params, state, bad)
+                raise UserError(_diverged_message(bad, steps, settings, checkpoint))
+        if due and step + 1 < steps:
+            _save(checkpoint, params, state, step + 1)
+            saved_at = time.monotonic()
+    return params
+
+
+def _report(measured: list, log: Callable[[int, dict[str, float]], None] | None) -> int | None:
+    """Log updates; the number of the first one whose loss or gradient was not finite, if any."""
+    for step, rate, (loss, norm) in measured:
+        loss, norm = float(loss), float(norm)
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            return step
+        if log is not None:
+            log(step, {"loss": round(loss, 5), "gradient_norm": round(norm, 5), "learning_rate": rate})
+    return None
+
+
+def _diverged_message(step: int, steps: int, settings: TrainConfig, checkpoint: pathlib.Path | None) -> str:
+    kept = f"; the last good state is in {checkpoint}" if checkpoint is not None else ""
+    return (
+        f"training stopped: the loss or its gradient was NaN or infinite at update {step + 1} of {steps} "
+        f"(peak learning rate {settings.learning_rate:g}); lower the learning rate or look at the data{kept}"
+    )
+
+
+def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
+    """Write the training state with Orbax beside the old one, then put it in its place."""
+    from orbax.checkpoint import v1 as ocp
+
+    tree = {"params": params, "state": jax.tree.leaves(state), "step": np.int32(step)}
+    ocp.save(folder.absolute(), tree, overwrite=True)
+
+
+def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
+    from orbax.checkpoint import v1 as ocp
+
+    leaves, treedef = jax.tree.flatten(state)
+    target = {"params": params, "state": leaves, "step": np.int32(0)}
+    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
+    tree = ocp.load(folder.absolute(), jax.tree.map(like, target))
+    return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])
+
+
+__all__ = ["Batch", "Encoded", "answer_loss", "fine_tune", "learning_rate", "update"]
