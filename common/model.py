@@ -69,9 +69,7 @@ def apply_rope(x: Float[Array, "B T N H"], angles: Float[Array, "B T half"]) -> 
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
-def attention_mask(
-    query_pos: Int[Array, "B T"], keys: int, window: jax.Array | int = 0
-) -> jax.Array:
+def attention_mask(query_pos: Int[Array, "B T"], keys: int, window: jax.Array | int = 0) -> jax.Array:
     """True where a query may look: itself and earlier, no farther back than `window` (0: no limit).
 
     Shape (B, 1, T, keys), for keys at positions 0 .. keys - 1.
@@ -106,8 +104,7 @@ class Block(nnx.Module):
         q, k, v = (_dot("btd,dnh->btnh", h, w) for w in (self.q, self.k, self.v))
         if config.qkv_bias:
             q, k, v = (
-                y + b[...].astype(y.dtype)
-                for y, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias))
+                y + b[...].astype(y.dtype) for y, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias))
             )
         if config.qk_norm:
             q = rms_norm(q, self.q_norm[...], config.norm_eps)
@@ -128,9 +125,7 @@ class Decoder(nnx.Module):
         embed_key, head_key, layer_key = jax.random.split(key, 3)
         self.embed = _matrix(embed_key, config.vocab_size, config.hidden_size)
         self.norm = nnx.Param(jnp.ones(config.hidden_size))
-        self.layers = jax.vmap(functools.partial(Block, config))(
-            jax.random.split(layer_key, config.num_layers)
-        )
+        self.layers = jax.vmap(functools.partial(Block, config))(jax.random.split(layer_key, config.num_layers))
         if not config.tied_head:
             self.head = _matrix(head_key, config.hidden_size, config.vocab_size)
 
@@ -163,14 +158,10 @@ def hidden(
     return _forward(params, config, tokens, dtype, remat, keep_cache=False)[0]
 
 
-def prefill(
-    params: Params, config: ModelConfig, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32
-) -> Cache:
+def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32) -> Cache:
     """Cache of length T that holds right-padded prompts."""
     _, (k, v) = _forward(params, config, tokens, dtype, remat=False, keep_cache=True)
-    return [
-        (k[i].transpose(0, 2, 3, 1), v[i].transpose(0, 2, 1, 3)) for i in range(config.num_layers)
-    ]
+    return [(k[i].transpose(0, 2, 3, 1), v[i].transpose(0, 2, 1, 3)) for i in range(config.num_layers)]
 
 
 def empty_cache(config: ModelConfig, rows: int, length: int, *, dtype: Any = jnp.float32) -> Cache:
@@ -221,11 +212,13 @@ def cached_attention(
 ) -> Float[Array, "B T N H"]:
     """`jax.nn.dot_product_attention` over a cache in its own axis order; softmax in float32."""
     B, T, N, H = q.shape
-    q = q.reshape(B, T, keys.shape[1], -1, H)
-    scores = jnp.einsum("btkgh,bkhs->bktgs", q, keys, preferred_element_type=jnp.float32)
+    K, S = keys.shape[1], keys.shape[3]
+    q = q.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, T * (N // K), H)
+    scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32).reshape(B, K, T, N // K, S)
     scores = jnp.where(mask[:, :, :, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores).astype(values.dtype)
-    return jnp.einsum("bktgs,bksh->btkgh", weights, values).reshape(B, T, N, H)
+    weights = jax.nn.softmax(scores).astype(values.dtype).reshape(q.shape[:3] + (S,))
+    attended = jnp.matmul(weights, values).reshape(B, K, T, N // K, H)
+    return attended.swapaxes(1, 2).reshape(B, T, N, H)
 
 
 def decode(
