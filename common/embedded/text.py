@@ -28,7 +28,7 @@ DEEDS = (
     "built a nest|called for help|chased a ball|climbed a tree|cooked some soup|crossed the bridge|dug a hole|"
     "fell asleep|felt happy|found a key|had a dream|heard a song|helped a friend|jumped over a log|laughed loudly|"
     "lit a lamp|looked at the moon|lost a shoe|made a plan|met a stranger|opened the gate|painted the wall|"
-    "picked some flowers|planted a seed|read a letter|rested in the shade|sang a song|saw a star|shared some bread|"
+    "picked some flowers|planted a seed|read a letter|rested in the shade|sang a song|saw a star|shared bread|"
     "sold a hat|swam in the water|told a story|took a long walk|waited for the rain|washed the plates|went home"
 ).split("|")
 TIMES = (
