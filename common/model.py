@@ -173,6 +173,26 @@ def empty_cache(config: ModelConfig, rows: int, length: int, *, dtype: Any = jnp
     ]
 
 
+def grow_cache(cache: Cache, length: int) -> Cache:
+    """The same cache with room for `length` tokens a row."""
+    more = length - cache[0][1].shape[2]
+    last, third = ((0, 0), (0, 0), (0, 0), (0, more)), ((0, 0), (0, 0), (0, more), (0, 0))
+    return [(jnp.pad(keys, last), jnp.pad(values, third)) for keys, values in cache]
+
+
+def copy_rows(cache: Cache, source: Cache, rows: Int[Array, " B"]) -> Cache:
+    """Write row `rows[b]` of `source`, a shorter cache, over the start of row b; where it is negative, keep b."""
+    T = source[0][1].shape[2]
+    keep, rows = (rows < 0)[:, None, None, None], jnp.maximum(rows, 0)
+    return [
+        (
+            keys.at[..., :T].set(jnp.where(keep, keys[..., :T], new_keys[rows])),
+            values.at[:, :, :T].set(jnp.where(keep, values[:, :, :T], new_values[rows])),
+        )
+        for (keys, values), (new_keys, new_values) in zip(cache, source, strict=True)
+    ]
+
+
 def _forward(params, config, tokens, dtype, remat, keep_cache):
     model = nnx.merge(_graphdef(config), params)
     B, T = tokens.shape
@@ -216,7 +236,7 @@ def cached_attention(
     q = q.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, T * (N // K), H)
     scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32).reshape(B, K, T, N // K, S)
     scores = jnp.where(mask[:, :, :, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores).astype(values.dtype).reshape(q.shape[:3] + (S,))
+    weights = jax.nn.softmax(scores).astype(values.dtype).reshape(*q.shape[:3], S)
     attended = jnp.matmul(weights, values).reshape(B, K, T, N // K, H)
     return attended.swapaxes(1, 2).reshape(B, T, N, H)
 
