@@ -1,0 +1,86 @@
+"""Intervals against scipy and closed forms."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from common.stats import accuracy_ci95, arm_summary, bootstrap_ci95, macro_f1, mean_ci95, paired_difference
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 40])
+def test_mean_interval_is_students(n):
+    values = np.random.default_rng(n).normal(3.0, 2.0, n)
+    mean, low, high = mean_ci95(values)
+    assert mean == pytest.approx(values.mean())
+    expected = scipy.stats.t.interval(0.95, n - 1, values.mean(), scipy.stats.sem(values))
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_mean_interval_by_hand():
+    # mean 2, s = 1, n = 3: half width 4.302653 / sqrt(3)
+    assert mean_ci95([1, 2, 3]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
+    assert mean_ci95([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="at least two"):
+        mean_ci95([1.0])
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 10), (1, 10), (5, 10), (10, 10), (437, 500), (1, 1)])
+def test_accuracy_interval_is_wilsons(correct, total):
+    expected = scipy.stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    value, low, high = accuracy_ci95(correct, total)
+    assert value == correct / total
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low <= value <= high <= 1
+
+
+def test_accuracy_interval_refuses_impossible_counts():
+    for correct, total in (-1, 5), (6, 5), (0, 0):
+        with pytest.raises(ValueError, match="items"):
+            accuracy_ci95(correct, total)
+
+
+def test_bootstrap_agrees_with_scipy_and_repeats():
+    values = np.random.default_rng(0).exponential(1.0, 200)
+    ours = bootstrap_ci95(values)
+    assert ours == bootstrap_ci95(values)
+    assert ours != bootstrap_ci95(values, seed=1)
+    expected = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert ours[0] == pytest.approx(values.mean())
+    assert ours[1:] == pytest.approx((expected.low, expected.high), abs=0.02)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_ci95([])
+
+
+def test_paired_difference_is_the_paired_t_interval():
+    a, b = [0.71, 0.69, 0.74, 0.66], [0.65, 0.66, 0.70, 0.61]
+    expected = scipy.stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert paired_difference(a, b) == pytest.approx((0.045, expected.low, expected.high))
+    with pytest.raises(ValueError, match="zip"):
+        paired_difference(a, b[:3])
+
+
+def test_arm_summary_of_one_and_of_several_repeats():
+    one = arm_summary([0.874], 500)
+    assert one["value"] == 0.874
+    assert one["ci95"] == list(accuracy_ci95(437, 500)[1:])
+    several = arm_summary([0.98, 1.0, 0.9], 50)
+    mean, low, _ = mean_ci95([0.98, 1.0, 0.9])
+    assert several == {
+        "metric": "accuracy",
+        "value": mean,
+        "ci95": [low, 1.0],
+        "n": 50,
+        "per_repeat": [0.98, 1.0, 0.9],
+    }
+
+
+def test_macro_f1_by_hand():
+    gold = ["a", "a", "a", "b", "b", "c"]
+    predicted = ["a", "a", "b", "b", "a", None]
+    # a: 2 hits, 1 missed, 1 wrong: 4/6; b: 1, 1, 1: 2/4; c: 0
+    assert macro_f1(gold, predicted) == pytest.approx((4 / 6 + 2 / 4 + 0) / 3)
+    assert macro_f1(gold, gold) == 1.0
+    with pytest.raises(ValueError, match="no items"):
+        macro_f1([], [])
