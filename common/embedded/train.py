@@ -51,8 +51,8 @@ class Recipe:
     kinds: dict[str, float]
     skills: tuple[str, ...]
     seed: int
-    rows: int = 32
-    length: int = 192
+    rows: int = 48
+    length: int = 96
 
 
 RECIPES = {
@@ -64,7 +64,7 @@ RECIPES = {
         num_layers=4,
         num_heads=4,
         num_kv_heads=2,
-        tokens=6_000_000,
+        tokens=4_000_000,
         learning_rate=4e-3,
         kinds={"solve": 5, "equation": 3, "story": 1.5, "corpus": 1.5},
         skills=("add", "subtract", "multiply", "divide", "add_then_subtract", "multiply_then_add"),
@@ -77,7 +77,7 @@ RECIPES = {
         num_layers=5,
         num_heads=6,
         num_kv_heads=3,
-        tokens=12_000_000,
+        tokens=8_000_000,
         learning_rate=3e-3,
         kinds={"solve": 4, "similar": 5, "propose": 1, "equation": 1.5, "story": 1, "corpus": 0.5},
         skills=tuple(SKILLS),

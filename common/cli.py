@@ -1,0 +1,72 @@
+"""Command lines from frozen dataclasses: one flag a field, checked by argparse, without importing jax.
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        rounds: int = flag(4, "trainings of the student, the first on the seeds alone")
+
+    config = parse(Config, ["--rounds", "2"], prog="run.py llm2llm")
+
+The same dataclass serves notebooks and imports. A field's type decides how its flag is read: int, float, str,
+bool (a switch), Literal (choices), tuple[...] (comma-separated), and any of these or None.
+"""
+
+import argparse
+import dataclasses
+import sys
+import types
+import typing
+from typing import Any, NoReturn, TypeVar
+
+C = TypeVar("C")
+
+
+def flag(default: Any, help: str) -> Any:
+    """A dataclass field with its default and the line that `--help` shows."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def parse(kind: type[C], argv: list[str], prog: str, description: str = "") -> C:
+    """An instance of the dataclass `kind` from command-line words.
+
+    Exits with status 2 and one line for anything that does not fit, with 0 after `--help`.
+    """
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name = "--" + field.name.replace("_", "-")
+        parser.add_argument(name, **_argument(hints[field.name], field))
+    values = vars(parser.parse_args(argv))
+    return kind(**values)
+
+
+def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
+    options: dict[str, Any] = {"default": field.default, "dest": field.name}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    shown = field.default
+    if hint is bool:
+        return options | {"action": "store_true", "help": field.metadata["help"]}
+    if typing.get_origin(hint) is typing.Literal:
+        options |= {"choices": typing.get_args(hint), "metavar": "|".join(typing.get_args(hint))}
+    elif typing.get_origin(hint) is tuple:
+        options |= {"type": _words, "metavar": "A,B,…"}
+        shown = ",".join(field.default)
+    else:
+        options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}
+    default = "" if field.default is None else f" (default: {shown})"
+    return options | {"help": (field.metadata["help"] + default).replace("%", "%%")}
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def fail(message: str) -> NoReturn:
+    """Say one line on standard error and exit with status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)

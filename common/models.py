@@ -1,0 +1,68 @@
+"""A language model as the methods use it: folder, shape, weights and tokenizer together.
+
+    student = LanguageModel.load("embedded:student")
+    generator = student.generator()
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from common import hf, runtime
+from common.config import ModelConfig
+from common.data import Encoded
+from common.errors import UserError
+from common.local import LocalGenerator
+from common.model import Params
+from common.tasks.base import Example, Task
+from common.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """`folder` is the checkpoint that config and tokenizer come from; `params` may have been trained since."""
+
+    name: str
+    folder: pathlib.Path
+    config: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, name: str, dtype: Any = None) -> "LanguageModel":
+        """Load a hub id, a local folder or `embedded:NAME`; by default in the dtype of this machine's computing.
+
+        Raises UserError if it cannot be found, read or understood.
+        """
+        folder = hf.resolve(name)
+        config = hf.load_config(folder)
+        tokenizer = Tokenizer.load(folder)
+        params = hf.load_params(folder, config, dtype=dtype or runtime.compute_dtype())
+        return cls(name, folder, config, params, tokenizer)
+
+    def with_weights(self, name: str, folder: pathlib.Path) -> "LanguageModel":
+        """The same model with the weights stored in `folder`."""
+        params = hf.load_params(folder, self.config, dtype=runtime.compute_dtype())
+        return dataclasses.replace(self, name=name, params=params)
+
+    def generator(self) -> LocalGenerator:
+        """This model as a back end of `common.generate`."""
+        return LocalGenerator(self.name, self.params, self.config, self.tokenizer)
+
+    def encode(self, task: Task, examples: Sequence[Example], max_length: int) -> list[Encoded]:
+        """Training sequences of `examples` under the task's one template.
+
+        Raises UserError, naming the row, for an example of more than `max_length` tokens.
+        """
+        limit = min(max_length, self.config.max_positions)
+        encoded = []
+        for example in examples:
+            tokens, prompt_length = self.tokenizer.encode_example(task.messages(example.question), example.answer)
+            if len(tokens) > limit:
+                raise UserError(
+                    f"{example.place or example.id}: {len(tokens)} tokens with its answer, more than the limit of "
+                    f"{limit}: shorten the row or raise --max-length (the model takes {self.config.max_positions})"
+                )
+            encoded.append(Encoded(tuple(tokens), prompt_length))
+        return encoded
