@@ -26,10 +26,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from common import runtime  # noqa: F401  (process-wide switches)
-from common.config import ModelConfig
+from common.config import FAMILIES, ModelConfig
 from common.errors import UserError
 from common.model import Params, abstract_params
 from common.sharding import param_shardings
+from common.tokenizer import import_transformers
 
 EMBEDDED = pathlib.Path(__file__).parent / "embedded"
 SHARD_BYTES = 5 * 10**9
@@ -137,12 +138,12 @@ def load_config(folder: str | os.PathLike) -> ModelConfig:
     raw = _read_json(file)
     if "model_type" not in raw:
         raise UserError(f"{file} names no model_type: is this a language model's folder?")
-    from transformers import AutoConfig
-
+    if raw["model_type"] not in FAMILIES:
+        ModelConfig.from_hf(raw)  # raises, before transformers says in its own words that it knows no such model
+    transformers = import_transformers()
     try:
-        normalised = AutoConfig.from_pretrained(file.parent, trust_remote_code=False).to_dict()
+        normalised = transformers.AutoConfig.from_pretrained(file.parent, trust_remote_code=False).to_dict()
     except Exception as error:  # validation errors of transformers have many classes
-        ModelConfig.from_hf(raw)  # an unsupported architecture is said in our words
         raise UserError(f"cannot read {file}: {_line(error)}") from None
     return ModelConfig.from_hf(normalised)
 
@@ -228,7 +229,10 @@ def _open_files(folder: pathlib.Path) -> dict[str, Any]:
     """Every tensor's name and its open file, for a folder with one file or with an index of several."""
     names = ["model.safetensors"]
     if (folder / INDEX).exists():
-        names = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+        weight_map = _read_json(folder / INDEX).get("weight_map")
+        if not weight_map or not isinstance(weight_map, dict):
+            raise UserError(f"{folder / INDEX} has no weight_map: fetch the checkpoint again")
+        names = sorted(set(weight_map.values()))
     elif not (folder / names[0]).exists():
         if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
             raise UserError(f"{folder} holds pickled weights only: save them as safetensors, the form read here")

@@ -21,6 +21,14 @@ from common.errors import UserError
 Messages = Sequence[dict[str, str]]
 
 
+def import_transformers() -> Any:
+    """transformers, imported late (it takes a second) and without its notice that PyTorch is absent."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers
+
+
 class Tokenizer:
     """A checkpoint's tokenizer and chat template.
 
@@ -42,10 +50,14 @@ class Tokenizer:
         folder = pathlib.Path(folder)
         if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             raise UserError(f"{folder} holds no tokenizer (tokenizer.json): copy the base model's there")
-        from transformers import AutoTokenizer
-
+        transformers = import_transformers()
+        # A folder that declares the general class means its tokenizer.json as it stands. For some architectures
+        # (qwen2) AutoTokenizer would put their own class in its place, with other rules and added tokens.
+        declared = _read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+        general = declared in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        loader = transformers.PreTrainedTokenizerFast if general else transformers.AutoTokenizer
         try:
-            backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            backend = loader.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # errors of three libraries, most of them plain Exception
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"cannot read the tokenizer in {folder}: {reason}") from None
@@ -145,12 +157,20 @@ def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:
 def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:
     """End tokens in generation_config.json, else in config.json: a number or a list of numbers."""
     for name in ("generation_config.json", "config.json"):
-        try:
-            ids = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder / name} is not readable JSON: {error}") from None
+        ids = _read_json(folder / name).get("eos_token_id")
         if ids is not None:
             return tuple(ids) if isinstance(ids, list) else (ids,)
     return ()
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    """A JSON object; an empty one when there is no such file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return content

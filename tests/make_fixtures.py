@@ -1,0 +1,204 @@
+"""Make the tiny checkpoints in tests/fixtures and their logits, and check what `hf.save` writes. Development only.
+
+Needs PyTorch, which nothing else in the project does:
+
+    python tests/make_fixtures.py make      # writes tests/fixtures
+    python tests/make_fixtures.py check     # transformers' logits of checkpoints saved by us, against the fixtures
+
+Each fixture is a random model of 32 hidden dimensions with a `golden.npz`: token ids (2, 24) and the float32
+logits that transformers computes for them in PyTorch's eager mode.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parent
+FIXTURES = ROOT / "fixtures"
+SMALL = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+MODELS = {  # name: model type, weights' dtype, settings
+    "llama2": ("llama", "float32", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
+    "llama3": (
+        "llama",
+        "float32",
+        {
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {  # with these numbers one frequency is kept, one smoothed, the others divided
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "llama_linear": (
+        "llama",
+        "float16",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+    ),
+    "llama_sharded": ("llama", "bfloat16", {"num_hidden_layers": 3}),
+    "mistral": ("mistral", "float32", {"head_dim": 16, "sliding_window": 7}),
+    "qwen2": ("qwen2", "float32", {"tie_word_embeddings": True, "num_attention_heads": 8}),
+    "qwen2_windows": (
+        "qwen2",
+        "float32",
+        {
+            "num_hidden_layers": 3,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+        },
+    ),
+    "qwen3": ("qwen3", "float32", {"head_dim": 16, "tie_word_embeddings": True}),
+}
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{%- if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{- raise_exception('unknown role ' + message['role']) }}{%- endif %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def make() -> None:
+    """Write every fixture anew."""
+    import torch
+    import transformers
+
+    for number, (name, (model_type, dtype, settings)) in enumerate(MODELS.items()):
+        torch.manual_seed(number)
+        config = transformers.AutoConfig.for_model(model_type, **SMALL | settings)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for path, weight in model.named_parameters():
+            with torch.no_grad():
+                weight.copy_(_random(path, weight))
+        model = model.to(getattr(torch, dtype))
+        folder = FIXTURES / name
+        shutil.rmtree(folder, ignore_errors=True)
+        model.save_pretrained(folder, max_shard_size="20KB" if name == "llama_sharded" else "5GB")
+        # Read again, since `to` has rounded the rotary frequencies too.
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+        tokens = np.random.default_rng(number).integers(3, 128, (2, 24)).astype(np.int32)
+        with torch.no_grad():
+            logits = model(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+        np.savez_compressed(folder / "golden.npz", tokens=tokens, logits=logits)
+        print(name, sum(p.numel() for p in model.parameters()), f"logits' deviation {logits.std():.2f}")
+    _publish_as_of_old()
+    for name in ("llama2", "qwen2"):
+        _make_tokenizer(FIXTURES / name, chat=name == "qwen2")
+
+
+def _random(path: str, weight):
+    import torch
+
+    noise = torch.randn(weight.shape)
+    if "norm" in path:
+        return 1 + 0.3 * noise
+    if "bias" in path:
+        return 0.5 * noise
+    return noise if "embed" in path else 0.2 * noise
+
+
+def _publish_as_of_old() -> None:
+    """Give two configs the form of files published before transformers 5."""
+    file = FIXTURES / "llama3" / "config.json"
+    config = json.loads(file.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = rope
+    config["torch_dtype"] = config.pop("dtype")
+    file.write_text(json.dumps(config, indent=2) + "\n")
+    file = FIXTURES / "qwen2_windows" / "config.json"
+    config = json.loads(file.read_text())
+    del config["layer_types"]
+    file.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _make_tokenizer(folder: pathlib.Path, chat: bool) -> None:
+    """Byte-level BPE of 128 tokens over printable ASCII. Without `chat`: no template, and BOS before each text."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    text = "the answer of the question is that one and one make two, and so on and on, then there is another"
+    alphabet = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=128, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([text] * 4, trainer)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "<|im_end|>" if chat else "</s>",
+        "pad_token": "<pad>",
+        "clean_up_tokenization_spaces": False,
+    }
+    if chat:
+        settings["chat_template"] = CHAT_TEMPLATE
+        generation = {"eos_token_id": [4, 2], "pad_token_id": 0}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    else:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def check() -> None:
+    """Load each fixture, save it, and compare transformers' logits of the saved folder with the golden ones."""
+    sys.path.insert(0, str(ROOT.parent))
+    import torch
+    import transformers
+
+    from common import hf
+
+    worst = 0.0
+    for name in MODELS:
+        source = FIXTURES / name
+        golden = np.load(source / "golden.npz")
+        config = hf.load_config(source)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = hf.save(pathlib.Path(scratch) / name, hf.load_params(source, config), source)
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, output_loading_info=True, attn_implementation="eager"
+            )
+        assert model.dtype == torch.float32, model.dtype
+        problems = {key: value for key, value in report.items() if value}
+        assert not problems, f"{name}: {problems}"
+        with torch.no_grad():
+            logits = model(torch.tensor(golden["tokens"], dtype=torch.long)).logits.numpy()
+        difference = float(np.abs(logits - golden["logits"]).max())
+        worst = max(worst, difference)
+        print(f"{name}: {difference:.1e}")
+    print(f"largest difference {worst:.1e}")
+    assert worst <= 1e-6
+
+
+if __name__ == "__main__":
+    {"make": make, "check": check}[sys.argv[1]]()
