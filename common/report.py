@@ -1,0 +1,288 @@
+"""One self-contained HTML page about a run, and the table printed at its end.
+
+    report = Report("LLM2LLM", "run demo, seed 0")
+    report.add_table("Accuracy", ["arm", "accuracy"], [["fine-tune", 0.61], ["llm2llm", 0.74]])
+    report.add_figure("By round", line_figure({"llm2llm": ([0, 1, 2], [0.5, 0.6, 0.7])}, "round", "accuracy"))
+    report.add_examples("From mistake to new example", ["failed seed", "answer", "new example"], rows)
+    report.write(run.path / "report.html")
+
+The page holds no script and loads nothing. Whatever a model or a user wrote is escaped on its way through the
+template, and characters that hide or reorder text are spelled out. The same calls give the same bytes.
+"""
+
+import io
+import math
+import pathlib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import markupsafe
+
+from common.rundir import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours (jfly.uni-koeln.de/color), told apart with every common form of colour blindness.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5F5F5F")
+_MARKERS = "osD^vPX"
+_HATCHES = ("", "///", "...", "\\\\\\", "xxx")
+_INK, _GRID = "#33373d", "#d9dce1"
+_SIZE = 9  # points on a drawing 5 inches wide: readable at 320 pixels' width and not clumsy at 640
+
+
+# --- text ---------------------------------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """`text` with control, bidirectional and other invisible characters spelled out as [U+202E].
+
+    Newlines and tabs stay, as do the two joiners that scripts and emoji need.
+    """
+    text = text.replace("\r\n", "\n")
+    return "".join(
+        f"[U+{ord(c):04X}]"
+        if c not in "\n\t\u200c\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
+        else c
+        for c in text
+    )
+
+
+def cell_text(value: Any) -> str:
+    """A table cell: text as it is, floats with three decimals (unless tiny or huge), a dash for None and NaN."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
+    return visible(str(value))
+
+
+def _numeric_columns(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[bool]:
+    """Which columns hold figures and read best aligned to the right."""
+    columns = [[cell_text(row[i]) for row in rows] for i in range(len(headers))]
+    return [
+        any(cell != "–" for cell in column)
+        and all(cell == "–" or re.match(r"[+\-−±<>≤≥]?\s*\.?\d", cell) for cell in column)
+        for column in columns
+    ]
+
+
+def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Plain text with aligned columns, figures to the right. Cells are cut at 60 places."""
+    table = [[_one_line(cell_text(value)) for value in row] for row in (headers, *rows)]
+    widths = [max(_width(row[i]) for row in table) for i in range(len(headers))]
+    to_right = _numeric_columns(headers, rows)
+
+    def line(row: list[str]) -> str:
+        cells = []
+        for cell, width, right in zip(row, widths, to_right, strict=True):
+            space = " " * (width - _width(cell))
+            cells.append(space + cell if right else cell + space)
+        return "  ".join(cells).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])
+
+
+def _one_line(text: str, limit: int = 60) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _width(text: str) -> int:
+    """Terminal columns: East Asian wide characters take two, combining marks and joiners none."""
+    return sum(
+        0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+class Report:
+    """The page in the making: sections appear in the order in which they are added."""
+
+    def __init__(self, title: str, subtitle: str = ""):
+        self.title, self.subtitle = title, subtitle
+        self._sections: list[dict[str, Any]] = []
+
+    def add_text(self, text: str, heading: str | None = None) -> None:
+        """Plain text; blank lines separate paragraphs. With `heading` a new part of the page begins."""
+        paragraphs = [part for part in re.split(r"\n\s*\n", text.strip()) if part]
+        self._sections.append({"kind": "text", "heading": heading, "paragraphs": paragraphs})
+
+    def add_table(
+        self, caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], note: str | None = None
+    ) -> None:
+        """A table; see `cell_text` for how values are shown. Raises ValueError for a row of another length."""
+        for row in rows:
+            if len(row) != len(headers):
+                raise ValueError(f"a row of {len(row)} cells under {len(headers)} headers: {row!r}")
+        self._sections.append(
+            {
+                "kind": "table",
+                "caption": caption,
+                "headers": [str(header) for header in headers],
+                "rows": [[cell_text(value) for value in row] for row in rows],
+                "numeric": _numeric_columns(headers, rows),
+                "note": note,
+            }
+        )
+
+    def add_figure(self, caption: str, figure: "Figure") -> None:
+        """A matplotlib figure, drawn at once as SVG inside the page."""
+        number = sum(section["kind"] == "figure" for section in self._sections) + 1
+        svg = markupsafe.Markup(figure_svg(figure, f"figure{number}"))
+        self._sections.append({"kind": "figure", "caption": caption, "svg": svg})
+
+    def add_examples(self, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Texts side by side, one card a column, stacked in a narrow window."""
+        for row in rows:
+            if len(row) != len(columns):
+                raise ValueError(f"an example of {len(row)} texts under {len(columns)} columns: {row!r}")
+        self._sections.append(
+            {"kind": "examples", "caption": caption, "columns": list(columns), "rows": [list(row) for row in rows]}
+        )
+
+    def html(self) -> str:
+        """The whole page."""
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            # Every value passes here before it is escaped, so none can be forgotten.
+            finalize=lambda value: value if isinstance(value, markupsafe.Markup) else visible(str(value)),
+        )
+        template = environment.get_template("report.html.jinja")
+        return template.render(title=self.title, subtitle=self.subtitle, sections=self._sections)
+
+    def write(self, path: pathlib.Path) -> None:
+        """Store the page atomically. Raises UserError when the disk is full."""
+        write_bytes(path, self.html().encode("utf-8"))
+
+
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+def figure_svg(figure: "Figure", prefix: str) -> str:
+    """`figure` as an <svg> element: same bytes for the same figure, ids that begin with `prefix`, no size of its
+    own, no metadata, text as text."""
+    import warnings
+
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": prefix, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The viewer's fonts draw the text, so a glyph that matplotlib's font lacks does no harm.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    svg = visible(buffer.getvalue())
+    svg = svg[svg.index("<svg") :]  # without the XML prologue, which has no place in HTML
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="[\d. ]+"', head)[0]
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)  # names such as axes_1, the same in every figure
+    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
+    return f'<svg {box} xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
+
+
+def _axes(xlabel: str, ylabel: str) -> tuple["Figure", Any]:
+    """A figure with one frameless pair of axes, made without pyplot and its global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0, 2.7), layout="constrained")
+    axes = figure.add_subplot()
+    for side in "top", "right":
+        axes.spines[side].set_visible(False)
+    for side in "left", "bottom":
+        axes.spines[side].set_color(_GRID)
+    axes.tick_params(colors=_INK, length=0, labelsize=_SIZE)
+    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(_label(xlabel), color=_INK, fontsize=_SIZE, parse_math=False)
+    axes.set_ylabel(_label(ylabel), color=_INK, fontsize=_SIZE, parse_math=False)
+    return figure, axes
+
+
+def _label(text: str) -> str:
+    """One short visible line; matplotlib would leave out of the legend a name that begins with an underscore."""
+    text = _one_line(visible(str(text)), 40)
+    return " " + text if text.startswith("_") else text
+
+
+def _legend(figure: "Figure", axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels)) > 24 else min(len(labels), 3)
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=_SIZE
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def line_figure(series: Mapping[str, Sequence[Any]], xlabel: str, ylabel: str) -> "Figure":
+    """Curves with markers. `series` maps a name to (x, y) or (x, y, low, high), the latter drawn as a band.
+
+    None and NaN leave a gap. Whole-numbered x, such as rounds, get whole-numbered ticks.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _axes(xlabel, ylabel)
+    whole = True
+    for i, (name, (x, *ys)) in enumerate(series.items()):
+        y, *band = ([math.nan if v is None else float(v) for v in values] for values in ys)
+        style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
+        marker = _MARKERS[i % len(_MARKERS)] if len(x) <= 40 else ""
+        axes.plot(x, y, label=_label(name), marker=marker, markersize=4, linewidth=1.5, **style)
+        if band:
+            axes.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
+        whole = whole and all(float(v).is_integer() for v in x)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    if series:
+        _legend(figure, axes)
+    return figure
+
+
+def stacked_bar_figure(
+    categories: Sequence[str], counts: Mapping[str, Sequence[float]], ylabel: str = ""
+) -> "Figure":
+    """One bar a category, made of one layer a name in `counts`; each list runs along `categories`."""
+    figure, axes = _axes("", ylabel)
+    names = [_label(category) for category in categories]
+    places = range(len(names))
+    base = [0.0] * len(names)
+    for i, (name, values) in enumerate(counts.items()):
+        hatch = _HATCHES[i // len(PALETTE) % len(_HATCHES)]
+        color = PALETTE[i % len(PALETTE)]
+        axes.bar(
+            places,
+            values,
+            0.62,
+            bottom=base,
+            label=_label(name),
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        base = [b + v for b, v in zip(base, values, strict=True)]
+    slanted = {}
+    if sum(map(len, names)) > 48:
+        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        figure.set_figheight(figure.get_figheight() + 0.05 * max(map(len, names)))
+    axes.set_xticks(places, names, parse_math=False, **slanted)
+    axes.set_xlim(-0.6, max(len(names), 1) - 0.4)
+    if counts:
+        _legend(figure, axes)
+    return figure
