@@ -51,39 +51,48 @@ def visible(text: str) -> str:
     )
 
 
-def cell_text(value: Any) -> str:
-    """A table cell: text as it is, floats with three decimals (unless tiny or huge), a dash for None and NaN."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
-    return visible(str(value))
+def table_cells(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
+    """The cells of a table as text: a dash for None and NaN; floats with as many decimals as their column needs,
+    at most three (so `round(x, 1)` shows one), unless they are tiny or huge."""
+    columns = [_column_text(column) for column in zip(*rows, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _numeric_columns(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[bool]:
-    """Which columns hold figures and read best aligned to the right."""
-    columns = [[cell_text(row[i]) for row in rows] for i in range(len(headers))]
-    return [
-        any(cell != "–" for cell in column)
-        and all(cell == "–" or re.match(r"[+\-−±<>≤≥]?\s*\.?\d", cell) for cell in column)
-        for column in columns
-    ]
+def _column_text(values: Sequence[Any]) -> list[str]:
+    ordinary = [v for v in values if isinstance(v, float) and (v == 0 or 1e-3 <= abs(v) < 1e6)]
+    decimals = max((min(3, len(repr(float(v)).partition(".")[2])) for v in ordinary), default=0)
+
+    def text(value: Any) -> str:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "–"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            return f"{value:.{decimals}f}" if value in ordinary else f"{value:.3g}"
+        return visible(str(value))
+
+    return [text(value) for value in values]
+
+
+def _numeric_columns(count: int, cells: Sequence[Sequence[str]]) -> list[bool]:
+    """Which of `count` columns hold figures and read best aligned to the right."""
+    columns = [[row[i] for row in cells if row[i] not in ("", "–")] for i in range(count)]
+    return [bool(column) and all(re.match(r"[+\-−±<>≤≥]?\s*\.?\d", c) for c in column) for column in columns]
 
 
 def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Plain text with aligned columns, figures to the right. Cells are cut at 60 places."""
-    table = [[_one_line(cell_text(value)) for value in row] for row in (headers, *rows)]
+    cells = table_cells(rows)
+    to_right = _numeric_columns(len(headers), cells)
+    table = [[_one_line(visible(str(cell))) for cell in row] for row in (headers, *cells)]
     widths = [max(_width(row[i]) for row in table) for i in range(len(headers))]
-    to_right = _numeric_columns(headers, rows)
 
     def line(row: list[str]) -> str:
-        cells = []
+        padded = []
         for cell, width, right in zip(row, widths, to_right, strict=True):
             space = " " * (width - _width(cell))
-            cells.append(space + cell if right else cell + space)
-        return "  ".join(cells).rstrip()
+            padded.append(space + cell if right else cell + space)
+        return "  ".join(padded).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])
@@ -120,17 +129,18 @@ class Report:
     def add_table(
         self, caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], note: str | None = None
     ) -> None:
-        """A table; see `cell_text` for how values are shown. Raises ValueError for a row of another length."""
+        """A table; see `table_cells` for how values are shown. Raises ValueError for a row of another length."""
         for row in rows:
             if len(row) != len(headers):
                 raise ValueError(f"a row of {len(row)} cells under {len(headers)} headers: {row!r}")
+        cells = table_cells(rows)
         self._sections.append(
             {
                 "kind": "table",
                 "caption": caption,
                 "headers": [str(header) for header in headers],
-                "rows": [[cell_text(value) for value in row] for row in rows],
-                "numeric": _numeric_columns(headers, rows),
+                "rows": cells,
+                "numeric": _numeric_columns(len(headers), cells),
                 "note": note,
             }
         )

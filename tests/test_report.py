@@ -9,10 +9,10 @@ import pytest
 
 from common.report import (
     Report,
-    cell_text,
     figure_svg,
     line_figure,
     stacked_bar_figure,
+    table_cells,
     terminal_table,
     visible,
 )
@@ -124,21 +124,18 @@ def test_visible_spells_out_what_hides():
 
 
 def test_cells():
-    assert [cell_text(v) for v in (None, math.nan, True, 3, 0.5, 2e-5, 0.0, "x")] == [
-        "–",
-        "–",
-        "yes",
-        "3",
-        "0.500",
-        "2e-05",
-        "0.000",
-        "x",
+    rows = [[None, 0.412, 56.1, 2e-5, True], [math.nan, 0.5, 48.0, 1 / 3, "x"], [3, 0.0, 7, 1e9, ""]]
+    assert table_cells(rows) == [
+        ["–", "0.412", "56.1", "2e-05", "yes"],
+        ["–", "0.500", "48.0", "0.333", "x"],
+        ["3", "0.000", "7", "1e+09", ""],
     ]
+    assert table_cells([]) == []
 
 
 def test_figures_of_columns_are_aligned_to_the_right():
     report = Report("t")
-    report.add_table("t", ["name", "value", "none"], [["a", "+1.2 (0.3 – 4)", None], ["2b or not", None, None]])
+    report.add_table("t", ["name", "value", "none"], [["a", "+1.2 (0.3 – 4)", None], ["2b or not", "", None]])
     assert report.html().count('class="num"') == 3  # one header, two cells
 
 
@@ -147,7 +144,7 @@ def test_terminal_table():
     lines = terminal_table(["arm", "accuracy", "share"], rows).split("\n")
     assert lines[0] == "arm" + " " * 57 + "  accuracy  share"
     assert lines[1] == "-" * 60 + "  --------  -----"
-    assert lines[2] == "fine-tune" + " " * 51 + "     0.410    38%"
+    assert lines[2] == "fine-tune" + " " * 51 + "      0.41    38%"
     assert lines[3] == "日本" + " " * 56 + "         –     9%"
     assert lines[4].startswith("a b [U+001B][1m ")
     assert lines[5].startswith("x" * 59 + "…  ")
