@@ -1,7 +1,7 @@
 """Run a method:  python run.py METHOD [--flags]
 
-    python run.py llm2llm                     the embedded demonstration, minutes on a laptop
-    python run.py llm2llm --help              its flags
+python run.py llm2llm                     the embedded demonstration, minutes on a laptop
+python run.py llm2llm --help              its flags
 """
 
 import errno

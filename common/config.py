@@ -55,9 +55,7 @@ class ModelConfig:
         """
         family = hf.get("model_type")
         if family not in FAMILIES:
-            raise UserError(
-                f"unsupported architecture {family!r}: supported are {', '.join(FAMILIES)}"
-            )
+            raise UserError(f"unsupported architecture {family!r}: supported are {', '.join(FAMILIES)}")
         if hf.get("hidden_act", "silu") != "silu":
             raise UserError(f"unsupported activation {hf['hidden_act']!r} in config.json: only silu")
         if hf.get("mlp_bias") or (family != "qwen2" and hf.get("attention_bias")):
@@ -148,6 +146,14 @@ class TrainConfig:
     clip_norm: float = 1.0
     seed: int = 0
     checkpoint_seconds: float = 300.0
+
+    def steps_per_epoch(self, count: int) -> int:
+        """Optimizer updates in one pass over `count` examples; the last one may be partly filled."""
+        return -(-count // self.batch_size)
+
+    def total_steps(self, count: int) -> int:
+        """Optimizer updates of a whole training on `count` examples, at least one."""
+        return max(1, round(self.epochs * self.steps_per_epoch(count)))
 
 
 @dataclasses.dataclass(frozen=True)

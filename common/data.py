@@ -38,16 +38,6 @@ class Batch:
     weight: np.ndarray
 
 
-def steps_per_epoch(count: int, settings: TrainConfig) -> int:
-    """Optimizer updates in one pass over `count` examples; the last one may be partly filled."""
-    return -(-count // settings.batch_size)
-
-
-def total_steps(count: int, settings: TrainConfig) -> int:
-    """Optimizer updates of a whole training, at least one."""
-    return max(1, round(settings.epochs * steps_per_epoch(count, settings)))
-
-
 def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> list[np.ndarray]:
     """Which examples form each batch of an epoch: shuffled, sorted into like lengths, batches shuffled again.
 
@@ -90,7 +80,7 @@ def batches(
     """The batches of updates first_step … last_step - 1. Each depends on the seed and its step alone, so a
     training that starts again in the middle sees the same data as one that was never stopped."""
     lengths = [len(e.tokens) for e in examples]
-    size = steps_per_epoch(len(examples), settings)
+    size = settings.steps_per_epoch(len(examples))
     plan: list[np.ndarray] = []
     for step in range(first_step, last_step):
         epoch, offset = divmod(step, size)

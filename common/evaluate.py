@@ -1,7 +1,7 @@
 """Let a model answer a task's questions and grade the answers.
 
-    rows = run.collect("test.jsonl", answer_waves(generator, task, examples))
-    accuracy(rows)
+rows = run.collect("test.jsonl", answer_waves(generator, task, examples))
+accuracy(rows)
 """
 
 from collections.abc import Callable, Iterator, Sequence

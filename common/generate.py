@@ -47,12 +47,15 @@ class Generator(Protocol):
 
     name: str
 
-    def generate(
-        self, requests: Sequence[Request], sampling: SampleConfig, seed: int
-    ) -> Iterator[list[Record]]:
+    def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield records in waves, in the order of `requests`, each request's samples side by side.
 
         The same requests, sampling and seed give the same records, wherever a wave is cut. A caller that
         stores each wave as it comes loses at most one wave when it is killed.
         """
+        ...
+
+    def seen(self, records: Sequence[Record]) -> None:
+        """Told of every record that was stored, fresh or read back when a run continues. Back ends that may
+        not give the same thing twice remember it; models need not."""
         ...

@@ -1,7 +1,7 @@
 """A language model as the methods use it: folder, shape, weights and tokenizer together.
 
-    student = LanguageModel.load("embedded:student")
-    generator = student.generator()
+student = LanguageModel.load("embedded:student")
+generator = student.generator()
 """
 
 import dataclasses

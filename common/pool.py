@@ -54,9 +54,7 @@ class PoolGenerator:
         """Take the examples of these records out of the pool: they were given out before."""
         self._used |= {self._texts[r.text] for r in records if r.text in self._texts}
 
-    def generate(
-        self, requests: Sequence[Request], sampling: SampleConfig, seed: int
-    ) -> Iterator[list[Record]]:
+    def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """One wave: for each request the `n` nearest unused examples with the label of `request.example`.
 
         `sampling` and `seed` change nothing: looking up is deterministic. What is given out counts as used

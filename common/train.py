@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from common import runtime
 from common.config import ModelConfig, TrainConfig
-from common.data import Batch, Encoded, batches, total_steps
+from common.data import Encoded, batches
 from common.errors import UserError
 from common.losses import token_logps
 from common.model import Params, count_params, hidden
@@ -134,7 +134,7 @@ def fine_tune(
     """
     if not examples:
         raise UserError("there is nothing to train on: the list of examples is empty")
-    steps = total_steps(len(examples), settings) if steps is None else steps
+    steps = settings.total_steps(len(examples)) if steps is None else steps
     static = {
         "config": config,
         "optimizer": _optimizer_settings(settings),
@@ -205,6 +205,3 @@ def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, 
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
     tree = ocp.load(folder.absolute(), jax.tree.map(like, target))
     return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])
-
-
-__all__ = ["Batch", "Encoded", "answer_loss", "fine_tune", "learning_rate", "update"]

@@ -1,0 +1,284 @@
+"""What a run leaves behind: summary.json, the synthetic data set, the final model, the page and the table."""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from common.dataset import DatasetCard, Field, write_dataset
+from common.report import Report, line_figure, stacked_bar_figure, terminal_table
+from common.rundir import RunDir, read_jsonl, write_folder, write_json
+from common.stats import arm_summary, paired_difference
+from llm2llm.augment import Row
+from llm2llm.loop import Setting
+
+SCHEMA = 1
+FIELDS = {
+    "id": Field("string", "Repeat, arm, round, attempt and slot: unique."),
+    "question": Field("string", "What is asked."),
+    "answer": Field("string", "The full text the student learns."),
+    "label": Field("string", "The part that is graded."),
+    "group": Field("string", "Class or skill."),
+    "parent": Field("string", "Id of the seed that the student answered wrongly."),
+    "repeat": Field("int64", "Repeat of the run."),
+    "round": Field("int64", "Round that wrote it, from 0."),
+    "attempt": Field("int64", "Which request for this slot succeeded, from 1."),
+    "teacher": Field("string", "Who wrote it."),
+    "prompt_hash": Field("string", "Start of the SHA-256 of the teacher's prompt."),
+    "rouge_l": Field("float64", "ROUGE-L F1 to the nearest question known before."),
+    "nearest": Field("string", "Id of that question."),
+    "label_check": Field("string", "What the label check answered; null without one."),
+    "truth": Field("string", "Exact answer where a program knows it; null elsewhere."),
+    "label_correct": Field("bool", "Whether label and truth agree; null where unknown."),
+}
+
+
+def finish(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write all products of a finished run and print its table; returns the summary."""
+    summary = summarise(setting, repeats)
+    rows = _synthetic(run, setting, len(repeats))
+    if "llm2llm" in setting.config.arms:
+        write_dataset(run.path / "dataset", rows, _card(setting, rows, summary))
+        chosen = run.path / repeats[0]["arms"]["llm2llm"]["student"]
+        write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
+    _page(run, setting, repeats, summary, rows).write(run.path / "report.html")
+    write_json(run.path / "summary.json", summary)
+    print(final_table(summary))
+    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
+    return summary
+
+
+def summarise(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    """The documented, versioned figures of a run (see README, "summary.json")."""
+    arms = {}
+    for name in setting.config.arms:
+        results = [repeat["arms"][name] for repeat in repeats]
+        arms[name] = arm_summary([r["accuracy"] for r in results], results[0]["n"])
+        arms[name] |= {
+            "examples": [r["examples"] for r in results],
+            "updates": [r["updates"] for r in results],
+            "by_group": _mean_by_group(results),
+        }
+    gains = {}
+    for other in setting.config.arms:
+        if other != "llm2llm" and "llm2llm" in arms:
+            a, b = arms["llm2llm"]["per_repeat"], arms[other]["per_repeat"]
+            if len(repeats) > 1:
+                mean, low, high = paired_difference(a, b)
+                gains[f"llm2llm - {other}"] = {"value": mean, "ci95": [low, high]}
+            else:
+                gains[f"llm2llm - {other}"] = {"value": a[0] - b[0], "ci95": None}
+    entries = [entry for repeat in repeats for entry in repeat["rounds"]]
+    return {
+        "schema": SCHEMA,
+        "method": "llm2llm",
+        "status": "complete",
+        "task": setting.task.name,
+        "arms": arms,
+        "gains": gains,
+        "rounds": entries,
+        "accounting": _accounting(setting, repeats),
+    }
+
+
+def _accounting(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    """What every arm cost, summed over repeats."""
+    return {
+        name: {
+            key: sum(repeat["arms"][name][field] for repeat in repeats)
+            for key, field in (
+                ("teacher_calls", "teacher_calls"),
+                ("teacher_tokens", "teacher_tokens"),
+                ("optimizer_updates", "updates_of_all_rounds"),
+                ("answers_cut_off", "truncated"),
+            )
+        }
+        for name in setting.config.arms
+    }
+
+
+def _mean_by_group(results: Sequence[Row]) -> dict[str, float]:
+    groups = results[0]["by_group"]
+    return {g: round(sum(r["by_group"][g] for r in results) / len(results), 4) for g in groups}
+
+
+def _interval(entry: dict[str, Any], signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    shown = f"{100 * entry['value']:{sign}.1f}"
+    if entry["ci95"] is None:
+        return shown
+    low, high = (100 * x for x in entry["ci95"])
+    return f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _arm_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    rows = []
+    for name, arm in summary["arms"].items():
+        gain = summary["gains"].get(f"llm2llm - {name}")
+        mean = lambda values: round(sum(values) / len(values))
+        rows.append(
+            [
+                name,
+                _interval(arm),
+                "" if gain is None else _interval(gain, signed=True),
+                mean(arm["examples"]),
+                mean(arm["updates"]),
+                summary["accounting"][name]["teacher_calls"] // len(arm["per_repeat"]),
+            ]
+        )
+    return rows
+
+
+HEADERS = ["arm", "test accuracy, % [95%]", "llm2llm is ahead by", "examples", "updates", "teacher calls"]
+
+
+def final_table(summary: dict[str, Any]) -> str:
+    """The table printed at the end of a run."""
+    first = next(iter(summary["arms"].values()))
+    repeats = len(first["per_repeat"])
+    return (
+        f"\n{summary['task']}, {first['n']} test questions, {repeats} repeat{'s' if repeats > 1 else ''}\n\n"
+        + terminal_table(HEADERS, _arm_rows(summary))
+    )
+
+
+def _synthetic(run: RunDir, setting: Setting, repeats: int) -> list[Row]:
+    """All accepted examples of the llm2llm arm, in the order in which they were made."""
+    if "llm2llm" not in setting.config.arms:
+        return []
+    rows = []
+    for repeat in range(repeats):
+        for number in range(setting.config.rounds):
+            file = run.path / f"repeat_{repeat}/llm2llm/round_{number}/new.jsonl"
+            if file.exists():
+                rows += [{name: (row | {"repeat": repeat})[name] for name in FIELDS} for row in read_jsonl(file)]
+    return rows
+
+
+def _card(setting: Setting, rows: list[Row], summary: dict[str, Any]) -> DatasetCard:
+    reasons = _reasons(summary["rounds"], "llm2llm")
+    config = setting.config
+    return DatasetCard(
+        title=f"Synthetic {setting.task.name} data by LLM2LLM",
+        made_by=(
+            f"Written by {config.teacher} for the seeds that {config.student} answered wrongly, in up to "
+            f"{config.rounds - 1} rounds. Label check: {config.label_check}. Near-duplicates were refused."
+        ),
+        fields=FIELDS,
+        lineage="`parent` names the seed (seeds.jsonl of the repeat), `prompt_hash` the request, `id` the reply.",
+        counts={"accepted": len(rows)} | {f"refused: {reason}": n for reason, n in reasons.items()},
+    )
+
+
+def _reasons(entries: Sequence[Row], arm: str) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for entry in entries:
+        if entry["arm"] == arm:
+            for reason, count in entry["refused"].items():
+                total[reason] = total.get(reason, 0) + count
+    return dict(sorted(total.items()))
+
+
+def _page(
+    run: RunDir, setting: Setting, repeats: list[dict[str, Any]], summary: dict[str, Any], rows: list[Row]
+) -> Report:
+    config = setting.config
+    page = Report(
+        f"LLM2LLM on {setting.task.name}",
+        f"student {config.student}, teacher {config.teacher}, {config.seed_examples} seeds, "
+        f"{len(repeats)} repeat{'s' if len(repeats) > 1 else ''}, seed {config.seed}",
+    )
+    page.add_table(
+        "Held-out accuracy of every arm",
+        HEADERS,
+        _arm_rows(summary),
+        note="fine-tune-matched trains on the seeds alone for as many updates as the llm2llm student; untargeted "
+        "asks the teacher as often, about seeds drawn at random.",
+    )
+    entries = summary["rounds"]
+    if entries:
+        _round_figures(page, entries, bool(setting.dev))
+        _label_quality(page, entries)
+    page.add_table(
+        "Test accuracy by class or skill, %",
+        ["group", *summary["arms"]],
+        [
+            [group, *(round(100 * arm["by_group"][group], 1) for arm in summary["arms"].values())]
+            for group in next(iter(summary["arms"].values()))["by_group"]
+        ],
+    )
+    if rows:
+        page.add_examples(
+            "From a mistake to new training data (repeat 0)",
+            ["Seed that was answered wrongly", "The student's answer", "The teacher's new example"],
+            _examples(run, rows),
+        )
+    return page
+
+
+def _round_figures(page: Report, entries: list[Row], has_dev: bool) -> None:
+    def curve(arm: str, value) -> tuple[list[int], list[float]]:
+        numbers = sorted({e["round"] for e in entries if e["arm"] == arm})
+        means = []
+        for number in numbers:
+            values = [value(e) for e in entries if e["arm"] == arm and e["round"] == number]
+            means.append(sum(values) / len(values))
+        return numbers, means
+
+    arms = sorted({e["arm"] for e in entries})
+    if has_dev:
+        series = {arm: curve(arm, lambda e: 100 * e["dev"]) for arm in arms}
+        page.add_figure(
+            "Accuracy on the development split by round, %", line_figure(series, "round", "accuracy, %")
+        )
+    series = {arm: curve(arm, lambda e: e["examples"]) for arm in arms}
+    page.add_figure("Training examples by round", line_figure(series, "round", "examples"))
+    teaching = [e for e in entries if e["arm"] == "llm2llm" and e["teacher_calls"]]
+    if teaching:
+        numbers = sorted({e["round"] for e in teaching})
+        reasons = sorted({reason for e in teaching for reason in e["refused"]})
+        counts = {
+            "accepted": [sum(e["accepted"] for e in teaching if e["round"] == n) for n in numbers],
+        } | {
+            reason: [sum(e["refused"].get(reason, 0) for e in teaching if e["round"] == n) for n in numbers]
+            for reason in reasons
+        }
+        figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "replies")
+        page.add_figure("What became of the teacher's replies (llm2llm)", figure)
+
+
+def _label_quality(page: Report, entries: list[Row]) -> None:
+    rows = []
+    for arm in sorted({e["arm"] for e in entries}):
+        known = sum(e["labels_known"] for e in entries if e["arm"] == arm)
+        wrong = sum(e["labels_wrong"] for e in entries if e["arm"] == arm)
+        accepted = sum(e["accepted"] for e in entries if e["arm"] == arm)
+        if known:
+            rows.append([arm, accepted, known, wrong, round(100 * wrong / known, 1)])
+    if rows:
+        page.add_table(
+            "Label noise of the accepted examples",
+            ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"],
+            rows,
+        )
+
+
+def _examples(run: RunDir, rows: list[Row], count: int = 8) -> list[list[str]]:
+    """Up to `count` accepted examples of repeat 0, of different parents, beside seed and wrong answer."""
+    seeds = {row["id"]: row for row in read_jsonl(run.path / "repeat_0/seeds.jsonl")}
+    shown, cards = set(), []
+    for row in rows:
+        if row["repeat"] != 0 or row["parent"] in shown or len(cards) == count:
+            continue
+        shown.add(row["parent"])
+        first = row["round"] == 0
+        folder = "fine-tune/round_0" if first else f"llm2llm/round_{row['round']}"
+        graded = {g["id"]: g for g in read_jsonl(run.path / f"repeat_0/{folder}/seeds.jsonl")}
+        seed = seeds[row["parent"]]
+        cards.append(
+            [
+                f"{seed['question']}\n\nRight: {seed['answer']}",
+                graded[row["parent"]]["text"] or "",
+                f"{row['question']}\n\n{row['answer']}",
+            ]
+        )
+    return cards
