@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from common import model, runtime
-from common.buckets import bucket
+from common.buckets import bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model import Cache, Params
@@ -77,7 +77,10 @@ class Sampler:
             raise UserError(f"slots must be a power of two, not {slots}")
         self.config, self.slots, self.block = config, slots, block
         self.dtype = jnp.dtype(dtype or runtime.compute_dtype())
-        self._eos = np.asarray(eos_ids, np.int32)
+        # Of one length for nearly all models, as it is part of the compiled shape; -1 is no token.
+        self._eos = np.pad(
+            np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1
+        )
         # Prefill scans over the stacked weights; decoding reads them layer by layer.
         self._params, self._layered = _prepare(params, config, self.dtype)
         self._group = max(1, slots // 8)  # prompts prefilled together, and free slots worth a stop
@@ -94,7 +97,9 @@ class Sampler:
             check(prompt, self.config, f"prompt {index}")
         results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
         queue, slots = _Queue(prompts), _Slots(self.slots)
-        cache = model.empty_cache(self.config, self.slots, 0, dtype=self.dtype)
+        longest = max((len(prompt.tokens) for prompt in prompts), default=0)
+        length = bucket(longest + self.block, SHORTEST_CACHE)
+        cache = model.empty_cache(self.config, self.slots, length, dtype=self.dtype)
         while queue.waiting or slots.live.any():
             free = np.flatnonzero(~slots.live)
             if queue.waiting and len(free) >= min(queue.waiting, self._group):
@@ -120,7 +125,6 @@ class Sampler:
                 source[slot], job = queue.pop()
                 slots.start(slot, job)
             free = free[source[free] < 0]
-            cache = _fit(cache, slots.reach(self.block))
             cache = _copy_rows(cache, queue.prefilled, source)
         return cache
 
@@ -376,37 +380,35 @@ def choose(
 def cut(scaled: Float[Array, "B V"], top_p: Float[Array, " B"], top_k: Int[Array, " B"]) -> Float[Array, "B V"]:
     """-inf outside the `top_k` likeliest tokens, and among them outside the smallest set with mass `top_p`.
 
-    No sort: both sets are the tokens above a threshold probability, found by bisection. Positive floats are
+    No sort: both sets are the tokens from a threshold probability on, found by bisection. Positive floats are
     ordered like their bits, so 30 halvings between 0 and 1 give the exact one. Tokens tied at it all stay.
     """
-    probs = jax.nn.softmax(scaled)
 
-    def largest(enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """The largest threshold (B, 1) for which `enough` still holds; it must hold at 0."""
+    def smaller(phase: jax.Array, probs: jax.Array) -> jax.Array:
+        """Probabilities with those outside a set made zero: of `top_k` tokens (phase 0), of mass `top_p` (1)."""
+        by_count = phase == 0
+        weights = jnp.where(by_count, 1.0, probs)
+        wanted = jnp.where(by_count, top_k, top_p * probs.sum(1))
 
         def halve(_, bounds):
             low, high = bounds
             middle = (low + high) // 2
-            holds = enough(jax.lax.bitcast_convert_type(middle, jnp.float32)[:, None])
-            return jnp.where(holds, middle, low), jnp.where(holds, high, middle)
+            threshold = jax.lax.bitcast_convert_type(middle, jnp.float32)[:, None]
+            enough = jnp.where(probs >= threshold, weights, 0.0).sum(1) >= wanted
+            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-        start = jnp.zeros(probs.shape[0], jnp.int32), jnp.full(probs.shape[0], _BITS_OF_ONE + 1)
-        return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 30, halve, start)[0], jnp.float32)[:, None]
-
-    def within_k(probs):
-        count = jnp.where(top_k > 0, top_k, probs.shape[1])
-        return jnp.where(probs >= largest(lambda t: (probs >= t).sum(1) >= count), probs, 0.0)
-
-    def within_p(probs):
-        mass = top_p * probs.sum(1)
-        threshold = largest(lambda t: jnp.where(probs >= t, probs, 0.0).sum(1) >= mass)
-        # The likeliest token always stays; and at 1, rounding of the sum must not cost the unlikely ones.
+        low = jnp.zeros(probs.shape[0], jnp.int32)
+        low, _ = jax.lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, _BITS_OF_ONE + 1)))
+        threshold = jax.lax.bitcast_convert_type(low, jnp.float32)[:, None]
+        # The likeliest token always stays; and a row without this cut is not touched by rounding of its sum.
         threshold = jnp.minimum(threshold, probs.max(1, keepdims=True))
-        return jnp.where((probs >= threshold) | (top_p >= 1)[:, None], probs, 0.0)
+        off = jnp.where(by_count, top_k == 0, top_p >= 1)[:, None]
+        return jnp.where((probs >= threshold) | off, probs, 0.0)
 
-    probs = jax.lax.cond((top_k > 0).any(), within_k, lambda probs: probs, probs)
-    probs = jax.lax.cond((top_p < 1).any(), within_p, lambda probs: probs, probs)
-    return jnp.where(probs > 0, scaled, -jnp.inf)
+    first, last = jnp.where((top_k > 0).any(), 0, 1), jnp.where((top_p < 1).any(), 2, 1)
+    probs = jax.lax.fori_loop(first, last, smaller, jax.nn.softmax(scaled))
+    uncut = ((top_k == 0) & (top_p >= 1))[:, None]  # even where a probability is too small for float32
+    return jnp.where((probs > 0) | uncut, scaled, -jnp.inf)
 
 
 _BITS_OF_ONE = int(np.float32(1).view(np.int32))
@@ -429,10 +431,11 @@ def sample_reference(
         tokens, logps, finish, sampling = [], [], "length", prompt.sampling
         for step in range(sampling.max_new_tokens):
             text = [*prompt.tokens, *tokens]
-            padded = np.pad(text, (0, bucket(len(text)) - len(text)))
+            length = bucket(len(prompt.tokens) + sampling.max_new_tokens, SHORTEST_CACHE)
+            padded = np.pad(text, (0, length - len(text)))
             logits = np.asarray(_next_logits(params, config, padded, len(text) - 1))
             tokens.append(_choose_reference(logits, seed, step, sampling))
-            logps.append(float(jax.nn.log_softmax(logits)[tokens[-1]]))
+            logps.append(float(logits[tokens[-1]] - np.logaddexp.reduce(logits)))
             keep = prompt.stop_at(tokens) if prompt.stop_at else None
             if keep is not None or tokens[-1] in eos_ids:
                 finish = "stop"
