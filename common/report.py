@@ -59,8 +59,11 @@ def table_cells(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
 
 
 def _column_text(values: Sequence[Any]) -> list[str]:
-    ordinary = [v for v in values if isinstance(v, float) and (v == 0 or 1e-3 <= abs(v) < 1e6)]
-    decimals = max((min(3, len(repr(float(v)).partition(".")[2])) for v in ordinary), default=0)
+    def is_ordinary(value: float) -> bool:
+        return value == 0 or 1e-3 <= abs(value) < 1e6
+
+    shown = [repr(float(v)) for v in values if isinstance(v, float) and is_ordinary(v)]
+    decimals = max((min(3, len(digits.partition(".")[2])) for digits in shown), default=0)
 
     def text(value: Any) -> str:
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -68,7 +71,7 @@ def _column_text(values: Sequence[Any]) -> list[str]:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, float):
-            return f"{value:.{decimals}f}" if value in ordinary else f"{value:.3g}"
+            return f"{value:.{decimals}f}" if is_ordinary(value) else f"{value:.3g}"
         return visible(str(value))
 
     return [text(value) for value in values]

@@ -119,6 +119,7 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], Any]) -> Non
                 _sync_folder(pathlib.Path(folder))
             if path.exists():  # a folder cannot be swapped in one step; between the two it is absent
                 old = _temporary(path.with_name(path.name + ".old"))
+                shutil.rmtree(old, ignore_errors=True)
                 os.replace(path, old)
                 os.replace(temporary, path)
                 shutil.rmtree(old)

@@ -317,7 +317,7 @@ KILLED = '''
 """Kill a small run with SIGKILL before every single system call that changes a file, or half-way through a write;
 continue it, and compare all bytes with those of an undisturbed run."""
 import os, pathlib, shutil, signal, sys
-from common.rundir import RunDir, write_bytes
+from common.rundir import RunDir, write_bytes, write_folder
 
 ROUNDS = 1
 
@@ -338,6 +338,8 @@ def work(path):
                     metrics.log(step, loss=len(rows) / 7)
             run.once_folder(f"round-{n}/model", fill)
         run.once("summary.json", lambda: {"rows": rows})
+        for _ in range(2):
+            write_folder(path / "dataset", fill)
 
 def content(path):
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
