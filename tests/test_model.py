@@ -27,10 +27,12 @@ def _logits(params, config, tokens):
     return model.unembed(params, config, model.hidden(params, config, tokens))
 
 
-_prefill = jax.jit(model.prefill, static_argnums=1)
+# Each family compiles its own; cached decoding runs as unoptimised code, the full forward pass as in earnest.
+_quick = {"xla_backend_optimization_level": 0}
+_prefill = jax.jit(model.prefill, static_argnums=1, compiler_options=_quick)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1, compiler_options=_quick)
 def _step(params, config, cache, tokens, positions):
     layered = model.split_layers(params, config)
     h, cache = model.decode(layered, config, cache, tokens, positions)
@@ -93,7 +95,7 @@ def test_decoding_several_tokens_at_once_equals_the_full_forward(fixtures):
     config, params, tokens, golden = _load(fixtures / "qwen2_windows")
     cache = model.empty_cache(config, 2, 24)
     positions = jnp.broadcast_to(jnp.arange(24), (2, 24))
-    for piece in (slice(0, 10), slice(10, 24)):
+    for piece in (slice(0, 12), slice(12, 24)):
         logits, cache = _step(params, config, cache, tokens[:, piece], positions[:, piece])
         np.testing.assert_allclose(logits, golden[:, piece], atol=TOLERANCE, rtol=0)
 

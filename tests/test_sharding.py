@@ -17,8 +17,8 @@ def _loss(params, config, tokens):
 
 
 @needs_devices
-@pytest.mark.parametrize("name", ["llama_sharded", "qwen2"])
-def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit, name):
+def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
+    name = "qwen2_windows"  # has every kind of parameter but the norms of queries and keys
     config = hf.load_config(fixtures / name)
     tokens = np.tile(np.load(fixtures / name / "golden.npz")["tokens"], (2, 1))
     step = quick_jit(jax.value_and_grad(_loss), static_argnums=1)
