@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from common.config import ModelConfig
 from common.model import Params, unembed
 
-CHUNK = 2048
-"""Positions whose logits exist at one time; larger chunks cost memory, smaller ones speed."""
+LOGITS = 2**28
+"""Logits that may exist at one time: 1 GiB, or 2048 positions of a vocabulary of 131,072."""
 
 
 def token_logps_reference(
@@ -29,12 +29,13 @@ def token_logps(
     config: ModelConfig,
     h: Float[Array, "A D"],
     targets: Int[Array, " A"],
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Float[Array, " A"]:
-    """log p(target) in float32 at each position, `chunk` positions at a time.
+    """log p(target) in float32 at each position, `chunk` positions at a time (default: as `LOGITS` allows).
 
     Logits of a chunk are recomputed in the backward pass, so memory stays at (chunk, V).
     """
+    chunk = chunk or LOGITS // config.vocab_size
     count = h.shape[0]
     if count <= chunk:
         return token_logps_reference(params, config, h, targets)

@@ -89,7 +89,7 @@ def update(params, state, batch, rate, *, config, optimizer, dtype, remat):
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         (loss, grads), _ = jax.lax.scan(accumulate, zero, batch)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     direction, new_state = _optimizer(optimizer).update(grads, state, params)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     keep = lambda new, old: jnp.where(finite, new, old)
