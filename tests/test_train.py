@@ -1,0 +1,219 @@
+"""Losses, batches and the training loop."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from common.config import ModelConfig, TrainConfig
+from common.data import Encoded, batches, collate, epoch_plan
+from common.errors import UserError
+from common.losses import token_logps, token_logps_reference
+from common.model import hidden, init, unembed
+from common.train import answer_loss, fine_tune, learning_rate, update
+
+CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
+SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init(CONFIG, jax.random.key(0))
+
+
+def some_examples(count=11, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        Encoded(tuple(rng.integers(1, 64, size=n).tolist()), int(rng.integers(1, n)))
+        for n in rng.integers(3, 60, size=count)
+    ]
+
+
+def test_chunked_log_probabilities_and_gradients_equal_the_reference(params):
+    h = jax.random.normal(jax.random.key(1), (37, 32))
+    targets = jax.random.randint(jax.random.key(2), (37,), 0, 64)
+    chunked = lambda p, h: token_logps(p, CONFIG, h, targets, chunk=8).sum()
+    whole = lambda p, h: token_logps_reference(p, CONFIG, h, targets).sum()
+    np.testing.assert_allclose(
+        token_logps(params, CONFIG, h, targets, chunk=8),
+        token_logps_reference(params, CONFIG, h, targets),
+        rtol=1e-6,
+    )
+    for a, b in zip(
+        jax.tree.leaves(jax.grad(chunked, (0, 1))(params, h)),
+        jax.tree.leaves(jax.grad(whole, (0, 1))(params, h)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_loss_covers_just_the_answer_tokens(params):
+    """Against the plain definition: sum over answer positions of -log p(token | everything before it)."""
+    examples = some_examples(5)
+    batch = collate(examples, dataclasses.replace(SETTINGS, batch_size=5, micro_batch_size=5), pad_id=0)
+    part = (batch.tokens[0], batch.index[0], batch.target[0], batch.weight[0])
+    loss = answer_loss(params, CONFIG, part, dtype=jnp.float32)
+    expected = 0.0
+    for example in examples:
+        tokens = jnp.array([example.tokens])
+        logps = jax.nn.log_softmax(unembed(params, CONFIG, hidden(params, CONFIG, tokens)))[0]
+        for place in range(example.prompt_length, len(example.tokens)):
+            expected -= float(logps[place - 1, example.tokens[place]])
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert batch.weight.sum() == sum(len(e.tokens) - e.prompt_length for e in examples)
+
+
+def test_padding_and_remat_change_neither_loss_nor_gradient(params):
+    examples = some_examples(3)
+    settings = dataclasses.replace(SETTINGS, batch_size=4)
+    batch = collate(examples, settings, pad_id=0)
+    part = (batch.tokens[0], batch.index[0], batch.target[0], batch.weight[0])
+    other = collate(examples, settings, pad_id=7)
+    other_part = (other.tokens[0], other.index[0], other.target[0], other.weight[0])
+    f = lambda p, x, remat: answer_loss(p, CONFIG, x, dtype=jnp.float32, remat=remat)
+    loss, grads = jax.value_and_grad(f)(params, part, False)
+    for x, remat in ((other_part, False), (part, True)):
+        same, same_grads = jax.value_and_grad(f)(params, x, remat)
+        assert same == pytest.approx(float(loss), rel=1e-6)
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(same_grads), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_accumulation_gives_the_update_of_the_whole_batch(params):
+    """Micro-batches with unequal numbers of answer tokens must not be averaged batch by batch."""
+    examples = some_examples(8)
+    whole = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=8)
+    parts = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=2)
+    results = [fine_tune(params, CONFIG, examples, s, pad_id=0, steps=3) for s in (whole, parts)]
+    for a, b in zip(*(jax.tree.leaves(r) for r in results), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_update_is_adamw(params):
+    """One step against optax.adamw with clipping, on the same gradient."""
+    batch = collate(some_examples(4), SETTINGS, pad_id=0)
+    arrays = (batch.tokens, batch.index, batch.target, batch.weight)
+    settings = TrainConfig(weight_decay=0.1)
+    mask = lambda p: jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in path[-1].key, p)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(3e-3, 0.9, 0.999, 1e-8, weight_decay=0.1, mask=mask)
+    )
+    part = tuple(x[0] for x in arrays)
+    total = batch.weight.sum()
+    grads = jax.grad(lambda p: answer_loss(p, CONFIG, part, dtype=jnp.float32) / total)(params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    expected = optax.apply_updates(params, updates)
+    from common.train import _optimizer
+
+    state = _optimizer(settings).init(params)
+    static = {"config": CONFIG, "optimizer": settings, "dtype": jnp.dtype(jnp.float32), "remat": False}
+    new, _, _ = update(jax.tree.map(jnp.copy, params), state, arrays, np.float32(3e-3), **static)
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_training_lowers_the_loss_and_leaves_the_base_alone(params):
+    before = jax.tree.map(np.array, params)
+    losses = []
+    examples = some_examples(4)
+    fine_tune(
+        params,
+        CONFIG,
+        examples,
+        SETTINGS,
+        pad_id=0,
+        steps=30,
+        log=lambda step, values: losses.append((step, values["loss"])),
+    )
+    assert [step for step, _ in losses] == list(range(30))
+    assert losses[-1][1] < 0.5 * losses[0][1]
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_retraining_does_not_compile_again(params):
+    examples = some_examples(9)
+    fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=6)
+    compiled = update._cache_size()
+    other = dataclasses.replace(SETTINGS, learning_rate=3e-3, schedule="linear", epochs=5, seed=0)
+    fine_tune(params, CONFIG, examples, other, pad_id=0, steps=6)
+    assert update._cache_size() == compiled
+
+
+def test_continued_training_ends_bit_for_bit_the_same(params, tmp_path, monkeypatch):
+    examples = some_examples(9)
+    settings = dataclasses.replace(SETTINGS, checkpoint_seconds=0.0)
+    whole = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=7)
+    seen = []
+
+    def stop_at_four(step, values):
+        seen.append(step)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(
+            params, CONFIG, examples, settings, pad_id=0, steps=7, checkpoint=folder, log=stop_at_four
+        )
+    resumed = []
+    again = fine_tune(
+        params,
+        CONFIG,
+        examples,
+        settings,
+        pad_id=0,
+        steps=7,
+        checkpoint=folder,
+        log=lambda step, values: resumed.append(step),
+    )
+    assert resumed[0] > 0
+    assert resumed[-1] == 6
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_nan_stops_with_one_line_and_keeps_the_last_good_state(params, tmp_path):
+    bad = jax.tree.map(jnp.copy, params)
+    bad["norm"] = bad["norm"].at[0].set(jnp.nan)
+    folder = tmp_path / "state"
+    with pytest.raises(UserError, match="NaN or infinite at update 1 of 4") as raised:
+        fine_tune(bad, CONFIG, some_examples(4), SETTINGS, pad_id=0, steps=4, checkpoint=folder)
+    assert "\n" not in str(raised.value)
+    assert folder.exists()
+
+
+def test_empty_data_is_refused(params):
+    with pytest.raises(UserError, match="nothing to train on"):
+        fine_tune(params, CONFIG, [], SETTINGS, pad_id=0)
+
+
+def test_an_epoch_holds_every_example_once():
+    lengths = [len(e.tokens) for e in some_examples(23)]
+    for epoch in (0, 1):
+        plan = epoch_plan(lengths, SETTINGS, epoch)
+        assert sorted(np.concatenate(plan).tolist()) == list(range(23))
+        assert sum(len(part) < SETTINGS.batch_size for part in plan) <= 1
+    assert [p.tolist() for p in epoch_plan(lengths, SETTINGS, 0)] != [p.tolist() for p in plan]
+
+
+def test_batches_depend_on_their_step_alone():
+    examples = some_examples(10)
+    every = list(batches(examples, SETTINGS, pad_id=0, first_step=0, last_step=7))
+    late = list(batches(examples, SETTINGS, pad_id=0, first_step=5, last_step=7))
+    for a, b in zip(every[5:], late, strict=True):
+        for field in dataclasses.fields(a):
+            np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedule_never_wastes_an_update(schedule):
+    settings = TrainConfig(learning_rate=1.0, schedule=schedule, warmup_ratio=0.1)
+    rates = [learning_rate(settings, step, 30) for step in range(30)]
+    assert min(rates) > 0
+    assert max(rates) == pytest.approx(1.0)
+    if schedule != "constant":
+        assert rates[-1] < 0.05
