@@ -156,9 +156,7 @@ def test_continued_training_ends_bit_for_bit_the_same(params, tmp_path, monkeypa
 
     folder = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(
-            params, CONFIG, examples, settings, pad_id=0, steps=7, checkpoint=folder, log=stop_at_four
-        )
+        fine_tune(params, CONFIG, examples, settings, pad_id=0, steps=7, checkpoint=folder, log=stop_at_four)
     resumed = []
     again = fine_tune(
         params,

@@ -1,0 +1,101 @@
+"""The command line: fast, one line for a mistake, status 2."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from common.cli import flag, parse
+from common.errors import UserError
+from llm2llm.config import Config, plan
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    count: int = flag(3, "how many")
+    rate: float | None = flag(None, "how fast, 50% or more")
+    names: tuple[str, ...] = flag(("a", "b"), "which")
+    kind: Literal["x", "y"] = flag("x", "what")
+    quick: bool = flag(False, "hurry")
+
+
+def test_flags_are_the_fields_of_the_dataclass():
+    assert parse(Small, [], "p") == Small()
+    words = "--count 5 --rate 0.5 --names c,d --kind y --quick".split()
+    assert parse(Small, words, "p") == Small(5, 0.5, ("c", "d"), "y", True)
+
+
+@pytest.mark.parametrize("words", ["--count x", "--kind z", "--unknown 1", "--count", "stray", "--coun 3"])
+def test_a_bad_flag_is_one_line_and_status_2(words, capsys):
+    with pytest.raises(SystemExit) as raised:
+        parse(Small, words.split(), "p")
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_shows_every_default(capsys):
+    with pytest.raises(SystemExit) as raised:
+        parse(Small, ["--help"], "p")
+    assert raised.value.code == 0
+    text = capsys.readouterr().out
+    assert "(default: 3)" in text
+    assert "(default: a,b)" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, "--rounds must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"arms": ("llm2llm", "x")}, "unknown arm x"),
+        ({"arms": ("fine-tune-matched",)}, "add llm2llm"),
+        ({"batch_size": 10, "micro_batch_size": 4}, "multiple"),
+        ({"rouge_l": 1.5}, "--rouge-l"),
+        ({"train_file": "nowhere.jsonl"}, "no such file: nowhere.jsonl"),
+        ({"teacher": "pool:nowhere.jsonl"}, "no such file: nowhere.jsonl"),
+        ({"teacher": f"pool:{__file__}", "label_check": "resolve"}, "cannot solve"),
+    ],
+)
+def test_settings_are_checked(change, message):
+    with pytest.raises(UserError, match=message) as raised:
+        Config(**change).resolved()
+    assert "\n" not in str(raised.value)
+
+
+def test_plan_counts_updates_and_warns_below_ten():
+    lines = dict(plan(Config().resolved()))
+    assert lines["fine-tune"].startswith("at most 32 optimizer updates")
+    assert "warning" not in lines
+    assert "warning" in dict(plan(Config(epochs=1).resolved()))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ("--help", 0, "llm2llm"),
+        ("llm2llm --help", 0, "--seed-examples"),
+        ("nothing", 2, "unknown method"),
+        ("llm2llm --rounds x", 2, "invalid int"),
+        ("llm2llm --task nothing", 2, "unknown task"),
+        ("llm2llm --task trec --train-file no.jsonl", 2, "no such file"),
+        ("llm2llm --dry-run", 0, "optimizer updates"),
+    ],
+)
+def test_the_command_answers_without_loading_jax(words, status, says):
+    """Run with jax made unimportable: whatever answers cannot have loaded it."""
+    code = (
+        "import sys; sys.modules.update(jax=None, transformers=None, numpy=None, flax=None); "
+        "sys.path.insert(0, '.'); import run; run.main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status, done.stderr
+    assert says in done.stdout + done.stderr
+    if status == 2:
+        assert done.stderr.count("\n") == 1
