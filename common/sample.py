@@ -12,6 +12,7 @@ seed alone: not on the other rows, its slot, or the order of refills. `sample_re
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -357,24 +358,45 @@ def choose(
     top_p: Float[Array, " B"],
     top_k: Int[Array, " B"],
 ) -> Int[Array, " B"]:
-    """The next token of each row: the likeliest at temperature 0, else drawn with the row's own key.
-
-    A draw is the largest of logits / temperature plus Gumbel noise, which has the softmax's distribution.
-    """
+    """The next token of each row: the likeliest at temperature 0, else drawn with the row's own key."""
     greedy = jnp.argmax(logits, axis=1).astype(jnp.int32)
 
-    def noise(key, step):
-        key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step)
-        return jax.random.gumbel(key, logits.shape[1:])
+    def uniform(key, step):
+        return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step))
 
-    def draw():
+    def drawn():
         scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
         cuts = ((top_p < 1) | (top_k > 0)).any()
         scaled = jax.lax.cond(cuts, lambda: cut(scaled, top_p, top_k), lambda: scaled)
-        drawn = jnp.argmax(scaled + jax.vmap(noise)(key, step), axis=1).astype(jnp.int32)
-        return jnp.where(temperature > 0, drawn, greedy)
+        return jnp.where(temperature > 0, draw(scaled, jax.vmap(uniform)(key, step)), greedy)
 
-    return jax.lax.cond((temperature > 0).any(), draw, lambda: greedy)
+    return jax.lax.cond((temperature > 0).any(), drawn, lambda: greedy)
+
+
+def draw(scaled: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+    """The token where the running sum of the softmax of `scaled` first exceeds `uniform`.
+
+    One random number a row, and a search in two steps, first for a piece of the vocabulary, then for the token in
+    it: Gumbel noise for every token would take as long as all layers of a small model.
+    """
+    size = power_of_two(math.isqrt(scaled.shape[1]))
+    weights = jnp.exp(scaled - scaled.max(1, keepdims=True))
+    pieces = jnp.pad(weights, ((0, 0), (0, -scaled.shape[1] % size))).reshape(len(scaled), -1, size)
+
+    def search(weights, target):
+        """The place where the running sum first exceeds `target`, and what is left of `target` there."""
+        count = weights.shape[1]
+        sums = jnp.matmul(weights, jnp.triu(jnp.ones((count, count))), precision="highest")
+        # Where rounding leaves the sum of all below the target, the last token with any weight is meant.
+        last = count - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=1)
+        place = jnp.minimum((sums <= target[:, None]).sum(1), last)[:, None]
+        before = jnp.take_along_axis(sums - weights, place, 1)
+        return place, target - before[:, 0]
+
+    totals = pieces.sum(2)
+    piece, rest = search(totals, uniform * totals.sum(1))
+    place, _ = search(jnp.take_along_axis(pieces, piece[..., None], 1)[:, 0], rest)
+    return (piece * size + place)[:, 0].astype(jnp.int32)
 
 
 def cut(scaled: Float[Array, "B V"], top_p: Float[Array, " B"], top_k: Int[Array, " B"]) -> Float[Array, "B V"]:
@@ -451,9 +473,10 @@ def _choose_reference(logits: np.ndarray, seed: int, step: int, sampling: Sample
     order = np.argsort(-scaled, kind="stable")
     if sampling.top_k:
         order = order[: sampling.top_k]
-    probs = np.exp(scaled[order] - scaled[order[0]])
-    before = (np.cumsum(probs) - probs) / probs.sum()  # mass of likelier tokens
-    order = order[before < sampling.top_p]
+    weights = np.exp(scaled[order] - scaled[order[0]])
+    before = (np.cumsum(weights) - weights) / weights.sum()  # mass of likelier tokens
+    kept = np.sort(order[before < sampling.top_p])
     key = jax.random.wrap_key_data(np.array(key_data(seed), np.uint32), impl="threefry2x32")
-    noise = np.asarray(jax.random.gumbel(jax.random.fold_in(key, step), logits.shape))
-    return int(order[(scaled + noise)[order].argmax()])
+    uniform = float(jax.random.uniform(jax.random.fold_in(key, step)))
+    sums = np.cumsum(np.exp(scaled[kept] - scaled[order[0]], dtype=np.float64))
+    return int(kept[np.searchsorted(sums, uniform * sums[-1], side="right")])

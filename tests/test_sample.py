@@ -184,6 +184,22 @@ def test_draws_follow_the_exact_distribution(sampling):
     assert chi_square < degrees + 4 * np.sqrt(2 * degrees)
 
 
+@pytest.mark.parametrize("size", [1, 3, 64, 300])
+def test_a_draw_is_where_the_running_sum_exceeds_the_uniform_number(size):
+    rng = np.random.default_rng(size)
+    scaled = np.where(rng.random((500, size)) < 0.3, -np.inf, 3 * rng.normal(size=(500, size))).astype(np.float32)
+    scaled[:, rng.integers(size)] = 0  # at least one is left
+    uniform = rng.random(500).astype(np.float32)
+    uniform[:2] = 0, 1 - 2**-24
+    weights = np.exp(scaled, dtype=np.float64)
+    sums = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
+    drawn = np.asarray(jax.jit(sample.draw)(scaled, uniform))[:, None]
+    chosen, mass = (np.take_along_axis(x, drawn, 1)[:, 0] for x in (sums, weights / weights.sum(1, keepdims=True)))
+    assert (mass > 0).all()
+    assert (chosen >= uniform - 1e-6).all()
+    assert (chosen - mass <= uniform + 1e-6).all()
+
+
 def _exact_probabilities(logits, sampling):
     """As transformers' warpers define them: temperature, then top-k, then top-p of what is left."""
     logits = logits / sampling.temperature
@@ -215,7 +231,7 @@ def test_cuts_equal_those_by_sorting():
 
 def test_a_cut_in_one_row_leaves_other_rows_as_they_are():
     logits = np.linspace(0, -120, 50, dtype=np.float32)[None].repeat(2, 0)  # far beyond float32's rounding
-    kept = sample.cut(logits, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
+    kept = jax.jit(sample.cut)(logits, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
     assert np.isfinite(np.asarray(kept)).sum(1).tolist() == [50, 1]
 
 
