@@ -16,6 +16,10 @@ from common.buckets import bucket, power_of_two
 from common.config import TrainConfig
 
 
+SHORTEST = 64
+"""Smallest padded length: a program for shorter rows would take longer to compile than it saves."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoded:
     """Token ids of prompt and answer; the loss covers tokens from `prompt_length` on, the end token included."""
@@ -45,7 +49,7 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
     """
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(len(lengths))
-    order = order[np.argsort([bucket(lengths[i]) for i in order], kind="stable")]
+    order = order[np.argsort([bucket(lengths[i], SHORTEST) for i in order], kind="stable")]
     parts = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     return [parts[i] for i in rng.permutation(len(parts))]
 
@@ -53,11 +57,11 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
 def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> Batch:
     """Right-padded arrays for one update; missing rows are padding with weight zero."""
     rows = min(settings.micro_batch_size, settings.batch_size)
-    micro = -(-len(examples) // rows)
-    T = bucket(max(len(e.tokens) for e in examples))
+    micro = settings.batch_size // rows
+    T = bucket(max(len(e.tokens) for e in examples), SHORTEST)
     parts = [examples[i * rows : (i + 1) * rows] for i in range(micro)]
     answers = max(sum(len(e.tokens) - e.prompt_length for e in part) for part in parts)
-    A = power_of_two(answers, smallest=64)
+    A = power_of_two(answers, smallest=rows * T // 4)
     tokens = np.full((micro, rows, T), pad_id, np.int32)
     index, target = np.zeros((2, micro, A), np.int32)
     weight = np.zeros((micro, A), np.float32)

@@ -25,6 +25,8 @@ from common.errors import UserError
 from common.losses import token_logps
 from common.model import Params, count_params, hidden
 
+Log = Callable[..., None]
+
 REMAT_ABOVE = 100_000_000
 """Parameters from which layers are recomputed in the backward pass: below, activations fit easily."""
 
@@ -117,7 +119,7 @@ def fine_tune(
     pad_id: int,
     steps: int | None = None,
     checkpoint: pathlib.Path | None = None,
-    log: Callable[[int, dict[str, float]], None] | None = None,
+    log: Callable[[int], Log] | None = None,
     label: str = "train",
 ) -> Params:
     """Fine-tune a copy of `params` (float32) and return it; the given ones stay as they are.
@@ -128,7 +130,8 @@ def fine_tune(
         checkpoint: folder for the state of an unfinished training. It is written every
             `settings.checkpoint_seconds`; a later call with the same arguments continues from it and ends
             with the same parameters, bit for bit. The caller removes it with the finished stage.
-        log: called with (step, values) for the loss, gradient norm and rate of every update.
+        log: called once with the first step; what it returns is called as `(step, loss=…, gradient_norm=…,
+            learning_rate=…)` for every update from there.
 
     Raises UserError if the loss becomes NaN or infinite; the last good state is then in `checkpoint`.
     """
@@ -146,6 +149,7 @@ def fine_tune(
     first = 0
     if checkpoint is not None and checkpoint.exists():
         params, state, first = _restore(checkpoint, params, state)
+    write = log(first) if log is not None else None
     saved_at = time.monotonic()
     pending: list[tuple[int, float, Any]] = []
     stream = batches(examples, settings, pad_id=pad_id, first_step=first, last_step=steps)
@@ -158,7 +162,7 @@ def fine_tune(
         due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
         # Losses are read a few updates late, so that the device never waits for the host.
         if due or step + 1 == steps or len(pending) > 8:
-            bad = _report(pending if due or step + 1 == steps else pending[:-4], log)
+            bad = _report(pending if due or step + 1 == steps else pending[:-4], write)
             pending = [] if due or step + 1 == steps else pending[-4:]
             if bad is not None:
                 if checkpoint is not None:
@@ -170,14 +174,14 @@ def fine_tune(
     return params
 
 
-def _report(measured: list, log: Callable[[int, dict[str, float]], None] | None) -> int | None:
+def _report(measured: list, log: Log | None) -> int | None:
     """Log updates; the number of the first one whose loss or gradient was not finite, if any."""
     for step, rate, (loss, norm) in measured:
         loss, norm = float(loss), float(norm)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             return step
         if log is not None:
-            log(step, {"loss": round(loss, 5), "gradient_norm": round(norm, 5), "learning_rate": rate})
+            log(step, loss=round(loss, 5), gradient_norm=round(norm, 5), learning_rate=rate)
     return None
 
 
@@ -193,7 +197,7 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
     """Write the training state with Orbax beside the old one, then put it in its place."""
     from orbax.checkpoint import v1 as ocp
 
-    tree = {"params": params, "state": jax.tree.leaves(state), "step": np.int32(step)}
+    tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
     ocp.save(folder.absolute(), tree, overwrite=True)
 
 
@@ -201,7 +205,7 @@ def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, 
     from orbax.checkpoint import v1 as ocp
 
     leaves, treedef = jax.tree.flatten(state)
-    target = {"params": params, "state": leaves, "step": np.int32(0)}
+    target = {"params": params, "state": leaves, "step": jnp.int32(0)}
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
     tree = ocp.load(folder.absolute(), jax.tree.map(like, target))
     return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])

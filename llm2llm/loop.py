@@ -123,7 +123,6 @@ class _Arm:
         if not path.exists():
             order = list(student.data)
             random.Random(f"order {self.seed}").shuffle(order)
-            metrics = self.run.metrics(student.folder)
             state = path.parent / "training_state"
             with self.run.timed(f"train {self.name}"):
                 params = fine_tune(
@@ -134,7 +133,7 @@ class _Arm:
                     pad_id=base.tokenizer.pad_id,
                     steps=student.updates,
                     checkpoint=state,
-                    log=lambda step, values: metrics.log(step, **values),
+                    log=lambda first: self.run.metrics(student.folder, first).log,
                     label=student.folder,
                 )
                 self.run.once_folder(student.weights, lambda place: hf.save(place, params, base.folder))

@@ -59,7 +59,7 @@ def test_new_names_and_things_are_recognised():
 
 def test_splits_do_not_share_questions_and_are_fixed_by_the_seed():
     splits = {name: [e.question for e in ARITHMETIC.load(name, None, 3)] for name in ("train", "dev", "test")}
-    everything = sum(splits.values(), [])
+    everything = [question for questions in splits.values() for question in questions]
     assert len(set(everything)) == len(everything)
     assert splits["test"] == [e.question for e in ARITHMETIC.load("test", None, 3)]
     assert splits["test"] != [e.question for e in ARITHMETIC.load("test", None, 4)]

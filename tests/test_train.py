@@ -21,7 +21,7 @@ SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epo
 
 @pytest.fixture(scope="module")
 def params():
-    return init(CONFIG, jax.random.key(0))
+    return jax.jit(init, static_argnums=0)(CONFIG, jax.random.key(0))
 
 
 def some_examples(count=11, seed=0):
@@ -37,16 +37,13 @@ def test_chunked_log_probabilities_and_gradients_equal_the_reference(params):
     targets = jax.random.randint(jax.random.key(2), (37,), 0, 64)
     chunked = lambda p, h: token_logps(p, CONFIG, h, targets, chunk=8).sum()
     whole = lambda p, h: token_logps_reference(p, CONFIG, h, targets).sum()
+    gradients = [jax.jit(jax.grad(f, (0, 1)))(params, h) for f in (chunked, whole)]
     np.testing.assert_allclose(
         token_logps(params, CONFIG, h, targets, chunk=8),
         token_logps_reference(params, CONFIG, h, targets),
         rtol=1e-6,
     )
-    for a, b in zip(
-        jax.tree.leaves(jax.grad(chunked, (0, 1))(params, h)),
-        jax.tree.leaves(jax.grad(whole, (0, 1))(params, h)),
-        strict=True,
-    ):
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -56,10 +53,12 @@ def test_loss_covers_just_the_answer_tokens(params):
     batch = collate(examples, dataclasses.replace(SETTINGS, batch_size=5, micro_batch_size=5), pad_id=0)
     part = (batch.tokens[0], batch.index[0], batch.target[0], batch.weight[0])
     loss = answer_loss(params, CONFIG, part, dtype=jnp.float32)
+    forward = jax.jit(lambda tokens: jax.nn.log_softmax(unembed(params, CONFIG, hidden(params, CONFIG, tokens))))
     expected = 0.0
     for example in examples:
-        tokens = jnp.array([example.tokens])
-        logps = jax.nn.log_softmax(unembed(params, CONFIG, hidden(params, CONFIG, tokens)))[0]
+        tokens = np.zeros((1, 64), np.int32)
+        tokens[0, : len(example.tokens)] = example.tokens
+        logps = forward(tokens)[0]
         for place in range(example.prompt_length, len(example.tokens)):
             expected -= float(logps[place - 1, example.tokens[place]])
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -74,9 +73,10 @@ def test_padding_and_remat_change_neither_loss_nor_gradient(params):
     other = collate(examples, settings, pad_id=7)
     other_part = (other.tokens[0], other.index[0], other.target[0], other.weight[0])
     f = lambda p, x, remat: answer_loss(p, CONFIG, x, dtype=jnp.float32, remat=remat)
-    loss, grads = jax.value_and_grad(f)(params, part, False)
+    value_and_grad = jax.jit(jax.value_and_grad(f), static_argnums=2)
+    loss, grads = value_and_grad(params, part, False)
     for x, remat in ((other_part, False), (part, True)):
-        same, same_grads = jax.value_and_grad(f)(params, x, remat)
+        same, same_grads = value_and_grad(params, x, remat)
         assert same == pytest.approx(float(loss), rel=1e-6)
         for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(same_grads), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
@@ -85,8 +85,9 @@ def test_padding_and_remat_change_neither_loss_nor_gradient(params):
 def test_accumulation_gives_the_update_of_the_whole_batch(params):
     """Micro-batches with unequal numbers of answer tokens must not be averaged batch by batch."""
     examples = some_examples(8)
-    whole = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=8)
-    parts = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=2)
+    # A large epsilon keeps Adam from turning rounding of tiny gradients into whole steps.
+    whole = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=8, epsilon=1e-2)
+    parts = dataclasses.replace(whole, micro_batch_size=2)
     results = [fine_tune(params, CONFIG, examples, s, pad_id=0, steps=3) for s in (whole, parts)]
     for a, b in zip(*(jax.tree.leaves(r) for r in results), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -103,7 +104,7 @@ def test_update_is_adamw(params):
     )
     part = tuple(x[0] for x in arrays)
     total = batch.weight.sum()
-    grads = jax.grad(lambda p: answer_loss(p, CONFIG, part, dtype=jnp.float32) / total)(params)
+    grads = jax.jit(jax.grad(lambda p: answer_loss(p, CONFIG, part, dtype=jnp.float32) / total))(params)
     updates, _ = tx.update(grads, tx.init(params), params)
     expected = optax.apply_updates(params, updates)
     from common.train import _optimizer
@@ -126,7 +127,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(params):
         SETTINGS,
         pad_id=0,
         steps=30,
-        log=lambda step, values: losses.append((step, values["loss"])),
+        log=lambda first: lambda step, **values: losses.append((step, values["loss"])),
     )
     assert [step for step, _ in losses] == list(range(30))
     assert losses[-1][1] < 0.5 * losses[0][1]
@@ -147,12 +148,13 @@ def test_continued_training_ends_bit_for_bit_the_same(params, tmp_path, monkeypa
     examples = some_examples(9)
     settings = dataclasses.replace(SETTINGS, checkpoint_seconds=0.0)
     whole = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=7)
-    seen = []
 
-    def stop_at_four(step, values):
-        seen.append(step)
-        if step == 4:
-            raise KeyboardInterrupt
+    def stop_at_four(first):
+        def log(step, **values):
+            if step == 4:
+                raise KeyboardInterrupt
+
+        return log
 
     folder = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
@@ -166,10 +168,10 @@ def test_continued_training_ends_bit_for_bit_the_same(params, tmp_path, monkeypa
         pad_id=0,
         steps=7,
         checkpoint=folder,
-        log=lambda step, values: resumed.append(step),
+        log=lambda first: resumed.append(first) or (lambda step, **values: resumed.append(step)),
     )
     assert resumed[0] > 0
-    assert resumed[-1] == 6
+    assert resumed[1:] == list(range(resumed[0], 7))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -69,18 +69,20 @@ def story(rng: random.Random) -> Document:
     return rng.choice(asks).format(hero=hero), reply
 
 
-def equation(rng: random.Random) -> Document:
-    """One line of plain arithmetic with numbers below 200."""
+def _equation(rng: random.Random) -> str:
     op = rng.choice("+-*/+-")
-    while True:
-        if op in "*/":
-            a, b = rng.randint(2, 20), rng.randint(2, 9)
-            a = a * b if op == "/" else a
-        else:
-            a, b = rng.randint(1, 150), rng.randint(1, 80)
-        result = calculate(a, op, b)
-        if 0 <= result < 200 and a < 200:
-            return None, f"{a} {op} {b} = {result}."
+    if op in "*/":
+        a, b = rng.randint(2, 10), rng.randint(2, 9)
+        a = a * b if op == "/" else a
+    else:
+        a, b = rng.randint(2, 60), rng.randint(2, 30)
+        a = a + b if op == "-" else a
+    return f"{a} {op} {b} = {calculate(a, op, b)}."
+
+
+def equations(rng: random.Random) -> Document:
+    """Some lines' worth of plain arithmetic with numbers below 100."""
+    return None, " ".join(_equation(rng) for _ in range(8))
 
 
 def similar_prompt(question: str, solution: str) -> str:
@@ -112,7 +114,7 @@ def _document(rng: random.Random, kind: str, skills: tuple[str, ...], paragraphs
     if kind == "story":
         return story(rng)
     if kind == "equation":
-        return equation(rng)
+        return equations(rng)
     return None, rng.choice(paragraphs)
 
 

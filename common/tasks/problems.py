@@ -51,59 +51,58 @@ class Problem:
 
 
 def _add(r: random.Random) -> Numbers:
-    x = r.randint(2, 80)
-    return {"x": x, "y": r.randint(2, max(2, 98 - x))}
+    return {"x": r.randint(2, 25), "y": r.randint(2, 20)}
 
 
 def _subtract(r: random.Random) -> Numbers:
-    x = r.randint(8, 99)
-    return {"x": x, "y": r.randint(2, x - 2)}
+    x = r.randint(6, 45)
+    return {"x": x, "y": r.randint(2, min(20, x - 2))}
 
 
 def _multiply(r: random.Random) -> Numbers:
-    return {"x": r.randint(2, 12), "y": r.randint(2, 9)}
+    return {"x": r.randint(2, 9), "y": r.randint(2, 9)}
 
 
 def _divide(r: random.Random) -> Numbers:
-    y, quotient = r.randint(2, 9), r.randint(2, 12)
+    y, quotient = r.randint(2, 9), r.randint(2, 9)
     return {"x": y * quotient, "y": y}
 
 
 def _add_then_subtract(r: random.Random) -> Numbers:
-    x, y = r.randint(5, 50), r.randint(4, 40)
-    return {"x": x, "y": y, "z": r.randint(2, x + y - 2)}
+    x, y = r.randint(3, 25), r.randint(2, 20)
+    return {"x": x, "y": y, "z": r.randint(2, min(20, x + y - 2))}
 
 
 def _compare(r: random.Random) -> Numbers:
-    return {"x": r.randint(3, 35), "y": r.randint(2, 20)}
+    return {"x": r.randint(3, 15), "y": r.randint(2, 12)}
 
 
 def _multiply_then_add(r: random.Random) -> Numbers:
-    return {"x": r.randint(2, 9), "y": r.randint(2, 9), "z": r.randint(2, 30)}
+    return {"x": r.randint(2, 7), "y": r.randint(2, 7), "z": r.randint(2, 20)}
 
 
 def _change(r: random.Random) -> Numbers:
-    x, y = r.randint(2, 9), r.randint(2, 9)
-    return {"x": x, "y": y, "z": x * y + r.randint(2, 30)}
+    x, y = r.randint(2, 6), r.randint(2, 6)
+    return {"x": x, "y": y, "z": x * y + r.randint(2, 12)}
 
 
 def _double(r: random.Random) -> Numbers:
-    x = r.randint(4, 40)
-    return {"x": x, "y": r.randint(2, 2 * x - 2)}
+    x = r.randint(4, 20)
+    return {"x": x, "y": r.randint(2, min(20, 2 * x - 2))}
 
 
 def _subtract_then_divide(r: random.Random) -> Numbers:
-    z, quotient, y = r.randint(2, 9), r.randint(2, 9), r.randint(2, 20)
+    z, quotient, y = r.randint(2, 7), r.randint(2, 7), r.randint(2, 12)
     return {"x": z * quotient + y, "y": y, "z": z}
 
 
 def _two_groups(r: random.Random) -> Numbers:
-    return {k: r.randint(2, 8) for k in "xyzw"}
+    return {k: r.randint(2, 5) for k in "xyzw"}
 
 
 def _daily(r: random.Random) -> Numbers:
-    x, y = r.randint(2, 7), r.randint(2, 6)
-    return {"x": x, "y": y, "z": r.randint(2, 9)}
+    x, y = r.randint(2, 5), r.randint(2, 5)
+    return {"x": x, "y": y, "z": r.randint(2, 7)}
 
 
 def _then(first: Step, op: str, second: int) -> list[Step]:
