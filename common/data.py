@@ -15,7 +15,6 @@ import numpy as np
 from common.buckets import bucket, power_of_two
 from common.config import TrainConfig
 
-
 SHORTEST = 64
 """Smallest padded length: a program for shorter rows would take longer to compile than it saves."""
 

@@ -38,6 +38,11 @@ class LanguageModel:
         folder = hf.resolve(name)
         config = hf.load_config(folder)
         tokenizer = Tokenizer.load(folder)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise UserError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}: they "
+                "do not belong together, or the embedding was not resized"
+            )
         params = hf.load_params(folder, config, dtype=dtype or runtime.compute_dtype())
         return cls(name, folder, config, params, tokenizer)
 

@@ -11,9 +11,11 @@ stream: no document is seen twice, so no held-out loss is needed to watch for me
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -162,6 +164,60 @@ def hf_config(recipe: Recipe) -> dict:
     }
 
 
+CARD = """---
+license: apache-2.0
+language: en
+tags: [seedloop, arithmetic]
+---
+
+# seedloop {name}
+
+A {parameters:,}-parameter Llama with a byte-level vocabulary of {vocabulary} pieces, made by
+`python -m common.embedded.train {name}` in this repository. It exists so that the first command of
+the project runs a real language model without a download; it is no use for anything else.
+
+- **Training**: {tokens:,} tokens in {steps} updates (AdamW, peak learning rate {rate:g}, cosine),
+  no text twice, on a laptop-class CPU with two cores. Seed {seed}. Stored in bfloat16.
+- **Text**: documents in these proportions: {kinds}.
+  All of it is written by rule in `common/embedded/text.py`{corpus}
+- **Skills of word problems seen**: {skills}.
+- **Can**: {can}
+- **Cannot**: anything outside these forms; facts, reasoning in words, other languages. Its arithmetic
+  fails on numbers of three digits and at times on two.
+- **Licence**: Apache-2.0.
+- **Checksum** (SHA-256 of model.safetensors): `{checksum}`
+"""
+CORPUS_NOTE = """,
+  except `corpus`: paragraphs of children's books in the public domain (Project Gutenberg) and of the storybook
+  collections African Storybook and Pratham Books StoryWeaver (CC BY 4.0, by their authors and illustrators)."""
+CAN = {
+    "student": "calculate with small numbers, solve the skills named above, tell very short stories; after "
+    "fine-tuning, more.",
+    "teacher": "solve short word problems of all skills named above, write a new problem like a given one with "
+    "its solution, write one more problem after some examples, tell stories of varying length.",
+}
+
+
+def write_card(name: str, folder: pathlib.Path, parameters: int, steps: int, with_corpus: bool) -> None:
+    """The model card, with the checksum that a test compares."""
+    recipe = RECIPES[name]
+    card = CARD.format(
+        name=name,
+        parameters=parameters,
+        vocabulary=VOCABULARY,
+        tokens=steps * recipe.rows * recipe.length,
+        steps=steps,
+        rate=recipe.learning_rate,
+        seed=recipe.seed,
+        kinds=", ".join(f"{kind} {weight:g}" for kind, weight in recipe.kinds.items()),
+        corpus=CORPUS_NOTE if with_corpus and "corpus" in recipe.kinds else ".",
+        skills=", ".join(recipe.skills),
+        can=CAN[name],
+        checksum=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
 def train_model(name: str, folder: pathlib.Path, paragraphs: list[str]) -> None:
     """Train recipe `name` and write it to folder/name, beside the tokenizer made before."""
     import transformers
@@ -195,9 +251,8 @@ def train_model(name: str, folder: pathlib.Path, paragraphs: list[str]) -> None:
     generation = {"eos_token_id": 1, "pad_token_id": 0}
     (scratch / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     hf.save(out, params, scratch, dtype="bfloat16")
-    for file in scratch.iterdir():
-        file.unlink()
-    scratch.rmdir()
+    shutil.rmtree(scratch)
+    write_card(name, out, count_params(params), steps, bool(paragraphs))
 
 
 def main() -> None:
