@@ -53,7 +53,7 @@ def _decays(path: tuple, leaf: jax.Array) -> bool:
 
 
 @functools.lru_cache
-def _optimizer(settings: TrainConfig) -> optax.GradientTransformation:
+def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
     """AdamW up to the factor -learning_rate, which `update` takes as an argument."""
     mask = functools.partial(jax.tree_util.tree_map_with_path, _decays)
     return optax.chain(
@@ -92,7 +92,7 @@ def update(params, state, batch, rate, *, config, optimizer, dtype, remat):
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         (loss, grads), _ = jax.lax.scan(accumulate, zero, batch)
     norm = optax.tree.norm(grads)
-    direction, new_state = _optimizer(optimizer).update(grads, state, params)
+    direction, new_state = make_optimizer(optimizer).update(grads, state, params)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     keep = lambda new, old: jnp.where(finite, new, old)
     params = jax.tree.map(lambda p, d: keep(p - rate * d, p), params, direction)
@@ -145,7 +145,7 @@ def fine_tune(
         "remat": count_params(params) > REMAT_ABOVE,
     }
     params = jax.tree.map(jnp.copy, params)
-    state = _optimizer(static["optimizer"]).init(params)
+    state = make_optimizer(static["optimizer"]).init(params)
     first = 0
     if checkpoint is not None and checkpoint.exists():
         params, state, first = _restore(checkpoint, params, state)

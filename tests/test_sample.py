@@ -38,6 +38,9 @@ SETTINGS = [
 ]
 
 
+_quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @functools.cache
 def _params(seed=0):
     """Random weights, large enough that some tokens are much likelier than others."""
@@ -54,7 +57,7 @@ def _sampler(eos_ids=(EOS,), slots=8, block=4, **changes):
     return Sampler(_params(), CONFIG, eos_ids=eos_ids, slots=slots, block=block, **changes)
 
 
-@jax.jit
+@_quick_jit
 def _logits(params, tokens):
     return model.unembed(params, CONFIG, model.hidden(params, CONFIG, tokens))
 
@@ -175,7 +178,7 @@ def test_draws_follow_the_exact_distribution(sampling):
     seeds = np.array([sample.key_data(seed) for seed in range(count)], np.uint32)
     settings = [np.full(count, x, np.float32) for x in (sampling.temperature, sampling.top_p)]
     steps, top_k = np.zeros(count, np.int32), np.full(count, sampling.top_k, np.int32)
-    drawn = jax.jit(sample.choose)(np.tile(logits, (count, 1)), seeds, steps, *settings, top_k)
+    drawn = _quick_jit(sample.choose)(np.tile(logits, (count, 1)), seeds, steps, *settings, top_k)
     probs = _exact_probabilities(logits.astype(np.float64), sampling)
     counts = np.bincount(drawn, minlength=64)
     assert counts[probs == 0].sum() == 0
@@ -193,7 +196,7 @@ def test_a_draw_is_where_the_running_sum_exceeds_the_uniform_number(size):
     uniform[:2] = 0, 1 - 2**-24
     weights = np.exp(scaled, dtype=np.float64)
     sums = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
-    drawn = np.asarray(jax.jit(sample.draw)(scaled, uniform))[:, None]
+    drawn = np.asarray(_quick_jit(sample.draw)(scaled, uniform))[:, None]
     chosen, mass = (np.take_along_axis(x, drawn, 1)[:, 0] for x in (sums, weights / weights.sum(1, keepdims=True)))
     assert (mass > 0).all()
     assert (chosen >= uniform - 1e-6).all()
@@ -217,7 +220,7 @@ def test_cuts_equal_those_by_sorting():
     logits = (rng.normal(size=(64, 300)) * rng.uniform(0.1, 8, (64, 1))).astype(np.float32)
     top_p = rng.choice([1.0, 0.999, 0.9, 0.5, 0.01], 64).astype(np.float32)
     top_k = rng.choice([0, 1, 2, 10, 299, 300, 1000], 64).astype(np.int32)
-    kept = np.isfinite(np.asarray(jax.jit(sample.cut)(logits, top_p, top_k)))
+    kept = np.isfinite(np.asarray(_quick_jit(sample.cut)(logits, top_p, top_k)))
     for row in range(64):
         want = _exact_probabilities(
             logits[row].astype(np.float64), SampleConfig(temperature=1.0, top_p=top_p[row], top_k=top_k[row])
@@ -231,7 +234,7 @@ def test_cuts_equal_those_by_sorting():
 
 def test_a_cut_in_one_row_leaves_other_rows_as_they_are():
     logits = np.linspace(0, -120, 50, dtype=np.float32)[None].repeat(2, 0)  # far beyond float32's rounding
-    kept = jax.jit(sample.cut)(logits, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
+    kept = _quick_jit(sample.cut)(logits, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
     assert np.isfinite(np.asarray(kept)).sum(1).tolist() == [50, 1]
 
 

@@ -13,7 +13,7 @@ from common.data import Encoded, batches, collate, epoch_plan
 from common.errors import UserError
 from common.losses import token_logps, token_logps_reference
 from common.model import hidden, init, unembed
-from common.train import answer_loss, fine_tune, learning_rate, update
+from common.train import answer_loss, fine_tune, learning_rate, make_optimizer, update
 
 CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
 SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2, max_length=64)
@@ -107,9 +107,7 @@ def test_update_is_adamw(params):
     grads = jax.jit(jax.grad(lambda p: answer_loss(p, CONFIG, part, dtype=jnp.float32) / total))(params)
     updates, _ = tx.update(grads, tx.init(params), params)
     expected = optax.apply_updates(params, updates)
-    from common.train import _optimizer
-
-    state = _optimizer(settings).init(params)
+    state = make_optimizer(settings).init(params)
     static = {"config": CONFIG, "optimizer": settings, "dtype": jnp.dtype(jnp.float32), "remat": False}
     new, _, _ = update(jax.tree.map(jnp.copy, params), state, arrays, np.float32(3e-3), **static)
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import json
 import pathlib
-import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ from common.config import ModelConfig, TrainConfig
 from common.embedded.text import Document, paragraphs_of, stream
 from common.model import count_params, init
 from common.tasks.problems import SKILLS
-from common.train import _optimizer, learning_rate, update
+from common.train import learning_rate, make_optimizer, update
 
 HERE = pathlib.Path(__file__).parent
 VOCABULARY = 2048
@@ -40,17 +40,24 @@ TEMPLATE = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """One pass over a mixture, with its own schedule. `kinds` weighs the documents of `text.stream`."""
+
+    tokens: int
+    learning_rate: float
+    kinds: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a model is made of. `kinds` weighs the documents of `common.embedded.text.stream`."""
+    """What a model is made of; each stage begins with the stored weights of the one before."""
 
     hidden_size: int
     intermediate_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    tokens: int
-    learning_rate: float
-    kinds: dict[str, float]
+    stages: tuple[Stage, ...]
     skills: tuple[str, ...]
     seed: int
     rows: int = 48
@@ -66,9 +73,10 @@ RECIPES = {
         num_layers=4,
         num_heads=4,
         num_kv_heads=2,
-        tokens=3_000_000,
-        learning_rate=4e-3,
-        kinds={"solve": 5, "equation": 2.5, "story": 1, "corpus": 1},
+        stages=(
+            Stage(3_000_000, 4e-3, {"solve": 5, "equation": 2.5, "story": 1, "corpus": 1}),
+            Stage(3_000_000, 3e-3, {"solve": 6, "equation": 2.5, "story": 0.3}),
+        ),
         skills=("add", "subtract", "multiply", "divide", "add_then_subtract", "multiply_then_add"),
         seed=1,
     ),
@@ -79,9 +87,9 @@ RECIPES = {
         num_layers=4,
         num_heads=4,
         num_kv_heads=2,
-        tokens=4_500_000,
-        learning_rate=3e-3,
-        kinds={"solve": 4, "similar": 5, "propose": 0.4, "equation": 1.5, "story": 0.6},
+        stages=(
+            Stage(4_500_000, 3e-3, {"solve": 4, "similar": 5, "propose": 0.4, "equation": 1.5, "story": 0.6}),
+        ),
         skills=tuple(SKILLS),
         seed=2,
     ),
@@ -128,9 +136,11 @@ def train_tokenizer(folder: pathlib.Path, paragraphs: list[str]) -> None:
     wrapped.save_pretrained(folder)
 
 
-def rows_of(recipe: Recipe, encode, paragraphs: list[str], pad_id: int) -> Iterator[np.ndarray]:
+def rows_of(
+    recipe: Recipe, kinds: dict[str, float], seed: int, encode, paragraphs: list[str]
+) -> Iterator[np.ndarray]:
     """Batches (rows, length) of whole documents laid end to end; a row starts with a document's first token."""
-    documents = stream(recipe.kinds, recipe.seed, recipe.skills, paragraphs)
+    documents = stream(kinds, seed, recipe.skills, paragraphs)
     row: list[int] = []
     batch: list[list[int]] = []
     for document in documents:
@@ -176,9 +186,9 @@ A {parameters:,}-parameter Llama with a byte-level vocabulary of {vocabulary} pi
 `python -m common.embedded.train {name}` in this repository. It exists so that the first command of
 the project runs a real language model without a download; it is no use for anything else.
 
-- **Training**: {tokens:,} tokens in {steps} updates (AdamW, peak learning rate {rate:g}, cosine),
-  no text twice, on a laptop-class CPU with two cores. Seed {seed}. Stored in bfloat16.
-- **Text**: documents in these proportions: {kinds}.
+- **Training**: AdamW with a cosine schedule, no text twice, on a laptop-class CPU with two cores.
+  Seed {seed}. Stored in bfloat16.
+- **Text**, by kind of document and its weight: {stages}.
   All of it is written by rule in `common/embedded/text.py`{corpus}
 - **Skills of word problems seen**: {skills}.
 - **Can**: {can}
@@ -198,19 +208,22 @@ CAN = {
 }
 
 
-def write_card(name: str, folder: pathlib.Path, parameters: int, steps: int, with_corpus: bool) -> None:
+def write_card(name: str, folder: pathlib.Path, parameters: int) -> None:
     """The model card, with the checksum that a test compares."""
     recipe = RECIPES[name]
+    stages = "; then ".join(
+        f"{stage.tokens:,} tokens (peak learning rate {stage.learning_rate:g}) of "
+        + ", ".join(f"{kind} {weight:g}" for kind, weight in stage.kinds.items())
+        for stage in recipe.stages
+    )
+    with_corpus = any("corpus" in stage.kinds for stage in recipe.stages)
     card = CARD.format(
         name=name,
         parameters=parameters,
         vocabulary=VOCABULARY,
-        tokens=steps * recipe.rows * recipe.length,
-        steps=steps,
-        rate=recipe.learning_rate,
         seed=recipe.seed,
-        kinds=", ".join(f"{kind} {weight:g}" for kind, weight in recipe.kinds.items()),
-        corpus=CORPUS_NOTE if with_corpus and "corpus" in recipe.kinds else ".",
+        stages=stages,
+        corpus=CORPUS_NOTE if with_corpus else ".",
         skills=", ".join(recipe.skills),
         can=CAN[name],
         checksum=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
@@ -218,41 +231,39 @@ def write_card(name: str, folder: pathlib.Path, parameters: int, steps: int, wit
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def train_model(name: str, folder: pathlib.Path, paragraphs: list[str]) -> None:
-    """Train recipe `name` and write it to folder/name, beside the tokenizer made before."""
+def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[str]) -> None:
+    """Train one stage of recipe `name` and write it to folder/name, beside the tokenizer made before."""
     import transformers
 
-    recipe = RECIPES[name]
-    if not paragraphs:
-        recipe = dataclasses.replace(recipe, kinds={k: w for k, w in recipe.kinds.items() if k != "corpus"})
+    recipe, stage = RECIPES[name], RECIPES[name].stages[number]
+    kinds = {kind: weight for kind, weight in stage.kinds.items() if paragraphs or kind != "corpus"}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
     config = ModelConfig.from_hf(hf_config(recipe))
-    params = init(config, jax.random.key(recipe.seed))
-    settings = TrainConfig(learning_rate=recipe.learning_rate, warmup_ratio=0.02, weight_decay=0.02, beta2=0.98)
+    params = hf.load_params(folder / name, config) if number else init(config, jax.random.key(recipe.seed))
+    settings = TrainConfig(learning_rate=stage.learning_rate, warmup_ratio=0.02, weight_decay=0.02, beta2=0.98)
     static = {"config": config, "optimizer": settings, "dtype": runtime.compute_dtype(), "remat": False}
-    state = _optimizer(settings).init(params)
+    state = make_optimizer(settings).init(params)
     R, T = recipe.rows, recipe.length
     index = np.delete(np.arange(R * T), np.arange(T - 1, R * T, T))[None]
-    steps = recipe.tokens // (R * T)
-    print(f"{name}: {count_params(params):,} parameters, {steps} updates of {R * T} tokens", flush=True)
+    steps = stage.tokens // (R * T)
+    print(f"{name} stage {number}: {count_params(params):,} parameters, {steps} updates of {R * T} tokens")
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     start = time.monotonic()
-    for step, rows in enumerate(itertools.islice(rows_of(recipe, encode, paragraphs, 0), steps)):
+    data = rows_of(recipe, kinds, 100 * number + recipe.seed, encode, paragraphs)
+    for step, rows in enumerate(itertools.islice(data, steps)):
         batch = (rows[None], index, rows.reshape(-1)[index + 1], np.ones(index.shape, np.float32))
         rate = np.float32(learning_rate(settings, step, steps))
         params, state, (loss, _) = update(params, state, batch, rate, **static)
         if step % 50 == 0 or step + 1 == steps:
             speed = (step + 1) * R * T / (time.monotonic() - start)
             print(f"{step:5d} loss {float(loss):.4f} {speed:,.0f} tokens/s", flush=True)
-    out = folder / name
-    scratch = folder / f"{name}.source"
-    tokenizer.save_pretrained(scratch)
-    (scratch / "config.json").write_text(json.dumps(hf_config(recipe), indent=2) + "\n")
-    generation = {"eos_token_id": 1, "pad_token_id": 0}
-    (scratch / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    hf.save(out, params, scratch, dtype="bfloat16")
-    shutil.rmtree(scratch)
-    write_card(name, out, count_params(params), steps, bool(paragraphs))
+    with tempfile.TemporaryDirectory() as source:
+        tokenizer.save_pretrained(source)
+        generation = {"eos_token_id": 1, "pad_token_id": 0}
+        for file, value in (("config.json", hf_config(recipe)), ("generation_config.json", generation)):
+            (pathlib.Path(source) / file).write_text(json.dumps(value, indent=2) + "\n")
+        hf.save(folder / name, params, source, dtype="bfloat16")
+    write_card(name, folder / name, count_params(params))
 
 
 def main() -> None:
@@ -260,12 +271,14 @@ def main() -> None:
     parser.add_argument("what", choices=["tokenizer", *RECIPES])
     parser.add_argument("--corpus", nargs="*", type=pathlib.Path, default=[])
     parser.add_argument("--out", type=pathlib.Path, default=HERE, help="folder of the models")
+    parser.add_argument("--stage", type=int, default=0, help="begin with this stage, on the stored one before")
     arguments = parser.parse_args()
     paragraphs = paragraphs_of(arguments.corpus)
     if arguments.what == "tokenizer":
         train_tokenizer(arguments.out / "tokenizer", paragraphs)
     else:
-        train_model(arguments.what, arguments.out, paragraphs)
+        for number in range(arguments.stage, len(RECIPES[arguments.what].stages)):
+            train_stage(arguments.what, number, arguments.out, paragraphs)
 
 
 if __name__ == "__main__":
