@@ -69,11 +69,12 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
         slots.start(slot, sample._Job(prompt, slot, slot, 0))
     length = bucket(slots.reach(busy[0].sampling.max_new_tokens), sample.SHORTEST_CACHE)
     cache = model.empty_cache(sampler.config, sampler.slots, length, dtype=sampler.dtype)
+    numbers = np.random.default_rng(0).random((sampler.block, sampler.slots), np.float32)
 
     def block():
         nonlocal cache
         cache, tokens, _ = sample._decode_block(
-            sampler._layered, sampler.config, sampler.block, cache, slots.rows, sampler._eos
+            sampler._layered, sampler.config, cache, slots.rows, numbers, sampler._eos
         )
         jax.block_until_ready(tokens)
 

@@ -106,9 +106,9 @@ class Sampler:
             if queue.waiting and len(free) >= min(queue.waiting, self._group):
                 cache = self._refill(cache, slots, free, queue)
             cache = _fit(cache, slots.reach(self.block))
-            cache, tokens, logps = _decode_block(
-                self._layered, self.config, self.block, cache, slots.rows, self._eos
-            )
+            steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
+            numbers = _uniform(slots.rows["key"], steps)
+            cache, tokens, logps = _decode_block(self._layered, self.config, cache, slots.rows, numbers, self._eos)
             for job in slots.advance(*jax.device_get((tokens, logps)), self._eos):
                 results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
                 if on_done:
@@ -299,17 +299,17 @@ def _fit(cache: Cache, length: int) -> Cache:
     return _grow(cache, bucket(length, SHORTEST_CACHE))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
 def _decode_block(
     layered: Params,
     config: ModelConfig,
-    block: int,
     cache: Cache,
     rows: dict[str, jax.Array],
+    numbers: Float[Array, "block B"],
     eos: Int[Array, " E"],
 ) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
     """Up to `block` tokens of every live row, fewer when no row is left. Tokens not sampled are -1."""
-    B = rows["live"].shape[0]
+    block, B = numbers.shape
 
     def going(state):
         return (state["i"] < block) & state["live"].any()
@@ -325,7 +325,7 @@ def _decode_block(
             dtype=layered["embed"].dtype,
         )
         logits = model.unembed(layered, config, h[:, 0])
-        token = choose(logits, rows["key"], state["step"], rows["temperature"], rows["top_p"], rows["top_k"])
+        token = choose(logits, numbers[i], rows["temperature"], rows["top_p"], rows["top_k"])
         logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=1)
         step = state["step"] + 1
         return {
@@ -350,38 +350,77 @@ def _decode_block(
     return state["cache"], state["tokens"], state["logps"]
 
 
+def uniform(key: UInt32[Array, "B 2"], step: Int[Array, "n B"]) -> Float[Array, "n B"]:
+    """The random number in [0, 1) of each row at each step: 24 bits of the row's key with the step folded in."""
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in), in_axes=(None, 0))
+    folded = jax.random.key_data(fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step))
+    return (folded[..., 0] >> 8) * jnp.float32(2**-24)
+
+
+# A program of its own: compiled once for all models and cache lengths.
+_uniform = jax.jit(uniform)
+
+
 def choose(
     logits: Float[Array, "B V"],
-    key: UInt32[Array, "B 2"],
-    step: Int[Array, " B"],
+    uniform: Float[Array, " B"],
     temperature: Float[Array, " B"],
     top_p: Float[Array, " B"],
     top_k: Int[Array, " B"],
 ) -> Int[Array, " B"]:
-    """The next token of each row: the likeliest at temperature 0, else drawn with the row's own key."""
+    """The next token of each row: the likeliest at temperature 0, else drawn by the row's random number."""
     greedy = jnp.argmax(logits, axis=1).astype(jnp.int32)
-
-    def uniform(key, step):
-        return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step))
 
     def drawn():
         scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
-        cuts = ((top_p < 1) | (top_k > 0)).any()
-        scaled = jax.lax.cond(cuts, lambda: cut(scaled, top_p, top_k), lambda: scaled)
-        return jnp.where(temperature > 0, draw(scaled, jax.vmap(uniform)(key, step)), greedy)
+        weights = jnp.exp(scaled - scaled.max(1, keepdims=True))
+        return jnp.where(temperature > 0, draw(cut(weights, top_p, top_k), uniform), greedy)
 
     return jax.lax.cond((temperature > 0).any(), drawn, lambda: greedy)
 
 
-def draw(scaled: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
-    """The token where the running sum of the softmax of `scaled` first exceeds `uniform`.
+def cut(weights: Float[Array, "B V"], top_p: Float[Array, " B"], top_k: Int[Array, " B"]) -> Float[Array, "B V"]:
+    """`weights` (the largest of a row 1) with zeros outside the `top_k` largest, and among these outside the
+    smallest set that has the share `top_p` of their sum.
 
-    One random number a row, and a search in two steps, first for a piece of the vocabulary, then for the token in
-    it: Gumbel noise for every token would take as long as all layers of a small model.
+    No sort: both sets are the tokens from a threshold on, which is found by bisection. Positive floats are ordered
+    like their bits, so 30 halvings between 0 and 1 give it exactly. Tokens tied at it all stay.
     """
-    size = power_of_two(math.isqrt(scaled.shape[1]))
-    weights = jnp.exp(scaled - scaled.max(1, keepdims=True))
-    pieces = jnp.pad(weights, ((0, 0), (0, -scaled.shape[1] % size))).reshape(len(scaled), -1, size)
+
+    def smaller(phase: jax.Array, weights: jax.Array) -> jax.Array:
+        """Cut by count in phase 0, by share in phase 1."""
+        by_count = phase == 0
+        terms = jnp.where(by_count, 1.0, weights)
+        wanted = jnp.where(by_count, top_k, top_p * weights.sum(1))
+
+        def halve(_, bounds):
+            low, high = bounds
+            middle = (low + high) // 2
+            enough = jnp.where(weights >= as_float(middle), terms, 0.0).sum(1) >= wanted
+            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+        low = jnp.zeros(weights.shape[0], jnp.int32)
+        low, _ = jax.lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, _BITS_OF_ONE + 1)))
+        # A row without this cut is not touched: rounding of its sum must not cost it unlikely tokens.
+        off = jnp.where(by_count, top_k == 0, top_p >= 1)[:, None]
+        return jnp.where((weights >= as_float(low)) | off, weights, 0.0)
+
+    def as_float(bits: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)[:, None]
+
+    # Only the phases that some row asks for.
+    first, last = jnp.where((top_k > 0).any(), 0, 1), jnp.where((top_p < 1).any(), 2, 1)
+    return jax.lax.fori_loop(first, last, smaller, weights)
+
+
+def draw(weights: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+    """The token at which the running sum of `weights` first exceeds the share `uniform` of the whole sum.
+
+    The search has two steps, first for a piece of the vocabulary, then for the token in it. One random number a
+    row, not Gumbel noise for every token as is usual: that would take as long as all layers of a small model.
+    """
+    size = power_of_two(math.isqrt(weights.shape[1]))
+    pieces = jnp.pad(weights, ((0, 0), (0, -weights.shape[1] % size))).reshape(len(weights), -1, size)
 
     def search(weights, target):
         """The place where the running sum first exceeds `target`, and what is left of `target` there."""
@@ -397,40 +436,6 @@ def draw(scaled: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array,
     piece, rest = search(totals, uniform * totals.sum(1))
     place, _ = search(jnp.take_along_axis(pieces, piece[..., None], 1)[:, 0], rest)
     return (piece * size + place)[:, 0].astype(jnp.int32)
-
-
-def cut(scaled: Float[Array, "B V"], top_p: Float[Array, " B"], top_k: Int[Array, " B"]) -> Float[Array, "B V"]:
-    """-inf outside the `top_k` likeliest tokens, and among them outside the smallest set with mass `top_p`.
-
-    No sort: both sets are the tokens from a threshold probability on, found by bisection. Positive floats are
-    ordered like their bits, so 30 halvings between 0 and 1 give the exact one. Tokens tied at it all stay.
-    """
-
-    def smaller(phase: jax.Array, probs: jax.Array) -> jax.Array:
-        """Probabilities with those outside a set made zero: of `top_k` tokens (phase 0), of mass `top_p` (1)."""
-        by_count = phase == 0
-        weights = jnp.where(by_count, 1.0, probs)
-        wanted = jnp.where(by_count, top_k, top_p * probs.sum(1))
-
-        def halve(_, bounds):
-            low, high = bounds
-            middle = (low + high) // 2
-            threshold = jax.lax.bitcast_convert_type(middle, jnp.float32)[:, None]
-            enough = jnp.where(probs >= threshold, weights, 0.0).sum(1) >= wanted
-            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-        low = jnp.zeros(probs.shape[0], jnp.int32)
-        low, _ = jax.lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, _BITS_OF_ONE + 1)))
-        threshold = jax.lax.bitcast_convert_type(low, jnp.float32)[:, None]
-        # The likeliest token always stays; and a row without this cut is not touched by rounding of its sum.
-        threshold = jnp.minimum(threshold, probs.max(1, keepdims=True))
-        off = jnp.where(by_count, top_k == 0, top_p >= 1)[:, None]
-        return jnp.where((probs >= threshold) | off, probs, 0.0)
-
-    first, last = jnp.where((top_k > 0).any(), 0, 1), jnp.where((top_p < 1).any(), 2, 1)
-    probs = jax.lax.fori_loop(first, last, smaller, jax.nn.softmax(scaled))
-    uncut = ((top_k == 0) & (top_p >= 1))[:, None]  # even where a probability is too small for float32
-    return jnp.where((probs > 0) | uncut, scaled, -jnp.inf)
 
 
 _BITS_OF_ONE = int(np.float32(1).view(np.int32))
@@ -477,6 +482,6 @@ def _choose_reference(logits: np.ndarray, seed: int, step: int, sampling: Sample
     before = (np.cumsum(weights) - weights) / weights.sum()  # mass of likelier tokens
     kept = np.sort(order[before < sampling.top_p])
     key = jax.random.wrap_key_data(np.array(key_data(seed), np.uint32), impl="threefry2x32")
-    uniform = float(jax.random.uniform(jax.random.fold_in(key, step)))
+    number = (int(jax.random.key_data(jax.random.fold_in(key, step))[0]) >> 8) / 2**24
     sums = np.cumsum(np.exp(scaled[kept] - scaled[order[0]], dtype=np.float64))
-    return int(kept[np.searchsorted(sums, uniform * sums[-1], side="right")])
+    return int(kept[np.searchsorted(sums, number * sums[-1], side="right")])

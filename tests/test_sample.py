@@ -177,8 +177,9 @@ def test_draws_follow_the_exact_distribution(sampling):
     logits = (3 * np.random.default_rng(0).normal(size=64)).astype(np.float32)
     seeds = np.array([sample.key_data(seed) for seed in range(count)], np.uint32)
     settings = [np.full(count, x, np.float32) for x in (sampling.temperature, sampling.top_p)]
-    steps, top_k = np.zeros(count, np.int32), np.full(count, sampling.top_k, np.int32)
-    drawn = _quick_jit(sample.choose)(np.tile(logits, (count, 1)), seeds, steps, *settings, top_k)
+    [numbers] = _quick_jit(sample.uniform)(seeds, np.zeros((1, count), np.int32))
+    top_k = np.full(count, sampling.top_k, np.int32)
+    drawn = _quick_jit(sample.choose)(np.tile(logits, (count, 1)), numbers, *settings, top_k)
     probs = _exact_probabilities(logits.astype(np.float64), sampling)
     counts = np.bincount(drawn, minlength=64)
     assert counts[probs == 0].sum() == 0
@@ -190,14 +191,15 @@ def test_draws_follow_the_exact_distribution(sampling):
 @pytest.mark.parametrize("size", [1, 3, 64, 300])
 def test_a_draw_is_where_the_running_sum_exceeds_the_uniform_number(size):
     rng = np.random.default_rng(size)
-    scaled = np.where(rng.random((500, size)) < 0.3, -np.inf, 3 * rng.normal(size=(500, size))).astype(np.float32)
-    scaled[:, rng.integers(size)] = 0  # at least one is left
+    weights = np.where(rng.random((500, size)) < 0.3, 0, np.exp(3 * rng.normal(size=(500, size)))).astype(
+        np.float32
+    )
+    weights[:, rng.integers(size)] = 1  # at least one is left
     uniform = rng.random(500).astype(np.float32)
     uniform[:2] = 0, 1 - 2**-24
-    weights = np.exp(scaled, dtype=np.float64)
-    sums = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
-    drawn = np.asarray(_quick_jit(sample.draw)(scaled, uniform))[:, None]
-    chosen, mass = (np.take_along_axis(x, drawn, 1)[:, 0] for x in (sums, weights / weights.sum(1, keepdims=True)))
+    drawn = np.asarray(_quick_jit(sample.draw)(weights, uniform))[:, None]
+    probs = weights.astype(np.float64) / weights.sum(1, keepdims=True, dtype=np.float64)
+    chosen, mass = (np.take_along_axis(x, drawn, 1)[:, 0] for x in (np.cumsum(probs, 1), probs))
     assert (mass > 0).all()
     assert (chosen >= uniform - 1e-6).all()
     assert (chosen - mass <= uniform + 1e-6).all()
@@ -220,7 +222,8 @@ def test_cuts_equal_those_by_sorting():
     logits = (rng.normal(size=(64, 300)) * rng.uniform(0.1, 8, (64, 1))).astype(np.float32)
     top_p = rng.choice([1.0, 0.999, 0.9, 0.5, 0.01], 64).astype(np.float32)
     top_k = rng.choice([0, 1, 2, 10, 299, 300, 1000], 64).astype(np.int32)
-    kept = np.isfinite(np.asarray(_quick_jit(sample.cut)(logits, top_p, top_k)))
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    kept = np.asarray(_quick_jit(sample.cut)(weights, top_p, top_k)) > 0
     for row in range(64):
         want = _exact_probabilities(
             logits[row].astype(np.float64), SampleConfig(temperature=1.0, top_p=top_p[row], top_k=top_k[row])
@@ -233,15 +236,22 @@ def test_cuts_equal_those_by_sorting():
 
 
 def test_a_cut_in_one_row_leaves_other_rows_as_they_are():
-    logits = np.linspace(0, -120, 50, dtype=np.float32)[None].repeat(2, 0)  # far beyond float32's rounding
-    kept = _quick_jit(sample.cut)(logits, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
-    assert np.isfinite(np.asarray(kept)).sum(1).tolist() == [50, 1]
+    weights = np.exp(np.linspace(0, -80, 50, dtype=np.float32))[None].repeat(2, 0)  # far beyond float32's rounding
+    kept = _quick_jit(sample.cut)(weights, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
+    assert (np.asarray(kept) > 0).sum(1).tolist() == [50, 1]
 
 
 def test_nothing_is_compiled_again_for_a_retrained_model():
     prompts, others = _prompts(12, seed=3, samples=2), _prompts(15, seed=4)
     _sampler().sample(prompts)
-    programs = (sample._prepare, sample._prefill, sample._copy_rows, sample._grow, sample._decode_block)
+    programs = (
+        sample._prepare,
+        sample._prefill,
+        sample._copy_rows,
+        sample._grow,
+        sample._uniform,
+        sample._decode_block,
+    )
     before = [program._cache_size() for program in programs]
     Sampler(_params(seed=1), CONFIG, eos_ids=(EOS,), slots=8, block=4).sample(others)
     assert [program._cache_size() for program in programs] == before
@@ -251,7 +261,9 @@ def test_the_cache_is_donated():
     """Otherwise each block would copy it."""
     sampler = _sampler()
     cache = model.empty_cache(CONFIG, 8, 128)
-    sample._decode_block(sampler._layered, CONFIG, 4, cache, sample._Slots(8).rows, sampler._eos)
+    sample._decode_block(
+        sampler._layered, CONFIG, cache, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos
+    )
     assert all(part.is_deleted() for layer in cache for part in layer)
 
 

@@ -44,8 +44,8 @@ def test_equals_the_plain_form_in_the_order_given(params, quick_jit):
     for (prompt, answer), logps in zip(pairs, scored, strict=True):
         assert logps.shape == (len(answer),)
         assert logps.dtype == np.float32
-        want = [
-            reference(np.array([*prompt, *answer]))[len(prompt) - 1 + i, token] for i, token in enumerate(answer)
+        want = np.asarray(all_logps(np.array([*prompt, *answer])))[
+            len(prompt) - 1 + np.arange(len(answer)), answer
         ]
         np.testing.assert_allclose(logps, want, atol=1e-5)
 
