@@ -74,7 +74,7 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
     def block():
         nonlocal cache
         cache, tokens, _ = sample._decode_block(
-            sampler._layered, sampler.config, cache, slots.rows, numbers, sampler._eos
+            sampler._layered, sampler.config, cache, slots.rows, numbers, sampler._eos, 0
         )
         jax.block_until_ready(tokens)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
+from common import runtime
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
@@ -24,15 +25,19 @@ the same batches, and so with the same bits."""
 
 
 class LocalGenerator:
-    """Samples from `params` through the tokenizer's chat template; `slots` samples decode together.
+    """Samples from `params` through the tokenizer's chat template. `slots` samples decode together: by default 32,
+    or 128 on an accelerator, where a step takes about as long for many rows as for one.
 
     The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
     prompts are equal share one prefill within a wave.
     """
 
-    def __init__(self, name: str, params: Params, config: ModelConfig, tokenizer: Tokenizer, *, slots: int = 32):
+    def __init__(
+        self, name: str, params: Params, config: ModelConfig, tokenizer: Tokenizer, *, slots: int | None = None
+    ):
         self.name = name
         self._config, self._tokenizer = config, tokenizer
+        slots = slots or (128 if runtime.on_accelerator() else 32)
         self._sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids, slots=slots)
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:

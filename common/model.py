@@ -189,14 +189,16 @@ def grow_cache(cache: Cache, length: int) -> Cache:
     return [(jnp.pad(keys, last), jnp.pad(values, third)) for keys, values in cache]
 
 
-def copy_rows(cache: Cache, source: Cache, rows: Int[Array, " B"]) -> Cache:
-    """Write row `rows[b]` of `source`, a shorter cache, over the start of row b; where it is negative, keep b."""
+def copy_rows(cache: Cache, source: Cache, rows: Int[Array, " P"], to: Int[Array, " P"]) -> Cache:
+    """Write each of `rows` of `source`, a shorter cache, over the start of the row `to` of `cache`.
+
+    Where `to` is no row of `cache`, nothing is written.
+    """
     T = source[0][1].shape[2]
-    keep, rows = (rows < 0)[:, None, None, None], jnp.maximum(rows, 0)
     return [
         (
-            keys.at[..., :T].set(jnp.where(keep, keys[..., :T], new_keys[rows])),
-            values.at[:, :, :T].set(jnp.where(keep, values[:, :, :T], new_values[rows])),
+            keys.at[to, :, :, :T].set(new_keys[rows], mode="drop"),
+            values.at[to, :, :T].set(new_values[rows], mode="drop"),
         )
         for (keys, values), (new_keys, new_values) in zip(cache, source, strict=True)
     ]

@@ -27,8 +27,8 @@ from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model import Cache, Params
 
-SHORTEST_PROMPT, SHORTEST_CACHE = 64, 128
-"""Smallest compiled lengths. Finer steps would save little time in each run and cost a compilation each."""
+SHORTEST_CACHE = 128
+"""Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,31 +102,36 @@ class Sampler:
         length = bucket(longest + self.block, SHORTEST_CACHE)
         cache = model.empty_cache(self.config, self.slots, length, dtype=self.dtype)
         while queue.waiting or slots.live.any():
-            free = np.flatnonzero(~slots.live)
-            if queue.waiting and len(free) >= min(queue.waiting, self._group):
-                cache = self._refill(cache, slots, free, queue)
+            if slots.live.sum() <= self._few(queue):
+                cache = self._refill(cache, slots, queue)
             cache = _fit(cache, slots.reach(self.block))
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
-            cache, tokens, logps = _decode_block(self._layered, self.config, cache, slots.rows, numbers, self._eos)
+            cache, tokens, logps = _decode_block(
+                self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue)
+            )
             for job in slots.advance(*jax.device_get((tokens, logps)), self._eos):
                 results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
                 if on_done:
                     on_done()
         return results
 
-    def _refill(self, cache: Cache, slots: "_Slots", free: np.ndarray, queue: "_Queue") -> Cache:
+    def _few(self, queue: "_Queue") -> int:
+        """How few live rows are a reason to stop and refill."""
+        return self.slots - min(queue.waiting, self._group) if queue.waiting else 0
+
+    def _refill(self, cache: Cache, slots: "_Slots", queue: "_Queue") -> Cache:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
-        while len(free) and queue.waiting:
+        while queue.waiting and not slots.live.all():
             if not queue.ready:
-                tokens = queue.next_prompts(self._group)
-                queue.prefilled = _prefill(self._params, self.config, tokens)
-            source = np.full(self.slots, -1, np.int32)
-            for slot in free[: len(queue.ready)]:
-                source[slot], job = queue.pop()
-                slots.start(slot, job)
-            free = free[source[free] < 0]
-            cache = _copy_rows(cache, queue.prefilled, source)
+                queue.prefilled = _prefill(self._params, self.config, queue.next_prompts(self._group))
+            rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
+            free = np.flatnonzero(~slots.live)
+            for i in range(min(len(free), len(queue.ready), self._group)):
+                to[i] = free[i]
+                rows[i], job = queue.pop()
+                slots.start(free[i], job)
+            cache = _copy_rows(cache, queue.prefilled, rows, to)
         return cache
 
 
@@ -198,7 +203,8 @@ class _Queue:
         The last token of a prompt is left out: it is what the slot feeds first.
         """
         group = [self._prompts.popleft() for _ in range(min(count, len(self._prompts)))]
-        tokens = np.zeros((count, bucket(len(group[-1][0]) - 1, SHORTEST_PROMPT)), np.int32)
+        longest = len(group[-1][0]) - 1
+        tokens = np.zeros((count, 32 if longest <= 32 else bucket(longest, 64)), np.int32)
         for row, (prompt, jobs) in enumerate(group):
             tokens[row, : len(prompt) - 1] = prompt[:-1]
             self.ready.extend((row, job) for job in jobs)
@@ -307,12 +313,13 @@ def _decode_block(
     rows: dict[str, jax.Array],
     numbers: Float[Array, "block B"],
     eos: Int[Array, " E"],
+    few: int,
 ) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
-    """Up to `block` tokens of every live row, fewer when no row is left. Tokens not sampled are -1."""
+    """Up to `block` tokens of every live row, fewer if only `few` rows are left. Tokens not sampled are -1."""
     block, B = numbers.shape
 
     def going(state):
-        return (state["i"] < block) & state["live"].any()
+        return (state["i"] < block) & (state["live"].sum() > few)
 
     def one_token(state):
         i, live, position = state["i"], state["live"], state["position"]
