@@ -41,11 +41,15 @@ TEMPLATE = (
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One pass over a mixture, with its own schedule. `kinds` weighs the documents of `text.stream`."""
+    """One pass over a mixture, with its own schedule. `kinds` weighs the documents of `text.stream`; a skill
+    that stands several times in `skills` comes as much more often. A batch is rows × length tokens."""
 
     tokens: int
     learning_rate: float
     kinds: dict[str, float]
+    skills: tuple[str, ...]
+    rows: int = 48
+    length: int = 96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +62,15 @@ class Recipe:
     num_heads: int
     num_kv_heads: int
     stages: tuple[Stage, ...]
-    skills: tuple[str, ...]
     seed: int
-    rows: int = 48
-    length: int = 96
 
+
+KNOWN = ("add", "subtract", "multiply", "divide", "add_then_subtract", "multiply_then_add")
+FIRST_WORDING = tuple(f"{skill}:1" for skill in SKILLS if skill not in KNOWN)
+"""The student practises six skills; of the other six it knows one wording well and has hardly seen the rest: that
+is what there is to learn."""
 
 RECIPES = {
-    # The student has seen calculation, one-step problems and two kinds of two-step problems. The other six
-    # skills are new to it: that is what there is to learn.
     "student": Recipe(
         hidden_size=128,
         intermediate_size=352,
@@ -74,13 +78,15 @@ RECIPES = {
         num_heads=4,
         num_kv_heads=2,
         stages=(
-            Stage(3_000_000, 4e-3, {"solve": 5, "equation": 2.5, "story": 1, "corpus": 1}),
-            Stage(3_000_000, 3e-3, {"solve": 6, "equation": 2.5, "story": 0.3}),
+            Stage(3_000_000, 4e-3, {"solve": 5, "equation": 2.5, "story": 1, "corpus": 1}, KNOWN),
+            Stage(3_000_000, 3e-3, {"solve": 6, "equation": 2.5, "story": 0.3}, KNOWN),
+            Stage(900_000, 1.5e-3, {"solve": 6, "equation": 1, "story": 0.3}, KNOWN * 3 + tuple(SKILLS)),
+            Stage(1_500_000, 2e-3, {"solve": 6, "equation": 1, "story": 0.3}, KNOWN * 2 + FIRST_WORDING * 3),
         ),
-        skills=("add", "subtract", "multiply", "divide", "add_then_subtract", "multiply_then_add"),
         seed=1,
     ),
-    # The teacher has seen every skill, and how to write a problem like a given one.
+    # The teacher knows every skill, and how to write a problem like a given one. The second stage has rows long
+    # enough for the end of every document.
     "teacher": Recipe(
         hidden_size=160,
         intermediate_size=432,
@@ -88,9 +94,21 @@ RECIPES = {
         num_heads=4,
         num_kv_heads=2,
         stages=(
-            Stage(4_500_000, 3e-3, {"solve": 4, "similar": 5, "propose": 0.4, "equation": 1.5, "story": 0.6}),
+            Stage(
+                4_500_000,
+                3e-3,
+                {"solve": 4, "similar": 5, "propose": 0.4, "equation": 1.5, "story": 0.6},
+                tuple(SKILLS),
+            ),
+            Stage(
+                2_200_000,
+                2e-3,
+                {"solve": 1.5, "similar": 6, "propose": 0.5, "equation": 1, "story": 0.6},
+                tuple(SKILLS),
+                rows=24,
+                length=192,
+            ),
         ),
-        skills=tuple(SKILLS),
         seed=2,
     ),
 }
@@ -137,18 +155,18 @@ def train_tokenizer(folder: pathlib.Path, paragraphs: list[str]) -> None:
 
 
 def rows_of(
-    recipe: Recipe, kinds: dict[str, float], seed: int, encode, paragraphs: list[str]
+    stage: Stage, kinds: dict[str, float], seed: int, encode, paragraphs: list[str]
 ) -> Iterator[np.ndarray]:
     """Batches (rows, length) of whole documents laid end to end; a row starts with a document's first token."""
-    documents = stream(kinds, seed, recipe.skills, paragraphs)
+    documents = stream(kinds, seed, stage.skills, paragraphs)
     row: list[int] = []
     batch: list[list[int]] = []
     for document in documents:
         row += encode(as_text(document))
-        if len(row) >= recipe.length:
-            batch.append(row[: recipe.length])
+        if len(row) >= stage.length:
+            batch.append(row[: stage.length])
             row = []
-        if len(batch) == recipe.rows:
+        if len(batch) == stage.rows:
             yield np.array(batch, np.int32)
             batch = []
 
@@ -224,7 +242,7 @@ def write_card(name: str, folder: pathlib.Path, parameters: int) -> None:
         seed=recipe.seed,
         stages=stages,
         corpus=CORPUS_NOTE if with_corpus else ".",
-        skills=", ".join(recipe.skills),
+        skills=", ".join(dict.fromkeys(skill for stage in recipe.stages for skill in stage.skills)),
         can=CAN[name],
         checksum=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
     )
@@ -243,13 +261,13 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
     settings = TrainConfig(learning_rate=stage.learning_rate, warmup_ratio=0.02, weight_decay=0.02, beta2=0.98)
     static = {"config": config, "optimizer": settings, "dtype": runtime.compute_dtype(), "remat": False}
     state = make_optimizer(settings).init(params)
-    R, T = recipe.rows, recipe.length
+    R, T = stage.rows, stage.length
     index = np.delete(np.arange(R * T), np.arange(T - 1, R * T, T))[None]
     steps = stage.tokens // (R * T)
     print(f"{name} stage {number}: {count_params(params):,} parameters, {steps} updates of {R * T} tokens")
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     start = time.monotonic()
-    data = rows_of(recipe, kinds, 100 * number + recipe.seed, encode, paragraphs)
+    data = rows_of(stage, kinds, 100 * number + recipe.seed, encode, paragraphs)
     for step, rows in enumerate(itertools.islice(data, steps)):
         batch = (rows[None], index, rows.reshape(-1)[index + 1], np.ones(index.shape, np.float32))
         rate = np.float32(learning_rate(settings, step, steps))

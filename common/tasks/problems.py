@@ -244,7 +244,8 @@ def work_out(steps: list[Step]) -> tuple[str, int]:
 
 
 def write(rng: random.Random, skill: str) -> Problem:
-    """A random problem of `skill`."""
+    """A random problem of `skill`; "SKILL:1" means in its first wording only."""
+    skill, _, wordings = skill.partition(":")
     kind = SKILLS[skill]
     numbers = kind.draw(rng)
     words = dict(zip("AB", rng.sample(NAMES, 2), strict=True)) | {
@@ -253,7 +254,7 @@ def write(rng: random.Random, skill: str) -> Problem:
     }
     while words["h"] == words["o"]:
         words["h"] = rng.choice(HOLDERS)
-    question = rng.choice(kind.templates).format(**words, **numbers)
+    question = rng.choice(kind.templates[: int(wordings or len(kind.templates))]).format(**words, **numbers)
     solution, answer = work_out(kind.steps(numbers))
     return Problem(skill, question, solution, answer)
 
