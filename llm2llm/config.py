@@ -33,9 +33,9 @@ class Config:
     instruction: str = flag("Which label fits this text?", "task text: the line put before every text")
     seed_examples: int = flag(60, "seeds, drawn evenly from the classes or skills")
     rounds: int = flag(4, "trainings of the student, the first on the seeds alone")
-    per_wrong: int = flag(4, "new examples asked for each seed answered wrongly, in each round")
-    max_attempts: int = flag(3, "requests for one new example before it is given up")
-    patience: int = flag(2, "rounds without a better dev accuracy before the loop stops")
+    per_wrong: int = flag(12, "new examples asked for each seed answered wrongly, in each round")
+    max_attempts: int = flag(2, "requests for one new example before it is given up")
+    patience: int = flag(3, "rounds without a better dev accuracy before the loop stops")
     arms: tuple[str, ...] = flag(ARMS, "what is trained and compared")
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
     rouge_l: float | None = flag(
@@ -46,10 +46,10 @@ class Config:
     )
     teacher_temperature: float = flag(0.8, "of the teacher when it writes")
     teacher_top_p: float = flag(0.95, "of the teacher when it writes")
-    learning_rate: float | None = flag(None, "peak; 1e-3 for the embedded student, else 2e-5")
-    epochs: float | None = flag(None, "passes over the data in each training; 8 for the embedded student, else 3")
-    batch_size: int = flag(16, "examples in an optimizer update")
-    micro_batch_size: int = flag(16, "examples on the device at once")
+    learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else 2e-5")
+    epochs: float | None = flag(None, "passes over the data in each training; 2 for the embedded student, else 3")
+    batch_size: int | None = flag(None, "examples in an optimizer update; 12 for the embedded student, else 16")
+    micro_batch_size: int | None = flag(None, "examples on the device at once; the whole batch if not given")
     max_length: int = flag(512, "longest example in tokens, answer included")
     seed: int = flag(0, "random seed of everything")
     run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
@@ -59,8 +59,10 @@ class Config:
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
         embedded = self.student == "embedded"
         fill = {
-            "learning_rate": 1e-3 if embedded else 2e-5,
-            "epochs": 8.0 if embedded else 3.0,
+            "learning_rate": 3e-4 if embedded else 2e-5,
+            "epochs": 2.0 if embedded else 3.0,
+            "batch_size": 12 if embedded else 16,
+            "micro_batch_size": self.batch_size or (12 if embedded else 16),
             "label_check": "none" if self.teacher.startswith("pool:") else "resolve",
         }
         missing = {k: v for k, v in fill.items() if getattr(self, k) is None}

@@ -33,9 +33,7 @@ def test_values_and_gradients_equal_the_reference(name, heads):
     for fast in (functools.partial(_folded_attention, mask=mask), functools.partial(attention, mask=mask)):
         slow = functools.partial(reference_attention, mask=full)
         np.testing.assert_allclose(fast(q, k, v), slow(q, k, v), atol=1e-5)
-        grads = [
-            jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v) for f in (fast, slow)
-        ]
+        grads = [jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v) for f in (fast, slow)]
         for a, b in zip(*grads, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
 

@@ -69,7 +69,8 @@ def test_settings_are_checked(change, message):
 
 def test_plan_counts_updates_and_warns_below_ten():
     lines = dict(plan(Config().resolved()))
-    assert lines["fine-tune"].startswith("at most 32 optimizer updates")
+    # 60 seeds in batches of 12, twice
+    assert lines["fine-tune"].startswith("at most 10 optimizer updates")
     assert "warning" not in lines
     assert "warning" in dict(plan(Config(epochs=1).resolved()))
 

@@ -13,7 +13,7 @@ from common.tasks.files import read_rows, require
 from common.tasks.grading import MARK, final_answer, same_number, wrong_equation
 from common.tasks.problems import SKILLS, recognise, write
 
-SIZES = {"train": 2400, "dev": 96, "test": 300}
+SIZES = {"train": 2400, "dev": 192, "test": 480}
 _REPLY = re.compile(r"\s*Problem:\s*(?P<question>.+?)\s*\n\s*Solution:\s*(?P<solution>.*?)\s*", re.DOTALL)
 
 
