@@ -6,8 +6,10 @@ From Python the same in two lines:
     summary = run(Config(rounds=3, run_dir="runs/demo"))
 """
 
+import hashlib
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from common.cli import parse
@@ -59,25 +61,29 @@ def run(config: Config) -> dict[str, Any]:
     from llm2llm.loop import Setting, run_repeat
     from llm2llm.report import finish
 
-    with RunDir.open(pathlib.Path(config.run_dir), "llm2llm", config.stored()) as place:
-        runtime.enable_compile_cache()
-        name = lambda given, role: f"embedded:{role}" if given == "embedded" else given
-        base = LanguageModel.load(name(config.student, "student"))
-        for split in ("train", "dev"):
-            base.encode(task, data[split][:5000], config.max_length)
-        if config.teacher.startswith("pool:"):
-            pool = task.load("train", pathlib.Path(config.teacher.removeprefix("pool:")), config.seed)
-
-            def teacher(given: set[str]) -> Generator:
-                return PoolGenerator(config.teacher, task, pool, given)
-        else:
-            writer = LanguageModel.load(name(config.teacher, "teacher")).generator()
-
-            def teacher(given: set[str]) -> Generator:
-                return writer
-
-        setting = Setting(config, task, base, teacher, data["train"], data["dev"], data["test"])
+    # Whatever the user may have to mend is found before the run directory exists.
+    runtime.enable_compile_cache()
+    name = lambda given, role: f"embedded:{role}" if given == "embedded" else given
+    base = LanguageModel.load(name(config.student, "student"))
+    for split in ("train", "dev"):
+        base.encode(task, data[split][:5000], config.max_length)
+    if config.teacher.startswith("pool:"):
+        pool = task.load("train", pathlib.Path(config.teacher.removeprefix("pool:")), config.seed)
+        teacher: Callable[[set[str]], Generator] = lambda given: PoolGenerator(config.teacher, task, pool, given)
+    else:
+        writer = LanguageModel.load(name(config.teacher, "teacher")).generator()
+        teacher = lambda given: writer
+    setting = Setting(config, task, base, teacher, data["train"], data["dev"], data["test"])
+    stored = config.stored() | {"file_hashes": file_hashes(config)}
+    with RunDir.open(pathlib.Path(config.run_dir), "llm2llm", stored) as place:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
         repeats = [run_repeat(place, setting, repeat) for repeat in range(config.repeats)]
         return finish(place, setting, repeats)
+
+
+def file_hashes(config: Config) -> dict[str, str]:
+    """Start of the SHA-256 of every data file, so that a run is not continued on other data."""
+    pool = config.teacher.removeprefix("pool:") if config.teacher.startswith("pool:") else None
+    files = (config.train_file, config.dev_file, config.test_file, pool)
+    return {file: hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16] for file in files if file}

@@ -153,6 +153,29 @@ def test_another_configuration_is_refused(finished):
     assert bytes_of(Path(config.run_dir)) == before
 
 
+@pytest.mark.parametrize(
+    "change", [{"student": "no/such folder"}, {"teacher": "embedded:nobody"}, {"max_length": 8}]
+)
+def test_a_mistake_leaves_no_run_directory(change, files, tmp_path):
+    config = Config(**FLAGS | files | change, run_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError) as raised:
+        run(config)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_changed_data_are_refused(finished, files):
+    config, _ = finished
+    file = Path(files["dev_file"])
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before.replace(b"\n", b"\n\n", 1))
+        with pytest.raises(UserError, match="file_hashes"):
+            run(config)
+    finally:
+        file.write_bytes(before)
+
+
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once an artifact of each stage appears, start again, and compare every file at the end."""
     config, _ = finished
@@ -233,13 +256,17 @@ def test_a_full_disk_is_one_line_and_status_2(files, tmp_path):
     code = (
         "import sys, errno, os; sys.path.insert(0, '.'); import run, common.rundir as r\n"
         "def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
-        "r.os.write = full\n"
+        "r._write_all = full\n"
         "run.main(sys.argv[1:])"
     )
     words = ["llm2llm", "--run-dir", str(tmp_path / "run"), "--seed-examples", "6"]
     for name, value in files.items():
         words += ["--" + name.replace("_", "-"), value]
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    # The compile cache would add its own warnings about the disk.
+    quiet = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, env=quiet
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
     assert "disk" in done.stderr
