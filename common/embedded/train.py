@@ -219,8 +219,8 @@ CORPUS_NOTE = """,
   except `corpus`: paragraphs of children's books in the public domain (Project Gutenberg) and of the storybook
   collections African Storybook and Pratham Books StoryWeaver (CC BY 4.0, by their authors and illustrators)."""
 CAN = {
-    "student": "calculate with small numbers, solve the skills named above, tell very short stories; after "
-    "fine-tuning, more.",
+    "student": "calculate with small numbers; solve the first six of these skills nearly always and, of the other "
+    'six, mostly the one wording marked ":1" (66% of the task\'s test problems in all); tell very short stories.',
     "teacher": "solve short word problems of all skills named above, write a new problem like a given one with "
     "its solution, write one more problem after some examples, tell stories of varying length.",
 }
