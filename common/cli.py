@@ -7,7 +7,8 @@
     config = parse(Config, ["--rounds", "2"], prog="run.py llm2llm")
 
 The same dataclass serves notebooks and imports. A field's type decides how its flag is read: int, float, str,
-bool (a switch), Literal (choices), tuple[...] (comma-separated), and any of these or None.
+bool (a switch; with --no-… where the default is not off), Literal (choices), tuple[...] (comma-separated), and
+any of these or None.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import dataclasses
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 C = TypeVar("C")
@@ -30,9 +32,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def parse(kind: type[C], argv: list[str], prog: str, description: str = "") -> C:
+def parse(
+    kind: type[C],
+    argv: list[str],
+    prog: str,
+    description: str = "",
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> C:
     """An instance of the dataclass `kind` from command-line words.
 
+    `presets` gives other defaults by the name that stands after `--preset`; flags that are given win over them.
     Exits with status 2 and one line for anything that does not fit, with 0 after `--help`.
     """
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
@@ -40,8 +49,17 @@ def parse(kind: type[C], argv: list[str], prog: str, description: str = "") -> C
     for field in dataclasses.fields(kind):
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(name, **_argument(hints[field.name], field))
+    if presets is not None:
+        parser.set_defaults(**presets.get(_preset(argv), {}))
     values = vars(parser.parse_args(argv))
     return kind(**values)
+
+
+def _preset(argv: list[str]) -> str | None:
+    """The word after `--preset`; whether it is a known one is for the full parser to say."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset", nargs="?")
+    return first.parse_known_args(argv)[0].preset
 
 
 def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
@@ -50,11 +68,12 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     shown = field.default
     if hint is bool:
-        return options | {"action": "store_true", "help": field.metadata["help"]}
+        switch = "store_true" if field.default is False else argparse.BooleanOptionalAction
+        return options | {"action": switch, "help": field.metadata["help"]}
     if typing.get_origin(hint) is typing.Literal:
         options |= {"choices": typing.get_args(hint), "metavar": "|".join(typing.get_args(hint))}
     elif typing.get_origin(hint) is tuple:
-        options |= {"type": _words, "metavar": "A,B,…"}
+        options |= {"type": _words, "metavar": "A,B,..."}
         shown = ",".join(field.default)
     else:
         options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}

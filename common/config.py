@@ -130,7 +130,11 @@ def _windows(hf: dict[str, Any], family: str, layers: int) -> tuple[int, ...] | 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Supervised fine-tuning. Lengths are in tokens, `learning_rate` is the peak of the schedule."""
+    """Supervised fine-tuning. Lengths are in tokens, `learning_rate` is the peak of the schedule.
+
+    zero_start: the warm-up begins with an update at rate 0, as in transformers' schedules.
+    drop_last: a last batch that is not full is left out, unless it is the only one.
+    """
 
     learning_rate: float = 2e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -144,12 +148,14 @@ class TrainConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     clip_norm: float = 1.0
+    zero_start: bool = False
+    drop_last: bool = False
     seed: int = 0
     checkpoint_seconds: float = 300.0
 
     def steps_per_epoch(self, count: int) -> int:
         """Optimizer updates in one pass over `count` examples; the last one may be partly filled."""
-        return -(-count // self.batch_size)
+        return max(1, count // self.batch_size) if self.drop_last else -(-count // self.batch_size)
 
     def total_steps(self, count: int) -> int:
         """Optimizer updates of a whole training on `count` examples, at least one."""

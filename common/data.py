@@ -21,10 +21,12 @@ SHORTEST = 64
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Token ids of prompt and answer; the loss covers tokens from `prompt_length` on, the end token included."""
+    """Token ids of prompt and answer; the loss covers tokens from `prompt_length` on, the end token included.
+    `weight` multiplies the loss of each of them."""
 
     tokens: tuple[int, ...]
     prompt_length: int
+    weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Batch:
     """One optimizer update in `micro` parts.
 
     tokens (micro, rows, T); `index` (micro, A) are positions in the flattened rows × T whose next token is
-    predicted, `target` (micro, A) those tokens, `weight` (micro, A) 1 for real and 0 for padding entries.
+    predicted, `target` (micro, A) those tokens, `weight` (micro, A) their examples' weights, 0 for padding.
     """
 
     tokens: np.ndarray
@@ -44,10 +46,13 @@ class Batch:
 def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> list[np.ndarray]:
     """Which examples form each batch of an epoch: shuffled, sorted into like lengths, batches shuffled again.
 
-    Every example appears exactly once; only one batch may hold fewer than `batch_size`.
+    Every example appears exactly once, save what `drop_last` leaves out; only one batch may hold fewer than
+    `batch_size`.
     """
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(len(lengths))
+    if settings.drop_last:
+        order = order[: settings.steps_per_epoch(len(lengths)) * settings.batch_size]
     order = order[np.argsort([bucket(lengths[i], SHORTEST) for i in order], kind="stable")]
     parts = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     return [parts[i] for i in rng.permutation(len(parts))]
@@ -72,7 +77,7 @@ def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> 
             end = filled + len(ids) - start
             index[m, filled:end] = r * T + np.arange(start - 1, len(ids) - 1)
             target[m, filled:end] = ids[start:]
-            weight[m, filled:end] = 1
+            weight[m, filled:end] = example.weight
             filled = end
     return Batch(tokens, index, target, weight)
 

@@ -232,7 +232,7 @@ def _open_files(folder: pathlib.Path) -> dict[str, Any]:
         weight_map = _read_json(folder / INDEX).get("weight_map")
         if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{folder / INDEX} has no weight_map: fetch the checkpoint again")
-        names = sorted(set(weight_map.values()))
+        names = sorted({str(name) for name in weight_map.values()})
     elif not (folder / names[0]).exists():
         if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
             raise UserError(f"{folder} holds pickled weights only: save them as safetensors, the form read here")

@@ -29,7 +29,7 @@ from common.errors import UserError
 VERSION = "0.1.0"
 Rows = list[dict[str, Any]]
 
-_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.partial|\.old)?")
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
@@ -262,7 +262,7 @@ class RunDir:
         something else, is used by another process, or cannot be written. The folder is then left as it was.
         """
         path = pathlib.Path(path)
-        given = json.loads(dump_json({"seedloop": VERSION, "method": method, "config": config}))
+        given = _stated(method, config)
         try:
             _check_place(path)
             _make_folder(path)
@@ -282,6 +282,17 @@ class RunDir:
             os.close(lock)
             raise
         return cls(path, lock)
+
+    @staticmethod
+    def check(path: str | os.PathLike, method: str, config: dict[str, Any]) -> None:
+        """Raise UserError where `open` would for the folder or its configuration; touches nothing.
+
+        For finding out before anything is loaded.
+        """
+        path = pathlib.Path(path)
+        _check_place(path)
+        if (path / "config.json").exists():
+            _check_same(path, _stated(method, config))
 
     def __enter__(self) -> "RunDir":
         return self
@@ -361,6 +372,11 @@ class RunDir:
         for row in self.journal("timing.jsonl").rows():
             total[row["stage"]] = total.get(row["stage"], 0.0) + row["seconds"]
         return total
+
+
+def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What config.json holds, as it is read back."""
+    return json.loads(dump_json({"seedloop": VERSION, "method": method, "config": config}))
 
 
 def _is_leftover(name: str) -> bool:

@@ -142,12 +142,14 @@ def check(prompt: Prompt, config: ModelConfig, name: str) -> None:
         raise UserError(f"{name} is empty: give at least one token")
     if sampling.max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, not {sampling.max_new_tokens}")
-    if sampling.temperature < 0:
+    if not 0 <= sampling.temperature < math.inf:
         raise UserError(f"temperature must be 0 (greedy) or more, not {sampling.temperature}")
     if not 0 < sampling.top_p <= 1:
         raise UserError(f"top_p must be above 0 and at most 1, not {sampling.top_p}")
-    if sampling.top_k < 0:
-        raise UserError(f"top_k must be 0 (off) or more, not {sampling.top_k}")
+    if not 0 <= sampling.top_k < 2**31:
+        raise UserError(f"top_k must be 0 (off) or more and below 2**31, not {sampling.top_k}")
+    if "" in sampling.stop:
+        raise UserError("an empty stop string would end every answer: leave it out")
     if count + sampling.max_new_tokens > config.max_positions:
         raise UserError(
             f"{name} of {count} tokens leaves no room for {sampling.max_new_tokens} new ones within the model's "

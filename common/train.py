@@ -32,11 +32,12 @@ REMAT_ABOVE = 100_000_000
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
-    """Rate of update `step` (from 0) of `steps`: linear warm-up that never starts at zero, then decay to zero
-    just after the last update (cosine or linear), or constant."""
+    """Rate of update `step` (from 0) of `steps`: linear warm-up that starts above zero (or at it, see
+    `zero_start`), then decay to zero just after the last update (cosine or linear), or constant."""
     warmup = int(np.ceil(settings.warmup_ratio * steps))
     if step < warmup:
-        return settings.learning_rate * (step + 1) / (warmup + 1)
+        part = step / warmup if settings.zero_start else (step + 1) / (warmup + 1)
+        return settings.learning_rate * part
     progress = (step - warmup) / max(1, steps - warmup)
     factor = {
         "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
@@ -71,12 +72,18 @@ def answer_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, 
     return -jnp.sum(weight * token_logps(params, config, h, target))
 
 
+def initial_state(settings: TrainConfig, params: Params) -> dict[str, Any]:
+    """What `update` carries beside the parameters: the optimizer's state, and whether all was finite so far."""
+    return {"optimizer": make_optimizer(settings).init(params), "finite": jnp.bool_(True)}
+
+
 @functools.partial(jax.jit, static_argnames=("config", "optimizer", "dtype", "remat"), donate_argnums=(0, 1))
 def update(params, state, batch, rate, *, config, optimizer, dtype, remat):
     """One optimizer update over the micro-batches of `batch`; returns params, state and (loss, gradient norm).
 
-    The loss is the mean over all answer tokens of the update, however they fall into micro-batches. When
-    loss or gradient is not finite, params and state stay as they were and the caller sees the bad loss.
+    The loss is the mean over all answer tokens of the update, however they fall into micro-batches. Once loss or
+    gradient is not finite, params and state stay as they are for good, and the caller sees the bad loss: it may
+    look a few updates later.
     """
     total = jnp.maximum(batch[3].sum(), 1.0)
     value_and_grad = jax.value_and_grad(
@@ -92,11 +99,12 @@ def update(params, state, batch, rate, *, config, optimizer, dtype, remat):
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         (loss, grads), _ = jax.lax.scan(accumulate, zero, batch)
     norm = optax.tree.norm(grads)
-    direction, new_state = make_optimizer(optimizer).update(grads, state, params)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    direction, new = make_optimizer(optimizer).update(grads, state["optimizer"], params)
+    finite = state["finite"] & jnp.isfinite(loss) & jnp.isfinite(norm)
     keep = lambda new, old: jnp.where(finite, new, old)
     params = jax.tree.map(lambda p, d: keep(p - rate * d, p), params, direction)
-    return params, jax.tree.map(keep, new_state, state), (loss, norm)
+    state = {"optimizer": jax.tree.map(keep, new, state["optimizer"]), "finite": finite}
+    return params, state, (loss, norm)
 
 
 def _optimizer_settings(settings: TrainConfig) -> TrainConfig:
@@ -145,7 +153,7 @@ def fine_tune(
         "remat": count_params(params) > REMAT_ABOVE,
     }
     params = jax.tree.map(jnp.copy, params)
-    state = make_optimizer(static["optimizer"]).init(params)
+    state = initial_state(static["optimizer"], params)
     first = 0
     if checkpoint is not None and checkpoint.exists():
         params, state, first = _restore(checkpoint, params, state)
@@ -166,7 +174,7 @@ def fine_tune(
             pending = [] if due or step + 1 == steps else pending[-4:]
             if bad is not None:
                 if checkpoint is not None:
-                    _save(checkpoint, params, state, bad)
+                    _save(checkpoint, params, state | {"finite": jnp.bool_(True)}, bad)
                 raise UserError(_diverged_message(bad, steps, settings, checkpoint))
         if due and step + 1 < steps:
             _save(checkpoint, params, state, step + 1)

@@ -13,7 +13,7 @@ from common.data import Encoded, batches, collate, epoch_plan
 from common.errors import UserError
 from common.losses import token_logps, token_logps_reference
 from common.model import hidden, init, unembed
-from common.train import answer_loss, fine_tune, learning_rate, make_optimizer, update
+from common.train import answer_loss, fine_tune, initial_state, learning_rate, update
 
 CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
 SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2, max_length=64)
@@ -107,7 +107,7 @@ def test_update_is_adamw(params):
     grads = jax.jit(jax.grad(lambda p: answer_loss(p, CONFIG, part, dtype=jnp.float32) / total))(params)
     updates, _ = tx.update(grads, tx.init(params), params)
     expected = optax.apply_updates(params, updates)
-    state = make_optimizer(settings).init(params)
+    state = initial_state(settings, params)
     static = {"config": CONFIG, "optimizer": settings, "dtype": jnp.dtype(jnp.float32), "remat": False}
     new, _, _ = update(jax.tree.map(jnp.copy, params), state, arrays, np.float32(3e-3), **static)
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
@@ -182,6 +182,20 @@ def test_nan_stops_with_one_line_and_keeps_the_last_good_state(params, tmp_path)
         fine_tune(bad, CONFIG, some_examples(4), SETTINGS, pad_id=0, steps=4, checkpoint=folder)
     assert "\n" not in str(raised.value)
     assert folder.exists()
+
+
+def test_updates_after_a_bad_one_change_nothing(params):
+    """Losses are read late; what came in between must not move the parameters."""
+    static = {"config": CONFIG, "optimizer": SETTINGS, "dtype": jnp.float32, "remat": False}
+    batch = next(iter(batches(some_examples(4), SETTINGS, pad_id=0, first_step=0, last_step=1)))
+    good = (batch.tokens, batch.index, batch.target, batch.weight)
+    bad = (*good[:3], batch.weight * np.float32("nan"))
+    now, state, _ = update(jax.tree.map(jnp.copy, params), initial_state(SETTINGS, params), good, 1e-3, **static)
+    kept = jax.tree.map(np.array, now)
+    for arrays in (bad, good, good):
+        now, state, _ = update(now, state, arrays, np.float32(1e-3), **static)
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(now), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_empty_data_is_refused(params):

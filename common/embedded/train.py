@@ -27,7 +27,7 @@ from common.config import ModelConfig, TrainConfig
 from common.embedded.text import Document, paragraphs_of, stream
 from common.model import count_params, init
 from common.tasks.problems import SKILLS
-from common.train import learning_rate, make_optimizer, update
+from common.train import initial_state, learning_rate, update
 
 HERE = pathlib.Path(__file__).parent
 VOCABULARY = 2048
@@ -260,7 +260,7 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
     params = hf.load_params(folder / name, config) if number else init(config, jax.random.key(recipe.seed))
     settings = TrainConfig(learning_rate=stage.learning_rate, warmup_ratio=0.02, weight_decay=0.02, beta2=0.98)
     static = {"config": config, "optimizer": settings, "dtype": runtime.compute_dtype(), "remat": False}
-    state = make_optimizer(settings).init(params)
+    state = initial_state(settings, params)
     R, T = stage.rows, stage.length
     index = np.delete(np.arange(R * T), np.arange(T - 1, R * T, T))[None]
     steps = stage.tokens // (R * T)
