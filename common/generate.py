@@ -19,18 +19,24 @@ class Request:
     """One prompt and how many samples of it are wanted.
 
     `example` is the data row that the prompt is about, for back ends that look things up instead of
-    writing (see `common.pool`); language models ignore it.
+    writing (see `common.pool`); language models ignore it. `fields` names the labelled lines of which the
+    reply consists, such as ("Text", "Label") for "Text: …" above "Label: …"; back ends that can hold a model to a
+    form make use of it.
     """
 
     id: str
     messages: tuple[Message, ...]
     n: int = 1
     example: Any = None
+    fields: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One sample. `status`: "ok", "length" (cut at the token limit, text kept) or "failed" (see `error`)."""
+    """One sample. `status`: "ok", "length" (cut at the token limit, text kept) or "failed" (see `error`).
+
+    `mean_logp`: mean log-probability of its tokens under the model at temperature 1, where it is known.
+    """
 
     id: str
     sample: int
@@ -40,6 +46,7 @@ class Record:
     attempts: int = 1
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    mean_logp: float | None = None
 
 
 class Generator(Protocol):

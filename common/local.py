@@ -114,6 +114,7 @@ class LocalGenerator:
             text,
             prompt_tokens=prompt_tokens,
             completion_tokens=len(completion.tokens),
+            mean_logp=round(sum(completion.logps) / len(completion.logps), 5),
         )
 
 
