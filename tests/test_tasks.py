@@ -1,21 +1,29 @@
-"""Tasks: problems and their recognition, grading, strict reading of replies, files."""
+"""Tasks: problems and their recognition, prompts, strict reading of replies, files."""
 
 import json
+import pathlib
 import random
 import re
 
 import pytest
 
+from common.embedded.text import similar_prompt
 from common.errors import UserError
 from common.tasks.arithmetic import Arithmetic
-from common.tasks.base import Example
+from common.tasks.base import MEMBERS, Example, Hints
+from common.tasks.choice import CASEHOLD
 from common.tasks.files import read_rows
-from common.tasks.grading import final_answer, same_number, wrong_equation
-from common.tasks.labelled import SNIPS, TREC, labelled_text
+from common.tasks.free import FreeAnswer
+from common.tasks.grading import final_answer
+from common.tasks.labelled import SNIPS, SST2, TREC, labelled_text
 from common.tasks.problems import SKILLS, recognise, write
-from common.tasks.registry import get_task
+from common.tasks.registry import TASKS, get_task
+from common.tasks.worked import GSM8K
+from llm2llm.official import OFFICIAL_GSM8K
 
 ARITHMETIC = Arithmetic()
+FREE = FreeAnswer(name="free", instruction="Reply in a word.")
+ALL = (*TASKS.values(), FREE, OFFICIAL_GSM8K)
 PARENT = Example(
     "p", "Ana has 3 pens. Ben gives Ana 4 more pens. How many pens does Ana have now?", "", "7", "add"
 )
@@ -66,47 +74,6 @@ def test_splits_do_not_share_questions_and_are_fixed_by_the_seed():
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
-        ("5", "-5", False),
-        ("12", "1/2", False),
-        ("1/2", "0.5", True),
-        ("1,000", "1000", True),
-        ("20", "20%", True),
-        ("$7.50", "7.5", True),
-        ("1/0", "1/0", False),
-        (None, "1", False),
-    ],
-)
-def test_numbers_are_compared_by_value(a, b, same):
-    assert same_number(a and final_answer(a), b and final_answer(b)) is same
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("so #### 5 apples and 3 oranges", "5"),
-        ("#### 7 (since 3+4=7)", "7"),
-        ("#### -3", "-3"),
-        ("first 3, then 4", "4"),
-        ("17 - 3 = 14", "14"),
-        ("It is 1,234.5.", "1,234.5"),
-        ("####", None),
-        ("none at all", None),
-    ],
-)
-def test_final_answer(text, answer):
-    assert final_answer(text) == answer
-
-
-def test_wrong_equations_are_found():
-    assert wrong_equation("2 + 2 = 5.") == "2 + 2 = 5"
-    assert wrong_equation("6 / 4 = 1.") == "6 / 4 = 1"
-    assert wrong_equation("6 / 0 = 0.") is not None
-    assert wrong_equation("3 * 4 = 12. 12 - 5 = 7.") is None
-
-
-@pytest.mark.parametrize(
     ("reply", "refused"),
     [
         ("Problem: How many?\nSolution: 3 + 4 = 7. #### 7", None),
@@ -128,14 +95,24 @@ def test_replies_of_an_arithmetic_teacher(reply, refused):
         assert new.answer == "3 + 4 = 7. #### 7"
 
 
-@pytest.mark.parametrize("task", [ARITHMETIC, TREC, SNIPS])
-def test_a_written_example_is_read_back(task):
-    if task is ARITHMETIC:
+def example_of(task):
+    """An example such as `task` would load."""
+    if task is FREE:
+        return Example("x", "What is red?", "a rose", "a rose", "all")
+    if task is CASEHOLD:
+        options = "\n".join(f"{letter}. holding that {i}" for i, letter in enumerate("ABCDE"))
+        return Example("x", f"The court agrees. See A v. B (<HOLDING>)\n{options}", "C", "C", "C")
+    if task.kind == "number":
         problem = write(random.Random(0), "compare")
-        example = Example("x", problem.question, problem.solution, str(problem.answer), "compare")
-    else:
-        word = task.labels[0][1]
-        example = Example("x", "What is it ?", word, word, word)
+        solution = problem.solution if task == ARITHMETIC else problem.solution.replace(" ####", "\n####")
+        return Example("x", problem.question, solution, str(problem.answer), "compare")
+    word = task.labels[0][1]
+    return Example("x", "What is it ?", word, word, word)
+
+
+@pytest.mark.parametrize("task", ALL, ids=lambda t: type(t).__name__ + " " + t.name)
+def test_a_written_example_is_read_back(task):
+    example = example_of(task)
     new = task.parse_example(task.write_example(example), example)
     assert new.refused is None
     assert (new.question, new.answer, new.label, new.group) == (
@@ -151,6 +128,12 @@ def test_labels_are_matched_without_case_and_punctuation():
     assert TREC.parse("Location.") == "location"
     assert TREC.parse(" LOC \nmore") == "location"
     assert SNIPS.parse("PlayMusic") == "play music"
+    assert TREC.parse("**Location**") == "location"
+    assert TREC.parse("Label: location") == "location"
+    assert TREC.parse("The answer is location, since it asks where.") == "location"
+    assert TREC.parse("location - it asks where") == "location"
+    assert SST2.parse("1") == "positive"
+    assert SST2.parse("not positive") is None
     assert TREC.parse("place") is None
     assert not TREC.correct("", "location")
     assert TREC.parse_example("Text: Where ?\nLabel: human", Example("x", "", "", "location", "")).refused == (
@@ -180,7 +163,7 @@ def test_files_of_every_format_give_the_same_rows(tmp_path):
         ("a.jsonl", b"", "is empty"),
         ("a.jsonl", b'{"text": "a"}\n{broken\n', "line 2: not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: not an object"),
-        ("a.jsonl", b'{"text": "a"}\n', "row 1: field 'label' is missing"),
+        ("a.jsonl", b'{"text": "a"}\n', "row 1: field .* 'label' or 'label_name' is missing; the row has text"),
         ("a.jsonl", b'{"text": " ", "label": "LOC"}\n', "row 1: field 'text' is empty"),
         ("a.jsonl", b'{"text": "a", "label": "LOC"}\n{"text": "b", "label": "cat"}\n', "row 2: label 'cat'"),
         ("a.csv", b"text,label\na,LOC,more\n", "row 1: more cells"),
@@ -199,7 +182,7 @@ def test_bad_files_are_named_with_their_row(tmp_path, name, content, message):
 
 def test_missing_file_and_unknown_task():
     with pytest.raises(UserError, match="no such file"):
-        read_rows(__import__("pathlib").Path("nowhere.jsonl"))
+        read_rows(pathlib.Path("nowhere.jsonl"))
     with pytest.raises(UserError, match="unknown task 'x'"):
         get_task("x", None, "text", "label", "")
     with pytest.raises(UserError, match="--train-file"):
@@ -218,8 +201,84 @@ def test_a_task_from_a_file(tmp_path):
         labelled_text(file, "sentence", "mood", "Mood?")
 
 
-def test_real_files(shared_data):
-    train = TREC.load("train", shared_data / "trec/train.jsonl", 0)
-    assert (len(train), len({e.label for e in train})) == (5452, 6)
-    test = SNIPS.load("test", shared_data / "snips/test.jsonl", 0)
-    assert (len(test), len({e.label for e in test})) == (700, 7)
+@pytest.mark.parametrize("task", ALL, ids=lambda t: type(t).__name__ + " " + t.name)
+def test_prompts_hold_all_that_they_are_given(task):
+    """Hints are in the request, nothing else changes, and no placeholder is left unfilled."""
+    assert all(hasattr(task, member) for member in MEMBERS)
+    example = example_of(task)
+    plain = task.teacher_messages(example)
+    told = task.teacher_messages(example, Hints("I say\n-17", ("An old one", "Another\nold one")))
+    assert plain == task.teacher_messages(example, Hints())
+    assert plain[:-1] == told[:-1]
+    assert example.question.split("\n")[0] in plain[-1]["content"]
+    for part in ("I say\n-17", "wrong", "- An old one", "- Another old one", "resemble none"):
+        assert part in told[-1]["content"]
+    assert "wrong" not in task.teacher_messages(example, Hints(earlier=("An old one",)))[-1]["content"]
+    assert "(nothing)" in task.teacher_messages(example, Hints(wrong_answer=" "))[-1]["content"]
+    again = task.rephrase_messages(example)[-1]["content"]
+    assert task.write_example(example) in again
+    assert "other words" in again
+    for field in task.reply_fields:
+        assert f"{field}:" in again
+        assert f"{field}:" in "".join(message["content"] for message in plain)
+    for messages in (plain, told, task.rephrase_messages(example), task.messages(example.question)):
+        for message in messages:
+            assert not re.search(r"[{}]|None", message["content"])
+
+
+def test_requests_have_their_form():
+    example = example_of(ARITHMETIC)
+    request = similar_prompt(example.question, example.answer)
+    assert ARITHMETIC.teacher_messages(example) == ({"role": "user", "content": request},)
+    told = ARITHMETIC.teacher_messages(example, Hints("4"))[0]["content"]
+    assert told.startswith(request + "\n")
+    roles = [message["role"] for message in GSM8K.teacher_messages(example)]
+    assert roles == ["system", "user", "assistant", "user"]
+    shown = GSM8K.teacher_messages(example)
+    assert GSM8K.parse_example(shown[2]["content"], example).refused is None
+    assert (
+        GSM8K.parse_example(shown[1]["content"].partition("\n")[2].partition("\n\n")[0], example).refused is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "letter"),
+    [
+        ("B", "B"),
+        ("b.", "B"),
+        ("(B)", "B"),
+        ("**B**", "B"),
+        ("B. holding that", "B"),
+        ("B - holding that", "B"),
+        ("Answer: B", "B"),
+        ("The answer is B because option C is too wide.", "B"),
+        ("The correct option is (B)", "B"),
+        (r"\boxed{B}", "B"),
+        ("Option B", "B"),
+        ("A court may do so", None),
+        ("Option A or option B", None),
+        ("F", None),
+        ("", None),
+    ],
+)
+def test_letters_are_read(said, letter):
+    assert CASEHOLD.parse(said) == letter
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (("", ""), None),
+        (("Option B: holding that 1", "Option B: B. holding that 9"), None),
+        (("Option B: holding that 1", "Option B: Holding  that 0"), "options not all different"),
+        (("Answer: C", "Answer: F"), "answer is not one of the letters"),
+        (("<HOLDING>", "x"), "nothing left blank"),
+        (("Option C: ", ""), "format"),
+        (("Option C: holding that 2", "Option C:"), "format"),
+    ],
+)
+def test_replies_with_options(change, refused):
+    example = example_of(CASEHOLD)
+    new = CASEHOLD.parse_example(CASEHOLD.write_example(example).replace(*change), example)
+    assert new.refused == refused
+    assert refused or "B. B." not in new.question

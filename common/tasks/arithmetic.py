@@ -3,18 +3,17 @@
 import dataclasses
 import pathlib
 import random
-import re
 
 from common.embedded.text import similar_prompt, similar_reply
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import Example, NewExample
-from common.tasks.files import read_rows, require
-from common.tasks.grading import MARK, final_answer, same_number, wrong_equation
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.files import read_rows, require, row_id
+from common.tasks.grading import MARK, final_answer, same_number
 from common.tasks.problems import SKILLS, recognise, write
+from common.tasks.replies import read_worked, with_hints
 
 SIZES = {"train": 2400, "dev": 192, "test": 480}
-_REPLY = re.compile(r"\s*Problem:\s*(?P<question>.+?)\s*\n\s*Solution:\s*(?P<solution>.*?)\s*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +21,8 @@ class Arithmetic:
     """Implements `common.tasks.base.Task`."""
 
     name: str = "arithmetic"
+    kind: Kind = "number"
+    reply_fields: tuple[str, ...] = ("Problem", "Solution")
     answer_tokens: int = 40
     example_tokens: int = 96
     near_duplicate: float = 0.85
@@ -56,7 +57,7 @@ class Arithmetic:
         solution = answer if MARK in answer else f"{answer} {MARK} {label}"
         known = recognise(question)
         group = known.skill if known else "other"
-        return Example(str(row.get("id", place)), question, solution, label, group, place)
+        return Example(row_id(row, place), question, solution, label, group, place)
 
     def messages(self, question: str) -> tuple[Message, ...]:
         return ({"role": "user", "content": question},)
@@ -67,28 +68,21 @@ class Arithmetic:
     def correct(self, text: str, label: str) -> bool:
         return same_number(final_answer(text), label)
 
-    def teacher_messages(self, example: Example) -> tuple[Message, ...]:
-        return ({"role": "user", "content": similar_prompt(example.question, example.answer)},)
+    def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
+        # Without hints nothing but the one line that the embedded teacher was trained on.
+        request = similar_prompt(example.question, example.answer)
+        return ({"role": "user", "content": with_hints(request, hints)},)
+
+    def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
+        request = "Write this problem in other words, with the same numbers and the same solution."
+        return ({"role": "user", "content": f"{request}\n{self.write_example(example)}"},)
 
     def write_example(self, example: Example) -> str:
         return similar_reply(example.question, example.answer)
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
-        match = _REPLY.fullmatch(text)
-        if match is None:
-            return NewExample(refused="format")
-        question, solution = " ".join(match["question"].split()), " ".join(match["solution"].split())
-        rationale, mark, stated = solution.partition(MARK)
-        if not mark or not question.endswith("?"):
-            return NewExample(refused="format")
-        if not rationale.strip():
-            return NewExample(refused="no rationale")
-        label = final_answer(solution)
-        if label is None or label != stated.strip():
-            return NewExample(refused="answer is not a number")
-        if wrong_equation(rationale):
-            return NewExample(refused="wrong equation")
-        return NewExample(question, f"{rationale.strip()} {MARK} {label}", label, parent.group)
+        fields = (self.reply_fields[0], self.reply_fields[1])
+        return read_worked(text, fields, parent.group, joiner=" ", asks=True)
 
     def truth(self, question: str) -> str | None:
         problem = recognise(question)

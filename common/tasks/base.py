@@ -1,11 +1,14 @@
 """What a task is: one template for training and evaluation, a reader and grader of answers, and what a teacher
-is told. `common.tasks.arithmetic` and `common.tasks.labelled` are the tasks there are."""
+is told. Ready classes: `arithmetic.Arithmetic`, `labelled.LabelledText`, `worked.WorkedAnswer`,
+`choice.MultipleChoice`, `free.FreeAnswer`. How to bring your own: README.md in this folder."""
 
 import dataclasses
 import pathlib
-from typing import Protocol
+from typing import Literal, Protocol
 
 from common.generate import Message
+
+Kind = Literal["class", "number", "text"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +35,26 @@ class NewExample:
     refused: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Hints:
+    """What else a teacher is told: the student's wrong answer to the example, and questions written earlier
+    for it, which the new one must not resemble."""
+
+    wrong_answer: str | None = None
+    earlier: tuple[str, ...] = ()
+
+
+NO_HINTS = Hints()
+
+
 class Task(Protocol):
     """The one protocol between data, models and methods. All texts of a task live behind it."""
 
     name: str
+    kind: Kind
+    """Of the answer. "class" gets macro-F1 and results by class."""
+    reply_fields: tuple[str, ...]
+    """Names of the labelled lines of `write_example`, in order."""
     answer_tokens: int
     """Limit of new tokens for an answer."""
     example_tokens: int
@@ -58,8 +77,11 @@ class Task(Protocol):
     def correct(self, text: str, label: str) -> bool:
         """Whether a reply states the answer `label`."""
 
-    def teacher_messages(self, example: Example) -> tuple[Message, ...]:
-        """The request for one new example like `example`."""
+    def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
+        """The request for one new example like `example`. Every hint that is given must be in it."""
+
+    def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
+        """The request to say the question of `example` in other words, with the same answer."""
 
     def write_example(self, example: Example) -> str:
         """`example` in the form that a teacher is asked to reply in."""
@@ -69,3 +91,11 @@ class Task(Protocol):
 
     def truth(self, question: str) -> str | None:
         """The exact answer to any question where a program can know it, else None."""
+
+
+MEMBERS = (
+    *("name", "kind", "reply_fields", "answer_tokens", "example_tokens", "near_duplicate"),
+    *("load", "messages", "parse", "correct", "teacher_messages", "rephrase_messages", "write_example"),
+    *("parse_example", "truth"),
+)
+"""Everything that `Task` asks for."""

@@ -3,7 +3,7 @@
 import csv
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from common.errors import UserError
@@ -30,21 +30,46 @@ def read_rows(file: pathlib.Path) -> list[tuple[Row, str]]:
         raise UserError(f"{file}: unknown format {file.suffix!r}: use .jsonl, .json, .csv, .tsv or .parquet")
     try:
         rows = [(row, f"{file} row {i}") for i, row in enumerate(reader(file), start=1)]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text at byte {error.start}: convert it to UTF-8") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8 text: convert it to UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): mend its permissions") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise UserError(f"{file}: a value in it cannot be read ({str(error).splitlines()[0]})") from None
     if not rows:
         raise UserError(f"{file} is empty: it needs at least one row")
     return rows
 
 
 def require(row: Row, field: str, place: str) -> str:
-    """The text of a field. Raises UserError if it is missing or blank."""
-    if field not in row or row[field] is None:
+    """The text of a field. Raises UserError if it is missing, blank, no text or number, or no valid Unicode."""
+    value = row.get(field)
+    if value is None or value != value:  # NaN is how tables say that nothing is there
         raise UserError(f"{place}: field {field!r} is missing; the row has {', '.join(map(str, row)) or 'none'}")
-    text = str(row[field]).strip()
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{place}: field {field!r} is a {type(value).__name__}: it must be a text or a number")
+    text = str(value).strip()
     if not text:
         raise UserError(f"{place}: field {field!r} is empty")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{place}: field {field!r} holds half a character (a lone surrogate): repair the text")
     return text
+
+
+def row_id(row: Row, otherwise: str) -> str:
+    """The row's own id, or `otherwise` where it has none."""
+    given = row.get("id")
+    return otherwise if given is None or not str(given).strip() else str(given).strip()
+
+
+def check_ids(examples: Sequence[Any]) -> None:
+    """Raises UserError when two examples share an id: answers are seeded and stored by it."""
+    seen: dict[str, str] = {}
+    for example in examples:
+        if example.id in seen:
+            where = example.place or example.id
+            raise UserError(f"{where}: id {example.id!r} is also that of {seen[example.id]}: ids must differ")
+        seen[example.id] = example.place or "an earlier row"
 
 
 def _object(value: Any, place: str) -> Row:
@@ -81,10 +106,13 @@ def _json(file: pathlib.Path) -> Iterator[Row]:
 def _csv(file: pathlib.Path) -> Iterator[Row]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        for i, row in enumerate(reader, start=1):
-            if None in row:
-                raise UserError(f"{file} row {i}: more cells than the header has columns")
-            yield row
+        try:
+            for i, row in enumerate(reader, start=1):
+                if None in row:
+                    raise UserError(f"{file} row {i}: more cells than the header has columns")
+                yield row
+        except csv.Error as error:
+            raise UserError(f"{file} line {reader.line_num}: not readable as CSV ({error})") from None
 
 
 def _parquet(file: pathlib.Path) -> Iterator[Row]:

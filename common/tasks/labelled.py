@@ -1,24 +1,48 @@
-"""Classification of short texts: TREC, SNIPS, and any file with a text and a label column.
+"""Classification of short texts: TREC, SNIPS, SST-2, and any file with a text and a label column.
 
 task = TASKS["trec"]
-task = labelled_text(text="sentence", label="topic", train_file=path)     # labels read from the file
+task = labelled_text(train_file=path, text="sentence", label="topic", instruction="What is it about?")
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import Example, NewExample
-from common.tasks.files import Row, read_rows, require
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.files import Row, read_rows, require, row_id
+from common.tasks.hub import Hub, load_rows, require_any
+from common.tasks.replies import read_fields, with_hints
 
-_REPLY = re.compile(r"\s*Text:\s*(?P<text>.+?)\s*\n\s*Label:\s*(?P<label>[^\n]+?)\s*", re.DOTALL)
+_LEAD = re.compile(r"^(?:the )?(?:final )?(?:label|answer|class|category|intent|sentiment)(?: is)? ")
 
 
 def normalise(label: str) -> str:
     """Labels are compared without case, punctuation and surplus spaces."""
     return " ".join(re.sub(r"[^\w\s]", " ", label.replace("_", " ")).lower().split())
+
+
+@functools.cache
+def _exact(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """From every code and word as written, but for case, to the word. A word wins over a code like it."""
+    codes = {code.strip().lower(): word for code, word in reversed(labels)}
+    return codes | {word.strip().lower(): word for _, word in labels}
+
+
+@functools.cache
+def _normal(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """From every normal form to the word, as far as it tells labels apart: for C and C++ it does not."""
+    forms: dict[str, set[str]] = {}
+    for written, word in _exact(labels).items():
+        forms.setdefault(normalise(written), set()).add(word)
+    return {form: words.copy().pop() for form, words in forms.items() if form and len(words) == 1}
+
+
+def tokens_for(labels: tuple[tuple[str, str], ...]) -> int:
+    """A limit of tokens that no label exceeds: small vocabularies take about two characters a token."""
+    return max(12, max(len(word) for _, word in labels) // 2 + 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,92 +55,81 @@ class LabelledText:
     labels: tuple[tuple[str, str], ...]
     text_columns: tuple[str, ...] = ("text",)
     label_columns: tuple[str, ...] = ("label",)
-    hub_id: str | None = None
+    hub: Hub | None = None
+    kind: Kind = "class"
+    reply_fields: tuple[str, ...] = ("Text", "Label")
     answer_tokens: int = 12
     example_tokens: int = 128
     near_duplicate: float = 0.7
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
-        if file is not None:
-            rows = read_rows(file)
-        elif self.hub_id is not None and split in ("train", "test"):
-            rows = _hub_rows(self.hub_id, split)
-        elif split == "dev":
-            return []
-        else:
-            raise UserError(f"task {self.name} has no {split} data of its own: give --{split}-file FILE")
+        rows = load_rows(self.name, self.hub, split, file)
         return [self._from_row(row, place, split, i) for i, (row, place) in enumerate(rows)]
 
     def _from_row(self, row: Row, place: str, split: str, number: int) -> Example:
-        text = require(row, _present(row, self.text_columns), place)
-        stored = require(row, _present(row, self.label_columns), place)
-        word = self._word(stored)
+        text = require_any(row, self.text_columns, place)
+        stored = require_any(row, self.label_columns, place)
+        # A minus sign is no punctuation here: -1 marks rows whose label is withheld, unless it is one.
+        withheld = re.fullmatch(r"-\d+", stored) and stored not in _exact(self.labels)
+        word = None if withheld else self._word(stored)
         if word is None:
             known = ", ".join(code for code, _ in self.labels)
             raise UserError(f"{place}: label {stored!r} is not one of the task's: {known}")
-        return Example(str(row.get("id", f"{split}-{number}")), " ".join(text.split()), word, word, word, place)
+        return Example(row_id(row, f"{split}-{number}"), " ".join(text.split()), word, word, word, place)
 
-    def _word(self, label: str | None) -> str | None:
-        wanted = normalise(label or "")
-        return next((word for code, word in self.labels if wanted in (normalise(code), normalise(word))), None)
+    def _word(self, label: str) -> str | None:
+        return _exact(self.labels).get(label.strip().lower()) or _normal(self.labels).get(normalise(label))
 
     def messages(self, question: str) -> tuple[Message, ...]:
         return ({"role": "user", "content": f"{self.instruction}\n{question}"},)
 
     def parse(self, text: str) -> str | None:
-        return self._word(text.strip().partition("\n")[0])
+        line = text.strip().partition("\n")[0]
+        head = re.split(r"\s*[,;(]|\s+-+\s|[.:](?:\s|\W*$)", line.lstrip("*_` "))[0]
+        for said in (line, _LEAD.sub("", normalise(line)), head, _LEAD.sub("", normalise(head))):
+            if (word := self._word(said)) is not None:
+                return word
+        return None
 
     def correct(self, text: str, label: str) -> bool:
         return self.parse(text) == label
 
-    def teacher_messages(self, example: Example) -> tuple[Message, ...]:
-        labels = ", ".join(word for _, word in self.labels)
-        return (
-            {
-                "role": "user",
-                "content": (
-                    f"Below is a {self.noun} with its label. The labels are: {labels}.\n"
-                    f"Write one new {self.noun} for which the same label is right. Change the subject and the "
-                    f"wording, keep it natural and of similar length. Reply in just these two lines:\n"
-                    f"Text: the new {self.noun}\nLabel: {example.label}\n\n{self.write_example(example)}"
-                ),
-            },
+    def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
+        request = (
+            "You write examples that train a text classifier.\n"
+            f"The labels are: {', '.join(word for _, word in self.labels)}.\n"
+            f"Below is a {self.noun} with its label. Write one new {self.noun}:\n"
+            f'1. The label "{example.label}" is right for it, and no other label is.\n'
+            "2. Its subject and wording differ from those below.\n"
+            "3. It is natural, and of similar length and style.\n"
+            "4. Reply in just two lines: Text: …, then Label: …\n\n"
+            f"{self.write_example(example)}"
         )
+        return ({"role": "user", "content": with_hints(request, hints)},)
+
+    def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
+        request = (
+            f"Say this {self.noun} in other words, so that its meaning and its label stay the same.\n"
+            "Reply in just two lines: Text: …, then Label: …"
+        )
+        return ({"role": "user", "content": f"{request}\n\n{self.write_example(example)}"},)
 
     def write_example(self, example: Example) -> str:
         return f"Text: {example.question}\nLabel: {example.label}"
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
-        match = _REPLY.fullmatch(text)
-        if match is None:
+        fields = read_fields(text, self.reply_fields)
+        if fields is None or not fields["Text"] or "\n" in fields["Label"]:
             return NewExample(refused="format")
-        label = self._word(match["label"])
+        label = self._word(fields["Label"])
         if label is None:
             return NewExample(refused="unknown label")
         if label != parent.label:
             return NewExample(refused="label changed")
-        return NewExample(" ".join(match["text"].split()), label, label, label)
+        return NewExample(" ".join(fields["Text"].split()), label, label, label)
 
     def truth(self, question: str) -> str | None:
         return None
-
-
-def _present(row: Row, columns: tuple[str, ...]) -> str:
-    """The first of `columns` that the row has; the first of all for the error message if it has none."""
-    return next((c for c in columns if c in row), columns[0])
-
-
-def _hub_rows(hub_id: str, split: str) -> list[tuple[Row, str]]:
-    import datasets
-
-    try:
-        table = datasets.load_dataset(hub_id, split=split)
-    except Exception as error:  # the hub's errors differ between versions of its client
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"cannot fetch data set {hub_id} ({reason}): check the network or give --{split}-file FILE"
-        ) from None
-    return [(row, f"{hub_id} {split} row {i}") for i, row in enumerate(table, start=1)]
 
 
 def labelled_text(train_file: pathlib.Path, text: str, label: str, instruction: str) -> LabelledText:
@@ -132,15 +145,17 @@ def labelled_text(train_file: pathlib.Path, text: str, label: str, instruction: 
             f"{train_file}: column {label!r} holds {len(found)} different labels: is it the text column?"
         )
     words = [" ".join(name.replace("_", " ").split()) for name in found]
-    if len({normalise(word) for word in words}) < len(words):
-        raise UserError(f"{train_file}: labels of column {label!r} differ in case or punctuation only: merge them")
+    if len({word.lower() for word in words}) < len(words):
+        raise UserError(f"{train_file}: labels of column {label!r} differ in case or spaces only: merge them")
+    labels = tuple(zip(found, words, strict=True))
     return LabelledText(
         name="text",
         instruction=instruction,
         noun="text",
-        labels=tuple(zip(found, words, strict=True)),
+        labels=labels,
         text_columns=(text,),
         label_columns=(label,),
+        answer_tokens=tokens_for(labels),
     )
 
 
@@ -156,8 +171,9 @@ TREC = LabelledText(
         ("LOC", "location"),
         ("NUM", "number"),
     ),
-    label_columns=("label", "label_coarse_original", "label_name"),
-    hub_id="SetFit/TREC-QC",
+    # The hub's own "label" is the number of one of fifty fine classes.
+    label_columns=("label_coarse_original", "label", "label_name"),
+    hub=Hub("SetFit/TREC-QC"),
 )
 
 SNIPS = LabelledText(
@@ -174,5 +190,15 @@ SNIPS = LabelledText(
         ("SearchScreeningEvent", "search screening event"),
     ),
     label_columns=("label", "category", "intent"),
-    hub_id="benayas/snips",
+    hub=Hub("benayas/snips"),
+)
+
+SST2 = LabelledText(
+    name="sst2",
+    instruction="Is the opinion in this piece of a film review positive or negative?",
+    noun="phrase or sentence of a film review",
+    labels=(("0", "negative"), ("1", "positive")),
+    text_columns=("sentence", "text"),
+    # The hub's test rows have no labels; published figures are on the validation rows.
+    hub=Hub("stanfordnlp/sst2", splits=(("train", "train"), ("test", "validation"))),
 )

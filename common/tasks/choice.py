@@ -1,0 +1,172 @@
+"""Multiple choice: a text, lettered options, and the letter of the right one. CaseHOLD, and tasks of that form.
+
+A question is the text followed by one line an option, "A. …", so that it can be taken apart again.
+"""
+
+import dataclasses
+import pathlib
+import re
+
+from common.errors import UserError
+from common.generate import Message
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.files import Row, require, row_id
+from common.tasks.hub import Hub, load_rows
+from common.tasks.replies import read_fields, with_hints
+
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """One way in which rows are written. `options`: a column each, or one column that holds a list of them.
+    `label`: the number of the right option, counted from 0, or its letter."""
+
+    context: str
+    options: tuple[str, ...]
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MultipleChoice:
+    """Implements `common.tasks.base.Task`. `columns`: the first whose context column a row has is read.
+
+    `blank`: what stands in the text for the missing part; a new text must hold it if the one shown does.
+    """
+
+    name: str
+    instruction: str
+    noun: str
+    columns: tuple[Columns, ...]
+    count: int = 5
+    blank: str = ""
+    hub: Hub | None = None
+    kind: Kind = "class"
+    answer_tokens: int = 12
+    example_tokens: int = 1024
+    near_duplicate: float = 0.7
+
+    @property
+    def letters(self) -> str:
+        return LETTERS[: self.count]
+
+    @property
+    def reply_fields(self) -> tuple[str, ...]:
+        return ("Text", *(f"Option {letter}" for letter in self.letters), "Answer")
+
+    def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
+        rows = load_rows(self.name, self.hub, split, file)
+        return [self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows)]
+
+    def _from_row(self, row: Row, place: str, name: str) -> Example:
+        known = next((c for c in self.columns if c.context in row), self.columns[0])
+        context, label = require(row, known.context, place), require(row, known.label, place)
+        if len(known.options) == 1:
+            require(row, known.options[0], place)
+            options = row[known.options[0]]
+            if not isinstance(options, list | tuple):
+                raise UserError(f"{place}: field {known.options[0]!r} is not a list of options")
+        else:
+            options = [require(row, column, place) for column in known.options]
+        if len(options) != self.count:
+            raise UserError(f"{place}: {len(options)} options; task {self.name} has {self.count}")
+        number = label.removesuffix(".0")
+        letter = self.letters[int(number)] if number in map(str, range(self.count)) else label.upper()
+        if letter not in self.letters or len(letter) != 1:
+            wanted = f"0 to {self.count - 1} or {self.letters[0]} to {self.letters[-1]}"
+            raise UserError(f"{place}: label {label!r} is none of the options: it must be {wanted}")
+        question = self._question(context, [str(option) for option in options])
+        identity = row_id(row, str(row.get("example_id", name)))
+        return Example(identity, question, letter, letter, letter, place)
+
+    def _question(self, context: str, options: list[str]) -> str:
+        lines = [f"{letter}. {' '.join(o.split())}" for letter, o in zip(self.letters, options, strict=True)]
+        return "\n".join([" ".join(context.split()), *lines])
+
+    def messages(self, question: str) -> tuple[Message, ...]:
+        return ({"role": "user", "content": f"{self.instruction}\n\n{question}"},)
+
+    def parse(self, text: str) -> str | None:
+        line, letter = text.strip().partition("\n")[0], f"[{self.letters}]"
+        # A letter by itself or before a sign; "A court …" is a sentence, not an answer.
+        first = re.match(rf"[\W_]*(?:boxed{{)?({letter})(?:[\W_]*$|[.):,\]*}}]|\s+[-–—:=]\s)", line)
+        if first is None and len(bare := line.strip("*_`()[]. ")) == 1:
+            first = re.match(rf"({letter})", bare.upper())
+        if first:
+            return first[1]
+        said = rf"\W*(?i:(?:is|option|choice|holding)\b\W*)*\b({letter})\b"
+        if answers := re.findall(rf"(?i:answer|boxed|correct)\b{said}", text):
+            return answers[-1]
+        options = set(re.findall(rf"(?i:option|choice)\b{said}", text))
+        return options.pop() if len(options) == 1 else None
+
+    def correct(self, text: str, label: str) -> bool:
+        return self.parse(text) == label
+
+    def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
+        last = self.letters[-1]
+        needs = [
+            "Change the facts, the names and the subject; keep length and style.",
+            f"Give {self.count} options of similar form, all different, and all plausible at first sight.",
+            "Exactly one option is right, and the text shows which.",
+            f"Let the right option be any of A to {last}, not always the same.",
+        ]
+        if self.blank and self.blank in example.question:
+            needs.append(f"Write {self.blank} in the text where the right option is missing.")
+        form = "\n".join(f"{field}: …" for field in self.reply_fields)
+        request = (
+            f"You write exam questions. Below is a {self.noun}, with {self.count} options and the letter of "
+            f"the right one. Write a new one that tests the same skill.\n{_numbered(needs)}\n"
+            f"Reply in exactly these lines, with nothing before or after:\n{form}\n\n{self.write_example(example)}"
+        )
+        return ({"role": "user", "content": with_hints(request, hints)},)
+
+    def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
+        request = (
+            "Say the text below, but not its options, in other words. Keep its meaning, its names"
+            f"{f', the sign {self.blank}' if self.blank in example.question and self.blank else ''}, the options "
+            "in their order, and the answer. Reply in the same lines."
+        )
+        return ({"role": "user", "content": f"{request}\n\n{self.write_example(example)}"},)
+
+    def write_example(self, example: Example) -> str:
+        context, *options = example.question.rsplit("\n", self.count)
+        texts = [context, *(option[3:] for option in options), example.label]
+        return "\n".join(f"{field}: {text}" for field, text in zip(self.reply_fields, texts, strict=True))
+
+    def parse_example(self, text: str, parent: Example) -> NewExample:
+        fields = read_fields(text, self.reply_fields)
+        if fields is None or not all(fields.values()):
+            return NewExample(refused="format")
+        context, *options, answer = fields.values()
+        options = [re.sub(rf"^{letter}[.)] ", "", o) for letter, o in zip(self.letters, options, strict=True)]
+        if len({" ".join(option.lower().split()) for option in options}) < self.count:
+            return NewExample(refused="options not all different")
+        letter = self.parse(answer)
+        if letter is None or "\n" in answer:
+            return NewExample(refused="answer is not one of the letters")
+        if self.blank and self.blank in parent.question and self.blank not in context:
+            return NewExample(refused="nothing left blank")
+        return NewExample(self._question(context, options), letter, letter, letter)
+
+    def truth(self, question: str) -> str | None:
+        return None
+
+
+def _numbered(lines: list[str]) -> str:
+    return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, start=1))
+
+
+CASEHOLD = MultipleChoice(
+    name="casehold",
+    instruction="Which holding belongs where the text says <HOLDING>? Reply with its letter.",
+    noun="passage of a court's opinion that cites another case",
+    blank="<HOLDING>",
+    columns=(
+        Columns("citing_prompt", tuple(f"holding_{i}" for i in range(5)), "label"),
+        Columns("context", ("endings",), "label"),
+        Columns("0", tuple("12345"), "11"),  # the authors' own CSV files have numbers for a header
+    ),
+    # The authors' repository on the hub is a loading script, which current `datasets` refuses to run.
+    hub=Hub("coastalcph/lex_glue", "case_hold"),
+)

@@ -1,0 +1,169 @@
+"""Tasks that users bring: a Python file with a `TASK`, or a YAML or JSON file for plain labelled text."""
+
+import importlib.util
+import inspect
+import json
+import pathlib
+import sys
+import typing
+from typing import Any
+
+from common.errors import UserError
+from common.tasks.base import MEMBERS, Kind, Task
+from common.tasks.hub import Hub
+from common.tasks.labelled import LabelledText, normalise, tokens_for
+
+SUFFIXES = (".py", ".yaml", ".yml", ".json")
+_ARGUMENTS = {
+    "load": ("train", None, 0),
+    "messages": ("question",),
+    "parse": ("text",),
+    "correct": ("text", "label"),
+    "teacher_messages": ("example", "hints"),
+    "rephrase_messages": ("example",),
+    "write_example": ("example",),
+    "parse_example": ("text", "parent"),
+    "truth": ("question",),
+}
+_TEXTS = ("name", "instruction", "noun", "text_column", "label_column", "hub_id", "hub_config")
+_LIMITS = ("answer_tokens", "example_tokens", "near_duplicate")
+KEYS = (*_TEXTS[:3], "labels", *_TEXTS[3:], *_LIMITS)
+
+
+def own_task(file: pathlib.Path) -> Task:
+    """The task that `file` describes. Raises UserError naming file and member or key for whatever is wrong."""
+    if not file.is_file():
+        raise UserError(f"no such file: {file} (given as --task)")
+    return _from_python(file) if file.suffix.lower() == ".py" else _from_keys(file, _read_keys(file))
+
+
+def _from_python(file: pathlib.Path) -> Task:
+    name, file = f"own_task_{file.stem}", file.resolve()
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        trace, line = error.__traceback__, getattr(error, "lineno", None)
+        while trace is not None:
+            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == str(file) else line
+            trace = trace.tb_next
+        raise UserError(f"{file} line {line}: {type(error).__name__}: {error}") from None
+    if not hasattr(module, "TASK"):
+        raise UserError(f"{file}: it must define TASK, such as TASK = WorkedAnswer(name={file.stem!r})")
+    return _checked(file, module.TASK)
+
+
+def _checked(file: pathlib.Path, task: Any) -> Task:
+    if isinstance(task, type):
+        raise UserError(f"{file}: TASK is the class {task.__name__}; make an instance of it: {task.__name__}(…)")
+    missing = [member for member in MEMBERS if not hasattr(task, member)]
+    if missing:
+        raise UserError(f"{file}: TASK lacks {', '.join(missing)} (see common/tasks/base.py)")
+    for method, arguments in _ARGUMENTS.items():
+        found = getattr(task, method)
+        if not callable(found):
+            raise UserError(f"{file}: {method} of TASK must be a method")
+        try:
+            inspect.signature(found).bind(*arguments)
+        except TypeError as error:
+            raise UserError(f"{file}: {method} of TASK: {error}; it gets {len(arguments)} argument(s)") from None
+    if not isinstance(task.name, str) or not task.name:
+        raise UserError(f"{file}: name of TASK must be a text")
+    kinds = typing.get_args(Kind)
+    if task.kind not in kinds:
+        raise UserError(f"{file}: kind of TASK is {task.kind!r}: it must be {' or '.join(map(repr, kinds))}")
+    if isinstance(task.reply_fields, str) or not all(isinstance(field, str) for field in task.reply_fields):
+        raise UserError(f"{file}: reply_fields of TASK must be a tuple of texts")
+    for limit in _LIMITS:
+        _limit(f"{file}: {limit} of TASK", limit, getattr(task, limit))
+    return task
+
+
+def _limit(what: str, name: str, value: Any) -> None:
+    whole = name != "near_duplicate"
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= (100_000 if whole else 1):
+        wanted = "a whole number above 0" if whole else "a number above 0 and at most 1"
+        raise UserError(f"{what} must be {wanted}, not {value!r}")
+
+
+def _read_keys(file: pathlib.Path) -> dict[Any, Any]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text at byte {error.start}: convert it to UTF-8") from None
+    if file.suffix.lower() == ".json":
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} line {error.lineno}: not JSON ({error.msg})") from None
+    else:
+        import yaml
+
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" line {mark.line + 1}" if mark else ""
+            raise UserError(f"{file}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: it must hold keys with values: {', '.join(KEYS)}")
+    return found
+
+
+def _from_keys(file: pathlib.Path, given: dict[Any, Any]) -> LabelledText:
+    unknown = [str(key) for key in given if key not in KEYS]
+    if unknown:
+        raise UserError(f"{file}: unknown key {', '.join(unknown)}; there are {', '.join(KEYS)}")
+    missing = [key for key in ("name", "instruction", "labels") if key not in given]
+    if missing:
+        raise UserError(f"{file}: key {', '.join(missing)} is missing")
+    for key in _TEXTS:
+        if key in given and (not isinstance(given[key], str) or not given[key].strip()):
+            raise UserError(f"{file}: {key} must be a text, not {given[key]!r}")
+    limits = {key: given[key] for key in _LIMITS if key in given}
+    for key, value in limits.items():
+        _limit(f"{file}: {key}", key, value)
+    if "hub_config" in given and "hub_id" not in given:
+        raise UserError(f"{file}: hub_config needs hub_id")
+    labels = _labels(file, given["labels"])
+    return LabelledText(
+        name=given["name"],
+        instruction=given["instruction"],
+        noun=given.get("noun", "text"),
+        labels=labels,
+        text_columns=(given.get("text_column", "text"),),
+        label_columns=(given.get("label_column", "label"),),
+        hub=Hub(given["hub_id"], given.get("hub_config")) if "hub_id" in given else None,
+        **({"answer_tokens": tokens_for(labels)} | limits),
+    )
+
+
+def _labels(file: pathlib.Path, given: Any) -> tuple[tuple[str, str], ...]:
+    """Pairs of code and word. A list gives both in one; YAML's bare yes, no, on and off are refused."""
+    if isinstance(given, list):
+        pairs = [(entry, entry) for entry in given]
+    elif isinstance(given, dict):
+        pairs = list(given.items())
+    else:
+        raise UserError(f"{file}: labels must be a list of labels or a mapping from label to words")
+    if len(pairs) < 2:
+        raise UserError(f"{file}: labels must name two or more, not {len(pairs)}")
+    for code, word in pairs:
+        for entry in (code, word):
+            if isinstance(entry, bool):
+                raise UserError(
+                    f"{file}: labels: {entry} is no text: write yes, no, on, off, true, false in quotes"
+                )
+            if not isinstance(entry, str | int) or not normalise(str(entry)):
+                raise UserError(f"{file}: labels: {entry!r} is no text with letters or digits")
+    words = [" ".join(str(word).replace("_", " ").split()) for _, word in pairs]
+    forms = [normalise(word) for word in words]
+    twice = sorted({word for word, form in zip(words, forms, strict=True) if forms.count(form) > 1})
+    if twice:
+        raise UserError(f"{file}: labels must differ in more than case and punctuation: {', '.join(twice)}")
+    return tuple((str(code), word) for (code, _), word in zip(pairs, words, strict=True))
