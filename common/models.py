@@ -9,9 +9,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from common import hf, runtime
 from common.config import ModelConfig
 from common.data import Encoded
+from common.embed import embed
 from common.errors import UserError
 from common.local import LocalGenerator
 from common.model import Params
@@ -61,7 +64,7 @@ class LanguageModel:
         Raises UserError, naming the row, for an example of more than `max_length` tokens.
         """
         limit = min(max_length, self.config.max_positions)
-        encoded = []
+        encoded: list[Encoded] = []
         for example in examples:
             tokens, prompt_length = self.tokenizer.encode_example(task.messages(example.question), example.answer)
             if len(tokens) > limit:
@@ -71,3 +74,25 @@ class LanguageModel:
                 )
             encoded.append(Encoded(tuple(tokens), prompt_length))
         return encoded
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (N, D) of unit length, see `common.embed`. A text beyond the model's positions is cut there."""
+        limit = self.config.max_positions
+        tokens = [self.tokenizer.encode_text(text)[:limit] or [self.tokenizer.pad_id] for text in texts]
+        return embed(self.params, self.config, tokens)
+
+    def fits(self, task: Task, example: Example, max_length: int) -> bool:
+        """Whether `example` can be learned within `max_length` tokens, and its question leaves room to answer."""
+        tokens, prompt_length = self.tokenizer.encode_example(task.messages(example.question), example.answer)
+        room = self.config.max_positions - prompt_length - task.answer_tokens
+        return len(tokens) <= min(max_length, self.config.max_positions) and room >= 0
+
+    def check_prompts(self, task: Task, examples: Sequence[Example], answer_tokens: int) -> None:
+        """Raises UserError, naming the row, for a question that leaves no room for its answer."""
+        for example in examples:
+            count = len(self.tokenizer.encode_prompt(task.messages(example.question)))
+            if count + answer_tokens > self.config.max_positions:
+                raise UserError(
+                    f"{example.place or example.id}: a question of {count} tokens leaves no room for "
+                    f"{answer_tokens} more within the {self.config.max_positions} the model takes: shorten the row"
+                )

@@ -1,4 +1,4 @@
-"""A teacher that invents nothing: it answers with the nearest unused real examples of the same label.
+"""A teacher that invents nothing: it answers with the nearest unused real examples of the same class or skill.
 
 An honest upper bound for a teacher of the same label distribution, and a way to run a loop on real data
 without any large model.
@@ -24,7 +24,9 @@ class PoolGenerator:
         """`exclude`: questions never to be given out, such as the seeds."""
         self.name = name
         self._task = task
-        self._examples = [e for e in examples if e.question not in exclude]
+        # Real sets repeat questions; one of each is enough, and a text then tells which example it was.
+        unique = {task.write_example(e): e for e in examples if e.question not in exclude}
+        self._examples = list(unique.values())
         self._texts = {task.write_example(e): i for i, e in enumerate(self._examples)}
         self._used: set[int] = set()
         vocabulary: dict[str, int] = {}
@@ -55,7 +57,7 @@ class PoolGenerator:
         self._used |= {self._texts[r.text] for r in records if r.text in self._texts}
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
-        """One wave: for each request the `n` nearest unused examples with the label of `request.example`.
+        """One wave: for each request the `n` nearest unused examples of the class or skill of `request.example`.
 
         `sampling` and `seed` change nothing: looking up is deterministic. What is given out counts as used
         within this call; `seen` makes it so for the next.
@@ -63,15 +65,15 @@ class PoolGenerator:
         used = set(self._used)
         records = []
         queries = self._vectors([r.example.question for r in requests])
-        nearness = (queries @ self._matrix.T).toarray()
-        for request, row in zip(requests, nearness, strict=True):
-            label = request.example.label
+        for i, request in enumerate(requests):
+            row = (queries[[i]] @ self._matrix.T).toarray()[0]  # one at a time: all would not fit into memory
+            group = request.example.group
             order = np.argsort(-row, kind="stable")
-            free = (i for i in order if i not in used and self._examples[i].label == label)
+            free = (i for i in order if i not in used and self._examples[i].group == group)
             for sample in range(request.n):
                 chosen = next(free, None)
                 if chosen is None:
-                    error = f"the pool holds no more unused examples of label {label!r}"
+                    error = f"the pool holds no more unused examples of {group!r}"
                     records.append(Record(request.id, sample, "failed", None, error))
                     continue
                 used.add(chosen)

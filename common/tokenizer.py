@@ -90,6 +90,10 @@ class Tokenizer:
         ids = ids[: ends[-1] + 1] if ends else [*ids, self.eos_ids[0]]
         return ids, len(prompt)
 
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of plain text, without a template and without special tokens."""
+        return self._backend(text, add_special_tokens=False, verbose=False)["input_ids"]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
         return self._backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

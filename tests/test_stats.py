@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from common.stats import accuracy_ci95, arm_summary, bootstrap_ci95, macro_f1, mean_ci95, paired_difference
+from common.stats import (
+    accuracy_ci95,
+    arm_summary,
+    bootstrap_ci95,
+    macro_f1,
+    mean_ci95,
+    paired_bootstrap_ci95,
+    paired_difference,
+    per_class,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 40])
@@ -61,6 +70,53 @@ def test_paired_difference_is_the_paired_t_interval():
         paired_difference(a, b[:3])
 
 
+def test_paired_bootstrap_of_one_repeat_agrees_with_scipy_and_repeats():
+    rng = np.random.default_rng(3)
+    a, b = rng.random(300) < 0.7, rng.random(300) < 0.6
+    ours = paired_bootstrap_ci95(a, b)
+    assert ours == paired_bootstrap_ci95([a], [b])
+    assert ours != paired_bootstrap_ci95(a, b, seed=1)
+    expected = scipy.stats.bootstrap(
+        (a * 1.0, b * 1.0),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        paired=True,
+        n_resamples=5000,
+        method="percentile",
+        rng=rng,
+    ).confidence_interval
+    assert ours[0] == pytest.approx(a.mean() - b.mean())
+    assert ours[1:] == pytest.approx((expected.low, expected.high), abs=0.015)
+
+
+def test_paired_bootstrap_draws_repeats_and_questions_apart():
+    # Only questions differ: three equal repeats say no more than one. Only repeats differ: R of them are drawn.
+    rng = np.random.default_rng(4)
+    one = rng.random(400) < 0.5
+    single, triple = (paired_bootstrap_ci95([one] * n, np.zeros((n, 400))) for n in (1, 3))
+    assert triple[1:] == pytest.approx(single[1:], abs=0.01)
+    assert triple[2] - triple[1] == pytest.approx(2 * 1.96 * one.std() / 20, rel=0.1)
+    levels = np.array([[0.0], [1.0]]) @ np.ones((1, 50))
+    assert paired_bootstrap_ci95(levels, np.zeros((2, 50))) == (0.5, 0.0, 1.0)
+
+
+def test_paired_bootstrap_covers_the_truth():
+    """Two arms on shared hard and easy questions, with luck of their own in each of five repeats."""
+    rng, inside = np.random.default_rng(5), 0
+    for trial in range(100):
+        question = rng.normal(0, 0.15, (1, 150))
+        a = rng.random((5, 150)) < 0.55 + rng.normal(0, 0.03, (5, 1)) + question
+        b = rng.random((5, 150)) < 0.50 + rng.normal(0, 0.03, (5, 1)) - question
+        _, low, high = paired_bootstrap_ci95(a, b, trial, samples=300)
+        inside += low <= 0.05 <= high
+    assert inside >= 92
+
+
+def test_paired_bootstrap_refuses_what_is_not_paired():
+    for a, b in (([0, 1], [0, 1, 1]), (np.zeros((2, 0)), np.zeros((2, 0))), (np.zeros((1, 2, 3)),) * 2):
+        with pytest.raises(ValueError, match="repeats and questions"):
+            paired_bootstrap_ci95(a, b)
+
+
 def test_arm_summary_of_one_and_of_several_repeats():
     one = arm_summary([0.874], 500)
     assert one["value"] == 0.874
@@ -84,3 +140,27 @@ def test_macro_f1_by_hand():
     assert macro_f1(gold, gold) == 1.0
     with pytest.raises(ValueError, match="no items"):
         macro_f1([], [])
+
+
+def test_per_class_by_hand():
+    gold = ["b", "a", "a", "a", "b", "c"]
+    predicted = ["b", "a", "a", "b", "a", None]
+    table = per_class(gold, predicted)
+    assert list(table) == ["a", "b", "c"]
+    assert table["a"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3})
+    assert table["b"] == pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "support": 2})
+    assert table["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+    with pytest.raises(ValueError, match="no items"):
+        per_class([], [])
+    with pytest.raises(ValueError, match="zip"):
+        per_class(["a"], ["a", "b"])
+
+
+def test_per_class_agrees_with_macro_f1():
+    rng = np.random.default_rng(6)
+    gold, predicted = rng.integers(5, size=200).tolist(), rng.integers(7, size=200).tolist()
+    table = per_class(gold, predicted)
+    assert np.mean([row["f1"] for row in table.values()]) == pytest.approx(macro_f1(gold, predicted))
+    assert sum(row["support"] for row in table.values()) == 200
+    right = sum(row["recall"] * row["support"] for row in table.values())
+    assert right == pytest.approx(sum(g == p for g, p in zip(gold, predicted, strict=True)))
