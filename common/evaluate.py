@@ -15,24 +15,28 @@ Row = dict[str, Any]
 
 
 def answer_waves(
-    generator: Callable[[], Generator], task: Task, examples: Sequence[Example]
+    generator: Callable[[], Generator],
+    task: Task,
+    examples: Sequence[Example],
+    sampling: SampleConfig | None = None,
+    seed: int = 0,
+    n: int = 1,
 ) -> Callable[[int], Iterator[list[Row]]]:
-    """Graded greedy answers in waves, as `RunDir.collect` takes them: called with the number of rows there are.
+    """Graded answers in waves, as `RunDir.collect` takes them: called with the number of rows there are.
 
-    `generator` is called only when there is something to answer. A row holds id, group, status, the reply,
-    what was read from it (`parsed`), the right label and whether they agree (`correct`).
+    `n` answers to each question, side by side; greedy ones unless `sampling` says otherwise. `generator` is called
+    only when there is something to answer. A row holds id, group, label, status, the reply, what was read from it
+    (`parsed`), whether that is right (`correct`), and `mean_logp`, how sure the model was of its own words.
     """
+    sampling = sampling or SampleConfig(max_new_tokens=task.answer_tokens)
 
     def waves(done: int) -> Iterator[list[Row]]:
-        rest = examples[done:]
+        rest = examples[done // n :]
         if not rest:
             return
-        requests = [Request(e.id, tuple(task.messages(e.question))) for e in rest]
-        sampling = SampleConfig(max_new_tokens=task.answer_tokens)
-        start = 0
-        for records in generator().generate(requests, sampling, seed=0):
-            wave = rest[start : start + len(records)]
-            start += len(records)
+        requests = [Request(e.id, tuple(task.messages(e.question)), n) for e in rest]
+        answered = 0
+        for records in generator().generate(requests, sampling, seed):
             yield [
                 {
                     "id": example.id,
@@ -42,9 +46,12 @@ def answer_waves(
                     "text": record.text,
                     "parsed": None if record.text is None else task.parse(record.text),
                     "correct": record.text is not None and task.correct(record.text, example.label),
+                    "mean_logp": record.mean_logp,
                 }
-                for example, record in zip(wave, records, strict=True)
+                for i, record in enumerate(records)
+                for example in [rest[(answered + i) // n]]
             ]
+            answered += len(records)
 
     return waves
 

@@ -101,6 +101,16 @@ def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
     return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])
 
 
+def percent_interval(entry: Mapping[str, Any], signed: bool = False) -> str:
+    """A share and its interval in per cent, "70.5 [63.2, 77.8]", from `{"value", "ci95": [low, high] or None}`."""
+    sign = "+" if signed else ""
+    shown = f"{100 * entry['value']:{sign}.1f}"
+    if entry["ci95"] is None:
+        return shown
+    low, high = (100 * x for x in entry["ci95"])
+    return f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
 def _one_line(text: str, limit: int = 60) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

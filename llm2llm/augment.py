@@ -4,45 +4,67 @@ A slot is one wanted example for one seed. Every slot is asked up to `attempts` 
 form one batch. Whatever the teacher says is stored before it is judged.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from common.budget import BUDGET_SPENT
 from common.config import SampleConfig
-from common.filters import KnownTexts
+from common.filters import rouge_l, words_of
 from common.generate import Generator, Record, Request
 from common.rundir import RunDir
-from common.tasks.base import Example, NewExample, Task
+from common.tasks.base import Example, Hints, NewExample, Task
 from llm2llm.config import Config
+from llm2llm.known import Known
 
 Row = dict[str, Any]
+
+VOTE_TEMPERATURE = 0.7
+"""Of the teacher when it solves a new example several times and the majority counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Who writes (and solves, for the label check), and how near-duplicates are told."""
+    """Who writes (and solves, for the label check), what about, and under which settings. `fits` tells whether the
+    student can learn and answer an example of that length."""
 
     generator: Generator
     task: Task
     config: Config
-
-    @property
-    def near_duplicate(self) -> float:
-        given = self.config.rouge_l
-        return self.task.near_duplicate if given is None else given
+    fits: Callable[[Example], bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmented:
-    """Outcome of a round: accepted rows (see `_row`), refused rows with reasons, calls and tokens spent."""
+    """Outcome of a round: accepted rows (see `_row`), refused rows with reasons, calls and tokens spent, and
+    whether the budget ended before the slots did."""
 
-    accepted: list[Row]
-    refused: list[Row]
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
+    accepted: list[Row] = dataclasses.field(default_factory=list)
+    refused: list[Row] = dataclasses.field(default_factory=list)
+    calls: int = 0
+    check_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    exhausted: bool = False
+
+
+class _Bill:
+    """Counts what is asked for while a round runs."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = self.completion_tokens = 0
+        self.exhausted = False
+
+    def add(self, records: Sequence[Record]) -> int:
+        """Book these records; returns how many were really asked."""
+        refused = sum(r.error == BUDGET_SPENT for r in records)
+        self.exhausted |= refused > 0
+        self.prompt_tokens += sum(r.prompt_tokens for r in records)
+        self.completion_tokens += sum(r.completion_tokens for r in records)
+        return len(records) - refused
 
 
 def augment(
@@ -50,54 +72,77 @@ def augment(
     folder: str,
     teacher: Teacher,
     slots: Sequence[Example],
-    known: KnownTexts,
+    known: Known,
     seed: int,
     round_number: int,
+    *,
     attempts: int,
+    hints: Mapping[str, Hints] | None = None,
+    rephrase: bool = False,
+    stage: str = "teach",
 ) -> Augmented:
     """Fill `slots` (the seed of each wanted example; a seed may stand there several times).
 
-    `known` holds the questions that must not come again; accepted ones are added to it.
+    `known` holds the questions that must not come again; accepted ones are added to it. `hints` says by the seed's
+    id what the teacher is shown beside it; `rephrase` asks for the seed in other words instead.
     """
-    task = teacher.task
+    with run.timed(stage):
+        return _augment(run, folder, teacher, slots, known, seed, round_number, attempts, hints or {}, rephrase)
+
+
+def _augment(run, folder, teacher, slots, known, seed, round_number, attempts, hints, rephrase) -> Augmented:
+    task, bill = teacher.task, _Bill()
     open_slots = list(enumerate(slots))
     accepted: list[Row] = []
     refused: list[Row] = []
-    calls = prompt_tokens = completion_tokens = 0
+    calls = check_calls = 0
+
+    def messages(parent: Example) -> tuple:
+        if rephrase:
+            return task.rephrase_messages(parent)
+        return task.teacher_messages(parent, hints.get(parent.id, Hints()))
+
     for attempt in range(1, attempts + 1):
-        if not open_slots:
+        if not open_slots or bill.exhausted:
             break
         requests = [
-            Request(f"{folder}/{attempt}/{slot}/{parent.id}", task.teacher_messages(parent), example=parent)
+            Request(f"{folder}/{attempt}/{slot}/{parent.id}", messages(parent), 1, parent, task.reply_fields)
             for slot, parent in open_slots
         ]
         sampling = teacher.config.writing(task.example_tokens)
         records = collect(run, f"{folder}/teacher_{attempt}.jsonl", teacher.generator, requests, sampling, seed)
-        calls += len(records)
-        prompt_tokens += sum(r.prompt_tokens for r in records)
-        completion_tokens += sum(r.completion_tokens for r in records)
-        read = [_read(task, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
-        read = [_drop_known(new, known, teacher.near_duplicate) for new in read]
-        checks = _check_labels(run, folder, attempt, teacher, read, seed)
+        calls += bill.add(records)
+        read = [_read(teacher, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
+        repeats = known.repeats([new.question if new.refused is None else None for new in read])
+        read = [
+            new if found is None else dataclasses.replace(new, refused=found.reason)
+            for new, found in zip(read, repeats, strict=True)
+        ]
+        checks, asked = _check_labels(run, folder, attempt, teacher, read, seed, bill)
+        check_calls += asked
         again = []
-        for (slot, parent), record, request, new, check in zip(
-            open_slots, records, requests, read, checks, strict=True
+        for (slot, parent), record, request, new, check, repeat in zip(
+            open_slots, records, requests, read, checks, repeats, strict=True
         ):
             row = _row(f"{folder}/{attempt}/{slot}", parent, record, request, round_number, attempt, teacher)
-            if new.refused is None and check["refused"] is None:
-                score, nearest = known.nearest(new.question)
-                if score > teacher.near_duplicate:
-                    new = NewExample(refused="near-duplicate")
-                else:
+            reason = new.refused or check["refused"]
+            if reason is None:
+                # The question may repeat one accepted a moment ago, in this very attempt.
+                (repeat,) = known.repeats([new.question])
+                if repeat is None:
                     known.add(new.question, row["id"])
-                    accepted.append(row | _content(task, new, score, nearest, check["answer"]))
+                    accepted.append(row | _content(task, new, parent, check["answer"]))
                     continue
-            refused.append(row | {"reason": new.refused or check["refused"], "text": record.text})
+                reason = repeat.reason
+            near = {} if repeat is None else {"nearest": repeat.name, "similarity": round(repeat.score, 4)}
+            refused.append(row | {"reason": reason, "text": record.text, "error": record.error} | near)
             again.append((slot, parent))
         open_slots = again
     run.once(f"{folder}/new.jsonl", lambda: accepted)
     run.once(f"{folder}/refused.jsonl", lambda: refused)
-    return Augmented(accepted, refused, calls, prompt_tokens, completion_tokens)
+    return Augmented(
+        accepted, refused, calls, check_calls, bill.prompt_tokens, bill.completion_tokens, bill.exhausted
+    )
 
 
 def collect(
@@ -113,8 +158,9 @@ def collect(
     def waves(done: int) -> Iterator[list[Row]]:
         stored = [Record(**row) for row in run.journal(f"{name}.part").rows()]
         generator.seen(stored)
-        if requests[done:]:
-            for records in generator.generate(requests[done:], sampling, seed):
+        first = done // requests[0].n if requests else 0
+        if requests[first:]:
+            for records in generator.generate(requests[first:], sampling, seed):
                 yield [dataclasses.asdict(r) for r in records]
 
     records = [Record(**row) for row in run.collect(name, waves)]
@@ -122,46 +168,61 @@ def collect(
     return records
 
 
-def _read(task: Task, record: Record, parent: Example) -> NewExample:
+def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
+    if record.error == BUDGET_SPENT:
+        return NewExample(refused=BUDGET_SPENT)
     if record.status == "failed":
         return NewExample(refused="teacher failed")
     if record.status == "length":
         return NewExample(refused="cut off")
-    return task.parse_example(record.text, parent)
-
-
-def _drop_known(new: NewExample, known: KnownTexts, limit: float) -> NewExample:
-    if new.refused is None and known.nearest(new.question)[0] > limit:
-        return NewExample(refused="near-duplicate")
+    new = teacher.task.parse_example(record.text, parent)
+    if new.refused is None and not teacher.fits(Example("", new.question, new.answer, new.label, new.group)):
+        return NewExample(refused="too long for the student")
     return new
 
 
 def _check_labels(
-    run: RunDir, folder: str, attempt: int, teacher: Teacher, read: Sequence[NewExample], seed: int
-) -> list[Row]:
-    """For each example: what the check answered, and the reason to refuse it if it disagrees."""
-    task, how = teacher.task, teacher.config.label_check
+    run: RunDir,
+    folder: str,
+    attempt: int,
+    teacher: Teacher,
+    read: Sequence[NewExample],
+    seed: int,
+    bill: _Bill,
+) -> tuple[list[Row], int]:
+    """For each example: what the check answered, and the reason to refuse it if it disagrees; calls made."""
+    task, how, votes = teacher.task, teacher.config.label_check, teacher.config.check_votes
     good = [i for i, new in enumerate(read) if new.refused is None]
-    answers: dict[int, str | None] = {}
+    verdicts: dict[int, Row] = {}
+    calls = 0
     if how == "resolve":
-        requests = [Request(f"{i}", tuple(task.messages(read[i].question))) for i in good]
-        sampling = SampleConfig(task.answer_tokens)
+        requests = [Request(f"{folder}/check_{attempt}/{i}", task.messages(read[i].question), votes) for i in good]
+        temperature = 0.0 if votes == 1 else VOTE_TEMPERATURE
+        sampling = SampleConfig(task.answer_tokens, temperature=temperature)
         name = f"{folder}/check_{attempt}.jsonl"
         records = collect(run, name, teacher.generator, requests, sampling, seed)
-        for i, record in zip(good, records, strict=True):
-            agrees = record.text is not None and task.correct(record.text, read[i].label)
-            answers[i] = read[i].label if agrees else record.text and task.parse(record.text)
+        calls = bill.add(records)
+        for turn, i in enumerate(good):
+            verdicts[i] = _vote(task, records[turn * votes : (turn + 1) * votes], read[i].label)
     elif how == "program":
-        answers = {i: task.truth(read[i].question) for i in good}
-    result: list[Row] = []
-    for i, new in enumerate(read):
-        if new.refused is not None or how == "none":
-            result.append({"answer": None, "refused": None})
-        elif answers[i] is None or not task.correct(answers[i], new.label):
-            result.append({"answer": answers[i], "refused": "label check"})
-        else:
-            result.append({"answer": answers[i], "refused": None})
-    return result
+        for i in good:
+            truth = task.truth(read[i].question)
+            agrees = truth is not None and task.correct(truth, read[i].label)
+            verdicts[i] = {"answer": truth, "refused": None if agrees else "label check"}
+    accepted = {"answer": None, "refused": None}
+    return [verdicts.get(i, accepted) for i in range(len(read))], calls
+
+
+def _vote(task: Task, records: Sequence[Record], label: str) -> Row:
+    """The answer that most of `records` give, and whether it is `label`; a tie is no majority."""
+    if any(record.error == BUDGET_SPENT for record in records):
+        return {"answer": None, "refused": BUDGET_SPENT}
+    texts = [record.text for record in records if record.text is not None]
+    answers = [label if task.correct(text, label) else task.parse(text) for text in texts]
+    ranked = collections.Counter(a for a in answers if a is not None).most_common(2)
+    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        return {"answer": None, "refused": "label check"}
+    return {"answer": ranked[0][0], "refused": None if ranked[0][0] == label else "label check"}
 
 
 def _row(
@@ -185,16 +246,15 @@ def _row(
     }
 
 
-def _content(task: Task, new: NewExample, rouge_l: float, nearest: str, check: str | None) -> Row:
-    """The example itself with its filter scores; `truth` is the exact answer where a program knows it."""
+def _content(task: Task, new: NewExample, parent: Example, check: str | None) -> Row:
+    """The example itself, how near it is to its seed, and the exact answer where a program knows it."""
     truth = task.truth(new.question)
     return {
         "question": new.question,
         "answer": new.answer,
         "label": new.label,
         "group": new.group,
-        "rouge_l": round(rouge_l, 4),
-        "nearest": nearest,
+        "rouge_l": round(rouge_l(words_of(new.question), words_of(parent.question)), 4),
         "label_check": check,
         "truth": truth,
         "label_correct": None if truth is None else task.correct(truth, new.label),
@@ -204,3 +264,22 @@ def _content(task: Task, new: NewExample, rouge_l: float, nearest: str, check: s
 def as_example(row: Row) -> Example:
     """A stored row as training data."""
     return Example(row["id"], row["question"], row["answer"], row["label"], row["group"])
+
+
+def figures(made: Augmented) -> Row:
+    """What a round of the teacher cost and brought, for the entry of the round."""
+    reasons = collections.Counter(row["reason"] for row in made.refused)
+    judged = [row for row in made.accepted if row["label_correct"] is not None]
+    count = max(1, len(made.accepted))
+    return {
+        "teacher_calls": made.calls,
+        "check_calls": made.check_calls,
+        "teacher_prompt_tokens": made.prompt_tokens,
+        "teacher_completion_tokens": made.completion_tokens,
+        "accepted": len(made.accepted),
+        "refused": dict(sorted(reasons.items())),
+        "labels_known": len(judged),
+        "labels_wrong": sum(not row["label_correct"] for row in judged),
+        "question_words": round(sum(len(row["question"].split()) for row in made.accepted) / count, 2),
+        "answer_words": round(sum(len(row["answer"].split()) for row in made.accepted) / count, 2),
+    }

@@ -6,84 +6,166 @@ From Python the same in two lines:
     summary = run(Config(rounds=3, run_dir="runs/demo"))
 """
 
+import contextlib
 import hashlib
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from common.cli import parse
 from common.errors import UserError
+from common.tasks.base import Example, Task
+from common.tasks.files import check_ids
 from common.tasks.registry import get_task
-from llm2llm.config import Config, plan
+from llm2llm.config import PRESETS, Config
+from llm2llm.plan import plan
+
+Write = Callable[[list[dict[str, str]]], str]
+TEACHING = ("llm2llm", "untargeted", "auggpt")
 
 
 def main(argv: list[str]) -> None:
     """Parse, check, plan; only then load jax and work."""
-    config = parse(Config, argv, "run.py llm2llm", "Fine-tune a student on what it gets wrong (LLM2LLM).")
-    config = config.resolved()
+    about = "Fine-tune a student on what it gets wrong (LLM2LLM)."
+    config = parse(Config, argv, "run.py llm2llm", about, PRESETS).resolved()
     if config.dry_run:
         check_data(config)
         for name, what in plan(config):
             print(f"{name:24}{what}")
-        return
-    run(config)
+    elif config.sweep:
+        from llm2llm.sweep import sweep
+
+        sweep(config)
+    else:
+        run(config)
 
 
-def check_data(config: Config) -> tuple[Any, dict[str, list]]:
+def check_data(config: Config) -> tuple[Task, dict[str, list[Example]]]:
     """The task and its splits. Raises UserError for rows that do not fit and for too few of them."""
     as_path = lambda name: None if name is None else pathlib.Path(name)
     train_file = as_path(config.train_file)
     task = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
+    if config.official:
+        from llm2llm.official import official
+
+        task = official(task)
     files = {"train": train_file, "dev": as_path(config.dev_file), "test": as_path(config.test_file)}
     data = {split: task.load(split, file, config.seed) for split, file in files.items()}
-    if len(data["train"]) < config.seed_examples:
-        where = config.train_file or f"task {config.task}"
-        raise UserError(
-            f"{where} has {len(data['train'])} training examples: lower --seed-examples {config.seed_examples}"
-        )
+    for examples in data.values():
+        check_ids(examples)
     # Real sets repeat a few questions across splits; such rows become no seeds, so that the test stays unseen.
-    test = {example.question for example in data["test"]}
-    data["train"] = [example for example in data["train"] if example.question not in test]
+    held_out = {example.question for split in ("dev", "test") for example in data[split]}
+    rest = [example for example in data["train"] if example.question not in held_out]
+    if len(rest) < config.seed_examples:
+        shared = len(data["train"]) - len(rest)
+        also = f" ({shared} more are dev or test questions too)" if shared else ""
+        raise UserError(
+            f"{config.train_file or f'task {config.task}'} has {len(rest)} training examples{also}: lower "
+            f"--seed-examples {config.seed_examples}"
+        )
+    data["train"] = rest
+    if config.label_check == "program" and not any(task.truth(example.question) for example in rest[:50]):
+        raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
     return task, data
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds."""
+def run(config: Config, teacher: Write | None = None) -> dict[str, Any]:
+    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds.
+
+    `teacher`: a function from chat messages to the reply, in place of the teacher that `config` names.
+    """
     config = config.resolved()
     task, data = check_data(config)
 
     from common import runtime
-    from common.generate import Generator
     from common.models import LanguageModel
-    from common.pool import PoolGenerator
     from common.rundir import RunDir
-    from llm2llm.loop import Setting, run_repeat
+    from llm2llm.loop import run_repeat
     from llm2llm.report import finish
+    from llm2llm.select import draw_seeds
+    from llm2llm.students import Setting
 
-    # Whatever the user may have to mend is found before the run directory exists.
-    runtime.enable_compile_cache()
-    name = lambda given, role: f"embedded:{role}" if given == "embedded" else given
-    base = LanguageModel.load(name(config.student, "student"))
-    for split in ("train", "dev"):
-        base.encode(task, data[split][:5000], config.max_length)
-    if config.teacher.startswith("pool:"):
-        pool = task.load("train", pathlib.Path(config.teacher.removeprefix("pool:")), config.seed)
-        teacher: Callable[[set[str]], Generator] = lambda given: PoolGenerator(config.teacher, task, pool, given)
-    else:
-        writer = LanguageModel.load(name(config.teacher, "teacher")).generator()
-        teacher = lambda given: writer
-    setting = Setting(config, task, base, teacher, data["train"], data["dev"], data["test"])
+    # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
     stored = config.stored() | {"file_hashes": file_hashes(config)}
-    with RunDir.open(pathlib.Path(config.run_dir), "llm2llm", stored) as place:
+    RunDir.check(config.run_dir, "llm2llm", stored)
+    runtime.enable_compile_cache()
+    base = LanguageModel.load("embedded:student" if config.student == "embedded" else config.student)
+    seeds = [
+        draw_seeds(data["train"], config.seed_examples, config.seed + repeat, config.seed_sampler)
+        for repeat in range(config.repeats)
+    ]
+    base.encode(task, dict.fromkeys(example for drawn in seeds for example in drawn), config.max_length)
+    answer_tokens = config.answer_tokens or task.answer_tokens
+    for examples in (*seeds, data["dev"], data["test"]):
+        base.check_prompts(task, examples, answer_tokens)
+    open_teacher = _teacher(config, task, teacher)
+    evaluated = task
+    if config.official:
+        from llm2llm.official import as_evaluated
+
+        evaluated = as_evaluated(task)
+    with RunDir.open(config.run_dir, "llm2llm", stored) as place, open_teacher(place.path) as make:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
+        setting = Setting(config, task, evaluated, base, make, data["train"], data["dev"], data["test"])
         repeats = [run_repeat(place, setting, repeat) for repeat in range(config.repeats)]
         return finish(place, setting, repeats)
 
 
+def _teacher(config: Config, task: Task, function: Write | None) -> Callable[[pathlib.Path], Any]:
+    """A context manager over the run's folder that gives `Setting.teacher`; loads and checks what it can now."""
+    kind, _, name = config.teacher.partition(":")
+    if function is not None or kind == "python":
+        from common.callback import CallbackGenerator, load_callable
+
+        function = function or load_callable(config.teacher)
+        label = config.teacher if kind == "python" else f"python:{getattr(function, '__name__', 'function')}"
+        return lambda folder: contextlib.nullcontext(lambda given, scope: CallbackGenerator(label, function))
+    if kind == "openai":
+        return _hosted(config, name)
+    if kind == "pool":
+        from common.pool import PoolGenerator
+
+        pool = task.load("train", pathlib.Path(name), config.seed)
+        make = lambda given, scope: PoolGenerator(config.teacher, task, pool, given)
+        return lambda folder: contextlib.nullcontext(make)
+    from common.models import LanguageModel
+
+    writer = LanguageModel.load("embedded:teacher" if config.teacher == "embedded" else config.teacher).generator()
+    return lambda folder: contextlib.nullcontext(lambda given, scope: writer)
+
+
+def _hosted(config: Config, model: str) -> Callable[[pathlib.Path], Any]:
+    """The endpoint, asked once whether it is there; each arm of each repeat has an equal share of the budget."""
+    from common.endpoint import EndpointGenerator
+    from common.replies import Replies
+
+    limits = config.limits()
+    arms = sum(arm in TEACHING for arm in config.arms)
+    share = None if limits is None else limits.share(config.repeats * max(1, arms))
+    with (
+        Replies(":memory:") as nothing,
+        EndpointGenerator(model, url=config.teacher_url, replies=nothing, scope="check") as probe,
+    ):
+        probe.check()
+
+    @contextlib.contextmanager
+    def opened(folder: pathlib.Path) -> Iterator[Callable[[set[str], str], EndpointGenerator]]:
+        with contextlib.ExitStack() as stack:
+            replies = stack.enter_context(Replies(folder / "replies.sqlite"))
+            yield lambda given, scope: stack.enter_context(
+                EndpointGenerator(model, url=config.teacher_url, replies=replies, scope=scope, budget=share)
+            )
+
+    return opened
+
+
 def file_hashes(config: Config) -> dict[str, str]:
-    """Start of the SHA-256 of every data file, so that a run is not continued on other data."""
-    pool = config.teacher.removeprefix("pool:") if config.teacher.startswith("pool:") else None
-    files = (config.train_file, config.dev_file, config.test_file, pool)
+    """Start of the SHA-256 of every file the run reads, so that it is not continued with other data or code."""
+    files = [config.train_file, config.dev_file, config.test_file, config.pool]
+    if config.teacher.startswith("python:"):
+        files.append(config.teacher.removeprefix("python:").rpartition(":")[0])
+    if pathlib.Path(config.task).suffix:
+        files.append(config.task)
     return {file: hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16] for file in files if file}

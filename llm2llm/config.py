@@ -1,6 +1,7 @@
 """Settings of an LLM2LLM run: the one source of its command line, its stored configuration and its checks.
 
     config = Config(rounds=3, seed=1).resolved()
+    config = preset("paper", task="gsm8k", student="my/folder").resolved()
 
 Importing this loads no jax. Values of `None` are filled in by `resolved()`, by the kind of student and task.
 """
@@ -10,47 +11,131 @@ import math
 import pathlib
 from typing import Any, Literal
 
+from common.budget import Budget
 from common.cli import flag
 from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
 
-ARMS = ("fine-tune", "fine-tune-matched", "llm2llm", "untargeted")
+ARMS = ("base", "fine-tune", "fine-tune-matched", "llm2llm", "untargeted", "eda", "auggpt", "more-data")
+MATCHED = ("fine-tune-matched", "untargeted", "eda", "auggpt", "more-data")
+"""Arms whose budget is that of llm2llm, so that they need it beside them."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "embedded": {},
+    "paper": {
+        "seed_sampler": "random",
+        "rounds": 10,
+        "per_wrong": 1,
+        "max_attempts": 5,
+        "patience": 10,
+        "label_check": "none",
+        "teacher_temperature": 1.0,
+        "teacher_top_p": 1.0,
+        "show_wrong_answer": False,
+        "when_none_wrong": "stop",
+        "learning_rate": 2e-5,
+        "epochs": 3.0,
+        "batch_size": 128,
+        "max_length": 1024,
+    },
+}
+PRESETS["official-code"] = PRESETS["paper"] | {
+    "task": "gsm8k",
+    "rouge_l": 0.95,
+    "duplicates_of": "round",
+    "official": True,
+    "student_temperature": 0.7,
+    "student_top_p": 0.9,
+    "answer_tokens": 100,
+}
+"""`paper`: the published method. `official-code`: what the authors' released program does, flaws included (spec of
+each in `llm2llm/official.py`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Defaults are this project's own and fit the embedded demonstration; the paper's are 10 rounds, 1 example
-    per wrong seed, and for GSM8K 3 epochs at batch size 128 and learning rate 2e-5."""
+    """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
-    task: str = flag("arithmetic", "arithmetic, trec, snips, or text (any labelled file)")
+    preset: Literal["embedded", "paper", "official-code"] = flag("embedded", "defaults of the flags below")
+    task: str = flag("arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file")
     student: str = flag("embedded", "embedded, a Hugging Face id, or a folder")
-    teacher: str = flag("embedded", "embedded, a Hugging Face id, a folder, or pool:FILE of real examples")
+    teacher: str = flag(
+        "embedded",
+        "embedded, a Hugging Face id, a folder, openai:MODEL, pool:FILE of real examples, or "
+        "python:FILE.py:FUNCTION",
+    )
+    teacher_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
+    budget: str | None = flag(None, "limits for a hosted teacher, such as calls=500,tokens=200000,usd=2.5")
+    teacher_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
     train_file: str | None = flag(None, "file the seeds are drawn from (.jsonl, .csv, .parquet)")
     dev_file: str | None = flag(None, "file for choosing the round; without it the last round counts")
     test_file: str | None = flag(None, "file for the final figures, used once")
     text_column: str = flag("text", "task text: the column with the text")
     label_column: str = flag("label", "task text: the column with the label")
     instruction: str = flag("Which label fits this text?", "task text: the line put before every text")
-    seed_examples: int = flag(60, "seeds, drawn evenly from the classes or skills")
+    seed_examples: int = flag(60, "seeds drawn from the training data")
+    seed_sampler: Literal["balanced", "random"] = flag("balanced", "evenly from classes or skills, or at random")
     rounds: int = flag(4, "trainings of the student, the first on the seeds alone")
-    per_wrong: int = flag(12, "new examples asked for each seed answered wrongly, in each round")
-    max_attempts: int = flag(2, "requests for one new example before it is given up")
-    patience: int = flag(3, "rounds without a better dev accuracy before the loop stops")
-    arms: tuple[str, ...] = flag(ARMS, "what is trained and compared")
-    repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
-    rouge_l: float | None = flag(
-        None, "ROUGE-L above which a new question is a near-duplicate; by task if not given"
+    mode: Literal["iterative", "one-shot"] = flag(
+        "iterative", "one-shot: all new examples after the first training, as many as all rounds would want"
     )
+    init: Literal["scratch", "continue"] = flag(
+        "scratch", "each training starts from the base or the last student"
+    )
+    augment_from: Literal["seeds", "all"] = flag("seeds", "examples that may be shown to the teacher")
+    target: Literal["wrong", "low-confidence", "high-loss", "mixed", "all"] = flag(
+        "wrong", "which of them are: answered wrongly, least sure of, highest loss, right only at times, or all"
+    )
+    target_share: float = flag(0.3, "share of examples that low-confidence and high-loss take")
+    when_none_wrong: Literal["low-confidence", "stop"] = flag(
+        "low-confidence", "what target wrong or mixed does when it finds nothing"
+    )
+    detect: Literal["in-sample", "out-of-fold", "auto"] = flag(
+        "in-sample",
+        "who answers the seeds: the student itself, or students that have not seen them; auto: these as soon as "
+        "the student itself answers nine in ten rightly",
+    )
+    folds: int = flag(3, "students of out-of-fold detection")
+    per_wrong: int = flag(12, "new examples asked for each chosen example, in each round")
+    max_attempts: int = flag(2, "requests for one new example before it is given up")
+    show_wrong_answer: bool | None = flag(
+        None, "show the teacher the student's answer; yes if not given, but for embedded and pool teachers"
+    )
+    show_earlier: int = flag(0, "earlier new questions of the same seed shown to the teacher")
     label_check: Literal["resolve", "program", "none"] | None = flag(
         None, "who confirms a new example's answer: the teacher solving it again, a program, or nobody"
     )
+    check_votes: int = flag(1, "answers of the teacher in the label check; the majority counts")
+    rouge_l: float | None = flag(
+        None, "ROUGE-L above which a new question is a near-duplicate; by task if not given"
+    )
+    duplicates_of: Literal["everything", "round"] = flag(
+        "everything", "near-duplicates of all seeds, new and test questions, or only of this round's and its seeds"
+    )
+    semantic: float | None = flag(None, "cosine of hidden states above which a question is a near-duplicate")
+    balance: bool = flag(False, "ask for no more examples of a class than evens out the classes")
+    max_per_seed: int | None = flag(None, "most new examples of one seed in the whole run")
+    max_per_class: int | None = flag(None, "most new examples of one class in the whole run")
+    seed_weight: float = flag(1.0, "weight of a seed in the loss; a new example has 1")
+    patience: int = flag(3, "rounds without a better dev accuracy before the loop stops")
+    arms: tuple[str, ...] = flag(ARMS[:5], f"what is trained and compared: {', '.join(ARMS)}")
+    match: Literal["updates", "tokens"] = flag("updates", "what the matched arms spend as llm2llm does")
+    wordnet: str | None = flag(
+        None, "arm eda: folder of WordNet's files; without it the student's embeddings name synonyms"
+    )
+    sweep: bool = flag(False, "run the ablations of the method instead, as one table")
+    repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
     teacher_temperature: float = flag(0.8, "of the teacher when it writes")
     teacher_top_p: float = flag(0.95, "of the teacher when it writes")
+    student_temperature: float = flag(0.0, "of the student when it answers; 0 is greedy")
+    student_top_p: float = flag(1.0, "of the student when it answers")
+    answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
     learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else 2e-5")
     epochs: float | None = flag(None, "passes over the data in each training; 2 for the embedded student, else 3")
     batch_size: int | None = flag(None, "examples in an optimizer update; 12 for the embedded student, else 16")
-    micro_batch_size: int | None = flag(None, "examples on the device at once; the whole batch if not given")
+    micro_batch_size: int | None = flag(None, "examples on the device at once; by batch size if not given")
     max_length: int = flag(512, "longest example in tokens, answer included")
+    official: bool = flag(False, "prompts, judge and schedule of the authors' program (preset official-code)")
     seed: int = flag(0, "random seed of everything")
     run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
     dry_run: bool = flag(False, "show the plan and stop")
@@ -58,12 +143,15 @@ class Config:
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
         embedded = self.student == "embedded"
+        silent = self.teacher == "embedded" or self.teacher.startswith("pool:")
+        batch = self.batch_size or (12 if embedded else 16)
         fill = {
             "learning_rate": 3e-4 if embedded else 2e-5,
             "epochs": 2.0 if embedded else 3.0,
-            "batch_size": 12 if embedded else 16,
-            "micro_batch_size": self.batch_size or (12 if embedded else 16),
+            "batch_size": batch,
+            "micro_batch_size": max(n for n in range(1, 33) if batch % n == 0),
             "label_check": "none" if self.teacher.startswith("pool:") else "resolve",
+            "show_wrong_answer": not silent,
         }
         missing = {k: v for k, v in fill.items() if getattr(self, k) is None}
         config = dataclasses.replace(self, **missing)
@@ -72,36 +160,85 @@ class Config:
 
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
-        for name in (*positive, "micro_batch_size", "max_length", "epochs", "learning_rate"):
+        positive += ("micro_batch_size", "max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
+        optional = ("answer_tokens", "max_per_seed", "max_per_class")
+        for name in (*positive, *(name for name in optional if getattr(self, name) is not None)):
             if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{name.replace('_', '-')} must be above 0, not {getattr(self, name)}")
-        if self.rouge_l is not None and not 0 < self.rouge_l <= 1:
-            raise UserError(f"--rouge-l must lie above 0 and at most at 1, not {self.rouge_l}")
-        if self.teacher_temperature < 0 or not 0 < self.teacher_top_p <= 1:
-            raise UserError("--teacher-temperature must be at least 0 and --teacher-top-p in (0, 1]")
+                raise UserError(f"--{_flag(name)} must be above 0, not {getattr(self, name)}")
+        for name in ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise UserError(f"--{_flag(name)} must lie above 0 and at most at 1, not {value}")
+        for name in ("teacher_temperature", "student_temperature", "show_earlier"):
+            if not getattr(self, name) >= 0 or not math.isfinite(getattr(self, name)):
+                raise UserError(f"--{_flag(name)} must be at least 0, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise UserError(f"--seed must be at least 0, not {self.seed}")
+        if self.rounds > 1000:
+            raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
+        if self.folds < 2 or self.folds > self.seed_examples:
+            raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
         if self.micro_batch_size > self.batch_size or self.batch_size % self.micro_batch_size:
             raise UserError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
+        if self.preset not in PRESETS:
+            raise UserError(f"unknown preset {self.preset!r}: there are {', '.join(PRESETS)}")
+        if self.official and self.task != "gsm8k":
+            raise UserError("the authors released their program for GSM8K only: use --task gsm8k with --official")
+        self._check_arms()
+        self._check_teacher()
+        files = {name: getattr(self, name) for name in ("train_file", "dev_file", "test_file")}
+        for name, file in files.items():
+            if file is not None and not pathlib.Path(file).is_file():
+                raise UserError(f"no such file: {file} (given as --{_flag(name)})")
+
+    def _check_arms(self) -> None:
+        if self.wordnet is not None and not (pathlib.Path(self.wordnet) / "data.noun").is_file():
+            raise UserError(f"--wordnet {self.wordnet} holds no WordNet dictionary (data.noun is missing)")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown or not self.arms:
             raise UserError(f"unknown arm {', '.join(unknown) or '(none)'}: choose from {', '.join(ARMS)}")
-        needs = [arm for arm in ("fine-tune-matched", "untargeted") if arm in self.arms]
+        needs = [arm for arm in MATCHED if arm in self.arms]
         if needs and "llm2llm" not in self.arms:
             raise UserError(f"arm {needs[0]} is matched to llm2llm: add llm2llm to --arms")
-        pool = self.teacher.removeprefix("pool:") if self.teacher.startswith("pool:") else None
-        if pool is not None and self.label_check == "resolve":
-            raise UserError("a pool of examples cannot solve them again: use --label-check none or program")
-        for name, file in (
-            ("train-file", self.train_file),
-            ("dev-file", self.dev_file),
-            ("test-file", self.test_file),
-            ("teacher pool", pool),
-        ):
-            if file is not None and not pathlib.Path(file).is_file():
+
+    def _check_teacher(self) -> None:
+        if self.pool is not None:
+            if not pathlib.Path(self.pool).is_file():
+                raise UserError(f"no such file: {self.pool} (given as --teacher pool:)")
+            if self.label_check == "resolve":
+                raise UserError("a pool of examples solves nothing again: use --label-check none or program")
+            if self.show_wrong_answer or self.show_earlier:
                 raise UserError(
-                    f"no such file: {file} (given as --{name.replace('teacher pool', 'teacher pool:')})"
+                    "a pool of examples reads no requests: leave out --show-wrong-answer, --show-earlier"
                 )
+            if "auggpt" in self.arms:
+                raise UserError("a pool of examples cannot say a question in other words: leave out arm auggpt")
+        if not self.teacher.startswith("openai:"):
+            for name in ("teacher_url", "budget", "teacher_price"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{_flag(name)} is for a hosted teacher: use it with --teacher openai:MODEL")
+        self.limits()
+
+    @property
+    def pool(self) -> str | None:
+        """The file of a pool teacher."""
+        return self.teacher.removeprefix("pool:") if self.teacher.startswith("pool:") else None
+
+    @property
+    def slots_per_example(self) -> int:
+        """New examples wanted for a chosen example in a round."""
+        return self.per_wrong * (self.rounds - 1) if self.mode == "one-shot" else self.per_wrong
+
+    @property
+    def trainings(self) -> int:
+        """Trainings of the student, the first on the seeds alone."""
+        return min(2, self.rounds) if self.mode == "one-shot" else self.rounds
+
+    def limits(self) -> Budget | None:
+        """The budget of the whole run. Raises UserError for one that cannot be read."""
+        return None if self.budget is None else Budget.parse(self.budget, self.teacher_price)
 
     def stored(self) -> dict[str, Any]:
         """What the run directory records: everything that decides the results."""
@@ -116,39 +253,26 @@ class Config:
             batch_size=self.batch_size,
             micro_batch_size=self.micro_batch_size,
             max_length=self.max_length,
+            zero_start=self.official,
+            drop_last=self.official,
             seed=seed,
         )
 
     def writing(self, tokens: int) -> SampleConfig:
         return SampleConfig(tokens, temperature=self.teacher_temperature, top_p=self.teacher_top_p)
 
+    def answering(self, tokens: int) -> SampleConfig:
+        """How the student answers, of at most `tokens` unless the settings say otherwise."""
+        tokens = self.answer_tokens or tokens
+        return SampleConfig(tokens, temperature=self.student_temperature, top_p=self.student_top_p)
 
-def plan(config: Config) -> list[tuple[str, str]]:
-    """What a run will do at most, line by line, before anything is loaded."""
-    per_round = config.seed_examples * config.per_wrong
-    sizes = [config.seed_examples + i * per_round for i in range(config.rounds)]
-    settings = config.training(config.seed)
-    updates = [settings.total_steps(size) for size in sizes]
-    calls = (config.rounds - 1) * per_round * config.max_attempts
-    lines = [
-        ("task, student, teacher", f"{config.task}, {config.student}, {config.teacher}"),
-        ("seeds, rounds, repeats", f"{config.seed_examples}, {config.rounds}, {config.repeats}"),
-    ]
-    by_arm = {
-        "fine-tune": (updates[0], 0),
-        "fine-tune-matched": (updates[0] + updates[-1], 0),
-        "llm2llm": (sum(updates), calls),
-        "untargeted": (sum(updates), calls),
-    }
-    for arm in config.arms:
-        arm_updates, arm_calls = by_arm[arm]
-        lines.append((arm, f"at most {arm_updates} optimizer updates and {arm_calls} teacher calls a repeat"))
-    if updates[0] < 10:
-        lines.append(
-            (
-                "warning",
-                f"the first training has only {updates[0]} updates: raise --epochs or lower --batch-size, or its "
-                "result says little about the data",
-            )
-        )
-    return lines
+
+def preset(name: str, **settings: Any) -> Config:
+    """The settings of a preset with `settings` in place of its own. Raises UserError for an unknown name."""
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
+    return Config(**PRESETS[name] | settings | {"preset": name})
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

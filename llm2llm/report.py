@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.dataset import DatasetCard, Field, write_dataset
-from common.report import Report, line_figure, stacked_bar_figure, terminal_table
+from common.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
 from common.rundir import RunDir, read_jsonl, write_folder, write_json
-from common.stats import arm_summary, paired_difference
-from llm2llm.augment import Row
-from llm2llm.loop import Setting
+from common.stats import arm_summary, macro_f1, paired_bootstrap_ci95, paired_difference, per_class
+from llm2llm.select import Row
+from llm2llm.students import Setting
 
 SCHEMA = 1
 FIELDS = {
@@ -18,14 +18,13 @@ FIELDS = {
     "answer": Field("string", "The full text the student learns."),
     "label": Field("string", "The part that is graded."),
     "group": Field("string", "Class or skill."),
-    "parent": Field("string", "Id of the seed that the student answered wrongly."),
+    "parent": Field("string", "Id of the example that the teacher was shown: a seed, or an earlier new example."),
     "repeat": Field("int64", "Repeat of the run."),
     "round": Field("int64", "Round that wrote it, from 0."),
     "attempt": Field("int64", "Which request for this slot succeeded, from 1."),
     "teacher": Field("string", "Who wrote it."),
     "prompt_hash": Field("string", "Start of the SHA-256 of the teacher's prompt."),
-    "rouge_l": Field("float64", "ROUGE-L F1 to the nearest question known before."),
-    "nearest": Field("string", "Id of that question."),
+    "rouge_l": Field("float64", "ROUGE-L F1 between the question and that of its seed."),
     "label_check": Field("string", "What the label check answered; null without one."),
     "truth": Field("string", "Exact answer where a program knows it; null elsewhere."),
     "label_correct": Field("bool", "Whether label and truth agree; null where unknown."),
@@ -34,7 +33,7 @@ FIELDS = {
 
 def finish(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
     """Write all products of a finished run and print its table; returns the summary."""
-    summary = summarise(setting, repeats)
+    summary = summarise(run, setting, repeats)
     rows = _synthetic(run, setting, len(repeats))
     if "llm2llm" in setting.config.arms:
         write_dataset(run.path / "dataset", rows, _card(setting, rows, summary))
@@ -47,8 +46,12 @@ def finish(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict
     return summary
 
 
-def summarise(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
     """The documented, versioned figures of a run (see README, "summary.json")."""
+    answers = {
+        name: [read_jsonl(run.path / repeat["arms"][name]["test"]) for repeat in repeats]
+        for name in setting.config.arms
+    }
     arms = {}
     for name in setting.config.arms:
         results = [repeat["arms"][name] for repeat in repeats]
@@ -56,17 +59,15 @@ def summarise(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]
         arms[name] |= {
             "examples": [r["examples"] for r in results],
             "updates": [r["updates"] for r in results],
+            "tokens": [r["tokens"] for r in results],
+            "cut_off": [r["truncated"] for r in results],
             "by_group": _mean_by_group(results),
+            "answers": [r["test"] for r in results],
         }
-    gains = {}
-    for other in setting.config.arms:
-        if other != "llm2llm" and "llm2llm" in arms:
-            a, b = arms["llm2llm"]["per_repeat"], arms[other]["per_repeat"]
-            if len(repeats) > 1:
-                mean, low, high = paired_difference(a, b)
-                gains[f"llm2llm - {other}"] = {"value": mean, "ci95": [low, high]}
-            else:
-                gains[f"llm2llm - {other}"] = {"value": a[0] - b[0], "ci95": None}
+        if setting.task.kind == "class":
+            arms[name] |= _class_figures(answers[name])
+        if setting.config.official:
+            arms[name]["regraded"] = [_regraded(setting, rows) for rows in answers[name]]
     entries = [entry for repeat in repeats for entry in repeat["rounds"]]
     return {
         "schema": SCHEMA,
@@ -74,9 +75,52 @@ def summarise(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]
         "status": "complete",
         "task": setting.task.name,
         "arms": arms,
-        "gains": gains,
+        "gains": _gains(arms, answers),
         "rounds": entries,
+        "seed_words": _seed_words(run, len(repeats)),
         "accounting": _accounting(setting, repeats),
+    }
+
+
+def _gains(arms: dict[str, Any], answers: dict[str, list[list[Row]]]) -> dict[str, Any]:
+    """By how much llm2llm is ahead of every other arm: Student's t interval over repeats, and the paired bootstrap
+    over repeats and questions."""
+    if "llm2llm" not in arms:
+        return {}
+    correct = {name: [[row["correct"] for row in rows] for rows in of_arm] for name, of_arm in answers.items()}
+    gains = {}
+    for other in arms:
+        if other == "llm2llm":
+            continue
+        a, b = arms["llm2llm"]["per_repeat"], arms[other]["per_repeat"]
+        value, low, high = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0], None, None)
+        _, *bootstrap = paired_bootstrap_ci95(correct["llm2llm"], correct[other])
+        gains[f"llm2llm - {other}"] = {
+            "value": value,
+            "ci95": None if low is None else [low, high],
+            "bootstrap95": list(bootstrap),
+        }
+    return gains
+
+
+def _class_figures(of_repeats: list[list[Row]]) -> dict[str, Any]:
+    """Macro-F1 of every repeat, and precision, recall and F1 of each class over the answers of all repeats."""
+    pairs = [([row["label"] for row in rows], [row["parsed"] for row in rows]) for rows in of_repeats]
+    gold, predicted = ([x for pair in pairs for x in pair[i]] for i in (0, 1))
+    return {"macro_f1": [macro_f1(*pair) for pair in pairs], "per_class": per_class(gold, predicted)}
+
+
+def _regraded(setting: Setting, rows: list[Row]) -> float:
+    """Accuracy of the same answers under this project's own judge instead of the authors'."""
+    return sum(r["text"] is not None and setting.task.correct(r["text"], r["label"]) for r in rows) / len(rows)
+
+
+def _seed_words(run: RunDir, repeats: int) -> dict[str, float]:
+    """Mean length of the seeds, for comparison with the new examples: shorter answers are easier to learn."""
+    seeds = [row for r in range(repeats) for row in read_jsonl(run.path / f"repeat_{r}/seeds.jsonl")]
+    return {
+        f"{part}_words": round(sum(len(row[part].split()) for row in seeds) / len(seeds), 2)
+        for part in ("question", "answer")
     }
 
 
@@ -87,6 +131,7 @@ def _accounting(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, An
             key: sum(repeat["arms"][name][field] for repeat in repeats)
             for key, field in (
                 ("teacher_calls", "teacher_calls"),
+                ("check_calls", "check_calls"),
                 ("teacher_tokens", "teacher_tokens"),
                 ("optimizer_updates", "updates_of_all_rounds"),
                 ("answers_cut_off", "truncated"),
@@ -101,15 +146,6 @@ def _mean_by_group(results: Sequence[Row]) -> dict[str, float]:
     return {g: round(sum(r["by_group"][g] for r in results) / len(results), 4) for g in groups}
 
 
-def _interval(entry: dict[str, Any], signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    shown = f"{100 * entry['value']:{sign}.1f}"
-    if entry["ci95"] is None:
-        return shown
-    low, high = (100 * x for x in entry["ci95"])
-    return f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
 def _arm_rows(summary: dict[str, Any]) -> list[list[Any]]:
     rows = []
     for name, arm in summary["arms"].items():
@@ -118,8 +154,8 @@ def _arm_rows(summary: dict[str, Any]) -> list[list[Any]]:
         rows.append(
             [
                 name,
-                _interval(arm),
-                "" if gain is None else _interval(gain, signed=True),
+                percent_interval(arm),
+                "" if gain is None else percent_interval(gain, signed=True),
                 mean(arm["examples"]),
                 mean(arm["updates"]),
                 summary["accounting"][name]["teacher_calls"] // len(arm["per_repeat"]),
@@ -160,8 +196,9 @@ def _card(setting: Setting, rows: list[Row], summary: dict[str, Any]) -> Dataset
     return DatasetCard(
         title=f"Synthetic {setting.task.name} data by LLM2LLM",
         made_by=(
-            f"Written by {config.teacher} for the seeds that {config.student} answered wrongly, in up to "
-            f"{config.rounds - 1} rounds. Label check: {config.label_check}. Near-duplicates were refused."
+            f"Written by {config.teacher} for seeds chosen by what {config.student} makes of them (target: "
+            f"{config.target}), in up to {config.trainings - 1} rounds. Label check: {config.label_check}. "
+            "Near-duplicates were refused."
         ),
         fields=FIELDS,
         lineage="`parent` names the seed (seeds.jsonl of the repeat), `prompt_hash` the request, `id` the reply.",
@@ -191,12 +228,15 @@ def _page(
         "Held-out accuracy of every arm",
         HEADERS,
         _arm_rows(summary),
-        note="fine-tune-matched trains on the seeds alone for as many updates as the llm2llm student; untargeted "
-        "asks the teacher as often, about seeds drawn at random.",
+        note=_note(setting),
     )
+    if setting.task.kind == "class":
+        _class_table(page, summary)
     entries = summary["rounds"]
     if entries:
         _round_figures(page, entries, bool(setting.dev))
+        _flow_figure(page, entries)
+        _length_table(page, entries, summary["seed_words"])
         _label_quality(page, entries)
     page.add_table(
         "Test accuracy by class or skill, %",
@@ -209,10 +249,70 @@ def _page(
     if rows:
         page.add_examples(
             "From a mistake to new training data (repeat 0)",
-            ["Seed that was answered wrongly", "The student's answer", "The teacher's new example"],
+            ["Seed shown to the teacher", "The student's answer", "The teacher's new example"],
             _examples(run, rows),
         )
     return page
+
+
+def _note(setting: Setting) -> str:
+    config = setting.config
+    spent = "reads as many tokens" if config.match == "tokens" else "takes as many updates"
+    notes = {
+        "base": "base is the student as it came",
+        "fine-tune-matched": f"fine-tune-matched {spent} as the llm2llm student, on the seeds alone",
+        "untargeted": "untargeted asks the teacher as often, about seeds drawn at random",
+        "eda": "eda learns from as many edited copies of seeds as llm2llm had new examples",
+        "auggpt": "auggpt has the teacher rephrase seeds, in as many calls",
+        "more-data": "more-data learns from as many real examples",
+    }
+    return "; ".join(notes[name] for name in config.arms if name in notes) + "."
+
+
+def _class_table(page: Report, summary: dict[str, Any]) -> None:
+    arms = summary["arms"]
+    macro = ["(macro-F1)", *(_percent(sum(a["macro_f1"]) / len(a["macro_f1"])) for a in arms.values())]
+    names = next(iter(arms.values()))["per_class"]
+    rows = [[name, *(_percent(a["per_class"][name]["f1"]) for a in arms.values())] for name in names]
+    page.add_table("F1 of every class, %", ["class", *arms], [macro, *rows])
+
+
+def _percent(value: float) -> float:
+    return round(100 * value, 1)
+
+
+def _flow_figure(page: Report, entries: list[Row]) -> None:
+    moved = [e for e in entries if e["arm"] == "llm2llm" and "fixed" in e]
+    if not moved:
+        return
+    numbers = sorted({e["round"] for e in moved})
+    kinds = {"fixed": "fixed", "still_wrong": "still wrong", "regressed": "regressed"}
+    counts = {
+        shown: [sum(e[key] for e in moved if e["round"] == n) for n in numbers] for key, shown in kinds.items()
+    }
+    figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "seeds")
+    page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
+
+
+def _length_table(page: Report, entries: list[Row], seed_words: dict[str, float]) -> None:
+    made = [e for e in entries if e["arm"] == "llm2llm" and e["accepted"]]
+    if not made:
+        return
+    rows = [["seeds", seed_words["question_words"], seed_words["answer_words"]]]
+    for number in sorted({e["round"] for e in made}):
+        here = [e for e in made if e["round"] == number]
+        total = sum(e["accepted"] for e in here)
+        means = [
+            round(sum(e[key] * e["accepted"] for e in here) / total, 1)
+            for key in ("question_words", "answer_words")
+        ]
+        rows.append([f"accepted in round {number}", *means])
+    page.add_table(
+        "Mean length in words",
+        ["", "question", "answer"],
+        rows,
+        note="Shorter answers are easier to learn: a gain with them may be a gain of brevity.",
+    )
 
 
 def _round_figures(page: Report, entries: list[Row], has_dev: bool) -> None:
@@ -267,7 +367,7 @@ def _examples(run: RunDir, rows: list[Row], count: int = 8) -> list[list[str]]:
     seeds = {row["id"]: row for row in read_jsonl(run.path / "repeat_0/seeds.jsonl")}
     shown, cards = set(), []
     for row in rows:
-        if row["repeat"] != 0 or row["parent"] in shown or len(cards) == count:
+        if row["repeat"] != 0 or row["parent"] in shown or row["parent"] not in seeds or len(cards) == count:
             continue
         shown.add(row["parent"])
         first = row["round"] == 0

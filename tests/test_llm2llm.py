@@ -14,8 +14,7 @@ from common.errors import UserError
 from common.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from llm2llm.command import run
-from llm2llm.config import ARMS, Config
-from llm2llm.loop import draw_seeds
+from llm2llm.config import Config
 
 ROOT = Path(__file__).parent.parent
 FLAGS = {
@@ -55,7 +54,7 @@ def test_summary_has_the_documented_schema(finished):
     config, summary = finished
     assert summary == read_json(Path(config.run_dir) / "summary.json")
     assert (summary["schema"], summary["method"], summary["status"]) == (1, "llm2llm", "complete")
-    assert tuple(summary["arms"]) == ARMS
+    assert tuple(summary["arms"]) == config.arms
     for arm in summary["arms"].values():
         assert arm["metric"] == "accuracy"
         assert arm["n"] == 12
@@ -202,18 +201,6 @@ def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     whole, killed = bytes_of(Path(config.run_dir)), bytes_of(folder)
     assert whole.keys() == killed.keys()
     assert [name for name in whole if whole[name] != killed[name]] == []
-
-
-def test_seeds_are_spread_over_the_groups():
-    examples = Arithmetic().load("train", None, 0)
-    drawn = draw_seeds(examples, 30, seed=1)
-    counts = {}
-    for example in drawn:
-        counts[example.group] = counts.get(example.group, 0) + 1
-    assert len({e.id for e in drawn}) == 30
-    assert set(counts.values()) == {2, 3}
-    assert drawn == draw_seeds(list(reversed(examples)), 30, seed=1)
-    assert drawn != draw_seeds(examples, 30, seed=2)
 
 
 def test_a_pool_of_real_examples_teaches_a_classifier(tmp_path):

@@ -1,0 +1,81 @@
+"""The arms that spend what llm2llm spent on something else. All start from the base and train for as many updates
+(or tokens, see `--match`) as the llm2llm student.
+
+    fine-tune-matched   the seeds alone, again and again
+    eda                 seeds and as many edited copies of them (`llm2llm.eda`) as llm2llm had new examples
+    auggpt              seeds and the teacher's rephrasings of them, for as many teacher calls
+    more-data           seeds and as many real examples as llm2llm had new ones, as far as the training data go
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from common.tasks.base import Example
+from llm2llm.augment import as_example, augment, figures
+from llm2llm.eda import eda_examples, neighbour_synonyms, wordnet_synonyms
+from llm2llm.select import Row, draw_seeds, spread
+from llm2llm.students import Arm, Student, as_rows
+
+REPHRASED = 0.99
+"""ROUGE-L above which a rephrasing counts as the same text: it is meant to be near its seed."""
+
+
+def equal_budget_arms(arm: Callable[[str], Arm], target: Row, student: Student) -> dict[str, Any]:
+    """The results of those arms that the settings ask for, by name; `target` and `student` are llm2llm's."""
+    results = {}
+    makers = {
+        "fine-tune-matched": lambda a: ([], None),
+        "eda": lambda a: (_eda(a, len(student.data) - len(a.seeds)), None),
+        "auggpt": lambda a: _auggpt(a, target["teacher_calls"]),
+        "more-data": lambda a: (_more_data(a, len(student.data) - len(a.seeds)), None),
+    }
+    for name, make in makers.items():
+        own = arm(name)
+        if name not in own.setting.config.arms:
+            continue
+        extra, teacher = make(own)
+        data = [*own.seeds, *extra]
+        updates = student.all_updates
+        if own.setting.config.match == "tokens":
+            updates = own.updates_for_tokens(data, own.tokens(student))
+        results[name] = own.test(own.student(0, data, updates), teacher=teacher)
+    return results
+
+
+def _eda(arm: Arm, count: int) -> list[Example]:
+    setting = arm.setting
+
+    def make() -> list[Row]:
+        if setting.config.wordnet is not None:
+            synonyms = wordnet_synonyms(setting.config.wordnet)
+        else:
+            synonyms = neighbour_synonyms(setting.base, [example.question for example in arm.seeds])
+        made = eda_examples(arm.seeds, count, arm.seed, synonyms)
+        return as_rows([example for example in made if arm.fits(example)])
+
+    return [Example(**row) for row in arm.run.once(f"{arm.folder}/new.jsonl", make)]
+
+
+def _more_data(arm: Arm, count: int) -> list[Example]:
+    taken = {example.question for example in arm.seeds}
+    rest = [e for e in arm.setting.train if e.question not in taken and arm.fits(e)]
+    sampler = arm.setting.config.seed_sampler
+    make = lambda: as_rows(draw_seeds(rest, min(count, len(rest)), arm.seed, sampler))
+    return [Example(**row) for row in arm.run.once(f"{arm.folder}/new.jsonl", make)]
+
+
+def _auggpt(arm: Arm, calls: int) -> tuple[list[Example], Row]:
+    slots = spread(arm.seeds, calls, f"auggpt {arm.seed}")
+    made = augment(
+        arm.run,
+        f"{arm.folder}/round_0",
+        arm.teacher(),
+        slots,
+        arm.known(limit=REPHRASED),
+        arm.seed,
+        0,
+        attempts=1,
+        rephrase=True,
+        stage=f"teach {arm.name}",
+    )
+    return [as_example(row) for row in made.accepted], figures(made)

@@ -1,0 +1,90 @@
+"""The questions that a new example must not repeat, by words and by meaning.
+
+known = Known(limit=0.7, texts=[("test-1", "How many ..."), ...])
+(found,) = known.repeats(["How many ..."])      # None, or why it is a repetition and of what
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from common.embed import KnownVectors, centred
+from common.filters import KnownTexts, NGrams
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+SHARED_WORDS = 13
+"""A run of so many words shared with a test question means that the question leaked (Brown et al. 2020,
+arXiv 2005.14165, appendix C)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """Why a question counts as a repetition, the name of the nearest known one, and how near it is."""
+
+    reason: str
+    name: str
+    score: float
+
+
+class Known:
+    """Grows as examples are accepted. `embed` turns questions into unit vectors; without it only words count."""
+
+    def __init__(
+        self,
+        limit: float,
+        texts: Iterable[tuple[str, str]],
+        test: Iterable[str] = (),
+        *,
+        semantic: float | None = None,
+        embed: Embed | None = None,
+    ):
+        """`texts`: names and questions; `test`: questions that must not even be quoted."""
+        self._texts = KnownTexts(limit)
+        self._quotes = NGrams(SHARED_WORDS)
+        for question in test:
+            self._quotes.add(question)
+        named = list(texts)
+        for name, question in named:
+            self._texts.add(question, name)
+        self._embed = embed if semantic is not None and named else None
+        if self._embed is not None:
+            # Hidden states of any two texts point in much the same direction: what they share is taken off.
+            raw = self._embed([question for _, question in named])
+            self._mean = raw.mean(axis=0)
+            self._vectors = KnownVectors(semantic)
+            self._vectors.add(centred(raw, self._mean), [name for name, _ in named])
+            self._latest: dict[str, np.ndarray] = {}
+
+    def repeats(self, questions: Sequence[str | None]) -> list[Repeat | None]:
+        """For each question (None: nothing to look at) what it repeats, if anything."""
+        found = [None if question is None else self._by_words(question) for question in questions]
+        if self._embed is None:
+            return found
+        left = [i for i, question in enumerate(questions) if question is not None and found[i] is None]
+        for i, vector in zip(left, self._vectors_of([questions[i] for i in left]), strict=True):
+            near = self._vectors.near(vector)
+            if near is not None:
+                found[i] = Repeat("near-duplicate in meaning", near[1], near[0])
+        return found
+
+    def _by_words(self, question: str) -> Repeat | None:
+        near = self._texts.near(question)
+        if near is not None:
+            return Repeat("near-duplicate", near[1], near[0])
+        quoted = self._quotes.overlaps(question)
+        return None if quoted is None else Repeat("quotes a test question", quoted, 1.0)
+
+    def add(self, question: str, name: str) -> None:
+        """A question that was accepted."""
+        self._texts.add(question, name)
+        if self._embed is not None:
+            self._vectors.add(self._vectors_of([question]), [name])
+
+    def _vectors_of(self, questions: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, D). A round asks for its questions together, then again one by one: they are kept."""
+        if any(question not in self._latest for question in questions):
+            vectors = centred(self._embed(questions), self._mean)
+            self._latest = dict(zip(questions, vectors, strict=True))
+        return np.array([self._latest[question] for question in questions])

@@ -1,0 +1,139 @@
+"""Which examples the teacher is asked about: drawing seeds, choosing among them, sharing out the requests.
+
+Pure functions over examples and their graded answers (rows of `common.evaluate`).
+"""
+
+import collections
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from common.tasks.base import Example
+from llm2llm.config import Config
+
+Row = dict[str, Any]
+
+MEMORISED = 0.9
+"""Share of seeds answered rightly from which `--detect auto` asks students that have not seen them."""
+
+
+def draw_seeds(examples: Sequence[Example], count: int, seed: int, sampler: str = "balanced") -> list[Example]:
+    """`count` examples without repetition: "random", or "balanced" as evenly as can be over the groups."""
+    rng = random.Random(f"seeds {seed}")
+    pool = sorted(examples, key=lambda e: e.id)
+    if sampler == "random":
+        return rng.sample(pool, count)
+    groups: dict[str, list[Example]] = {}
+    for example in pool:
+        groups.setdefault(example.group, []).append(example)
+    for members in groups.values():
+        rng.shuffle(members)
+    names = sorted(groups)
+    rng.shuffle(names)
+    if count > len(pool):
+        raise ValueError(f"{count} examples wanted, {len(pool)} there")
+    drawn: list[Example] = []
+    while len(drawn) < count:
+        for name in names:
+            if groups[name] and len(drawn) < count:
+                drawn.append(groups[name].pop())
+    return drawn
+
+
+def choose(
+    config: Config,
+    pool: Sequence[Example],
+    graded: Sequence[Row],
+    losses: Callable[[], Sequence[float]],
+    right_shares: Callable[[], Sequence[float]],
+) -> tuple[list[Example], str]:
+    """The examples of `pool` to be shown to the teacher, and the rule that chose them.
+
+    `graded`, `losses()` (mean loss of the right answer) and `right_shares()` (share of several sampled answers
+    that are right) hold one entry for each example of `pool`. When wrong or mixed finds nothing, the least
+    confident answers count, if the settings say so.
+    """
+    count = math.ceil(config.target_share * len(pool))
+    rule = config.target
+    if rule == "all":
+        return list(pool), rule
+    if rule == "high-loss":
+        return _highest(pool, losses(), count), rule
+    if rule in ("wrong", "mixed"):
+        if rule == "wrong":
+            chosen = [e for e, row in zip(pool, graded, strict=True) if not row["correct"]]
+        else:
+            chosen = [e for e, share in zip(pool, right_shares(), strict=True) if 0 < share < 1]
+        if chosen or config.when_none_wrong == "stop":
+            return chosen, rule
+    doubt = [math.inf if row["mean_logp"] is None else -row["mean_logp"] for row in graded]
+    return _highest(pool, doubt, count), "low-confidence"
+
+
+def _highest(pool: Sequence[Example], values: Sequence[float], count: int) -> list[Example]:
+    """The `count` examples of highest value, in the order of the pool; of equal ones the first."""
+    best = sorted(range(len(pool)), key=lambda i: (-values[i], i))[:count]
+    return [pool[i] for i in sorted(best)]
+
+
+def share_out(
+    config: Config,
+    chosen: Sequence[Example],
+    data: Sequence[Example],
+    seeds: Sequence[Example],
+    seed_of: Mapping[str, str],
+) -> list[Example]:
+    """The slots of a round: each chosen example as often as new ones are wanted for it, within the caps.
+
+    `data` is what there is by now, `seed_of` names the seed that each new example goes back to. Where a cap cuts,
+    every example of the class loses its last slot first.
+    """
+    k = config.slots_per_example
+    made_of_seed = collections.Counter(seed_of[e.id] for e in data if e.id in seed_of)
+    made_of_class = collections.Counter(e.group for e in data if e.id in seed_of)
+    most_of_seed = math.inf if config.max_per_seed is None else config.max_per_seed
+    room_of_class = {e.group: math.inf for e in chosen}
+    if config.max_per_class is not None:
+        room_of_class = {name: config.max_per_class - made_of_class[name] for name in room_of_class}
+    if config.balance:
+        classes = collections.Counter(e.group for e in data)
+        names = {e.group for e in seeds}
+        even = math.ceil((len(data) + k * len(chosen)) / len(names))
+        room_of_class = {name: min(room, even - classes[name]) for name, room in room_of_class.items()}
+    asked_of_class: collections.Counter[str] = collections.Counter()
+    taken = []
+    for turn in range(k):
+        for place, example in enumerate(chosen):
+            root, name = seed_of.get(example.id, example.id), example.group
+            if made_of_seed[root] < most_of_seed and asked_of_class[name] < room_of_class[name]:
+                made_of_seed[root] += 1
+                asked_of_class[name] += 1
+                taken.append((place, turn))
+    return [chosen[place] for place, _ in sorted(taken)]
+
+
+def deal_folds(seeds: Sequence[Example], folds: int, seed: int) -> list[list[Example]]:
+    """The seeds dealt into `folds` parts of like size and like mixture of groups."""
+    order = random.Random(f"folds {seed}").sample(list(seeds), len(seeds))
+    order.sort(key=lambda e: e.group)
+    return [order[i::folds] for i in range(folds)]
+
+
+def spread(seeds: Sequence[Example], count: int, name: str) -> list[Example]:
+    """`count` slots over all seeds in an order drawn by `name`, each as often as another, give or take one."""
+    order = random.Random(name).sample(list(seeds), len(seeds))
+    return [order[i % len(order)] for i in range(count)]
+
+
+def flow(before: Sequence[Row] | None, now: Sequence[Row]) -> Row:
+    """How the seeds moved since the last round: fixed, still wrong, regressed, still right."""
+    if before is None:
+        return {}
+    pairs = collections.Counter((a["correct"], b["correct"]) for a, b in zip(before, now, strict=True))
+    return {
+        "fixed": pairs[False, True],
+        "still_wrong": pairs[False, False],
+        "regressed": pairs[True, False],
+        "still_right": pairs[True, True],
+    }

@@ -1,0 +1,254 @@
+"""One arm of one repeat: its folder, and the stages of a student in it (train, answer, measure)."""
+
+import dataclasses
+import math
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from common import hf, runtime
+from common.config import SampleConfig
+from common.evaluate import accuracy, accuracy_by_group, answer_waves
+from common.generate import Generator
+from common.model import Params
+from common.models import LanguageModel
+from common.rundir import RunDir
+from common.score import score
+from common.tasks.base import Example, Task
+from common.train import fine_tune
+from llm2llm.augment import Teacher
+from llm2llm.config import Config
+from llm2llm.known import Known
+from llm2llm.select import Row, deal_folds
+
+MIXED_SAMPLES = 8
+"""Answers sampled for each example to see whether the student is right only at times."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Everything that does not change during a run.
+
+    `evaluated` is the task as the student is asked and graded; it differs from `task` only where the authors'
+    program does. `teacher(given, scope)` makes the back end of an arm: `given` are questions that it must not give
+    out, `scope` is the name its spending is booked under.
+    """
+
+    config: Config
+    task: Task
+    evaluated: Task
+    base: LanguageModel
+    teacher: Callable[[set[str], str], Generator]
+    train: list[Example]
+    dev: list[Example]
+    test: list[Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A student: the folder of its round, what it learns from, for how many updates, and from which student it
+    starts (None: the base)."""
+
+    folder: str
+    data: tuple[Example, ...]
+    updates: int
+    start: "Student | None" = None
+
+    @property
+    def weights(self) -> str:
+        return f"{self.folder}/student"
+
+    @property
+    def all_updates(self) -> int:
+        """Updates from the base to this student."""
+        return self.updates + (self.start.all_updates if self.start else 0)
+
+
+class Arm:
+    """The stages of one arm of one repeat. Every artifact lies in `repeat_N/NAME`."""
+
+    def __init__(self, run: RunDir, setting: Setting, seeds: Sequence[Example], repeat: int, name: str):
+        self.run, self.setting, self.seeds, self.name, self.repeat = run, setting, list(seeds), name, repeat
+        self.seed = setting.config.seed + repeat
+        self.folder = f"repeat_{repeat}/{name}"
+        self._seed_ids = {example.id for example in seeds}
+
+    def student(
+        self, number: int, data: Sequence[Example], updates: int | None = None, start: Student | None = None
+    ) -> Student:
+        """The student of round `number`. It is trained when its answers are first needed."""
+        steps = self.setting.config.training(self.seed).total_steps(len(data)) if updates is None else updates
+        return Student(f"{self.folder}/round_{number}", tuple(data), steps, start)
+
+    def train(self, student: Student) -> LanguageModel:
+        """The student's weights: read back, or fine-tuned from where it starts and stored."""
+        base, config = self.setting.base, self.setting.config
+        if not student.updates:
+            return base
+        path = self.run.path / student.weights
+        state = path.parent / "training_state"
+        if not path.exists():
+            with self.run.timed(f"train {self.name}"):
+                params = fine_tune(
+                    self._start(student),
+                    base.config,
+                    self._encode(student),
+                    config.training(self.seed),
+                    pad_id=base.tokenizer.pad_id,
+                    steps=student.updates,
+                    checkpoint=state,
+                    log=lambda first: self.run.metrics(student.folder, first).log,
+                    label=student.folder,
+                )
+                self.run.once_folder(student.weights, lambda place: hf.save(place, params, base.folder))
+        shutil.rmtree(state, ignore_errors=True)
+        return base.with_weights(student.folder, path)
+
+    def _start(self, student: Student) -> Params:
+        """Float32 weights to start from; whoever is continued is trained first, if it is not there."""
+        base = self.setting.base
+        if student.start is not None:
+            self.train(student.start)
+            return hf.load_params(self.run.path / student.start.weights, base.config)
+        return hf.load_params(base.folder, base.config) if runtime.on_accelerator() else base.params
+
+    def _encode(self, student: Student) -> list:
+        config = self.setting.config
+        order = list(student.data)
+        random.Random(f"order {self.seed}").shuffle(order)
+        encoded = self.setting.base.encode(self.setting.task, order, config.max_length)
+        if config.seed_weight == 1:
+            return encoded
+        return [
+            dataclasses.replace(tokens, weight=config.seed_weight) if example.id in self._seed_ids else tokens
+            for example, tokens in zip(order, encoded, strict=True)
+        ]
+
+    def answers(
+        self,
+        student: Student,
+        split: str,
+        examples: Sequence[Example],
+        sampling: SampleConfig | None = None,
+        n: int = 1,
+    ) -> list[Row]:
+        """The student's graded answers, stored beside its weights."""
+        task = self.setting.evaluated
+        sampling = sampling or self.setting.config.answering(task.answer_tokens)
+        with self.run.timed(f"evaluate {self.name}"):
+            generator = lambda: self.train(student).generator()
+            waves = answer_waves(generator, task, examples, sampling, self.seed, n)
+            return self.run.collect(f"{student.folder}/{split}.jsonl", waves)
+
+    def out_of_fold(self, student: Student, seed_of: dict[str, str]) -> tuple[list[Row], int]:
+        """Answers to every seed by a student that has seen neither it nor what was made of it, in seed order, and
+        the optimizer updates that took.
+
+        One training for each fold, on the rest of `student.data`. These students are deleted once they answered.
+        """
+        rows: dict[str, Row] = {}
+        updates = 0
+        for k, held in enumerate(deal_folds(self.seeds, self.setting.config.folds, self.seed)):
+            ids = {example.id for example in held}
+            rest = [e for e in student.data if seed_of.get(e.id, e.id) not in ids]
+            steps = self.setting.config.training(self.seed).total_steps(len(rest))
+            blind = Student(f"{student.folder}/fold_{k}", tuple(rest), steps, student.start)
+            rows |= {row["id"]: row for row in self.answers(blind, "seeds", held)}
+            self.forget(blind)
+            updates += steps
+        return [rows[example.id] for example in self.seeds], updates
+
+    def losses(self, student: Student, examples: Sequence[Example], name: str = "losses") -> list[float]:
+        """Mean negative log-likelihood of a token of each example's right answer, in nats."""
+
+        def compute() -> list[Row]:
+            model = self.train(student)
+            encoded = model.encode(self.setting.task, examples, self.setting.config.max_length)
+            pairs = [(e.tokens[: e.prompt_length], e.tokens[e.prompt_length :]) for e in encoded]
+            logps = score(model.params, model.config, pairs)
+            return [
+                {"id": e.id, "loss": round(-float(np.mean(values)), 5)}
+                for e, values in zip(examples, logps, strict=True)
+            ]
+
+        return [row["loss"] for row in self.run.once(f"{student.folder}/{name}.jsonl", compute)]
+
+    def right_shares(self, student: Student, examples: Sequence[Example]) -> list[float]:
+        """Share of `MIXED_SAMPLES` answers, sampled at temperature 1, that are right."""
+        sampling = SampleConfig(self.setting.evaluated.answer_tokens, temperature=1.0)
+        rows = self.answers(student, "sampled", examples, sampling, MIXED_SAMPLES)
+        groups = [rows[i : i + MIXED_SAMPLES] for i in range(0, len(rows), MIXED_SAMPLES)]
+        return [accuracy(group) for group in groups]
+
+    def forget(self, student: Student) -> None:
+        """Delete the weights of a student that is not needed again."""
+        shutil.rmtree(self.run.path / student.weights, ignore_errors=True)
+
+    def test(self, student: Student, rounds: Sequence[Row] = (), teacher: Row | None = None) -> Row:
+        """The arm's final figures: its student's one pass over the test questions, and what the arm cost."""
+        rows = self.answers(student, "test", self.setting.test)
+        spent = [teacher] if teacher else list(rounds)
+        return {
+            "accuracy": accuracy(rows),
+            "n": len(rows),
+            "by_group": accuracy_by_group(rows),
+            "truncated": sum(row["status"] == "length" for row in rows),
+            "examples": len(student.data),
+            "updates": student.all_updates,
+            "tokens": self.tokens(student),
+            "student": student.weights,
+            "test": f"{student.folder}/test.jsonl",
+            "teacher_calls": sum(r["teacher_calls"] for r in spent),
+            "check_calls": sum(r["check_calls"] for r in spent),
+            "teacher_tokens": sum(r["teacher_prompt_tokens"] + r["teacher_completion_tokens"] for r in spent),
+            "updates_of_all_rounds": sum(r["updates"] + r.get("fold_updates", 0) for r in rounds)
+            or student.all_updates,
+        }
+
+    def teacher(self) -> Teacher:
+        """Who writes for this arm; a pool gives out no seed, test or dev question."""
+        setting = self.setting
+        given = {example.question for example in (*self.seeds, *setting.test, *setting.dev)}
+        return Teacher(setting.teacher(given, self.folder), setting.task, setting.config, self.fits)
+
+    def fits(self, example: Example) -> bool:
+        """Whether the student can learn the example and, asked its question, has room to answer."""
+        return self.setting.base.fits(self.setting.task, example, self.setting.config.max_length)
+
+    def known(self, only: Sequence[Example] | None = None, limit: float | None = None) -> Known:
+        """What new questions must not repeat: test questions and seeds, or `only` these; above a ROUGE-L F1 of
+        `limit` (default: as the settings or the task say)."""
+        setting, config = self.setting, self.setting.config
+        texts = (*setting.test, *self.seeds) if only is None else dict.fromkeys(only)
+        test = [] if only is not None else [example.question for example in setting.test]
+        limit = limit or config.rouge_l or setting.task.near_duplicate
+        return Known(
+            limit,
+            [(example.id, example.question) for example in texts],
+            test,
+            semantic=config.semantic,
+            embed=setting.base.embed,
+        )
+
+    def tokens(self, student: Student) -> int:
+        """Tokens the student reads in training, padding not counted, up to the rounding of the last pass."""
+        own = round(self._tokens_of_update(student.data) * student.updates)
+        return own + (self.tokens(student.start) if student.start else 0)
+
+    def updates_for_tokens(self, data: Sequence[Example], tokens: int) -> int:
+        """Updates on `data` in which a student reads about as many tokens."""
+        return max(1, round(tokens / self._tokens_of_update(data)))
+
+    def _tokens_of_update(self, data: Sequence[Example]) -> float:
+        if not data:
+            return 0.0
+        encoded = self.setting.base.encode(self.setting.task, data, math.inf)
+        steps = self.setting.config.training(self.seed).steps_per_epoch(len(data))
+        return sum(len(e.tokens) for e in encoded) / steps
+
+
+def as_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(example) for example in examples]

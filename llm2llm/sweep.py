@@ -1,0 +1,116 @@
+"""The ablations of the method in one command: the same run with one switch changed, as one table.
+
+    python run.py llm2llm --sweep --repeats 3 --run-dir runs/sweep
+
+Each variant is a whole run in `RUN_DIR/variants/NAME`, with the same seeds and test questions. From the paper:
+iterative against one-shot, from scratch against continued, seeds against all data; from the work after it: what
+the teacher is shown, and mistakes found by students that have not seen the question.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from common.report import Report, percent_interval, terminal_table
+from common.rundir import RunDir, read_jsonl, write_json
+from common.stats import paired_bootstrap_ci95, paired_difference
+from llm2llm.command import file_hashes, run
+from llm2llm.config import Config
+
+FULL = "full method"
+HEADERS = ["variant", "test accuracy, % [95%]", "minus full method", "examples", "updates", "teacher calls"]
+
+
+def variants(config: Config) -> dict[str, dict[str, Any]]:
+    """The change of every variant against `config`, by name. What the settings already say is left out."""
+    shows = config.show_wrong_answer
+    every = {
+        FULL: {},
+        "one-shot": {"mode": "one-shot"},
+        "continued training": {"init": "continue"},
+        "new examples augmented too": {"augment_from": "all"},
+        "wrong answer hidden" if shows else "wrong answer shown": {"show_wrong_answer": not shows},
+        "earlier questions shown": {"show_earlier": 3},
+        "out-of-fold mistakes": {"detect": "out-of-fold"},
+    }
+    if config.pool is not None:
+        del every["wrong answer hidden" if shows else "wrong answer shown"], every["earlier questions shown"]
+    same = [n for n, change in every.items() if change and all(getattr(config, k) == v for k, v in change.items())]
+    return {name: change for name, change in every.items() if name not in same}
+
+
+def sweep(config: Config) -> dict[str, Any]:
+    """Carry out (or continue) all variants; returns what `summary.json` of the sweep holds."""
+    config = config.resolved()
+    top = pathlib.Path(config.run_dir)
+    entries: dict[str, Any] = {}
+    correct: dict[str, list[list[bool]]] = {}
+    with RunDir.open(top, "llm2llm", config.stored() | {"file_hashes": file_hashes(config)}) as place:
+        for name, change in variants(config).items():
+            folder = top / "variants" / name.replace(" ", "-")
+            print(f"\n{name}")
+            # The controls are matched to the full method.
+            arms = ("fine-tune-matched", "llm2llm", "untargeted") if name == FULL else ("llm2llm",)
+            own = dataclasses.replace(config, **change, sweep=False, arms=arms, run_dir=str(folder))
+            summary = run(own)
+            for arm, entry in summary["arms"].items():
+                label = {"llm2llm": name, "untargeted": "seeds drawn at random"}.get(arm, arm)
+                calls = summary["accounting"][arm]["teacher_calls"] / config.repeats
+                entries[label] = entry | {"change": change, "teacher_calls": calls}
+                rows = [read_jsonl(folder / file) for file in entry["answers"]]
+                correct[label] = [[row["correct"] for row in repeat] for repeat in rows]
+        entries = {FULL: entries[FULL], **entries}
+        result = {
+            "schema": 1,
+            "method": "llm2llm",
+            "status": "complete",
+            "task": summary["task"],
+            "arms": entries,
+            "gains": {f"{name} - {FULL}": _difference(entries, correct, name) for name in entries if name != FULL},
+        }
+        _page(result, config).write(place.path / "report.html")
+        write_json(place.path / "summary.json", result)
+    print(f"\nablations, {config.repeats} repeats\n\n{terminal_table(HEADERS, _rows(result))}")
+    print(f"\nreport: {top / 'report.html'}   figures: {top / 'summary.json'}")
+    return result
+
+
+def _difference(entries: dict[str, Any], correct: dict[str, list[list[bool]]], name: str) -> dict[str, Any]:
+    a, b = entries[name]["per_repeat"], entries[FULL]["per_repeat"]
+    value, *interval = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0],)
+    _, *bootstrap = paired_bootstrap_ci95(correct[name], correct[FULL])
+    return {"value": value, "ci95": interval or None, "bootstrap95": bootstrap}
+
+
+def _rows(result: dict[str, Any]) -> list[list[Any]]:
+    mean = lambda values: round(sum(values) / len(values))
+    rows = []
+    for name, entry in result["arms"].items():
+        gain = result["gains"].get(f"{name} - {FULL}")
+        rows.append(
+            [
+                name,
+                percent_interval(entry),
+                "" if gain is None else percent_interval(gain, signed=True),
+                mean(entry["examples"]),
+                mean(entry["updates"]),
+                round(entry["teacher_calls"]),
+            ]
+        )
+    return rows
+
+
+def _page(result: dict[str, Any], config: Config) -> Report:
+    page = Report(
+        f"Ablations of LLM2LLM on {result['task']}",
+        f"student {config.student}, teacher {config.teacher}, {config.seed_examples} seeds, "
+        f"{config.repeats} repeats, seed {config.seed}",
+    )
+    page.add_table(
+        "One switch changed at a time",
+        HEADERS,
+        _rows(result),
+        note="Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the "
+        "last three columns before reading the first.",
+    )
+    return page

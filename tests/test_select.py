@@ -1,0 +1,118 @@
+"""Which examples the teacher is asked about, on hand-made answers."""
+
+import pytest
+
+from common.tasks.arithmetic import Arithmetic
+from common.tasks.base import Example
+from llm2llm.config import Config
+from llm2llm.select import choose, deal_folds, draw_seeds, flow, share_out, spread
+
+POOL = [Example(f"s{i}", f"question {i}", "a", "a", "ab"[i % 2]) for i in range(6)]
+# id, right?, mean log-probability of the answer
+GRADED = [
+    {"id": f"s{i}", "correct": right, "mean_logp": logp}
+    for i, (right, logp) in enumerate([(1, -0.1), (0, -0.2), (1, -0.9), (1, -0.5), (0, None), (1, -0.3)])
+]
+ALL_RIGHT = [row | {"correct": True} for row in GRADED]
+LOSSES = [0.1, 5.0, 0.2, 3.0, 0.3, 4.0]
+SHARES = [1.0, 0.0, 0.5, 1.0, 0.125, 0.875]
+
+
+def names(config, graded=GRADED):
+    chosen, rule = choose(config, POOL, graded, lambda: LOSSES, lambda: SHARES)
+    return [example.id for example in chosen], rule
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"target": "wrong"}, ["s1", "s4"]),
+        ({"target": "all"}, ["s0", "s1", "s2", "s3", "s4", "s5"]),
+        ({"target": "high-loss", "target_share": 0.5}, ["s1", "s3", "s5"]),
+        ({"target": "mixed"}, ["s2", "s4", "s5"]),
+        # no answer at all is the least confident one
+        ({"target": "low-confidence", "target_share": 0.5}, ["s2", "s3", "s4"]),
+    ],
+)
+def test_every_target_chooses_by_its_own_measure(settings, expected):
+    assert names(Config(**settings)) == (expected, settings["target"])
+
+
+def test_nothing_wrong_falls_back_to_low_confidence_or_stops():
+    assert names(Config(target_share=0.3), ALL_RIGHT) == (["s2", "s4"], "low-confidence")
+    assert names(Config(when_none_wrong="stop"), ALL_RIGHT) == ([], "wrong")
+
+
+def new(i, parent, group):
+    return Example(f"n{i}", f"new {i}", "a", "a", group), parent
+
+
+def slots(config, chosen, made=()):
+    seed_of = {example.id: parent for example, parent in made}
+    data = [*POOL, *(example for example, _ in made)]
+    return [example.id for example in share_out(config, chosen, data, POOL, seed_of)]
+
+
+def test_slots_without_caps():
+    assert slots(Config(per_wrong=2), POOL[:2]) == ["s0", "s0", "s1", "s1"]
+    one_shot = Config(per_wrong=2, rounds=4, mode="one-shot")
+    assert len(slots(one_shot, POOL[:2])) == 2 * 2 * 3
+
+
+def test_cap_of_a_seed_counts_what_was_made_of_it_directly_or_not():
+    grandchild = Example("n1", "new", "a", "a", "a")
+    made = [new(0, "s0", "a"), (grandchild, "s0")]
+    assert slots(Config(per_wrong=3, max_per_seed=3), [POOL[0], POOL[1]], made) == ["s0", "s1", "s1", "s1"]
+    assert slots(Config(per_wrong=3, max_per_seed=3), [grandchild], made) == ["n1"]
+
+
+def test_cap_of_a_class_takes_from_every_example_alike():
+    chosen = [POOL[0], POOL[2], POOL[1]]  # classes a, a, b
+    assert slots(Config(per_wrong=2, max_per_class=2), chosen) == ["s0", "s2", "s1", "s1"]
+
+
+def test_balance_asks_most_for_the_class_that_has_least():
+    made = [new(i, "s0", "a") for i in range(4)]  # 7 of class a, 3 of class b
+    got = slots(Config(per_wrong=3, balance=True), [POOL[0], POOL[1]], made)
+    assert got == ["s0", "s1", "s1", "s1"]  # 16 in all would be 8 each
+
+
+def test_seeds_are_spread_over_the_groups():
+    examples = Arithmetic().load("train", None, 0)
+    drawn = draw_seeds(examples, 30, seed=1)
+    counts = {}
+    for example in drawn:
+        counts[example.group] = counts.get(example.group, 0) + 1
+    assert len({e.id for e in drawn}) == 30
+    assert set(counts.values()) == {2, 3}
+    assert drawn == draw_seeds(list(reversed(examples)), 30, seed=1)
+    assert drawn != draw_seeds(examples, 30, seed=2)
+
+
+def test_random_seeds_are_uniform_and_reproducible():
+    examples = [Example(f"e{i}", "q", "a", "a", "rare" if i < 5 else "common") for i in range(100)]
+    drawn = draw_seeds(examples, 20, seed=1, sampler="random")
+    assert len({e.id for e in drawn}) == 20
+    assert drawn == draw_seeds(list(reversed(examples)), 20, seed=1, sampler="random")
+    rare = [sum(e.group == "rare" for e in draw_seeds(examples, 20, s, "random")) for s in range(200)]
+    assert 0.7 < sum(rare) / 200 < 1.3  # 20 × 5 / 100
+
+
+def test_folds_partition_the_seeds_and_mix_the_groups():
+    folds = deal_folds(POOL, 3, seed=0)
+    assert sorted(e.id for fold in folds for e in fold) == [e.id for e in POOL]
+    assert [len(fold) for fold in folds] == [2, 2, 2]
+    assert all({e.group for e in fold} == {"a", "b"} for fold in folds)
+
+
+def test_random_slots_fall_on_all_seeds_alike():
+    drawn = [e.id for e in spread(POOL, 8, "x")]
+    assert sorted(drawn.count(e.id) for e in POOL) == [1, 1, 1, 1, 2, 2]
+    assert drawn == [e.id for e in spread(POOL, 8, "x")]
+
+
+def test_flow_between_rounds():
+    before = [{"correct": c} for c in (True, True, False, False)]
+    now = [{"correct": c} for c in (True, False, True, False)]
+    assert flow(before, now) == {"fixed": 1, "still_wrong": 1, "regressed": 1, "still_right": 1}
+    assert flow(None, now) == {}
