@@ -40,9 +40,10 @@ class DatasetCard:
     fields: Mapping[str, Field]
     lineage: str
     """How to trace a row to what it was made from."""
-    license: str = "apache-2.0"
+    license: str | None = None
+    """An SPDX name; None where it depends on models and data of the user's."""
     task_categories: Sequence[str] = ("text-generation",)
-    languages: Sequence[str] = ("en",)
+    languages: Sequence[str] = ()
     tags: Sequence[str] = ()
     """Besides `synthetic` and `seedloop`."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -110,7 +111,7 @@ def render_card(card: DatasetCard, size: int) -> str:
         "tags": ["synthetic", "seedloop", *card.tags],
         "size_categories": [_size_category(size)],
     }
-    yaml = "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items())
+    yaml = "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items() if value)
     yaml += "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.parquet\n"
     fields = [(f"`{name}`", field.dtype, _inline(field.description)) for name, field in card.fields.items()]
     parts = [

@@ -7,6 +7,7 @@
     more-data           seeds and as many real examples as llm2llm had new ones, as far as the training data go
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -58,9 +59,13 @@ def _eda(arm: Arm, count: int) -> list[Example]:
 
 def _more_data(arm: Arm, count: int) -> list[Example]:
     taken = {example.question for example in arm.seeds}
-    rest = [e for e in arm.setting.train if e.question not in taken and arm.fits(e)]
-    sampler = arm.setting.config.seed_sampler
-    make = lambda: as_rows(draw_seeds(rest, min(count, len(rest)), arm.seed, sampler))
+    rest = [example for example in arm.setting.train if example.question not in taken]
+
+    def make() -> list[Row]:
+        # Drawn with some to spare for those too long: measuring every example of a large set takes minutes.
+        drawn = draw_seeds(rest, min(2 * count, len(rest)), arm.seed, arm.setting.config.seed_sampler)
+        return as_rows(list(itertools.islice(filter(arm.fits, drawn), count)))
+
     return [Example(**row) for row in arm.run.once(f"{arm.folder}/new.jsonl", make)]
 
 

@@ -134,8 +134,12 @@ def _augment(run, folder, teacher, slots, known, seed, round_number, attempts, h
                     accepted.append(row | _content(task, new, parent, check["answer"]))
                     continue
                 reason = repeat.reason
-            near = {} if repeat is None else {"nearest": repeat.name, "similarity": round(repeat.score, 4)}
-            refused.append(row | {"reason": reason, "text": record.text, "error": record.error} | near)
+            why = {"reason": reason, "text": record.text, "error": record.error}
+            if repeat is not None:
+                why |= {"nearest": repeat.name, "similarity": round(repeat.score, 4)}
+            elif check["refused"] is not None:
+                why |= {"check_answer": check["answer"]}
+            refused.append(row | why)
             again.append((slot, parent))
         open_slots = again
     run.once(f"{folder}/new.jsonl", lambda: accepted)

@@ -65,6 +65,10 @@ def check_data(config: Config) -> tuple[Task, dict[str, list[Example]]]:
             f"--seed-examples {config.seed_examples}"
         )
     data["train"] = rest
+    if config.teacher.startswith("python:"):
+        from common.callback import load_callable
+
+        load_callable(config.teacher)
     if config.label_check == "program" and not any(task.truth(example.question) for example in rest[:50]):
         raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
     return task, data
@@ -87,10 +91,10 @@ def run(config: Config, teacher: Write | None = None) -> dict[str, Any]:
     from llm2llm.students import Setting
 
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
-    stored = config.stored() | {"file_hashes": file_hashes(config)}
+    stored = identity(config)
     RunDir.check(config.run_dir, "llm2llm", stored)
     runtime.enable_compile_cache()
-    base = LanguageModel.load("embedded:student" if config.student == "embedded" else config.student)
+    base = LanguageModel.load(_model(config.student, "student"))
     seeds = [
         draw_seeds(data["train"], config.seed_examples, config.seed + repeat, config.seed_sampler)
         for repeat in range(config.repeats)
@@ -132,7 +136,7 @@ def _teacher(config: Config, task: Task, function: Write | None) -> Callable[[pa
         return lambda folder: contextlib.nullcontext(make)
     from common.models import LanguageModel
 
-    writer = LanguageModel.load("embedded:teacher" if config.teacher == "embedded" else config.teacher).generator()
+    writer = LanguageModel.load(_model(config.teacher, "teacher")).generator()
     return lambda folder: contextlib.nullcontext(lambda given, scope: writer)
 
 
@@ -159,6 +163,20 @@ def _hosted(config: Config, model: str) -> Callable[[pathlib.Path], Any]:
             )
 
     return opened
+
+
+def _model(given: str, role: str) -> str:
+    return f"embedded:{role}" if given == "embedded" else given
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
+    from common import hf
+
+    models = {"student": hf.fingerprint(hf.resolve(_model(config.student, "student")))}
+    if config.teacher.partition(":")[0] not in ("openai", "pool", "python"):
+        models["teacher"] = hf.fingerprint(hf.resolve(_model(config.teacher, "teacher")))
+    return config.stored() | {"file_hashes": file_hashes(config), "models": models}
 
 
 def file_hashes(config: Config) -> dict[str, str]:

@@ -103,7 +103,9 @@ class Config:
     )
     show_earlier: int = flag(0, "earlier new questions of the same seed shown to the teacher")
     label_check: Literal["resolve", "program", "none"] | None = flag(
-        None, "who confirms a new example's answer: the teacher solving it again, a program, or nobody"
+        None,
+        "who confirms a new answer: the teacher solving the question again (resolve, the default but for a "
+        "pool), a program, or nobody",
     )
     check_votes: int = flag(1, "answers of the teacher in the label check; the majority counts")
     rouge_l: float | None = flag(
@@ -215,7 +217,10 @@ class Config:
                 )
             if "auggpt" in self.arms:
                 raise UserError("a pool of examples cannot say a question in other words: leave out arm auggpt")
-        if not self.teacher.startswith("openai:"):
+        kind, _, name = self.teacher.partition(":")
+        if kind == "python" and not pathlib.Path(name.rpartition(":")[0]).is_file():
+            raise UserError(f"no such file: {name.rpartition(':')[0] or name} (given as --teacher {self.teacher})")
+        if kind != "openai":
             for name in ("teacher_url", "budget", "teacher_price"):
                 if getattr(self, name) is not None:
                     raise UserError(f"--{_flag(name)} is for a hosted teacher: use it with --teacher openai:MODEL")

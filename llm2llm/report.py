@@ -1,17 +1,15 @@
 """What a run leaves behind: summary.json, the synthetic data set, the final model, the page and the table."""
 
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 from common.dataset import DatasetCard, Field, write_dataset
 from common.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
 from common.rundir import RunDir, read_jsonl, write_folder, write_json
-from common.stats import arm_summary, macro_f1, paired_bootstrap_ci95, paired_difference, per_class
 from llm2llm.select import Row
 from llm2llm.students import Setting
+from llm2llm.summary import refusals, summarise, warnings
 
-SCHEMA = 1
 FIELDS = {
     "id": Field("string", "Repeat, arm, round, attempt and slot: unique."),
     "question": Field("string", "What is asked."),
@@ -42,108 +40,10 @@ def finish(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict
     _page(run, setting, repeats, summary, rows).write(run.path / "report.html")
     write_json(run.path / "summary.json", summary)
     print(final_table(summary))
+    for line in warnings(run, setting, summary):
+        print(line)
     print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
     return summary
-
-
-def summarise(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
-    """The documented, versioned figures of a run (see README, "summary.json")."""
-    answers = {
-        name: [read_jsonl(run.path / repeat["arms"][name]["test"]) for repeat in repeats]
-        for name in setting.config.arms
-    }
-    arms = {}
-    for name in setting.config.arms:
-        results = [repeat["arms"][name] for repeat in repeats]
-        arms[name] = arm_summary([r["accuracy"] for r in results], results[0]["n"])
-        arms[name] |= {
-            "examples": [r["examples"] for r in results],
-            "updates": [r["updates"] for r in results],
-            "tokens": [r["tokens"] for r in results],
-            "cut_off": [r["truncated"] for r in results],
-            "by_group": _mean_by_group(results),
-            "answers": [r["test"] for r in results],
-        }
-        if setting.task.kind == "class":
-            arms[name] |= _class_figures(answers[name])
-        if setting.config.official:
-            arms[name]["regraded"] = [_regraded(setting, rows) for rows in answers[name]]
-    entries = [entry for repeat in repeats for entry in repeat["rounds"]]
-    return {
-        "schema": SCHEMA,
-        "method": "llm2llm",
-        "status": "complete",
-        "task": setting.task.name,
-        "arms": arms,
-        "gains": _gains(arms, answers),
-        "rounds": entries,
-        "seed_words": _seed_words(run, len(repeats)),
-        "accounting": _accounting(setting, repeats),
-    }
-
-
-def _gains(arms: dict[str, Any], answers: dict[str, list[list[Row]]]) -> dict[str, Any]:
-    """By how much llm2llm is ahead of every other arm: Student's t interval over repeats, and the paired bootstrap
-    over repeats and questions."""
-    if "llm2llm" not in arms:
-        return {}
-    correct = {name: [[row["correct"] for row in rows] for rows in of_arm] for name, of_arm in answers.items()}
-    gains = {}
-    for other in arms:
-        if other == "llm2llm":
-            continue
-        a, b = arms["llm2llm"]["per_repeat"], arms[other]["per_repeat"]
-        value, low, high = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0], None, None)
-        _, *bootstrap = paired_bootstrap_ci95(correct["llm2llm"], correct[other])
-        gains[f"llm2llm - {other}"] = {
-            "value": value,
-            "ci95": None if low is None else [low, high],
-            "bootstrap95": list(bootstrap),
-        }
-    return gains
-
-
-def _class_figures(of_repeats: list[list[Row]]) -> dict[str, Any]:
-    """Macro-F1 of every repeat, and precision, recall and F1 of each class over the answers of all repeats."""
-    pairs = [([row["label"] for row in rows], [row["parsed"] for row in rows]) for rows in of_repeats]
-    gold, predicted = ([x for pair in pairs for x in pair[i]] for i in (0, 1))
-    return {"macro_f1": [macro_f1(*pair) for pair in pairs], "per_class": per_class(gold, predicted)}
-
-
-def _regraded(setting: Setting, rows: list[Row]) -> float:
-    """Accuracy of the same answers under this project's own judge instead of the authors'."""
-    return sum(r["text"] is not None and setting.task.correct(r["text"], r["label"]) for r in rows) / len(rows)
-
-
-def _seed_words(run: RunDir, repeats: int) -> dict[str, float]:
-    """Mean length of the seeds, for comparison with the new examples: shorter answers are easier to learn."""
-    seeds = [row for r in range(repeats) for row in read_jsonl(run.path / f"repeat_{r}/seeds.jsonl")]
-    return {
-        f"{part}_words": round(sum(len(row[part].split()) for row in seeds) / len(seeds), 2)
-        for part in ("question", "answer")
-    }
-
-
-def _accounting(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
-    """What every arm cost, summed over repeats."""
-    return {
-        name: {
-            key: sum(repeat["arms"][name][field] for repeat in repeats)
-            for key, field in (
-                ("teacher_calls", "teacher_calls"),
-                ("check_calls", "check_calls"),
-                ("teacher_tokens", "teacher_tokens"),
-                ("optimizer_updates", "updates_of_all_rounds"),
-                ("answers_cut_off", "truncated"),
-            )
-        }
-        for name in setting.config.arms
-    }
-
-
-def _mean_by_group(results: Sequence[Row]) -> dict[str, float]:
-    groups = results[0]["by_group"]
-    return {g: round(sum(r["by_group"][g] for r in results) / len(results), 4) for g in groups}
 
 
 def _arm_rows(summary: dict[str, Any]) -> list[list[Any]]:
@@ -158,10 +58,16 @@ def _arm_rows(summary: dict[str, Any]) -> list[list[Any]]:
                 "" if gain is None else percent_interval(gain, signed=True),
                 mean(arm["examples"]),
                 mean(arm["updates"]),
-                summary["accounting"][name]["teacher_calls"] // len(arm["per_repeat"]),
+                _calls(summary["accounting"][name], len(arm["per_repeat"])),
             ]
         )
     return rows
+
+
+def _calls(cost: Row, repeats: int) -> str:
+    """Calls of the teacher a repeat, for writing and for the label check."""
+    writing, checks = cost["teacher_calls"] // repeats, cost["check_calls"] // repeats
+    return f"{writing} + {checks}" if checks else str(writing)
 
 
 HEADERS = ["arm", "test accuracy, % [95%]", "llm2llm is ahead by", "examples", "updates", "teacher calls"]
@@ -191,9 +97,10 @@ def _synthetic(run: RunDir, setting: Setting, repeats: int) -> list[Row]:
 
 
 def _card(setting: Setting, rows: list[Row], summary: dict[str, Any]) -> DatasetCard:
-    reasons = _reasons(summary["rounds"], "llm2llm")
+    reasons = refusals(summary["rounds"], "llm2llm")
     config = setting.config
     return DatasetCard(
+        license="apache-2.0" if config.teacher == "embedded" else None,
         title=f"Synthetic {setting.task.name} data by LLM2LLM",
         made_by=(
             f"Written by {config.teacher} for seeds chosen by what {config.student} makes of them (target: "
@@ -204,15 +111,6 @@ def _card(setting: Setting, rows: list[Row], summary: dict[str, Any]) -> Dataset
         lineage="`parent` names the seed (seeds.jsonl of the repeat), `prompt_hash` the request, `id` the reply.",
         counts={"accepted": len(rows)} | {f"refused: {reason}": n for reason, n in reasons.items()},
     )
-
-
-def _reasons(entries: Sequence[Row], arm: str) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for entry in entries:
-        if entry["arm"] == arm:
-            for reason, count in entry["refused"].items():
-                total[reason] = total.get(reason, 0) + count
-    return dict(sorted(total.items()))
 
 
 def _page(
@@ -266,7 +164,12 @@ def _note(setting: Setting) -> str:
         "auggpt": "auggpt has the teacher rephrase seeds, in as many calls",
         "more-data": "more-data learns from as many real examples",
     }
-    return "; ".join(notes[name] for name in config.arms if name in notes) + "."
+    told = [notes[name] for name in config.arms if name in notes]
+    told += [
+        "updates are those of the student that was tested",
+        "teacher calls: for writing + for the label check",
+    ]
+    return "; ".join(told) + "."
 
 
 def _class_table(page: Report, summary: dict[str, Any]) -> None:

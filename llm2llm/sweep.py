@@ -14,7 +14,7 @@ from typing import Any
 from common.report import Report, percent_interval, terminal_table
 from common.rundir import RunDir, read_jsonl, write_json
 from common.stats import paired_bootstrap_ci95, paired_difference
-from llm2llm.command import file_hashes, run
+from llm2llm.command import identity, run
 from llm2llm.config import Config
 
 FULL = "full method"
@@ -45,7 +45,7 @@ def sweep(config: Config) -> dict[str, Any]:
     top = pathlib.Path(config.run_dir)
     entries: dict[str, Any] = {}
     correct: dict[str, list[list[bool]]] = {}
-    with RunDir.open(top, "llm2llm", config.stored() | {"file_hashes": file_hashes(config)}) as place:
+    with RunDir.open(top, "llm2llm", identity(config)) as place:
         for name, change in variants(config).items():
             folder = top / "variants" / name.replace(" ", "-")
             print(f"\n{name}")

@@ -22,6 +22,8 @@ CARD = DatasetCard(
     made_by="Written by a teacher.\n\nFiltered.",
     fields=FIELDS,
     lineage="`parent` is the row of the seed.",
+    license="apache-2.0",
+    languages=("en",),
     counts={"accepted": 3, "bad format": 2},
 )
 ROWS = [

@@ -84,3 +84,36 @@ def test_paragraphs_are_plain_and_of_bounded_length(tmp_path):
     assert paragraph.isascii()
     assert 40 <= len(paragraph) <= 600
     assert paragraph.endswith(".")
+
+
+@pytest.mark.parametrize(("name", "least"), [("student", 0.5), ("teacher", 0.9)])
+def test_models_can_what_their_cards_say(name, least):
+    """Four problems of each skill; the cards say 66% and 99% of the whole test set."""
+    from common.evaluate import accuracy, answer_waves
+    from common.models import LanguageModel
+
+    task = Arithmetic()
+    examples = task.load("test", None, 0)[: 4 * len(SKILLS)]
+    model = LanguageModel.load(f"embedded:{name}")
+    rows = [row for wave in answer_waves(model.generator, task, examples)(0) for row in wave]
+    assert accuracy(rows) >= least
+
+
+def test_the_teacher_writes_problems_that_hold():
+    """One new problem for each of 48: most are in form and, where a program knows the answer, right."""
+    from common.config import SampleConfig
+    from common.generate import Request
+    from common.models import LanguageModel
+
+    task = Arithmetic()
+    examples = task.load("train", None, 0)[: 4 * len(SKILLS)]
+    generator = LanguageModel.load("embedded:teacher").generator()
+    requests = [Request(e.id, task.teacher_messages(e)) for e in examples]
+    sampling = SampleConfig(task.example_tokens, temperature=0.8, top_p=0.95)
+    records = [record for wave in generator.generate(requests, sampling, 0) for record in wave]
+    made = [task.parse_example(r.text, e) for r, e in zip(records, examples, strict=True)]
+    kept = [new for new in made if new.refused is None]
+    assert len(kept) >= 0.7 * len(made)
+    known = [new for new in kept if task.truth(new.question) is not None]
+    assert len(known) >= 0.4 * len(made)
+    assert sum(task.correct(task.truth(new.question), new.label) for new in known) >= 0.9 * len(known)

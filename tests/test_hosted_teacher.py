@@ -75,28 +75,27 @@ def words(config):
 
 
 def test_killed_while_it_buys_it_pays_for_nothing_twice(files, tmp_path):
-    """SIGKILL once ten replies are stored; the server counts what it was paid for, message by message."""
+    """SIGKILL once five replies are stored; the server counts what it was paid for, message by message."""
     environment = os.environ | {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}
-    with FaultServer(answer="Text: {}\nLabel: cat", hold_after=10) as server:
-        config = settings(server, files, tmp_path)
+    with FaultServer(answer="Text: {}\nLabel: cat", hold_after=5) as server:
+        config = settings(server, files, tmp_path, rounds=2, per_wrong=3, arms=("llm2llm",))
         database = tmp_path / "run/replies.sqlite"
         with subprocess.Popen(words(config), cwd=ROOT, env=environment, stderr=subprocess.PIPE) as child:
             bought, deadline = 0, time.monotonic() + 300
-            while bought < 10:
+            while bought < 5:
                 assert child.poll() is None, child.stderr.read().decode()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
                 if database.exists():
                     with Replies(database) as replies:
-                        bought = sum(replies.spent(f"repeat_0/{arm}").calls for arm in config.arms)
+                        bought = replies.spent("repeat_0/llm2llm").calls
             os.kill(child.pid, signal.SIGKILL)
         server.release()
         done = subprocess.run(words(config), cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         summary = read_json(tmp_path / "run/summary.json")
-        calls = sum(entry["teacher_calls"] for entry in summary["accounting"].values())
-        assert calls == 2 * 2 * 8  # two arms, two rounds, two examples for each of four seeds
-        assert server.paid.total() == calls
+        assert summary["accounting"]["llm2llm"]["teacher_calls"] == 3 * 4  # three examples for each of four seeds
+        assert server.paid.total() == 12
 
 
 def test_a_spent_budget_ends_the_arm_and_keeps_everything(files, tmp_path, quick):

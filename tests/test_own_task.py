@@ -34,7 +34,7 @@ def test_the_documented_yaml_task_works_as_it_stands(tmp_path):
 
 
 def test_the_documented_python_tasks_work_as_they_stand(tmp_path):
-    shop, dates = blocks("python")
+    shop, dates, _ = blocks("python")
     (tmp_path / "dates.py").write_text(dates)
     (tmp_path / "dates.jsonl").write_text(blocks("json")[0])
     task = task_of(tmp_path / "dates.py")
@@ -148,3 +148,31 @@ def test_two_files_of_one_name_do_not_mix(tmp_path):
     assert (first.name, second.name) == ("one", "two")
     assert first.load("dev", None, 0) == []
     assert isinstance(first.teacher_messages(Example("x", "q", "a", "a", "all")), tuple)
+
+
+def test_the_documented_teacher_teaches_the_documented_task(tmp_path, monkeypatch, capsys):
+    """Its replies are read, none repeats another beyond the limit, and its own answers agree with them."""
+    from common.callback import CallbackGenerator, load_callable
+    from common.config import SampleConfig
+    from common.filters import KnownTexts
+    from common.generate import Request
+
+    text = README.read_text(encoding="utf-8")
+    for name in ("dates.py", "dates.jsonl", "clock.py"):
+        (tmp_path / name).write_text(
+            re.search(rf"`{name}`[^`]*?(?:`[^`]*`[^`]*)?:?\n\n```\w+\n(.*?)```", text, re.S)[1]
+        )
+    task = task_of(tmp_path / "dates.py")
+    seeds = task.load("train", tmp_path / "dates.jsonl", 0)
+    write = load_callable(f"python:{tmp_path / 'clock.py'}:write")
+    requests = [Request(f"{i}", task.teacher_messages(seeds[i % 3])) for i in range(12)]
+    waves = CallbackGenerator("t", write).generate(requests, SampleConfig(), 0)
+    made = [task.parse_example(record.text, seeds[0]) for wave in waves for record in wave]
+    assert [new.refused for new in made] == [None] * 12
+    known = KnownTexts(task.near_duplicate)
+    kept = 0
+    for new in made:
+        assert task.correct(write(list(task.messages(new.question))), new.label)
+        kept += known.near(new.question) is None
+        known.add(new.question)
+    assert kept >= 3

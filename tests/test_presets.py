@@ -89,10 +89,11 @@ def test_official_code_end_to_end(tmp_path):
         teacher=f"python:{tmp_path / 'teacher.py'}:write",
         train_file=str(tmp_path / "train.jsonl"),
         test_file=str(tmp_path / "test.jsonl"),
-        seed_examples=5,
+        seed_examples=4,
         arms=("llm2llm",),
         answer_tokens=8,
-        batch_size=64,
+        batch_size=40,
+        micro_batch_size=8,
         folds=2,
         run_dir=str(tmp_path / "run"),
     )
@@ -101,13 +102,13 @@ def test_official_code_end_to_end(tmp_path):
     assert len(rounds) == 10
     assert [entry["teacher_calls"] > 0 for entry in rounds] == [True] * 9 + [False]
     for i, entry in enumerate(rounds):
-        assert entry["examples"] <= (i + 1) * 5
+        assert entry["examples"] <= (i + 1) * 4
         assert entry["updates"] == 3
         if i:
-            wrong = 5 - rounds[i - 1]["seeds_correct"]
+            wrong = 4 - rounds[i - 1]["seeds_correct"]
             assert entry["examples"] - rounds[i - 1]["examples"] == wrong
     assert rounds[-1]["seeds_correct"] == 0
-    assert rounds[-1]["examples"] == 50
+    assert rounds[-1]["examples"] == 40
     row = read_jsonl(tmp_path / "run/repeat_0/llm2llm/round_0/new.jsonl")[0]
     assert "2 + 2 = 5" in row["answer"]
     assert summary["arms"]["llm2llm"]["regraded"] == [0.0]

@@ -62,10 +62,9 @@ class MultipleChoice:
         known = next((c for c in self.columns if c.context in row), self.columns[0])
         context, label = require(row, known.context, place), require(row, known.label, place)
         if len(known.options) == 1:
-            require(row, known.options[0], place)
-            options = row[known.options[0]]
+            options = row.get(known.options[0])
             if not isinstance(options, list | tuple):
-                raise UserError(f"{place}: field {known.options[0]!r} is not a list of options")
+                raise UserError(f"{place}: field {known.options[0]!r} is no list of options")
         else:
             options = [require(row, column, place) for column in known.options]
         if len(options) != self.count:

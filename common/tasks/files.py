@@ -48,7 +48,7 @@ def require(row: Row, field: str, place: str) -> str:
         raise UserError(f"{place}: field {field!r} is missing; the row has {', '.join(map(str, row)) or 'none'}")
     if not isinstance(value, str | int | float):
         raise UserError(f"{place}: field {field!r} is a {type(value).__name__}: it must be a text or a number")
-    text = str(value).strip()
+    text = str(value).lower() if isinstance(value, bool) else str(value).strip()
     if not text:
         raise UserError(f"{place}: field {field!r} is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in text):

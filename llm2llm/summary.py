@@ -1,0 +1,147 @@
+"""The figures of a finished run: what `summary.json` holds, and what to know before believing them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.rundir import RunDir, read_jsonl
+from common.stats import arm_summary, macro_f1, paired_bootstrap_ci95, paired_difference, per_class
+from llm2llm.select import Row
+from llm2llm.students import Setting
+
+SCHEMA = 1
+
+
+def summarise(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    """The documented, versioned figures of a run (see README, "summary.json")."""
+    answers = {
+        name: [read_jsonl(run.path / repeat["arms"][name]["test"]) for repeat in repeats]
+        for name in setting.config.arms
+    }
+    arms = {}
+    for name in setting.config.arms:
+        results = [repeat["arms"][name] for repeat in repeats]
+        arms[name] = arm_summary([r["accuracy"] for r in results], results[0]["n"])
+        arms[name] |= {
+            "examples": [r["examples"] for r in results],
+            "updates": [r["updates"] for r in results],
+            "tokens": [r["tokens"] for r in results],
+            "cut_off": [r["truncated"] for r in results],
+            "by_group": _mean_by_group(results),
+            "answers": [r["test"] for r in results],
+        }
+        if setting.task.kind == "class":
+            arms[name] |= _class_figures(answers[name])
+        if setting.config.official:
+            arms[name]["regraded"] = [_regraded(setting, rows) for rows in answers[name]]
+    entries = [entry for repeat in repeats for entry in repeat["rounds"]]
+    return {
+        "schema": SCHEMA,
+        "method": "llm2llm",
+        "status": "complete",
+        "task": setting.task.name,
+        "arms": arms,
+        "gains": _gains(arms, answers),
+        "rounds": entries,
+        "seed_words": _seed_words(run, len(repeats)),
+        "accounting": _accounting(setting, repeats),
+    }
+
+
+def _gains(arms: dict[str, Any], answers: dict[str, list[list[Row]]]) -> dict[str, Any]:
+    """By how much llm2llm is ahead of every other arm: Student's t interval over repeats, and the paired bootstrap
+    over repeats and questions."""
+    if "llm2llm" not in arms:
+        return {}
+    correct = {name: [[row["correct"] for row in rows] for rows in of_arm] for name, of_arm in answers.items()}
+    gains = {}
+    for other in arms:
+        if other == "llm2llm":
+            continue
+        a, b = arms["llm2llm"]["per_repeat"], arms[other]["per_repeat"]
+        value, low, high = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0], None, None)
+        _, *bootstrap = paired_bootstrap_ci95(correct["llm2llm"], correct[other])
+        gains[f"llm2llm - {other}"] = {
+            "value": value,
+            "ci95": None if low is None else [low, high],
+            "bootstrap95": list(bootstrap),
+        }
+    return gains
+
+
+def _class_figures(of_repeats: list[list[Row]]) -> dict[str, Any]:
+    """Macro-F1 of every repeat, and precision, recall and F1 of each class over the answers of all repeats."""
+    pairs = [([row["label"] for row in rows], [row["parsed"] for row in rows]) for rows in of_repeats]
+    gold, predicted = ([x for pair in pairs for x in pair[i]] for i in (0, 1))
+    return {"macro_f1": [macro_f1(*pair) for pair in pairs], "per_class": per_class(gold, predicted)}
+
+
+def _regraded(setting: Setting, rows: list[Row]) -> float:
+    """Accuracy of the same answers under this project's own judge instead of the authors'."""
+    return sum(r["text"] is not None and setting.task.correct(r["text"], r["label"]) for r in rows) / len(rows)
+
+
+def _seed_words(run: RunDir, repeats: int) -> dict[str, float]:
+    """Mean length of the seeds, for comparison with the new examples: shorter answers are easier to learn."""
+    seeds = [row for r in range(repeats) for row in read_jsonl(run.path / f"repeat_{r}/seeds.jsonl")]
+    return {
+        f"{part}_words": round(sum(len(row[part].split()) for row in seeds) / len(seeds), 2)
+        for part in ("question", "answer")
+    }
+
+
+def _accounting(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    """What every arm cost, summed over repeats."""
+    return {
+        name: {
+            key: sum(repeat["arms"][name][field] for repeat in repeats)
+            for key, field in (
+                ("teacher_calls", "teacher_calls"),
+                ("check_calls", "check_calls"),
+                ("teacher_tokens", "teacher_tokens"),
+                ("optimizer_updates", "updates_of_all_rounds"),
+                ("answers_cut_off", "truncated"),
+            )
+        }
+        for name in setting.config.arms
+    }
+
+
+def _mean_by_group(results: Sequence[Row]) -> dict[str, float]:
+    groups = results[0]["by_group"]
+    return {g: round(sum(r["by_group"][g] for r in results) / len(results), 4) for g in groups}
+
+
+def warnings(run: RunDir, setting: Setting, summary: dict[str, Any]) -> list[str]:
+    """What a reader of the table should know before believing it, a line each."""
+    lines = []
+    settings = setting.config.training(0)
+    first = settings.total_steps(setting.config.seed_examples)
+    if first < 10:
+        lines.append(f"note: the first training had {first} updates only; see --epochs and --batch-size")
+    for name, arm in summary["arms"].items():
+        rows = [row for file in arm["answers"] for row in read_jsonl(run.path / file)]
+        mute = sum(row["parsed"] is None for row in rows)
+        if mute > len(rows) / 5:
+            cut = sum(row["status"] == "length" for row in rows)
+            lines.append(
+                f"note: {mute} of {len(rows)} test answers of {name} hold nothing that can be read as an answer"
+                + (f" ({cut} cut off)" if cut else "")
+            )
+    for name in summary["arms"]:
+        entries = [e for e in summary["rounds"] if e["arm"] == name and e["teacher_calls"]]
+        kept, calls = (sum(e[key] for e in entries) for key in ("accepted", "teacher_calls"))
+        if calls and kept < calls / 2:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
+            lines.append(
+                f"note: {name} kept {kept} of {calls} replies ({reasons}); see refused.jsonl of its rounds"
+            )
+    return lines and ["", *lines]
+
+
+def refusals(entries: Sequence[Row], arm: str) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for entry in entries:
+        if entry["arm"] == arm:
+            for reason, count in entry["refused"].items():
+                total[reason] = total.get(reason, 0) + count
+    return dict(sorted(total.items()))
