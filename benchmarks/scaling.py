@@ -76,7 +76,7 @@ def main() -> None:
     base = LanguageModel.load("embedded:student")
     teacher = LanguageModel.load("embedded:teacher").generator()
     task = Arithmetic()
-    setting = Setting(config, task, task, base, lambda given, scope: teacher, pool, [], [])
+    setting = Setting(config, task, task, task, base, lambda given, scope: teacher, pool, [], [])
     one_round(setting, pool[:300])
     seconds = {}
     for size in SIZES:

@@ -104,9 +104,9 @@ def _schema(fields: Sequence[str]) -> dict[str, Any]:
 
 
 def estimate(request: Request, sampling: SampleConfig) -> Spent:
-    """What one sample may cost: a token for about four characters, and as long an answer as is allowed."""
-    characters = sum(len(message["content"]) for message in request.messages)
-    return Spent(1, characters // 4 + 1, sampling.max_new_tokens)
+    """What one sample may cost: a token for about four bytes, and as long an answer as is allowed."""
+    size = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
+    return Spent(1, size // 4 + 1, sampling.max_new_tokens)
 
 
 def read_reply(text: str, expected: Spent) -> Reply:

@@ -133,7 +133,8 @@ class TrainConfig:
     """Supervised fine-tuning. Lengths are in tokens, `learning_rate` is the peak of the schedule.
 
     zero_start: the warm-up begins with an update at rate 0, as in transformers' schedules.
-    drop_last: a last batch that is not full is left out, unless it is the only one.
+    drop_last: a last batch that is not full is left out, unless it is the only one, or full once the examples are
+        rounded up to a multiple of four, as on the four devices of LLM2LLM's authors.
     """
 
     learning_rate: float = 2e-5
@@ -155,7 +156,9 @@ class TrainConfig:
 
     def steps_per_epoch(self, count: int) -> int:
         """Optimizer updates in one pass over `count` examples; the last one may be partly filled."""
-        return max(1, count // self.batch_size) if self.drop_last else -(-count // self.batch_size)
+        if self.drop_last:
+            return max(1, -(-count // 4) * 4 // self.batch_size)
+        return -(-count // self.batch_size)
 
     def total_steps(self, count: int) -> int:
         """Optimizer updates of a whole training on `count` examples, at least one."""

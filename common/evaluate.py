@@ -35,9 +35,9 @@ def answer_waves(
         if not rest:
             return
         requests = [Request(e.id, tuple(task.messages(e.question)), n) for e in rest]
-        answered = 0
+        answered, stored = 0, done % n  # a torn wave may have left a part of a question's answers
         for records in generator().generate(requests, sampling, seed):
-            yield [
+            rows = [
                 {
                     "id": example.id,
                     "group": example.group,
@@ -51,7 +51,8 @@ def answer_waves(
                 for i, record in enumerate(records)
                 for example in [rest[(answered + i) // n]]
             ]
-            answered += len(records)
+            yield rows[stored:]
+            answered, stored = answered + len(records), 0
 
     return waves
 

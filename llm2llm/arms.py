@@ -62,9 +62,12 @@ def _more_data(arm: Arm, count: int) -> list[Example]:
     rest = [example for example in arm.setting.train if example.question not in taken]
 
     def make() -> list[Row]:
-        # Drawn with some to spare for those too long: measuring every example of a large set takes minutes.
+        # Drawn with some to spare for what is too long or too near a test question: to look at every example of a
+        # large set takes minutes.
         drawn = draw_seeds(rest, min(2 * count, len(rest)), arm.seed, arm.setting.config.seed_sampler)
-        return as_rows(list(itertools.islice(filter(arm.fits, drawn), count)))
+        test = arm.known(arm.setting.test, semantic=False)
+        good = (e for e in drawn if arm.fits(e) and test.repeats([e.question]) == [None])
+        return as_rows(list(itertools.islice(good, count)))
 
     return [Example(**row) for row in arm.run.once(f"{arm.folder}/new.jsonl", make)]
 
@@ -76,7 +79,7 @@ def _auggpt(arm: Arm, calls: int) -> tuple[list[Example], Row]:
         f"{arm.folder}/round_0",
         arm.teacher(),
         slots,
-        arm.known(limit=REPHRASED),
+        arm.known(limit=REPHRASED, semantic=False),
         arm.seed,
         0,
         attempts=1,

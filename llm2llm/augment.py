@@ -162,10 +162,11 @@ def collect(
     def waves(done: int) -> Iterator[list[Row]]:
         stored = [Record(**row) for row in run.journal(f"{name}.part").rows()]
         generator.seen(stored)
-        first = done // requests[0].n if requests else 0
+        first, torn = divmod(done, requests[0].n) if requests else (0, 0)
         if requests[first:]:
             for records in generator.generate(requests[first:], sampling, seed):
-                yield [dataclasses.asdict(r) for r in records]
+                yield [dataclasses.asdict(r) for r in records[torn:]]
+                torn = 0
 
     records = [Record(**row) for row in run.collect(name, waves)]
     generator.seen(records)
@@ -200,7 +201,9 @@ def _check_labels(
     verdicts: dict[int, Row] = {}
     calls = 0
     if how == "resolve":
-        requests = [Request(f"{folder}/check_{attempt}/{i}", task.messages(read[i].question), votes) for i in good]
+        requests = [
+            Request(f"{folder}/check_{attempt}/{i}", task.solve_messages(read[i].question), votes) for i in good
+        ]
         temperature = 0.0 if votes == 1 else VOTE_TEMPERATURE
         sampling = SampleConfig(task.answer_tokens, temperature=temperature)
         name = f"{folder}/check_{attempt}.jsonl"
@@ -218,15 +221,15 @@ def _check_labels(
 
 
 def _vote(task: Task, records: Sequence[Record], label: str) -> Row:
-    """The answer that most of `records` give, and whether it is `label`; a tie is no majority."""
+    """The answer that more than half of `records` give, and whether it is `label`."""
     if any(record.error == BUDGET_SPENT for record in records):
         return {"answer": None, "refused": BUDGET_SPENT}
     texts = [record.text for record in records if record.text is not None]
     answers = [label if task.correct(text, label) else task.parse(text) for text in texts]
-    ranked = collections.Counter(a for a in answers if a is not None).most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
-        return {"answer": None, "refused": "label check"}
-    return {"answer": ranked[0][0], "refused": None if ranked[0][0] == label else "label check"}
+    answer, count = next(iter(collections.Counter(answers).most_common(1)), (None, 0))
+    if answer is None or 2 * count <= len(records):
+        return {"answer": answers[0] if len(answers) == 1 else None, "refused": "label check"}
+    return {"answer": answer, "refused": None if answer == label else "label check"}
 
 
 def _row(

@@ -7,22 +7,33 @@ From Python the same in two lines:
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from common.budget import Budget
 from common.cli import parse
 from common.errors import UserError
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
 from common.tasks.registry import get_task
 from llm2llm.config import PRESETS, Config
-from llm2llm.plan import plan
+from llm2llm.plan import plan, sweep_plan
 
 Write = Callable[[list[dict[str, str]]], str]
-TEACHING = ("llm2llm", "untargeted", "auggpt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Purse:
+    """Where a hosted teacher's replies are kept, what each arm of each repeat may spend, and what comes before the
+    names of their accounts."""
+
+    replies: pathlib.Path
+    share: Budget | None
+    account: str = ""
 
 
 def main(argv: list[str]) -> None:
@@ -31,8 +42,8 @@ def main(argv: list[str]) -> None:
     config = parse(Config, argv, "run.py llm2llm", about, PRESETS).resolved()
     if config.dry_run:
         check_data(config)
-        for name, what in plan(config):
-            print(f"{name:24}{what}")
+        for name, what in sweep_plan(config) if config.sweep else plan(config):
+            print(f"{name:28}{what}")
     elif config.sweep:
         from llm2llm.sweep import sweep
 
@@ -41,15 +52,18 @@ def main(argv: list[str]) -> None:
         run(config)
 
 
-def check_data(config: Config) -> tuple[Task, dict[str, list[Example]]]:
-    """The task and its splits. Raises UserError for rows that do not fit and for too few of them."""
+def check_data(config: Config) -> tuple[Task, Task, dict[str, list[Example]]]:
+    """The task, the same as the run treats it (they differ for the authors' program only), and its splits.
+
+    Raises UserError for rows that do not fit and for too few of them.
+    """
     as_path = lambda name: None if name is None else pathlib.Path(name)
     train_file = as_path(config.train_file)
-    task = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
+    plain = task = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
     if config.official:
         from llm2llm.official import official
 
-        task = official(task)
+        task = official(plain)
     files = {"train": train_file, "dev": as_path(config.dev_file), "test": as_path(config.test_file)}
     data = {split: task.load(split, file, config.seed) for split, file in files.items()}
     for examples in data.values():
@@ -69,18 +83,28 @@ def check_data(config: Config) -> tuple[Task, dict[str, list[Example]]]:
         from common.callback import load_callable
 
         load_callable(config.teacher)
+    if "eda" in config.arms and len(task.reply_fields) > 2:
+        raise UserError(f"arm eda would edit words inside the options of task {task.name}: leave it out")
     if config.label_check == "program" and not any(task.truth(example.question) for example in rest[:50]):
         raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
-    return task, data
+    return plain, task, data
 
 
-def run(config: Config, teacher: Write | None = None) -> dict[str, Any]:
+def run(config: Config, teacher: Write | None = None, purse: Purse | None = None) -> dict[str, Any]:
     """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds.
 
-    `teacher`: a function from chat messages to the reply, in place of the teacher that `config` names.
+    `teacher`: a function from chat messages to the reply, in place of the teacher that `config` names. `purse`: by
+    default the replies lie in the run directory and each arm of each repeat has an equal share of the budget.
     """
+    if teacher is not None:
+        config = dataclasses.replace(config, teacher=f"function:{getattr(teacher, '__qualname__', 'teacher')}")
     config = config.resolved()
-    task, data = check_data(config)
+    judge, task, data = check_data(config)
+    evaluated = task
+    if config.official:
+        from llm2llm.official import as_evaluated
+
+        evaluated = as_evaluated(task)
 
     from common import runtime
     from common.models import LanguageModel
@@ -103,31 +127,28 @@ def run(config: Config, teacher: Write | None = None) -> dict[str, Any]:
     answer_tokens = config.answer_tokens or task.answer_tokens
     for examples in (*seeds, data["dev"], data["test"]):
         base.check_prompts(task, examples, answer_tokens)
-    open_teacher = _teacher(config, task, teacher)
-    evaluated = task
-    if config.official:
-        from llm2llm.official import as_evaluated
-
-        evaluated = as_evaluated(task)
+    open_teacher = _teacher(config, task, teacher, purse)
     with RunDir.open(config.run_dir, "llm2llm", stored) as place, open_teacher(place.path) as make:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
-        setting = Setting(config, task, evaluated, base, make, data["train"], data["dev"], data["test"])
+        setting = Setting(config, task, evaluated, judge, base, make, data["train"], data["dev"], data["test"])
         repeats = [run_repeat(place, setting, repeat) for repeat in range(config.repeats)]
         return finish(place, setting, repeats)
 
 
-def _teacher(config: Config, task: Task, function: Write | None) -> Callable[[pathlib.Path], Any]:
+def _teacher(
+    config: Config, task: Task, function: Write | None, purse: Purse | None
+) -> Callable[[pathlib.Path], Any]:
     """A context manager over the run's folder that gives `Setting.teacher`; loads and checks what it can now."""
     kind, _, name = config.teacher.partition(":")
     if function is not None or kind == "python":
         from common.callback import CallbackGenerator, load_callable
 
         function = function or load_callable(config.teacher)
-        label = config.teacher if kind == "python" else f"python:{getattr(function, '__name__', 'function')}"
-        return lambda folder: contextlib.nullcontext(lambda given, scope: CallbackGenerator(label, function))
+        make = lambda given, scope: CallbackGenerator(config.teacher, function)
+        return lambda folder: contextlib.nullcontext(make)
     if kind == "openai":
-        return _hosted(config, name)
+        return _hosted(config, name, purse)
     if kind == "pool":
         from common.pool import PoolGenerator
 
@@ -140,14 +161,13 @@ def _teacher(config: Config, task: Task, function: Write | None) -> Callable[[pa
     return lambda folder: contextlib.nullcontext(lambda given, scope: writer)
 
 
-def _hosted(config: Config, model: str) -> Callable[[pathlib.Path], Any]:
-    """The endpoint, asked once whether it is there; each arm of each repeat has an equal share of the budget."""
+def _hosted(config: Config, model: str, purse: Purse | None) -> Callable[[pathlib.Path], Any]:
+    """The endpoint, asked once whether it is there."""
     from common.endpoint import EndpointGenerator
     from common.replies import Replies
 
     limits = config.limits()
-    arms = sum(arm in TEACHING for arm in config.arms)
-    share = None if limits is None else limits.share(config.repeats * max(1, arms))
+    share = None if limits is None else limits.share(config.repeats * max(1, config.teaching_arms))
     with (
         Replies(":memory:") as nothing,
         EndpointGenerator(model, url=config.teacher_url, replies=nothing, scope="check") as probe,
@@ -157,9 +177,16 @@ def _hosted(config: Config, model: str) -> Callable[[pathlib.Path], Any]:
     @contextlib.contextmanager
     def opened(folder: pathlib.Path) -> Iterator[Callable[[set[str], str], EndpointGenerator]]:
         with contextlib.ExitStack() as stack:
-            replies = stack.enter_context(Replies(folder / "replies.sqlite"))
+            own = purse or Purse(folder / "replies.sqlite", share)
+            replies = stack.enter_context(Replies(own.replies))
             yield lambda given, scope: stack.enter_context(
-                EndpointGenerator(model, url=config.teacher_url, replies=replies, scope=scope, budget=share)
+                EndpointGenerator(
+                    model,
+                    url=config.teacher_url,
+                    replies=replies,
+                    scope=own.account + scope,
+                    budget=own.share,
+                )
             )
 
     return opened
@@ -174,7 +201,7 @@ def identity(config: Config) -> dict[str, Any]:
     from common import hf
 
     models = {"student": hf.fingerprint(hf.resolve(_model(config.student, "student")))}
-    if config.teacher.partition(":")[0] not in ("openai", "pool", "python"):
+    if config.teacher.partition(":")[0] not in ("openai", "pool", "python", "function"):
         models["teacher"] = hf.fingerprint(hf.resolve(_model(config.teacher, "teacher")))
     return config.stored() | {"file_hashes": file_hashes(config), "models": models}
 

@@ -9,6 +9,7 @@ Importing this loads no jax. Values of `None` are filled in by `resolved()`, by 
 import dataclasses
 import math
 import pathlib
+import urllib.parse
 from typing import Any, Literal
 
 from common.budget import Budget
@@ -44,6 +45,7 @@ PRESETS["official-code"] = PRESETS["paper"] | {
     "rouge_l": 0.95,
     "duplicates_of": "round",
     "official": True,
+    "when_none_wrong": "retrain",
     "student_temperature": 0.7,
     "student_top_p": 0.9,
     "answer_tokens": 100,
@@ -87,8 +89,8 @@ class Config:
         "wrong", "which of them are: answered wrongly, least sure of, highest loss, right only at times, or all"
     )
     target_share: float = flag(0.3, "share of examples that low-confidence and high-loss take")
-    when_none_wrong: Literal["low-confidence", "stop"] = flag(
-        "low-confidence", "what target wrong or mixed does when it finds nothing"
+    when_none_wrong: Literal["low-confidence", "stop", "retrain"] = flag(
+        "low-confidence", "when target wrong or mixed finds nothing: take the least sure, stop, or train once more"
     )
     detect: Literal["in-sample", "out-of-fold", "auto"] = flag(
         "in-sample",
@@ -144,6 +146,12 @@ class Config:
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
+        if self.preset not in PRESETS:
+            raise UserError(f"unknown preset {self.preset!r}: there are {', '.join(PRESETS)}")
+        if PRESETS[self.preset] and all(
+            getattr(self, name) == _default(name) for name, value in PRESETS[self.preset].items() if name != "task"
+        ):
+            raise UserError(f"Config(preset={self.preset!r}) sets a name only: write preset({self.preset!r}, …)")
         embedded = self.student == "embedded"
         silent = self.teacher == "embedded" or self.teacher.startswith("pool:")
         batch = self.batch_size or (12 if embedded else 16)
@@ -178,14 +186,15 @@ class Config:
             raise UserError(f"--seed must be at least 0, not {self.seed}")
         if self.rounds > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
-        if self.folds < 2 or self.folds > self.seed_examples:
-            raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
+        if self.detect != "in-sample":
+            if self.folds < 2 or self.folds > self.seed_examples:
+                raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
+            if self.target not in ("wrong", "low-confidence"):
+                raise UserError(f"--detect {self.detect} finds answers, not what --target {self.target} looks at")
         if self.micro_batch_size > self.batch_size or self.batch_size % self.micro_batch_size:
             raise UserError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
-        if self.preset not in PRESETS:
-            raise UserError(f"unknown preset {self.preset!r}: there are {', '.join(PRESETS)}")
         if self.official and self.task != "gsm8k":
             raise UserError("the authors released their program for GSM8K only: use --task gsm8k with --official")
         self._check_arms()
@@ -198,6 +207,8 @@ class Config:
     def _check_arms(self) -> None:
         if self.wordnet is not None and not (pathlib.Path(self.wordnet) / "data.noun").is_file():
             raise UserError(f"--wordnet {self.wordnet} holds no WordNet dictionary (data.noun is missing)")
+        if len(set(self.arms)) < len(self.arms):
+            raise UserError(f"--arms names an arm twice: {', '.join(self.arms)}")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown or not self.arms:
             raise UserError(f"unknown arm {', '.join(unknown) or '(none)'}: choose from {', '.join(ARMS)}")
@@ -220,11 +231,29 @@ class Config:
         kind, _, name = self.teacher.partition(":")
         if kind == "python" and not pathlib.Path(name.rpartition(":")[0]).is_file():
             raise UserError(f"no such file: {name.rpartition(':')[0] or name} (given as --teacher {self.teacher})")
-        if kind != "openai":
-            for name in ("teacher_url", "budget", "teacher_price"):
-                if getattr(self, name) is not None:
-                    raise UserError(f"--{_flag(name)} is for a hosted teacher: use it with --teacher openai:MODEL")
-        self.limits()
+        if kind == "openai":
+            self._check_hosted(name)
+            return
+        for name in ("teacher_url", "budget", "teacher_price"):
+            if getattr(self, name) is not None:
+                raise UserError(f"--{_flag(name)} is for a hosted teacher: use it with --teacher openai:MODEL")
+
+    def _check_hosted(self, model: str) -> None:
+        if not model:
+            raise UserError("--teacher openai: names no model: give one, such as openai:gpt-4o-mini")
+        if self.teacher_url is not None:
+            parts = urllib.parse.urlsplit(self.teacher_url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise UserError("--teacher-url is no address: give one like http://localhost:8000/v1")
+            if "@" in parts.netloc or parts.query:
+                raise UserError(
+                    "--teacher-url holds a login or a query, which would be stored: use OPENAI_API_KEY"
+                )
+        if self.teacher_price is not None:
+            Budget.parse("calls=1", self.teacher_price)
+        limits = self.limits()
+        if limits is not None:
+            limits.share(self.repeats * max(1, self.teaching_arms))
 
     @property
     def pool(self) -> str | None:
@@ -240,6 +269,11 @@ class Config:
     def trainings(self) -> int:
         """Trainings of the student, the first on the seeds alone."""
         return min(2, self.rounds) if self.mode == "one-shot" else self.rounds
+
+    @property
+    def teaching_arms(self) -> int:
+        """How many arms ask the teacher; each has an equal share of a budget in every repeat."""
+        return sum(arm in ("llm2llm", "untargeted", "auggpt") for arm in self.arms)
 
     def limits(self) -> Budget | None:
         """The budget of the whole run. Raises UserError for one that cannot be read."""
@@ -277,6 +311,10 @@ def preset(name: str, **settings: Any) -> Config:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
     return Config(**PRESETS[name] | settings | {"preset": name})
+
+
+def _default(name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(Config) if field.name == name)
 
 
 def _flag(name: str) -> str:

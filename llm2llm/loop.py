@@ -83,7 +83,7 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
             if stop is None and number + 1 < limit:
                 chosen, answers, how = _choose(arm, student, data, seed_of, graded)
                 entry |= how
-                stop = None if chosen else "nothing to improve was found"
+                stop = None if chosen or config.when_none_wrong == "retrain" else "nothing to improve was found"
                 slots = share_out(config, chosen, data, arm.seeds, seed_of)
                 hints = _hints(config, chosen, answers, earlier)
         elif stop is None and number + 1 < limit:

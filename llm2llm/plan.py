@@ -1,6 +1,13 @@
 """What a run will do at most, line by line, before anything is loaded: `--dry-run`."""
 
-from llm2llm.config import Config
+import dataclasses
+from typing import Any
+
+from llm2llm.config import MATCHED, Config
+
+FULL = "full method"
+CONTROLS = ("fine-tune-matched", "llm2llm", "untargeted")
+"""Arms of the full method in a sweep; the variants run llm2llm alone."""
 
 
 def plan(config: Config) -> list[tuple[str, str]]:
@@ -12,6 +19,8 @@ def plan(config: Config) -> list[tuple[str, str]]:
         chosen.append(sizes[-1] if config.augment_from == "all" else config.seed_examples)
     settings = config.training(config.seed)
     updates = [settings.total_steps(size) for size in sizes]
+    # A slot of llm2llm is asked about until it is filled; untargeted asks as often, and each call may fill one.
+    filled = [config.seed_examples + (size - config.seed_examples) * config.max_attempts for size in sizes]
     calls = sum(count * config.slots_per_example * config.max_attempts for count in chosen[: len(sizes) - 1])
     blind = 0 if config.detect == "in-sample" else config.folds * sum(updates[:-1])
     last = sum(updates) if config.init == "continue" else updates[-1]
@@ -24,14 +33,15 @@ def plan(config: Config) -> list[tuple[str, str]]:
         "fine-tune": (updates[0], 0),
         "fine-tune-matched": (last, 0),
         "llm2llm": (sum(updates) + blind, calls),
-        "untargeted": (sum(updates), calls),
+        "untargeted": (sum(settings.total_steps(size) for size in filled), calls),
         "eda": (last, 0),
         "auggpt": (last, calls),
         "more-data": (last, 0),
     }
     for arm in config.arms:
         arm_updates, arm_calls = by_arm[arm]
-        lines.append((arm, f"at most {arm_updates} optimizer updates and {arm_calls} teacher calls a repeat"))
+        most = "about" if config.match == "tokens" and arm in MATCHED and arm != "untargeted" else "at most"
+        lines.append((arm, f"{most} {arm_updates} optimizer updates and {arm_calls} teacher calls a repeat"))
     if calls and config.label_check == "resolve":
         checks = calls * config.check_votes
         lines.append(("label check", f"at most {checks} more calls in each arm that asks the teacher"))
@@ -46,4 +56,43 @@ def plan(config: Config) -> list[tuple[str, str]]:
                 "result says little about the data",
             )
         )
+    return lines
+
+
+def variants(config: Config) -> dict[str, dict[str, Any]]:
+    """The change of every ablation against `config`, by name. What the settings already say is left out."""
+    shows = config.show_wrong_answer
+    # Where new examples may be followed by newer ones, a seed's are bounded by what it could have had without.
+    most = config.max_per_seed or config.per_wrong * max(1, config.rounds - 1)
+    every = {
+        FULL: {},
+        "one-shot": {"mode": "one-shot"},
+        "continued training": {"init": "continue"},
+        "new examples augmented too": {"augment_from": "all", "max_per_seed": most},
+        "wrong answer hidden" if shows else "wrong answer shown": {"show_wrong_answer": not shows},
+        "earlier questions shown": {"show_earlier": 3},
+        "out-of-fold mistakes": {"detect": "out-of-fold"},
+    }
+    if config.pool is not None:  # it reads no requests
+        shown = {"show_wrong_answer", "show_earlier"}
+        every = {name: change for name, change in every.items() if not shown & change.keys()}
+    if config.target not in ("wrong", "low-confidence"):
+        del every["out-of-fold mistakes"]
+    same = [n for n, change in every.items() if change and all(getattr(config, k) == v for k, v in change.items())]
+    return {name: change for name, change in every.items() if name not in same}
+
+
+def variant(config: Config, name: str) -> Config:
+    """The settings of one variant: the controls are matched to the full method and stand beside it alone."""
+    arms = CONTROLS if name == FULL else ("llm2llm",)
+    return dataclasses.replace(config, **variants(config)[name], sweep=False, arms=arms).resolved()
+
+
+def sweep_plan(config: Config) -> list[tuple[str, str]]:
+    """What a sweep will do at most."""
+    lines = [line for line in plan(config) if not line[1].startswith(("at most", "about"))]
+    for name in variants(config):
+        for arm, what in plan(variant(config, name)):
+            if arm in CONTROLS:
+                lines.append((name if arm == "llm2llm" else f"{name}: {arm}", what))
     return lines

@@ -276,6 +276,8 @@ def _examples(run: RunDir, rows: list[Row], count: int = 8) -> list[list[str]]:
         first = row["round"] == 0
         folder = "fine-tune/round_0" if first else f"llm2llm/round_{row['round']}"
         graded = {g["id"]: g for g in read_jsonl(run.path / f"repeat_0/{folder}/seeds.jsonl")}
+        for fold in sorted((run.path / "repeat_0" / folder).glob("fold_*/seeds.jsonl")):
+            graded |= {g["id"]: g for g in read_jsonl(fold)}
         seed = seeds[row["parent"]]
         cards.append(
             [

@@ -65,7 +65,7 @@ def choose(
             chosen = [e for e, row in zip(pool, graded, strict=True) if not row["correct"]]
         else:
             chosen = [e for e, share in zip(pool, right_shares(), strict=True) if 0 < share < 1]
-        if chosen or config.when_none_wrong == "stop":
+        if chosen or config.when_none_wrong != "low-confidence":
             return chosen, rule
     doubt = [math.inf if row["mean_logp"] is None else -row["mean_logp"] for row in graded]
     return _highest(pool, doubt, count), "low-confidence"

@@ -32,14 +32,15 @@ MIXED_SAMPLES = 8
 class Setting:
     """Everything that does not change during a run.
 
-    `evaluated` is the task as the student is asked and graded; it differs from `task` only where the authors'
-    program does. `teacher(given, scope)` makes the back end of an arm: `given` are questions that it must not give
-    out, `scope` is the name its spending is booked under.
+    `evaluated` is the task as the student is asked and graded, `judge` the one with this project's grader; they
+    differ from `task` only where the authors' program does. `teacher(given, scope)` makes the back end of an arm:
+    `given` are questions that it must not give out, `scope` is the name its spending is booked under.
     """
 
     config: Config
     task: Task
     evaluated: Task
+    judge: Task
     base: LanguageModel
     teacher: Callable[[set[str], str], Generator]
     train: list[Example]
@@ -155,7 +156,8 @@ class Arm:
             ids = {example.id for example in held}
             rest = [e for e in student.data if seed_of.get(e.id, e.id) not in ids]
             steps = self.setting.config.training(self.seed).total_steps(len(rest))
-            blind = Student(f"{student.folder}/fold_{k}", tuple(rest), steps, student.start)
+            # From the base also where students are continued: the student before this one has seen every seed.
+            blind = Student(f"{student.folder}/fold_{k}", tuple(rest), steps)
             rows |= {row["id"]: row for row in self.answers(blind, "seeds", held)}
             self.forget(blind)
             updates += steps
@@ -218,9 +220,11 @@ class Arm:
         """Whether the student can learn the example and, asked its question, has room to answer."""
         return self.setting.base.fits(self.setting.task, example, self.setting.config.max_length)
 
-    def known(self, only: Sequence[Example] | None = None, limit: float | None = None) -> Known:
+    def known(
+        self, only: Sequence[Example] | None = None, limit: float | None = None, semantic: bool = True
+    ) -> Known:
         """What new questions must not repeat: test questions and seeds, or `only` these; above a ROUGE-L F1 of
-        `limit` (default: as the settings or the task say)."""
+        `limit` (default: as the settings or the task say), and by meaning if the settings say so."""
         setting, config = self.setting, self.setting.config
         texts = (*setting.test, *self.seeds) if only is None else dict.fromkeys(only)
         test = [] if only is not None else [example.question for example in setting.test]
@@ -229,7 +233,7 @@ class Arm:
             limit,
             [(example.id, example.question) for example in texts],
             test,
-            semantic=config.semantic,
+            semantic=config.semantic if semantic else None,
             embed=setting.base.embed,
         )
 
@@ -246,8 +250,10 @@ class Arm:
         if not data:
             return 0.0
         encoded = self.setting.base.encode(self.setting.task, data, math.inf)
-        steps = self.setting.config.training(self.seed).steps_per_epoch(len(data))
-        return sum(len(e.tokens) for e in encoded) / steps
+        settings = self.setting.config.training(self.seed)
+        steps = settings.steps_per_epoch(len(data))
+        read = min(1.0, steps * settings.batch_size / len(data))  # of an epoch, where the last batch is dropped
+        return read * sum(len(e.tokens) for e in encoded) / steps
 
 
 def as_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:

@@ -77,7 +77,8 @@ def _class_figures(of_repeats: list[list[Row]]) -> dict[str, Any]:
 
 def _regraded(setting: Setting, rows: list[Row]) -> float:
     """Accuracy of the same answers under this project's own judge instead of the authors'."""
-    return sum(r["text"] is not None and setting.task.correct(r["text"], r["label"]) for r in rows) / len(rows)
+    right = [row["text"] is not None and setting.judge.correct(row["text"], row["label"]) for row in rows]
+    return sum(right) / len(right)
 
 
 def _seed_words(run: RunDir, repeats: int) -> dict[str, float]:

@@ -11,32 +11,15 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from common.budget import Budget
 from common.report import Report, percent_interval, terminal_table
 from common.rundir import RunDir, read_jsonl, write_json
 from common.stats import paired_bootstrap_ci95, paired_difference
-from llm2llm.command import identity, run
+from llm2llm.command import Purse, identity, run
 from llm2llm.config import Config
+from llm2llm.plan import FULL, variant, variants
 
-FULL = "full method"
 HEADERS = ["variant", "test accuracy, % [95%]", "minus full method", "examples", "updates", "teacher calls"]
-
-
-def variants(config: Config) -> dict[str, dict[str, Any]]:
-    """The change of every variant against `config`, by name. What the settings already say is left out."""
-    shows = config.show_wrong_answer
-    every = {
-        FULL: {},
-        "one-shot": {"mode": "one-shot"},
-        "continued training": {"init": "continue"},
-        "new examples augmented too": {"augment_from": "all"},
-        "wrong answer hidden" if shows else "wrong answer shown": {"show_wrong_answer": not shows},
-        "earlier questions shown": {"show_earlier": 3},
-        "out-of-fold mistakes": {"detect": "out-of-fold"},
-    }
-    if config.pool is not None:
-        del every["wrong answer hidden" if shows else "wrong answer shown"], every["earlier questions shown"]
-    same = [n for n, change in every.items() if change and all(getattr(config, k) == v for k, v in change.items())]
-    return {name: change for name, change in every.items() if name not in same}
 
 
 def sweep(config: Config) -> dict[str, Any]:
@@ -49,10 +32,10 @@ def sweep(config: Config) -> dict[str, Any]:
         for name, change in variants(config).items():
             folder = top / "variants" / name.replace(" ", "-")
             print(f"\n{name}")
-            # The controls are matched to the full method.
-            arms = ("fine-tune-matched", "llm2llm", "untargeted") if name == FULL else ("llm2llm",)
-            own = dataclasses.replace(config, **change, sweep=False, arms=arms, run_dir=str(folder))
-            summary = run(own)
+            own = dataclasses.replace(variant(config, name), run_dir=str(folder))
+            # One store for all: what two variants ask alike is bought once.
+            purse = Purse(top / "replies.sqlite", _share(config), f"{name}/")
+            summary = run(own, purse=purse)
             for arm, entry in summary["arms"].items():
                 label = {"llm2llm": name, "untargeted": "seeds drawn at random"}.get(arm, arm)
                 calls = summary["accounting"][arm]["teacher_calls"] / config.repeats
@@ -73,6 +56,13 @@ def sweep(config: Config) -> dict[str, Any]:
     print(f"\nablations, {config.repeats} repeats\n\n{terminal_table(HEADERS, _rows(result))}")
     print(f"\nreport: {top / 'report.html'}   figures: {top / 'summary.json'}")
     return result
+
+
+def _share(config: Config) -> Budget | None:
+    """What each arm of each repeat of each variant may spend."""
+    limits = config.limits()
+    arms = sum(variant(config, name).teaching_arms for name in variants(config))
+    return None if limits is None else limits.share(config.repeats * arms)
 
 
 def _difference(entries: dict[str, Any], correct: dict[str, list[list[bool]]], name: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import pytest
 from common import local, model
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
-from common.generate import Request
+from common.generate import Record, Request
 from common.local import LocalGenerator, sample_seed
+from common.rundir import RunDir
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,!?"
 CONFIG = ModelConfig(
@@ -146,3 +147,35 @@ def test_seeds_are_stable():
 def test_quiet_when_not_a_terminal(generator, capfd):
     _records(generator, [_request("a")])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_wave_torn_within_a_request_is_completed_without_doubles(tmp_path):
+    """Three samples a request: a journal that was cut after four rows goes on with the fifth."""
+    from common.evaluate import answer_waves
+    from common.tasks.arithmetic import Arithmetic
+    from llm2llm.augment import collect
+
+    class Counting:
+        name = "counting"
+
+        def generate(self, requests, sampling, seed):
+            for request in requests:
+                yield [Record(request.id, i, "ok", f"{request.id} {i} #### 1") for i in range(request.n)]
+
+        def seen(self, records):
+            pass
+
+    task = Arithmetic()
+    examples = task.load("train", None, 0)[:3]
+    requests = [Request(e.id, task.messages(e.question), 3) for e in examples]
+    wanted = [(e.id, i) for e in examples for i in range(3)]
+    with RunDir.open(tmp_path / "run", "test", {}) as place:
+        whole = collect(place, "whole.jsonl", Counting(), requests, SampleConfig(8, temperature=1.0), 0)
+        assert [(r.id, r.sample) for r in whole] == wanted
+        place.journal("torn.jsonl.part").append([dataclasses.asdict(record) for record in whole[:4]])
+        assert collect(place, "torn.jsonl", Counting(), requests, SampleConfig(8, temperature=1.0), 0) == whole
+        waves = answer_waves(Counting, task, examples, SampleConfig(8, temperature=1.0), 0, 3)
+        rows = place.collect("answers.jsonl", waves)
+        place.journal("part.jsonl.part").append(rows[:4])
+        assert place.collect("part.jsonl", waves) == rows
+        assert [row["id"] for row in rows] == [name for name, _ in wanted]

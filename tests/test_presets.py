@@ -113,3 +113,23 @@ def test_official_code_end_to_end(tmp_path):
     assert "2 + 2 = 5" in row["answer"]
     assert summary["arms"]["llm2llm"]["regraded"] == [0.0]
     assert read_json(tmp_path / "run/config.json")["config"]["official"] is True
+
+
+@pytest.mark.parametrize("count", [253, 254, 255])
+def test_rounding_up_to_four_devices_fills_the_last_batch(count):
+    settings = preset("official-code", seed_examples=count).resolved().training(0)
+    assert settings.total_steps(count) == 6
+
+
+def test_regrading_uses_our_judge():
+    """-5 is 5 for the authors' judge and not for ours."""
+    import types
+
+    from common.tasks.worked import GSM8K
+    from llm2llm.official import official
+    from llm2llm.summary import _regraded
+
+    rows = [{"text": "so #### -5", "label": "5"}, {"text": "so #### 5", "label": "5"}]
+    setting = types.SimpleNamespace(task=official(GSM8K), judge=GSM8K)
+    assert [setting.task.correct(row["text"], row["label"]) for row in rows] == [True, True]
+    assert _regraded(setting, rows) == 0.5

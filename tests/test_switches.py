@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.rundir import read_jsonl
+from common.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from llm2llm.command import run
 from llm2llm.config import Config
-from llm2llm.sweep import FULL, sweep, variants
+from llm2llm.plan import FULL, variants
+from llm2llm.sweep import sweep
 
 SMALL = {"seed_examples": 6, "rounds": 3, "per_wrong": 2, "epochs": 2.0, "batch_size": 8}
 
@@ -42,13 +43,13 @@ def animals(tmp_path_factory):
     return files
 
 
-def test_continued_out_of_fold_mixed_and_semantic(sums, tmp_path):
+def test_continued_out_of_fold_and_semantic(sums, tmp_path):
     arms = ("base", "fine-tune", "llm2llm", "eda", "auggpt", "more-data")
     config = Config(
         **SMALL | sums,
         init="continue",
         augment_from="all",
-        target="mixed",
+        target="wrong",
         detect="out-of-fold",
         folds=2,
         semantic=0.95,
@@ -76,14 +77,11 @@ def test_continued_out_of_fold_mixed_and_semantic(sums, tmp_path):
     assert rounds[0]["fold_updates"] == 4
     assert not list(top.glob("**/fold_*/student"))
 
-    # mixed: who is shown to the teacher was right in some of eight sampled answers, not in all
-    sampled = read_jsonl(top / "fine-tune/round_0/sampled.jsonl")
-    right = {}
-    for row in sampled:
-        right.setdefault(row["id"], []).append(row["correct"])
-    assert {len(marks) for marks in right.values()} == {8}
+    # the teacher is shown what they got wrong, also where the student itself is right
     replies = read_jsonl(top / "llm2llm/round_0/new.jsonl") + read_jsonl(top / "llm2llm/round_0/refused.jsonl")
-    assert {row["parent"] for row in replies} == {name for name, m in right.items() if any(m) and not all(m)}
+    wrong = {row["id"] for fold in folds for row in fold if not row["correct"]}
+    if wrong:
+        assert {row["parent"] for row in replies} == wrong
 
     # cap of a seed
     made = [r for n in (0, 1) for f in top.glob(f"llm2llm/round_{n}/new.jsonl") for r in read_jsonl(f)]
@@ -140,6 +138,9 @@ def test_one_shot_shows_the_wrong_answer_and_earlier_questions(animals, tmp_path
         run_dir=str(tmp_path / "run"),
     )
     summary = run(config, teacher=write)
+    stored = read_json(tmp_path / "run/config.json")["config"]
+    assert stored["teacher"].startswith("function:")
+    assert "license" not in (tmp_path / "run/dataset/README.md").read_text().split("---")[1]
     assert len(summary["rounds"]) == 2
     seeds = read_jsonl(tmp_path / "run/repeat_0/seeds.jsonl")
     cats = sum(row["label"] == "cat" for row in seeds)
@@ -156,6 +157,30 @@ def test_one_shot_shows_the_wrong_answer_and_earlier_questions(animals, tmp_path
     assert "macro_f1" in summary["arms"]["llm2llm"]
     low, high = summary["gains"]["llm2llm - fine-tune"]["bootstrap95"]
     assert low <= summary["gains"]["llm2llm - fine-tune"]["value"] <= high
+
+
+def test_mixed_takes_what_is_right_at_times(sums, tmp_path):
+    """Eight sampled answers to each seed: some right, not all."""
+    config = Config(
+        **SMALL | sums | {"rounds": 2, "per_wrong": 1},
+        target="mixed",
+        when_none_wrong="stop",
+        label_check="program",
+        arms=("llm2llm",),
+        run_dir=str(tmp_path / "run"),
+    )
+    summary = run(config)
+    top = tmp_path / "run/repeat_0"
+    right = {}
+    for row in read_jsonl(top / "fine-tune/round_0/sampled.jsonl"):
+        right.setdefault(row["id"], []).append(row["correct"])
+    assert {len(marks) for marks in right.values()} == {8}
+    mixed = {name for name, marks in right.items() if any(marks) and not all(marks)}
+    if not mixed:
+        assert summary["rounds"][0]["stopped"] == "nothing to improve was found"
+        return
+    replies = read_jsonl(top / "llm2llm/round_0/new.jsonl") + read_jsonl(top / "llm2llm/round_0/refused.jsonl")
+    assert {row["parent"] for row in replies} == mixed
 
 
 def test_sweep_runs_every_variant_on_the_same_questions(animals, tmp_path):
@@ -182,7 +207,15 @@ def test_sweep_runs_every_variant_on_the_same_questions(animals, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"folds": 1}, "--folds"),
+        ({"folds": 1, "detect": "auto"}, "--folds"),
+        ({"target": "mixed", "detect": "out-of-fold"}, "finds answers"),
+        ({"arms": ("llm2llm", "llm2llm")}, "twice"),
+        ({"preset": "paper"}, "sets a name only"),
+        ({"teacher": "openai:"}, "names no model"),
+        ({"teacher": "openai:m", "teacher_url": "http://u:p@host/v1"}, "login"),
+        ({"teacher": "openai:m", "teacher_price": "abc"}, "price"),
+        ({"teacher": "openai:m", "budget": "calls=1"}, "cannot be shared"),
+        ({"teacher": "python:nowhere.py:write"}, "no such file: nowhere.py"),
         ({"target_share": 0.0}, "--target-share"),
         ({"student_temperature": -1.0}, "--student-temperature"),
         ({"budget": "calls=5"}, "hosted teacher"),

@@ -62,6 +62,9 @@ class Arithmetic:
     def messages(self, question: str) -> tuple[Message, ...]:
         return ({"role": "user", "content": question},)
 
+    def solve_messages(self, question: str) -> tuple[Message, ...]:
+        return self.messages(question)
+
     def parse(self, text: str) -> str | None:
         return final_answer(text)
 

@@ -69,7 +69,10 @@ class Task(Protocol):
         """
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        """The prompt, the same in training and evaluation, for student and teacher."""
+        """The prompt of the student, the same in training and evaluation."""
+
+    def solve_messages(self, question: str) -> tuple[Message, ...]:
+        """The prompt for a teacher that has not been trained on the task: it also says what answers there are."""
 
     def parse(self, text: str) -> str | None:
         """The final answer stated in a reply, None if there is none."""
@@ -95,7 +98,16 @@ class Task(Protocol):
 
 MEMBERS = (
     *("name", "kind", "reply_fields", "answer_tokens", "example_tokens", "near_duplicate"),
-    *("load", "messages", "parse", "correct", "teacher_messages", "rephrase_messages", "write_example"),
+    *(
+        "load",
+        "messages",
+        "solve_messages",
+        "parse",
+        "correct",
+        "teacher_messages",
+        "rephrase_messages",
+        "write_example",
+    ),
     *("parse_example", "truth"),
 )
 """Everything that `Task` asks for."""

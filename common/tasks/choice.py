@@ -85,6 +85,10 @@ class MultipleChoice:
     def messages(self, question: str) -> tuple[Message, ...]:
         return ({"role": "user", "content": f"{self.instruction}\n\n{question}"},)
 
+    def solve_messages(self, question: str) -> tuple[Message, ...]:
+        form = f"Reply with one letter, {self.letters[0]} to {self.letters[-1]}, and nothing else."
+        return ({"role": "user", "content": f"{self.instruction} {form}\n\n{question}"},)
+
     def parse(self, text: str) -> str | None:
         line, letter = text.strip().partition("\n")[0], f"[{self.letters}]"
         # A letter by itself or before a sign; "A court …" is a sentence, not an answer.

@@ -55,6 +55,9 @@ class FreeAnswer:
     def messages(self, question: str) -> tuple[Message, ...]:
         return ({"role": "user", "content": f"{self.instruction}\n{question}"},)
 
+    def solve_messages(self, question: str) -> tuple[Message, ...]:
+        return self.messages(question)
+
     def parse(self, text: str) -> str | None:
         """The reply without "Answer:" before it and without Markdown and full stop around it."""
         said = re.sub(r"^[\s*_#]*answer[*_]*\s*:[*_]*", "", text.strip(), flags=re.IGNORECASE)

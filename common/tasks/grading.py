@@ -30,12 +30,13 @@ _LATEX = (
     (re.compile(r"\\([$%])"), r"\1"),
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_SUM = re.compile(r"\d\s*[-+*/×÷]\s*[$€£(]?\s*\d")
+_THIN = re.compile(r"(?<=\d)[\u00a0\u202f\u2009](?=\d{3}(?!\d))")  # 1 000 with a space that does not break
+_SUM = re.compile(r"\d\s*[-+*/×÷x]\s*[$€£(]?\s*\d")
 
 
 def plain(text: str) -> str:
     """The text with the many signs for minus, fraction and space made plain, and LaTeX numbers written out."""
-    text = text.translate(_PLAIN)
+    text = _THIN.sub("", text).translate(_PLAIN)
     if "\\" in text or "{" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
@@ -131,12 +132,14 @@ def value(number: str) -> Fraction | None:
 
 
 def same_number(a: str | None, b: str | None) -> bool:
-    """Whether both are numbers of equal value. Decimals may differ by rounding, so that 0.833333 is 5/6 and
-    2.9999999999999996 is 3; whole numbers may not."""
+    """Whether both are numbers of equal value. Decimals may differ by rounding to six places, so that 0.833333 is
+    5/6 and 2.9999999999999996 is 3; whole numbers may not."""
     if a is None or b is None:
         return False
     left, right = value(a), value(b)
     if left is None or right is None:
         return False
     whole = (left.denominator == 1) + (right.denominator == 1)
-    return abs(left - right) <= abs(right) * (Fraction(1, 10**6), Fraction(1, 10**9), Fraction(0))[whole]
+    if whole:
+        return abs(left - right) <= abs(right) * (Fraction(1, 10**9) if whole == 1 else 0)
+    return abs(left - right) <= max(abs(right) / 10**6, Fraction(5, 10**7))

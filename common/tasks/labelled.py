@@ -83,6 +83,11 @@ class LabelledText:
     def messages(self, question: str) -> tuple[Message, ...]:
         return ({"role": "user", "content": f"{self.instruction}\n{question}"},)
 
+    def solve_messages(self, question: str) -> tuple[Message, ...]:
+        words = ", ".join(word for _, word in self.labels)
+        form = f"Reply with one of these labels and nothing else: {words}."
+        return ({"role": "user", "content": f"{self.instruction} {form}\n{question}"},)
+
     def parse(self, text: str) -> str | None:
         line = text.strip().partition("\n")[0]
         head = re.split(r"\s*[,;(]|\s+-+\s|[.:](?:\s|\W*$)", line.lstrip("*_` "))[0]

@@ -115,6 +115,10 @@ class WorkedAnswer:
             {"role": "user", "content": f"{self.instruction}\n\n{question}" if self.instruction else question},
         )
 
+    def solve_messages(self, question: str) -> tuple[Message, ...]:
+        form = f"Work it out step by step and end with a line of {MARK} and the number alone."
+        return ({"role": "user", "content": f"{form}\n\n{question}"},)
+
     def parse(self, text: str) -> str | None:
         return final_answer(text)
 
