@@ -92,7 +92,9 @@ def main() -> None:
         result |= {"cores": len(os.sched_getaffinity(0)), "jax": jax.__version__, "commit": commit}
         (RESULTS / "scaling.json").write_text(json.dumps(result, indent=2) + "\n")
         series = {stage: (list(SIZES), [seconds[n][stage] for n in SIZES]) for stage in STAGES}
-        (RESULTS / "scaling.svg").write_text(figure_svg(line_figure(series, "seeds", "seconds"), "scaling"))
+        drawing = figure_svg(line_figure(series, "seeds", "seconds"), "scaling")
+        drawing = drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background:white" ', 1)
+        (RESULTS / "scaling.svg").write_text(drawing)
 
 
 if __name__ == "__main__":
