@@ -101,3 +101,36 @@ def test_the_command_answers_without_loading_jax(words, status, says):
     assert says in done.stdout + done.stderr
     if status == 2:
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ("text,label\na,x\nb,y\n", "text,label\na,x\nb,y\n", "has 0 training examples .2 more are dev or test"),
+        ("id,text,label\n1,a,x\n1,b,y\n", "text,label\nc,x\n", "id '1' is also that of"),
+        ("text,label\na,x\nb,\n", "text,label\nc,x\n", "row 2: field 'label' is empty"),
+    ],
+)
+def test_data_that_cannot_be_used_are_refused_with_their_place(train, test, message, tmp_path):
+    from llm2llm.command import check_data
+
+    for name, text in (("train", train), ("test", test)):
+        (tmp_path / f"{name}.csv").write_text(text)
+    files = {f"{name}_file": str(tmp_path / f"{name}.csv") for name in ("train", "test")}
+    with pytest.raises(UserError, match=message) as raised:
+        check_data(Config(task="text", seed_examples=2, **files).resolved())
+    assert "\n" not in str(raised.value)
+
+
+def test_labels_that_differ_in_signs_only_stay_apart(tmp_path):
+    from common.tasks.labelled import labelled_text
+
+    rows = {"-1": "bad", "0": "so so", "1": "good", "C": "old", "C++": "newer", "?": "unsure"}
+    file = tmp_path / "t.csv"
+    file.write_text("text,label\n" + "".join(f"{text},{label}\n" for label, text in rows.items()))
+    task = labelled_text(file, "text", "label", "Which?")
+    for label in rows:
+        assert task.correct(label, label)
+        assert not any(task.correct(other, label) for other in rows if other != label)
+    assert task.parse("") is None
+    assert task.parse("!!") is None
