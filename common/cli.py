@@ -74,10 +74,10 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
         options |= {"choices": typing.get_args(hint), "metavar": "|".join(typing.get_args(hint))}
     elif typing.get_origin(hint) is tuple:
         options |= {"type": _words, "metavar": "A,B,..."}
-        shown = ",".join(field.default)
+        shown = ",".join(field.default or ())
     else:
         options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}
-    default = "" if field.default is None else f" (default: {shown})"
+    default = "" if field.default in (None, ()) else f" (default: {shown})"
     return options | {"help": (field.metadata["help"] + default).replace("%", "%%")}
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from common.errors import UserError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+"""The matrices of a layer that adapters can stand beside."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,23 @@ class RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside `targets`: x @ W + alpha / rank * (x @ A) @ B, as Hu et al., arXiv 2106.09685."""
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: tuple[str, ...] = PROJECTIONS
+
+    def __post_init__(self):
+        unknown = [name for name in self.targets if name not in PROJECTIONS]
+        if self.rank < 1 or unknown or not self.targets:
+            raise UserError(
+                f"adapters of rank {self.rank} beside {', '.join(self.targets) or 'nothing'}: "
+                f"the rank is at least 1, targets are among {', '.join(PROJECTIONS)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +65,8 @@ class ModelConfig:
     qk_norm: bool = False
     windows: tuple[int, ...] | None = None
     """Sliding-window size of each layer (0: full attention), or None when every layer attends to all."""
+    lora: LoraConfig | None = None
+    """The adapters that the parameters hold beside the weights (`common.lora`): while training only."""
 
     @classmethod
     def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
@@ -130,8 +151,13 @@ def _windows(hf: dict[str, Any], family: str, layers: int) -> tuple[int, ...] | 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Supervised fine-tuning. Lengths are in tokens, `learning_rate` is the peak of the schedule.
+    """Fine-tuning, on answers or on preferences. Lengths are in tokens, `learning_rate` is the schedule's peak.
 
+    warmup_steps: updates of the linear warm-up, in place of `warmup_ratio` of all.
+    optimizer: `rmsprop` is PyTorch's, with decay 0.99 and epsilon beside the root, not under it.
+    sum_loss: the supervised loss is the sum over an example's tokens, and the mean of that over the examples of an
+        update, instead of the mean over all tokens of the update.
+    lora: train adapters of this shape and leave the weights alone; None trains every weight.
     zero_start: the warm-up begins with an update at rate 0, as in transformers' schedules.
     drop_last: a last batch that is not full is left out, unless it is the only one, or full once the examples are
         rounded up to a multiple of four, as on the four devices of LLM2LLM's authors.
@@ -140,10 +166,14 @@ class TrainConfig:
     learning_rate: float = 2e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.03
+    warmup_steps: int | None = None
     batch_size: int = 16
     micro_batch_size: int = 16
     epochs: float = 3.0
     max_length: int = 1024
+    sum_loss: bool = False
+    lora: LoraConfig | None = None
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999

@@ -34,7 +34,8 @@ class Batch:
     """One optimizer update in `micro` parts.
 
     tokens (micro, rows, T); `index` (micro, A) are positions in the flattened rows × T whose next token is
-    predicted, `target` (micro, A) those tokens, `weight` (micro, A) their examples' weights, 0 for padding.
+    predicted, `target` (micro, A) those tokens, `weight` (micro, A) their examples' weights, 0 for padding. With
+    `settings.sum_loss` the weights are divided by the number of examples in the update.
     """
 
     tokens: np.ndarray
@@ -61,7 +62,7 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
 def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> Batch:
     """Right-padded arrays for one update; missing rows are padding with weight zero."""
     rows = min(settings.micro_batch_size, settings.batch_size)
-    micro = settings.batch_size // rows
+    micro = -(-settings.batch_size // rows)
     T = bucket(max(len(e.tokens) for e in examples), SHORTEST)
     parts = [examples[i * rows : (i + 1) * rows] for i in range(micro)]
     answers = max(sum(len(e.tokens) - e.prompt_length for e in part) for part in parts)
@@ -77,21 +78,29 @@ def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> 
             end = filled + len(ids) - start
             index[m, filled:end] = r * T + np.arange(start - 1, len(ids) - 1)
             target[m, filled:end] = ids[start:]
-            weight[m, filled:end] = example.weight
+            weight[m, filled:end] = example.weight / (len(examples) if settings.sum_loss else 1)
             filled = end
     return Batch(tokens, index, target, weight)
+
+
+def plan(
+    lengths: Sequence[int], settings: TrainConfig, *, first_step: int, last_step: int
+) -> Iterator[np.ndarray]:
+    """Which examples form the batches of updates first_step … last_step - 1. Each depends on the seed and its step
+    alone, so a training that starts again in the middle sees the same data as one that was never stopped."""
+    size = settings.steps_per_epoch(len(lengths))
+    parts: list[np.ndarray] = []
+    for step in range(first_step, last_step):
+        epoch, offset = divmod(step, size)
+        if offset == 0 or not parts:
+            parts = epoch_plan(lengths, settings, epoch)
+        yield parts[offset]
 
 
 def batches(
     examples: Sequence[Encoded], settings: TrainConfig, *, pad_id: int, first_step: int, last_step: int
 ) -> Iterator[Batch]:
-    """The batches of updates first_step … last_step - 1. Each depends on the seed and its step alone, so a
-    training that starts again in the middle sees the same data as one that was never stopped."""
+    """The batches of updates first_step … last_step - 1, in the order of `plan`."""
     lengths = [len(e.tokens) for e in examples]
-    size = settings.steps_per_epoch(len(examples))
-    plan: list[np.ndarray] = []
-    for step in range(first_step, last_step):
-        epoch, offset = divmod(step, size)
-        if offset == 0 or not plan:
-            plan = epoch_plan(lengths, settings, epoch)
-        yield collate([examples[i] for i in plan[offset]], settings, pad_id)
+    for rows in plan(lengths, settings, first_step=first_step, last_step=last_step):
+        yield collate([examples[i] for i in rows], settings, pad_id)

@@ -68,3 +68,12 @@ def accuracy_by_group(rows: Sequence[Row]) -> dict[str, float]:
     for row in rows:
         groups.setdefault(row["group"], []).append(row["correct"])
     return {name: sum(marks) / len(marks) for name, marks in sorted(groups.items())}
+
+
+def majority(task: Task, texts: Sequence[str], of: int) -> int | None:
+    """Place of the first of `texts` whose answer more than half of `of` texts state; None if there is none."""
+    for place, text in enumerate(texts):
+        answer = task.parse(text)
+        if answer is not None and 2 * sum(task.correct(other, answer) for other in texts) > of:
+            return place
+    return None

@@ -9,7 +9,7 @@ leading axis: training, scoring and prefill scan over it; decoding slices it onc
 
 Dimensions, here and everywhere in common/:
     B batch rows · T query tokens · S key positions (cache length) · D hidden · N query heads · K key/value heads
-    H head size · F intermediate · V vocabulary · L layers
+    H head size · F intermediate · V vocabulary · L layers · R rank of an adapter
 """
 
 import functools
@@ -34,6 +34,14 @@ decoding has to transpose the cache, which halves the time of a step."""
 
 def _matrix(key: jax.Array, *shape: int) -> nnx.Param:
     return nnx.Param(0.02 * jax.random.normal(key, shape))
+
+
+def _adapter(key: jax.Array, inner: tuple, outer: tuple, rank: int) -> tuple[nnx.Param, nnx.Param]:
+    """A (*inner, R), uniform within 1 / sqrt(size of inner) as in PEFT, and B (R, *outer), zero: together
+    nothing at first."""
+    bound = math.prod(inner) ** -0.5
+    a = jax.random.uniform(key, (*inner, rank), minval=-bound, maxval=bound)
+    return nnx.Param(a), nnx.Param(jnp.zeros((rank, *outer)))
 
 
 def _dot(x: jax.Array, w: nnx.Param, contract: int = 1) -> jax.Array:
@@ -106,11 +114,27 @@ class Block(nnx.Module):
             self.k_bias, self.v_bias = nnx.Param(jnp.zeros((K, H))), nnx.Param(jnp.zeros((K, H)))
         if config.qk_norm:
             self.q_norm, self.k_norm = nnx.Param(jnp.ones(H)), nnx.Param(jnp.ones(H))
+        for i, name in enumerate(config.lora.targets if config.lora else ()):
+            shape = getattr(self, name).shape
+            inner = 2 if name == "o" else 1
+            a, b = _adapter(jax.random.fold_in(key, i), shape[:inner], shape[inner:], config.lora.rank)
+            setattr(self, f"{name}_a", a)
+            setattr(self, f"{name}_b", b)
+
+    def _project(self, x: jax.Array, name: str, contract: int = 1) -> jax.Array:
+        """`x` times the matrix `name`, and its adapter beside it: with A @ B added to the matrix instead, the
+        backward pass would form a gradient of the matrix' full size."""
+        y = _dot(x, getattr(self, name), contract)
+        lora = self.config.lora
+        if lora is None or name not in lora.targets:
+            return y
+        low = _dot(x, getattr(self, f"{name}_a"), contract)
+        return y + lora.alpha / lora.rank * _dot(low, getattr(self, f"{name}_b"))
 
     def qkv(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         config = self.config
         h = rms_norm(x, self.norm1[...], config.norm_eps)
-        q, k, v = (_dot(h, w) for w in (self.q, self.k, self.v))
+        q, k, v = (self._project(h, name) for name in "qkv")
         if config.qkv_bias:
             q, k, v = (
                 y + b[...].astype(y.dtype) for y, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias))
@@ -121,10 +145,10 @@ class Block(nnx.Module):
         return apply_rope(q, angles), apply_rope(k, angles), v
 
     def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
-        x = x + _dot(attended, self.o, contract=2)
+        x = x + self._project(attended, "o", contract=2)
         h = rms_norm(x, self.norm2[...], self.config.norm_eps)
-        gated = jax.nn.silu(_dot(h, self.gate)) * _dot(h, self.up)
-        return x + _dot(gated, self.down)
+        gated = jax.nn.silu(self._project(h, "gate")) * self._project(h, "up")
+        return x + self._project(gated, "down")
 
 
 class Decoder(nnx.Module):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from common import hf, runtime
-from common.config import ModelConfig
+from common.config import ModelConfig, TrainConfig
 from common.data import Encoded
 from common.embed import embed
 from common.errors import UserError
@@ -24,13 +24,14 @@ from common.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """`folder` is the checkpoint that config and tokenizer come from; `params` may have been trained since."""
+    """`folder` is the checkpoint that config and tokenizer come from; `weights` is where `params` are from."""
 
     name: str
     folder: pathlib.Path
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
+    weights: pathlib.Path
 
     @classmethod
     def load(cls, name: str, dtype: Any = None) -> "LanguageModel":
@@ -47,12 +48,18 @@ class LanguageModel:
                 "do not belong together, or the embedding was not resized"
             )
         params = hf.load_params(folder, config, dtype=dtype or runtime.compute_dtype())
-        return cls(name, folder, config, params, tokenizer)
+        return cls(name, folder, config, params, tokenizer, folder)
 
     def with_weights(self, name: str, folder: pathlib.Path) -> "LanguageModel":
         """The same model with the weights stored in `folder`."""
         params = hf.load_params(folder, self.config, dtype=runtime.compute_dtype())
-        return dataclasses.replace(self, name=name, params=params)
+        return dataclasses.replace(self, name=name, params=params, weights=folder)
+
+    def starting_weights(self, settings: TrainConfig) -> Params:
+        """What a training starts from: float32 for a full one, as they are beside adapters."""
+        if settings.lora is None and runtime.on_accelerator():
+            return hf.load_params(self.weights, self.config)
+        return self.params
 
     def generator(self) -> LocalGenerator:
         """This model as a back end of `common.generate`."""

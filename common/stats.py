@@ -9,7 +9,7 @@ Every interval covers 95% and comes as (value, low, high).
 
 import collections
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,25 @@ def arm_summary(per_repeat: Sequence[float], n: int) -> dict[str, Any]:
     }
 
 
+def gain(
+    a: Sequence[float],
+    b: Sequence[float],
+    correct_a: Sequence[Sequence[float]],
+    correct_b: Sequence[Sequence[float]],
+) -> dict[str, Any]:
+    """By how much arm `a` is ahead of `b`, an entry of "gains" in `summary.json`.
+
+    `a` and `b`: one figure a repeat; `correct_a` and `correct_b`: the graded answers of every repeat. "ci95" is
+    Student's t interval over repeats (None for one), "bootstrap95" the paired bootstrap over repeats and questions
+    (None where the repeats asked different numbers of them).
+    """
+    value, *interval = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0],)
+    bootstrap = None
+    if len({len(rows) for rows in (*correct_a, *correct_b)}) == 1:
+        _, *bootstrap = paired_bootstrap_ci95(correct_a, correct_b)
+    return {"value": value, "ci95": interval or None, "bootstrap95": bootstrap}
+
+
 def macro_f1(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:
     """Mean over the labels in `gold` of F1 = 2·TP / (2·TP + FP + FN).
 
@@ -155,3 +174,40 @@ def per_class(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> dict[H
         }
         for label in sorted(support, key=str)
     }
+
+
+def average_precision(correct: Sequence[bool], confidence: Sequence[float]) -> float:
+    """Area under the steps of precision over recall when items are ranked by falling confidence; from 0 to 1.
+
+    AP = Σ (R_k - R_{k-1}) · P_k over the distinct confidences c_1 > c_2 > …, with R_0 = 0. Of the items with a
+    confidence of at least c_k, the share P_k is correct (precision), and these are the share R_k of all correct
+    items (recall). Items of equal confidence count together, so their order does not matter. For distinct
+    confidences this is the average precision of Manning, Raghavan and Schütze 2008 (chapter 8.4); ties are treated
+    as in scikit-learn.
+
+    Raises ValueError if no item is correct (there is no recall), if a confidence is not a number, and for unequal
+    lengths.
+    """
+    right, ranks = np.asarray(correct, bool), np.asarray(confidence, np.float64)
+    if right.shape != ranks.shape or right.ndim != 1:
+        raise ValueError(f"one confidence for each item, not {ranks.shape} for {right.shape}")
+    if not right.any() or np.isnan(ranks).any():
+        raise ValueError("average precision needs a correct item, and numbers as confidences")
+    order = np.argsort(-ranks)
+    last = np.flatnonzero(np.append(np.diff(ranks[order]) != 0, True))  # of the items of one confidence
+    hits = np.cumsum(right[order])[last]
+    return float((np.diff(hits, prepend=0) * (hits / (last + 1))).sum() / hits[-1])
+
+
+def entropy_nats(counts: Iterable[int]) -> float:
+    """Shannon entropy (1948) of how often each outcome was counted: H = -Σ p ln p with p = count / total, in nats.
+
+    0 where all outcomes are the same, ln k for k outcomes equally often. Divide by ln 2 for bits. This is the
+    plug-in estimate: from few counts it is too low in the mean. Raises ValueError without counts or for a negative
+    one.
+    """
+    counts = list(counts)
+    total = sum(counts)
+    if total <= 0 or min(counts) < 0:
+        raise ValueError(f"no entropy of the counts {counts}")
+    return math.fsum(count / total * math.log(total / count) for count in counts if count)

@@ -8,14 +8,16 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.budget import BUDGET_SPENT
 from common.config import SampleConfig
+from common.evaluate import majority
 from common.filters import rouge_l, words_of
 from common.generate import Generator, Record, Request
 from common.rundir import RunDir
+from common.stages import collect
 from common.tasks.base import Example, Hints, NewExample, Task
 from llm2llm.config import Config
 from llm2llm.known import Known
@@ -149,30 +151,6 @@ def _augment(run, folder, teacher, slots, known, seed, round_number, attempts, h
     )
 
 
-def collect(
-    run: RunDir,
-    name: str,
-    generator: Generator,
-    requests: Sequence[Request],
-    sampling: SampleConfig,
-    seed: int,
-) -> list[Record]:
-    """The records of `requests`, bought once: stored wave by wave and read back when the run continues."""
-
-    def waves(done: int) -> Iterator[list[Row]]:
-        stored = [Record(**row) for row in run.journal(f"{name}.part").rows()]
-        generator.seen(stored)
-        first, torn = divmod(done, requests[0].n) if requests else (0, 0)
-        if requests[first:]:
-            for records in generator.generate(requests[first:], sampling, seed):
-                yield [dataclasses.asdict(r) for r in records[torn:]]
-                torn = 0
-
-    records = [Record(**row) for row in run.collect(name, waves)]
-    generator.seen(records)
-    return records
-
-
 def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
     if record.error == BUDGET_SPENT:
         return NewExample(refused=BUDGET_SPENT)
@@ -225,11 +203,11 @@ def _vote(task: Task, records: Sequence[Record], label: str) -> Row:
     if any(record.error == BUDGET_SPENT for record in records):
         return {"answer": None, "refused": BUDGET_SPENT}
     texts = [record.text for record in records if record.text is not None]
-    answers = [label if task.correct(text, label) else task.parse(text) for text in texts]
-    answer, count = next(iter(collections.Counter(answers).most_common(1)), (None, 0))
-    if answer is None or 2 * count <= len(records):
-        return {"answer": answers[0] if len(answers) == 1 else None, "refused": "label check"}
-    return {"answer": answer, "refused": None if answer == label else "label check"}
+    place = majority(task, texts, len(records))
+    if place is None:
+        return {"answer": task.parse(texts[0]) if len(texts) == 1 else None, "refused": "label check"}
+    agrees = task.correct(texts[place], label)
+    return {"answer": label if agrees else task.parse(texts[place]), "refused": None if agrees else "label check"}
 
 
 def _row(

@@ -8,32 +8,20 @@ From Python the same in two lines:
 
 import contextlib
 import dataclasses
-import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from common.budget import Budget
+from common.backends import Purse, Write, backend, file_hashes, fingerprints, model_name
 from common.cli import parse
 from common.errors import UserError
+from common.generate import Generator
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
 from common.tasks.registry import get_task
 from llm2llm.config import PRESETS, Config
 from llm2llm.plan import plan, sweep_plan
-
-Write = Callable[[list[dict[str, str]]], str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Purse:
-    """Where a hosted teacher's replies are kept, what each arm of each repeat may spend, and what comes before the
-    names of their accounts."""
-
-    replies: pathlib.Path
-    share: Budget | None
-    account: str = ""
 
 
 def main(argv: list[str]) -> None:
@@ -118,7 +106,7 @@ def run(config: Config, teacher: Write | None = None, purse: Purse | None = None
     stored = identity(config)
     RunDir.check(config.run_dir, "llm2llm", stored)
     runtime.enable_compile_cache()
-    base = LanguageModel.load(_model(config.student, "student"))
+    base = LanguageModel.load(model_name(config.student, "student"))
     seeds = [
         draw_seeds(data["train"], config.seed_examples, config.seed + repeat, config.seed_sampler)
         for repeat in range(config.repeats)
@@ -140,77 +128,31 @@ def _teacher(
     config: Config, task: Task, function: Write | None, purse: Purse | None
 ) -> Callable[[pathlib.Path], Any]:
     """A context manager over the run's folder that gives `Setting.teacher`; loads and checks what it can now."""
-    kind, _, name = config.teacher.partition(":")
-    if function is not None or kind == "python":
-        from common.callback import CallbackGenerator, load_callable
-
-        function = function or load_callable(config.teacher)
-        make = lambda given, scope: CallbackGenerator(config.teacher, function)
-        return lambda folder: contextlib.nullcontext(make)
-    if kind == "openai":
-        return _hosted(config, name, purse)
-    if kind == "pool":
+    if config.pool is not None:
         from common.pool import PoolGenerator
 
-        pool = task.load("train", pathlib.Path(name), config.seed)
+        pool = task.load("train", pathlib.Path(config.pool), config.seed)
         make = lambda given, scope: PoolGenerator(config.teacher, task, pool, given)
         return lambda folder: contextlib.nullcontext(make)
-    from common.models import LanguageModel
-
-    writer = LanguageModel.load(_model(config.teacher, "teacher")).generator()
-    return lambda folder: contextlib.nullcontext(lambda given, scope: writer)
-
-
-def _hosted(config: Config, model: str, purse: Purse | None) -> Callable[[pathlib.Path], Any]:
-    """The endpoint, asked once whether it is there."""
-    from common.endpoint import EndpointGenerator
-    from common.replies import Replies
-
+    opener = backend(config.teacher, "teacher", url=config.teacher_url, function=function)
     limits = config.limits()
     share = None if limits is None else limits.share(config.repeats * max(1, config.teaching_arms))
-    with (
-        Replies(":memory:") as nothing,
-        EndpointGenerator(model, url=config.teacher_url, replies=nothing, scope="check") as probe,
-    ):
-        probe.check()
 
     @contextlib.contextmanager
-    def opened(folder: pathlib.Path) -> Iterator[Callable[[set[str], str], EndpointGenerator]]:
-        with contextlib.ExitStack() as stack:
-            own = purse or Purse(folder / "replies.sqlite", share)
-            replies = stack.enter_context(Replies(own.replies))
-            yield lambda given, scope: stack.enter_context(
-                EndpointGenerator(
-                    model,
-                    url=config.teacher_url,
-                    replies=replies,
-                    scope=own.account + scope,
-                    budget=own.share,
-                )
-            )
+    def opened(folder: pathlib.Path) -> Iterator[Callable[[set[str], str], Generator]]:
+        with opener(purse or Purse(folder / "replies.sqlite", share)) as generator:
+            yield lambda given, scope: generator(scope)
 
     return opened
 
 
-def _model(given: str, role: str) -> str:
-    return f"embedded:{role}" if given == "embedded" else given
-
-
 def identity(config: Config) -> dict[str, Any]:
     """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
-    from common import hf
-
-    models = {"student": hf.fingerprint(hf.resolve(_model(config.student, "student")))}
-    if config.teacher.partition(":")[0] not in ("openai", "pool", "python", "function"):
-        models["teacher"] = hf.fingerprint(hf.resolve(_model(config.teacher, "teacher")))
-    return config.stored() | {"file_hashes": file_hashes(config), "models": models}
-
-
-def file_hashes(config: Config) -> dict[str, str]:
-    """Start of the SHA-256 of every file the run reads, so that it is not continued with other data or code."""
     files = [config.train_file, config.dev_file, config.test_file, config.pool]
-    if config.teacher.startswith("python:"):
-        files.append(config.teacher.removeprefix("python:").rpartition(":")[0])
     if pathlib.Path(config.task).suffix:
         files.append(config.task)
-    return {file: hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16] for file in files if file}
+    hashes = file_hashes(files, [config.teacher])
+    models = fingerprints(
+        {name: model_name(getattr(config, name), name) for name in ("student", "teacher")}
+    )
+    return config.stored() | {"file_hashes": hashes, "models": models}

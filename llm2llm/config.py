@@ -9,9 +9,9 @@ Importing this loads no jax. Values of `None` are filled in by `resolved()`, by 
 import dataclasses
 import math
 import pathlib
-import urllib.parse
 from typing import Any, Literal
 
+from common.backends import check_name
 from common.budget import Budget
 from common.cli import flag
 from common.config import SampleConfig, TrainConfig
@@ -228,27 +228,12 @@ class Config:
                 )
             if "auggpt" in self.arms:
                 raise UserError("a pool of examples cannot say a question in other words: leave out arm auggpt")
-        kind, _, name = self.teacher.partition(":")
-        if kind == "python" and not pathlib.Path(name.rpartition(":")[0]).is_file():
-            raise UserError(f"no such file: {name.rpartition(':')[0] or name} (given as --teacher {self.teacher})")
-        if kind == "openai":
-            self._check_hosted(name)
+        check_name(self.teacher, "--teacher", self.teacher_url)
+        if not self.teacher.startswith("openai:"):
+            for name in ("teacher_url", "budget", "teacher_price"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{_flag(name)} is for a hosted teacher: use it with --teacher openai:MODEL")
             return
-        for name in ("teacher_url", "budget", "teacher_price"):
-            if getattr(self, name) is not None:
-                raise UserError(f"--{_flag(name)} is for a hosted teacher: use it with --teacher openai:MODEL")
-
-    def _check_hosted(self, model: str) -> None:
-        if not model:
-            raise UserError("--teacher openai: names no model: give one, such as openai:gpt-4o-mini")
-        if self.teacher_url is not None:
-            parts = urllib.parse.urlsplit(self.teacher_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise UserError("--teacher-url is no address: give one like http://localhost:8000/v1")
-            if "@" in parts.netloc or parts.query:
-                raise UserError(
-                    "--teacher-url holds a login or a query, which would be stored: use OPENAI_API_KEY"
-                )
         if self.teacher_price is not None:
             Budget.parse("calls=1", self.teacher_price)
         limits = self.limits()

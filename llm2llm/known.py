@@ -4,28 +4,17 @@ known = Known(limit=0.7, texts=[("test-1", "How many ..."), ...])
 (found,) = known.repeats(["How many ..."])      # None, or why it is a repetition and of what
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from common.embed import KnownVectors, centred
 from common.filters import KnownTexts, NGrams
-
-Embed = Callable[[Sequence[str]], np.ndarray]
+from common.novelty import Embed, Repeat
 
 SHARED_WORDS = 13
 """A run of so many words shared with a test question means that the question leaked (Brown et al. 2020,
 arXiv 2005.14165, appendix C)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Repeat:
-    """Why a question counts as a repetition, the name of the nearest known one, and how near it is."""
-
-    reason: str
-    name: str
-    score: float
 
 
 class Known:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from common import hf, runtime
 from common.config import SampleConfig
 from common.evaluate import accuracy, accuracy_by_group, answer_waves
 from common.generate import Generator
@@ -17,8 +17,9 @@ from common.model import Params
 from common.models import LanguageModel
 from common.rundir import RunDir
 from common.score import score
+from common.stages import trained
 from common.tasks.base import Example, Task
-from common.train import fine_tune
+from common.train import Log, fine_tune
 from llm2llm.augment import Teacher
 from llm2llm.config import Config
 from llm2llm.known import Known
@@ -86,35 +87,26 @@ class Arm:
 
     def train(self, student: Student) -> LanguageModel:
         """The student's weights: read back, or fine-tuned from where it starts and stored."""
-        base, config = self.setting.base, self.setting.config
+        setting, settings = self.setting, self.setting.config.training(self.seed)
         if not student.updates:
-            return base
-        path = self.run.path / student.weights
-        state = path.parent / "training_state"
-        if not path.exists():
-            with self.run.timed(f"train {self.name}"):
-                params = fine_tune(
-                    self._start(student),
-                    base.config,
-                    self._encode(student),
-                    config.training(self.seed),
-                    pad_id=base.tokenizer.pad_id,
-                    steps=student.updates,
-                    checkpoint=state,
-                    log=lambda first: self.run.metrics(student.folder, first).log,
-                    label=student.folder,
-                )
-                self.run.once_folder(student.weights, lambda place: hf.save(place, params, base.folder))
-        shutil.rmtree(state, ignore_errors=True)
-        return base.with_weights(student.folder, path)
+            return setting.base
 
-    def _start(self, student: Student) -> Params:
-        """Float32 weights to start from; whoever is continued is trained first, if it is not there."""
-        base = self.setting.base
-        if student.start is not None:
-            self.train(student.start)
-            return hf.load_params(self.run.path / student.start.weights, base.config)
-        return hf.load_params(base.folder, base.config) if runtime.on_accelerator() else base.params
+        def fit(state: pathlib.Path, log: Callable[[int], Log]) -> Params:
+            # Whoever is continued is trained first, if it is not there.
+            start = setting.base if student.start is None else self.train(student.start)
+            return fine_tune(
+                start.starting_weights(settings),
+                start.config,
+                self._encode(student),
+                settings,
+                pad_id=start.tokenizer.pad_id,
+                steps=student.updates,
+                checkpoint=state,
+                log=log,
+                label=student.folder,
+            )
+
+        return trained(self.run, student.weights, setting.base, fit, f"train {self.name}")
 
     def _encode(self, student: Student) -> list:
         config = self.setting.config

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.rundir import RunDir, read_jsonl
-from common.stats import arm_summary, macro_f1, paired_bootstrap_ci95, paired_difference, per_class
+from common.stats import arm_summary, gain, macro_f1, per_class
 from llm2llm.select import Row
 from llm2llm.students import Setting
 
@@ -53,19 +53,12 @@ def _gains(arms: dict[str, Any], answers: dict[str, list[list[Row]]]) -> dict[st
     if "llm2llm" not in arms:
         return {}
     correct = {name: [[row["correct"] for row in rows] for rows in of_arm] for name, of_arm in answers.items()}
-    gains = {}
-    for other in arms:
-        if other == "llm2llm":
-            continue
-        a, b = arms["llm2llm"]["per_repeat"], arms[other]["per_repeat"]
-        value, low, high = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0], None, None)
-        _, *bootstrap = paired_bootstrap_ci95(correct["llm2llm"], correct[other])
-        gains[f"llm2llm - {other}"] = {
-            "value": value,
-            "ci95": None if low is None else [low, high],
-            "bootstrap95": list(bootstrap),
-        }
-    return gains
+    ours = arms["llm2llm"]["per_repeat"]
+    return {
+        f"llm2llm - {other}": gain(ours, arms[other]["per_repeat"], correct["llm2llm"], correct[other])
+        for other in arms
+        if other != "llm2llm"
+    }
 
 
 def _class_figures(of_repeats: list[list[Row]]) -> dict[str, Any]:

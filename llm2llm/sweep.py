@@ -11,11 +11,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from common.backends import Purse
 from common.budget import Budget
 from common.report import Report, percent_interval, terminal_table
 from common.rundir import RunDir, read_jsonl, write_json
-from common.stats import paired_bootstrap_ci95, paired_difference
-from llm2llm.command import Purse, identity, run
+from common.stats import gain
+from llm2llm.command import identity, run
 from llm2llm.config import Config
 from llm2llm.plan import FULL, variant, variants
 
@@ -66,10 +67,7 @@ def _share(config: Config) -> Budget | None:
 
 
 def _difference(entries: dict[str, Any], correct: dict[str, list[list[bool]]], name: str) -> dict[str, Any]:
-    a, b = entries[name]["per_repeat"], entries[FULL]["per_repeat"]
-    value, *interval = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0],)
-    _, *bootstrap = paired_bootstrap_ci95(correct[name], correct[FULL])
-    return {"value": value, "ci95": interval or None, "bootstrap95": bootstrap}
+    return gain(entries[name]["per_repeat"], entries[FULL]["per_repeat"], correct[name], correct[FULL])
 
 
 def _rows(result: dict[str, Any]) -> list[list[Any]]:

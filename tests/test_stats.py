@@ -1,4 +1,6 @@
-"""Intervals against scipy and closed forms."""
+"""Intervals against scipy, average precision against scikit-learn, and closed forms."""
+
+import math
 
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ import scipy.stats
 from common.stats import (
     accuracy_ci95,
     arm_summary,
+    average_precision,
     bootstrap_ci95,
+    entropy_nats,
     macro_f1,
     mean_ci95,
     paired_bootstrap_ci95,
@@ -164,3 +168,85 @@ def test_per_class_agrees_with_macro_f1():
     assert sum(row["support"] for row in table.values()) == 200
     right = sum(row["recall"] * row["support"] for row in table.values())
     assert right == pytest.approx(sum(g == p for g, p in zip(gold, predicted, strict=True)))
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_average_precision_is_scikit_learns(levels):
+    """With many equal confidences, some, and hardly any."""
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(levels)
+    for n in (1, 2, 10, 300):
+        for share in (0.1, 0.5, 1.0):
+            correct, confidence = rng.random(n) < share, rng.integers(levels, size=n) / levels
+            correct[rng.integers(n)] = True
+            expected = average_precision_score(correct, confidence)
+            assert average_precision(correct.tolist(), confidence.tolist()) == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_precision_by_hand():
+    # right at ranks 1 and 3 of 4: (1/1 + 2/3) / 2; all equal: the share that is right
+    assert average_precision([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1]) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision([1, 0, 1, 0], [0.5] * 4) == 0.5
+    assert average_precision([0, 1, 0], [0.9, 0.9, 0.1]) == average_precision([1, 0, 0], [0.9, 0.9, 0.1]) == 0.5
+    for correct, confidence in (([0, 0], [1, 2]), ([], []), ([1], [math.nan]), ([1, 0], [1]), ([[1]], [[1]])):
+        with pytest.raises(ValueError, match=r"correct item|one confidence"):
+            average_precision(correct, confidence)
+
+
+CUT = 1.193  # nats; with 10 answers over 5 classes a question at or above it counts as one the model is unsure of
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected", "unsure"),
+    [
+        ((5, 3, 1, 1), 1.1683, False),
+        ((4, 4, 1, 1), 1.1935, True),
+        ((5, 2, 2, 1), 1.2206, True),
+        ((6, 1, 1, 1, 1), 1.2275, True),
+        ((4, 3, 2, 1), 1.2799, True),
+        ((5, 2, 1, 1, 1), 1.3592, True),
+        ((4, 3, 3), 1.0889, False),
+        ((6, 2, 1, 1), 1.0889, False),
+        ((2, 2, 2, 2, 2), 1.6094, True),
+        ((2, 2, 2, 2, 1, 1), 1.7481, True),
+        ((6, 3, 1), 0.8979, False),
+        ((10,), 0.0, False),
+    ],
+)
+def test_entropy_of_ten_answers(counts, expected, unsure):
+    entropy = entropy_nats(counts)
+    assert entropy == pytest.approx(expected, abs=5e-5)
+    assert entropy == pytest.approx(scipy.stats.entropy(counts), abs=1e-12)
+    assert entropy_nats([0, *reversed(counts), 0]) == pytest.approx(entropy, abs=1e-12)
+    assert (entropy >= CUT) == unsure
+
+
+def partitions(total, classes, largest=None):
+    """All ways to write `total` as a falling sum of at most `classes` terms."""
+    if total == 0:
+        yield ()
+    elif classes:
+        for first in range(min(total, largest or total), 0, -1):
+            for rest in partitions(total - first, classes - 1, first):
+                yield (first, *rest)
+
+
+def test_entropy_of_all_patterns_of_ten_answers():
+    patterns = list(partitions(10, 5))
+    assert len(patterns) == 30
+    unsure = [pattern for pattern in patterns if entropy_nats(pattern) >= CUT]
+    assert len(unsure) == 13
+    assert min(map(len, unsure)) == 4
+    three = [pattern for pattern in patterns if len(pattern) <= 3]
+    assert max(three, key=entropy_nats) == (4, 3, 3)
+    assert entropy_nats((4, 3, 3)) == pytest.approx(entropy_nats((6, 2, 1, 1)), abs=1e-15)
+
+
+def test_entropy_of_one_outcome_and_of_none():
+    assert entropy_nats({"a": 7}.values()) == 0.0
+    assert entropy_nats([1] * 4) == pytest.approx(math.log(4))
+    assert entropy_nats([6, 3, 1]) / math.log(2) == pytest.approx(1.2955, abs=1e-4)  # bits
+    for counts in ([], [0, 0], [3, -1]):
+        with pytest.raises(ValueError, match="no entropy"):
+            entropy_nats(counts)

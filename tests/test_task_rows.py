@@ -9,7 +9,7 @@ import types
 import pytest
 
 from common.errors import UserError
-from common.tasks.choice import CASEHOLD
+from common.tasks.choice import ARC_EASY, CASEHOLD
 from common.tasks.labelled import SNIPS, SST2, TREC
 from common.tasks.worked import GSM8K, SVAMP
 
@@ -33,6 +33,18 @@ def test_every_schema_of_casehold_gives_the_same(tmp_path):
         file.write_text(json.dumps(listed | wrong))
         with pytest.raises(UserError, match=message):
             CASEHOLD.load("train", file, 0)
+
+
+def test_rows_of_arc_with_other_than_four_options_are_left_out(tmp_path):
+    row = {"question": "Which?", "choices": list("wxyz"), "answer": 1}
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row | {"choices": list("vwxyz")[:n], "answer": 1}) + "\n" for n in (3, 4, 5)))
+    (example,) = ARC_EASY.load("train", file, 0)
+    assert example.question == "Which?\nA. v\nB. w\nC. x\nD. y"
+    assert example.label == "B"
+    file.write_text(json.dumps(row | {"choices": ["v"], "answer": 0}))
+    with pytest.raises(UserError, match="no train row has 4 options"):
+        ARC_EASY.load("train", file, 0)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +73,13 @@ def test_every_schema_of_casehold_gives_the_same(tmp_path):
             ("coastalcph/lex_glue", "case_hold", "train"),
             {"context": "c", "endings": list("vwxyz"), "label": 0},
             "A",
+        ),
+        (
+            ARC_EASY,
+            "test",
+            ("allenai/ai2_arc", "ARC-Easy", "test"),
+            {"question": "q", "choices": {"text": list("wxyz"), "label": list("1234")}, "answerKey": "2"},
+            "B",
         ),
     ],
 )
@@ -107,6 +126,8 @@ def test_importing_tasks_loads_nothing_heavy():
         (TREC, "trec/test", 500, 6),
         (SNIPS, "snips/train", 13784, 7),
         (SNIPS, "snips/test", 700, 7),
+        (ARC_EASY, "arc_easy/train", 2241, 4),
+        (ARC_EASY, "arc_easy/test", 2365, 4),
     ],
 )
 def test_every_real_row_loads_and_is_right_by_itself(shared_data, task, file, count, groups):

@@ -11,7 +11,7 @@ from common.embedded.text import similar_prompt
 from common.errors import UserError
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import MEMBERS, Example, Hints
-from common.tasks.choice import CASEHOLD
+from common.tasks.choice import CASEHOLD, MultipleChoice
 from common.tasks.files import read_rows
 from common.tasks.free import FreeAnswer
 from common.tasks.grading import final_answer
@@ -99,8 +99,8 @@ def example_of(task):
     """An example such as `task` would load."""
     if task is FREE:
         return Example("x", "What is red?", "a rose", "a rose", "all")
-    if task is CASEHOLD:
-        options = "\n".join(f"{letter}. holding that {i}" for i, letter in enumerate("ABCDE"))
+    if isinstance(task, MultipleChoice):
+        options = "\n".join(f"{letter}. holding that {i}" for i, letter in enumerate(task.letters))
         return Example("x", f"The court agrees. See A v. B (<HOLDING>)\n{options}", "C", "C", "C")
     if task.kind == "number":
         problem = write(random.Random(0), "compare")

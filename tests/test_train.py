@@ -13,7 +13,7 @@ from common.data import Encoded, batches, collate, epoch_plan
 from common.errors import UserError
 from common.losses import token_logps, token_logps_reference
 from common.model import hidden, init, unembed
-from common.train import answer_loss, fine_tune, initial_state, learning_rate, update
+from common.train import answer_loss, fine_tune, initial_state, learning_rate, make_optimizer, update
 
 CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
 SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2, max_length=64)
@@ -112,6 +112,66 @@ def test_update_is_adamw(params):
     new, _, _ = update(jax.tree.map(jnp.copy, params), state, arrays, np.float32(3e-3), **static)
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_rmsprop_is_that_of_pytorch(fixtures):
+    golden = np.load(fixtures / "rmsprop.npz")
+    optimizer = make_optimizer(TrainConfig(optimizer="rmsprop", clip_norm=1e9))
+    weights = {"w": jnp.array(golden["start"])}
+    state = optimizer.init(weights)
+    for gradient, expected in zip(golden["gradients"], golden["weights"], strict=True):
+        direction, state = optimizer.update({"w": jnp.array(gradient)}, state, weights)
+        weights = {"w": weights["w"] - 0.01 * direction["w"]}
+        np.testing.assert_allclose(weights["w"], expected, rtol=2e-6)
+
+
+def test_rmsprop_trains_and_decays_weights(params):
+    settings = dataclasses.replace(SETTINGS, optimizer="rmsprop", learning_rate=1e-3, schedule="constant")
+    losses = []
+    log = lambda first: lambda step, **values: losses.append(values["loss"])
+    fine_tune(params, CONFIG, some_examples(4), settings, pad_id=0, steps=12, log=log)
+    assert losses[-1] < 0.9 * losses[0]
+    decayed = dataclasses.replace(settings, weight_decay=1.0, warmup_ratio=0.0)
+    again = fine_tune(params, CONFIG, some_examples(4), decayed, pad_id=0, steps=1)
+    without = dataclasses.replace(decayed, weight_decay=0.0)
+    plain = fine_tune(params, CONFIG, some_examples(4), without, pad_id=0, steps=1)
+    np.testing.assert_allclose(again["embed"], plain["embed"] - 1e-3 * params["embed"], atol=1e-7)
+    np.testing.assert_array_equal(again["norm"], plain["norm"])
+
+
+@pytest.mark.parametrize("micro", [4, 2])
+def test_sum_loss_is_the_sum_over_tokens_and_the_mean_over_examples(params, quick_jit, micro):
+    """Three examples in a batch for four: the loss and the update against the plain definition."""
+    examples = some_examples(3)
+    settings = dataclasses.replace(
+        SETTINGS, sum_loss=True, micro_batch_size=micro, optimizer="rmsprop", epsilon=1.0, clip_norm=1e9
+    )
+    seen = []
+    log = lambda first: lambda step, **values: seen.append(values)
+    after = fine_tune(params, CONFIG, examples, settings, pad_id=0, steps=1, log=log)
+
+    def plain(p):
+        total = 0.0
+        for example in examples:
+            logps = jax.nn.log_softmax(unembed(p, CONFIG, hidden(p, CONFIG, jnp.array([example.tokens]))))[0]
+            places = np.arange(example.prompt_length, len(example.tokens))
+            total -= logps[places - 1, jnp.array(example.tokens)[places]].sum()
+        return total / len(examples)
+
+    loss, grads = quick_jit(jax.value_and_grad(plain))(params)
+    assert seen[0]["loss"] == pytest.approx(float(loss), abs=1e-4)
+    assert seen[0]["gradient_norm"] == pytest.approx(float(optax.tree.norm(grads)), rel=1e-4)
+    expected = jax.tree.map(lambda p, g: p - seen[0]["learning_rate"] * g / (0.1 * jnp.abs(g) + 1), params, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after, expected)
+
+
+def test_every_example_is_in_some_part_of_an_uneven_batch():
+    """Batches of 8 in parts of 3: three parts, the last with an empty row."""
+    settings = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=3)
+    examples = some_examples(8)
+    batch = collate(examples, settings, pad_id=0)
+    assert batch.tokens.shape[:2] == (3, 3)
+    assert batch.weight.sum() == sum(len(e.tokens) - e.prompt_length for e in examples)
 
 
 def test_training_lowers_the_loss_and_leaves_the_base_alone(params):
@@ -229,3 +289,13 @@ def test_schedule_never_wastes_an_update(schedule):
     assert max(rates) == pytest.approx(1.0)
     if schedule != "constant":
         assert rates[-1] < 0.05
+
+
+def test_warm_up_of_a_number_of_updates():
+    """150 updates as in HALOs: (step + 1) / (150 + 1), then constant, however many updates there are."""
+    settings = TrainConfig(learning_rate=1.0, schedule="constant", warmup_steps=150, warmup_ratio=0.9)
+    for steps in (306, 100):
+        rates = [learning_rate(settings, step, steps) for step in range(steps)]
+        np.testing.assert_allclose(rates, np.minimum(1.0, (np.arange(steps) + 1) / 151))
+    none = dataclasses.replace(settings, warmup_steps=0)
+    assert learning_rate(none, 0, 306) == 1.0

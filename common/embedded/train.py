@@ -271,10 +271,10 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
     for step, rows in enumerate(itertools.islice(data, steps)):
         batch = (rows[None], index, rows.reshape(-1)[index + 1], np.ones(index.shape, np.float32))
         rate = np.float32(learning_rate(settings, step, steps))
-        params, state, (loss, _) = update(params, state, batch, rate, **static)
+        params, state, measured = update(params, state, batch, rate, **static)
         if step % 50 == 0 or step + 1 == steps:
             speed = (step + 1) * R * T / (time.monotonic() - start)
-            print(f"{step:5d} loss {float(loss):.4f} {speed:,.0f} tokens/s", flush=True)
+            print(f"{step:5d} loss {float(measured['loss']):.4f} {speed:,.0f} tokens/s", flush=True)
     with tempfile.TemporaryDirectory() as source:
         tokenizer.save_pretrained(source)
         generation = {"eos_token_id": 1, "pad_token_id": 0}

@@ -6,6 +6,8 @@ A question is the text followed by one line an option, "A. …", so that it can 
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from common.errors import UserError
 from common.generate import Message
@@ -19,8 +21,9 @@ LETTERS = "ABCDEFGHIJ"
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """One way in which rows are written. `options`: a column each, or one column that holds a list of them.
-    `label`: the number of the right option, counted from 0, or its letter."""
+    """One way in which rows are written. `options`: a column each, or one column that holds a list of them, or
+    lists of their texts and names as {"text": [...], "label": [...]}. `label`: the number of the right option,
+    counted from 0, its letter, or its name."""
 
     context: str
     options: tuple[str, ...]
@@ -29,9 +32,10 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class MultipleChoice:
-    """Implements `common.tasks.base.Task`. `columns`: the first whose context column a row has is read.
+    """Implements `common.tasks.base.Task`. `columns`: the first whose context and label columns a row has is read.
 
     `blank`: what stands in the text for the missing part; a new text must hold it if the one shown does.
+    `other_counts`: rows with another number of options are left out, instead of being a mistake.
     """
 
     name: str
@@ -40,6 +44,7 @@ class MultipleChoice:
     columns: tuple[Columns, ...]
     count: int = 5
     blank: str = ""
+    other_counts: bool = False
     hub: Hub | None = None
     kind: Kind = "class"
     answer_tokens: int = 12
@@ -56,29 +61,45 @@ class MultipleChoice:
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         rows = load_rows(self.name, self.hub, split, file)
-        return [self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows)]
+        read = [self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows)]
+        examples = [example for example in read if example is not None]
+        if rows and not examples:
+            raise UserError(f"task {self.name}: no {split} row has {self.count} options")
+        return examples
 
-    def _from_row(self, row: Row, place: str, name: str) -> Example:
-        known = next((c for c in self.columns if c.context in row), self.columns[0])
+    def _from_row(self, row: Row, place: str, name: str) -> Example | None:
+        known = next((c for c in self.columns if c.context in row and c.label in row), self.columns[0])
         context, label = require(row, known.context, place), require(row, known.label, place)
-        if len(known.options) == 1:
-            options = row.get(known.options[0])
-            if not isinstance(options, list | tuple):
-                raise UserError(f"{place}: field {known.options[0]!r} is no list of options")
-        else:
-            options = [require(row, column, place) for column in known.options]
+        options, number = self._options(row, known, place), label.removesuffix(".0")
+        if isinstance(options, dict):
+            names = [str(option) for option in options["label"]]
+            if label not in names:
+                raise UserError(f"{place}: label {label!r} is none of the options' names {', '.join(names)}")
+            options, number = options["text"], str(names.index(label))
         if len(options) != self.count:
+            if self.other_counts:
+                return None
             raise UserError(f"{place}: {len(options)} options; task {self.name} has {self.count}")
-        number = label.removesuffix(".0")
         letter = self.letters[int(number)] if number in map(str, range(self.count)) else label.upper()
         if letter not in self.letters or len(letter) != 1:
             wanted = f"0 to {self.count - 1} or {self.letters[0]} to {self.letters[-1]}"
             raise UserError(f"{place}: label {label!r} is none of the options: it must be {wanted}")
-        question = self._question(context, [str(option) for option in options])
+        question = self.with_options(context, [str(option) for option in options])
         identity = row_id(row, str(row.get("example_id", name)))
         return Example(identity, question, letter, letter, letter, place)
 
-    def _question(self, context: str, options: list[str]) -> str:
+    def _options(self, row: Row, known: Columns, place: str) -> Any:
+        if len(known.options) > 1:
+            return [require(row, column, place) for column in known.options]
+        options = row.get(known.options[0])
+        if isinstance(options, dict) and all(isinstance(options.get(k), list | tuple) for k in ("text", "label")):
+            return options
+        if not isinstance(options, list | tuple):
+            raise UserError(f"{place}: field {known.options[0]!r} is no list of options")
+        return options
+
+    def with_options(self, context: str, options: Sequence[str]) -> str:
+        """The question as models see it."""
         lines = [f"{letter}. {' '.join(o.split())}" for letter, o in zip(self.letters, options, strict=True)]
         return "\n".join([" ".join(context.split()), *lines])
 
@@ -150,7 +171,7 @@ class MultipleChoice:
             return NewExample(refused="answer is not one of the letters")
         if self.blank and self.blank in parent.question and self.blank not in context:
             return NewExample(refused="nothing left blank")
-        return NewExample(self._question(context, options), letter, letter, letter)
+        return NewExample(self.with_options(context, options), letter, letter, letter)
 
     def truth(self, question: str) -> str | None:
         return None
@@ -172,4 +193,14 @@ CASEHOLD = MultipleChoice(
     ),
     # The authors' repository on the hub is a loading script, which current `datasets` refuses to run.
     hub=Hub("coastalcph/lex_glue", "case_hold"),
+)
+
+ARC_EASY = MultipleChoice(
+    name="arc-easy",
+    instruction="Which option answers this question? Reply with its letter.",
+    noun="question of a school test in science",
+    count=4,
+    other_counts=True,
+    columns=(Columns("question", ("choices",), "answerKey"), Columns("question", ("choices",), "answer")),
+    hub=Hub("allenai/ai2_arc", "ARC-Easy"),
 )

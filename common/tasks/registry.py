@@ -5,12 +5,14 @@ import pathlib
 from common.errors import UserError
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Task
-from common.tasks.choice import CASEHOLD
+from common.tasks.choice import ARC_EASY, CASEHOLD
 from common.tasks.labelled import SNIPS, SST2, TREC, labelled_text
 from common.tasks.own import SUFFIXES, own_task
 from common.tasks.worked import GSM8K, SVAMP
 
-TASKS: dict[str, Task] = {task.name: task for task in (Arithmetic(), GSM8K, SVAMP, CASEHOLD, TREC, SNIPS, SST2)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Arithmetic(), GSM8K, SVAMP, CASEHOLD, ARC_EASY, TREC, SNIPS, SST2)
+}
 NAMES = (*TASKS, "text")
 
 

@@ -1,0 +1,88 @@
+"""The stages that every method has: replies bought once, and a model trained once.
+
+records = collect(run, "round_0/teacher.jsonl", generator, requests, sampling, seed)
+model = trained(run, "round_0/student", base, lambda state, log: fine_tune(..., checkpoint=state, log=log))
+"""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from common import hf
+from common.config import SampleConfig
+from common.generate import Generator, Record, Request
+from common.model import Params
+from common.models import LanguageModel
+from common.rundir import RunDir
+from common.train import Log
+
+Fit = Callable[[pathlib.Path, Callable[[int], Log]], Params]
+"""Gives trained weights; told where the state of an unfinished training lies and how to log (see `fine_tune`)."""
+
+
+def collect(
+    run: RunDir,
+    name: str,
+    generator: Generator | Callable[[], Generator],
+    requests: Sequence[Request],
+    sampling: SampleConfig,
+    seed: int,
+) -> list[Record]:
+    """The records of `requests`, bought once: stored wave by wave and read back when the run continues.
+
+    A function in place of the generator is called only when something is left to be generated.
+    """
+
+    def waves(done: int) -> Iterator[list[dict[str, Any]]]:
+        first, torn = divmod(done, requests[0].n) if requests else (0, 0)
+        if requests[first:]:
+            source = _opened(generator)
+            source.seen([Record(**row) for row in run.journal(f"{name}.part").rows()])
+            for records in source.generate(requests[first:], sampling, seed):
+                yield [dataclasses.asdict(r) for r in records[torn:]]
+                torn = 0
+
+    records = [Record(**row) for row in run.collect(name, waves)]
+    if not callable(generator):
+        generator.seen(records)
+    return records
+
+
+def _opened(generator: Generator | Callable[[], Generator]) -> Generator:
+    return generator() if callable(generator) else generator
+
+
+def trained(run: RunDir, name: str, base: LanguageModel, fit: Fit, stage: str = "train") -> LanguageModel:
+    """`base` with the weights stored as the folder `name` of the run, made by `fit` if they are not there.
+
+    The state of an unfinished training lies beside the folder and is deleted with the finished one; updates are
+    logged under the name of the folder above.
+    """
+    path = run.path / name
+    state, logged = path.with_name("training_state"), str(pathlib.PurePosixPath(name).parent)
+    if not path.exists():
+        with run.timed(stage):
+            params = fit(state, lambda first: run.metrics(logged, first).log)
+            run.once_folder(name, lambda place: hf.save(place, params, base.folder))
+    shutil.rmtree(state, ignore_errors=True)
+    return base.with_weights(logged, path)
+
+
+class Lazy:
+    """A model that is made, or read back, when it is first called for; `release` lets go of its weights.
+
+    A continued run asks for few of its models: what they generated is stored.
+    """
+
+    def __init__(self, make: Callable[[], LanguageModel]):
+        self._make, self._model = make, None
+
+    def __call__(self) -> LanguageModel:
+        if self._model is None:
+            self._model = self._make()
+        return self._model
+
+    def release(self) -> None:
+        self._model = None
