@@ -1,6 +1,7 @@
 """Run a method:  python run.py METHOD [--flags]
 
 python run.py llm2llm                     the embedded demonstration, minutes on a laptop
+python run.py reversegen                  the same for this method
 python run.py llm2llm --help              its flags
 """
 
@@ -11,7 +12,10 @@ import sys
 from common.cli import fail
 from common.errors import UserError
 
-METHODS = {"llm2llm": "learn from a teacher's new examples, written for what the student gets wrong"}
+METHODS = {
+    "llm2llm": "learn from a teacher's new examples, written for what the student gets wrong",
+    "reversegen": "train a proposer to write what a target fails on, and the target on that",
+}
 
 USAGE = "usage: python run.py METHOD [--flags]\n\nmethods:\n" + "".join(
     f"  {name:20}{what}\n" for name, what in METHODS.items()

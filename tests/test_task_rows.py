@@ -38,7 +38,8 @@ def test_every_schema_of_casehold_gives_the_same(tmp_path):
 def test_rows_of_arc_with_other_than_four_options_are_left_out(tmp_path):
     row = {"question": "Which?", "choices": list("wxyz"), "answer": 1}
     file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps(row | {"choices": list("vwxyz")[:n], "answer": 1}) + "\n" for n in (3, 4, 5)))
+    rows = [row | {"choices": list("vwxyz")[:n]} for n in (3, 4, 5)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (example,) = ARC_EASY.load("train", file, 0)
     assert example.question == "Which?\nA. v\nB. w\nC. x\nD. y"
     assert example.label == "B"

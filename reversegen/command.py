@@ -1,0 +1,123 @@
+"""`python run.py reversegen`: from flags to a finished run directory.
+
+From Python the same in two lines:
+
+    from reversegen.command import run
+    summary = run(Config(rounds=2, run_dir="runs/demo"))
+"""
+
+import contextlib
+import functools
+import pathlib
+import sys
+from typing import Any
+
+from common.backends import Purse, backend, file_hashes, fingerprints, model_name
+from common.cli import parse
+from common.errors import UserError
+from reversegen.config import PRESETS, Config
+
+ABOUT = "Train a proposer to write what a target fails on, and the target on that (ReverseGen)."
+
+
+def main(argv: list[str]) -> None:
+    """Parse, check, plan; only then load jax and work."""
+    config = parse(Config, argv, "run.py reversegen", ABOUT, PRESETS).resolved()
+    if config.dry_run:
+        from reversegen.plan import plan
+
+        for name, what in plan(config):
+            print(f"{name:28}{what}")
+    else:
+        run(config)
+
+
+def application(config: Config) -> Any:
+    """What failing means in this run (see `reversegen.application`). Raises UserError for data that do not fit."""
+    if config.task == "math":
+        from reversegen.solving import Solving
+
+        return Solving.of(config)
+    if config.task == "honesty":
+        from reversegen.certainty import Certainty
+
+        return Certainty.of(config)
+    from reversegen.conduct import Conduct
+
+    return Conduct.of(config)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds."""
+    config = config.resolved()
+    app = application(config)
+    data = app.load(config)
+    if len(data.seeds) < config.seed_instructions:
+        raise UserError(
+            f"there are {len(data.seeds)} seed instructions: lower --seed-instructions {config.seed_instructions}"
+        )
+    if config.seed_instructions <= config.shots:
+        raise UserError(f"--seed-instructions {config.seed_instructions} must be more than --shots {config.shots}")
+
+    from common import runtime
+    from common.models import LanguageModel
+    from common.rundir import RunDir
+    from reversegen.application import Context
+    from reversegen.loop import run_repeat
+    from reversegen.propose import check_prompts, exploration_prompts
+    from reversegen.report import finish
+
+    # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
+    prompts = config.prompts * (config.rounds + 1) + config.final_prompts
+    exploration_prompts(data.seeds[: config.seed_instructions], config.shots, prompts, 0)
+    stored = identity(config)
+    RunDir.check(config.run_dir, "reversegen", stored)
+    runtime.enable_compile_cache()
+    proposer = LanguageModel.load(model_name(config.proposer, "teacher"))
+    target = LanguageModel.load(model_name(config.target, "student"))
+    others = {name: LanguageModel.load(model_name(name, "student")) for name in config.transfer_targets}
+    check_prompts(app, proposer, data.seeds, config.shots, config.query_tokens or app.query_tokens)
+    open_labeler = (
+        None if config.labeler == "program" else backend(config.labeler, "teacher", url=config.labeler_url)
+    )
+    open_guard = None if config.guard is None else backend(config.guard, "teacher", url=config.guard_url)
+    with RunDir.open(config.run_dir, "reversegen", stored) as place, contextlib.ExitStack() as stack:
+        if sys.stderr.isatty():
+            print(f"run directory: {config.run_dir}", file=sys.stderr)
+        labeler = guard = None
+        if open_labeler is not None:
+            labeler = _opened(
+                stack, open_labeler, Purse(place.path / "replies.sqlite", config.share(), "labeler/")
+            )
+        if open_guard is not None:
+            guard = _opened(stack, open_guard, Purse(place.path / "replies.sqlite", None, "guard/"))
+        repeats = [
+            run_repeat(
+                Context(place, config, repeat, config.seed + repeat, labeler, guard),
+                app,
+                proposer,
+                target,
+                others,
+                data,
+            )
+            for repeat in range(config.repeats)
+        ]
+        return finish(place, config, app, data, repeats)
+
+
+def _opened(stack: contextlib.ExitStack, opener: Any, purse: Purse) -> Any:
+    """One generator an account."""
+    return functools.cache(stack.enter_context(opener(purse)))
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
+    files = [config.seeds_file, config.test_file, config.general_file, config.human_file]
+    if config.data is not None and pathlib.Path(config.data).suffix:
+        files.append(config.data)
+    named = [name for name in (config.labeler, config.guard, config.judge) if name]
+    models = {"proposer": model_name(config.proposer, "teacher"), "labeler": model_name(config.labeler, "teacher")}
+    models |= {f"target {name}": model_name(name, "student") for name in (config.target, *config.transfer_targets)}
+    if config.guard is not None:
+        models["guard"] = model_name(config.guard, "teacher")
+    return config.stored() | {"file_hashes": file_hashes(files, named), "models": fingerprints(models)}

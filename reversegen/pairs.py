@@ -1,0 +1,73 @@
+"""Preference pairs of queries: one on which the target failed, chosen, over one on which it passed, rejected.
+
+Pairs share their prompt where that is possible, so that they compare like with like. The authors' released program
+pools all queries instead and puts each pair under a prompt drawn at random: `pooled`.
+"""
+
+import random
+from collections.abc import Sequence
+
+from reversegen.application import Row
+
+GAP = 0.5
+"""Least difference of scores within a pair: with one answer a query this is a failure over a pass."""
+
+
+def pair_up(judged: Sequence[Row], how: str, seed: int, most: int) -> list[Row]:
+    """At most `most` pairs {"prompt", "chosen", "rejected", "kind"} of judged rows (ids, and the prompt's number).
+
+    `how`: "within" pairs the worst failure of a prompt with its best pass, the next with the next; "fallback" also
+    pairs what is left over, across prompts, under the prompt of the chosen one; "pooled" shuffles failures, passes
+    and prompts and pairs them as they come. A query is in one pair at most; invalid ones are in none.
+    """
+    rng = random.Random(f"pairs {seed}")
+    valid = [row for row in judged if row["outcome"] in ("fail", "pass")]
+    if how == "pooled":
+        pairs = _across(rng, valid, shuffled_prompts=True)
+    else:
+        pairs = _within(valid)
+        if how == "fallback":
+            used = {pair[end] for pair in pairs for end in ("chosen", "rejected")}
+            pairs += _across(rng, [row for row in valid if row["id"] not in used], shuffled_prompts=False)
+    if len(pairs) > most:
+        pairs = [pairs[i] for i in sorted(rng.sample(range(len(pairs)), most))]
+    return pairs
+
+
+def _within(valid: Sequence[Row]) -> list[Row]:
+    by_prompt: dict[int, list[Row]] = {}
+    for row in valid:
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    pairs = []
+    for prompt, rows in sorted(by_prompt.items()):
+        ranked = sorted(rows, key=lambda row: (-row["score"], row["id"]))
+        for chosen, rejected in zip(ranked[: len(ranked) // 2], reversed(ranked), strict=False):
+            if _better(chosen, rejected):
+                pairs.append(_pair(prompt, chosen, rejected, "within"))
+    return pairs
+
+
+def _across(rng: random.Random, valid: Sequence[Row], shuffled_prompts: bool) -> list[Row]:
+    fails = [row for row in valid if row["outcome"] == "fail"]
+    passes = [row for row in valid if row["outcome"] == "pass"]
+    rng.shuffle(fails)
+    rng.shuffle(passes)
+    prompts = [row["prompt"] for row in fails]
+    if shuffled_prompts:
+        prompts = [row["prompt"] for row in valid]
+        rng.shuffle(prompts)
+    return [
+        _pair(prompt, chosen, rejected, "across")
+        for prompt, chosen, rejected in zip(prompts, fails, passes, strict=False)
+    ]
+
+
+def _better(chosen: Row, rejected: Row) -> bool:
+    """A failure over a pass; with soft rewards also a clearly worse failure over a milder one."""
+    if chosen["outcome"] != rejected["outcome"]:
+        return chosen["outcome"] == "fail"
+    return chosen["score"] - rejected["score"] >= GAP
+
+
+def _pair(prompt: int, chosen: Row, rejected: Row, kind: str) -> Row:
+    return {"prompt": prompt, "chosen": chosen["id"], "rejected": rejected["id"], "kind": kind}

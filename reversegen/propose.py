@@ -1,0 +1,199 @@
+"""The proposer writes: few-shot prompts that are never used twice, the warm-up, proposals, what is new in them."""
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from common.data import Encoded
+from common.errors import UserError
+from common.generate import Request
+from common.models import LanguageModel
+from common.novelty import History
+from common.rundir import RunDir
+from common.score import score
+from common.stages import Lazy, collect, trained
+from common.tasks.base import Example
+from common.train import fine_tune
+from reversegen.application import Application, Context, Model, Row
+
+Shown = tuple[Example, ...]
+
+
+def warm_up_prompts(seeds: Sequence[Example], shots: int, seed: int) -> list[tuple[Shown, Example]]:
+    """Each seed once as what is to be written, after `shots` others drawn at random; no such group comes twice."""
+    rng = random.Random(f"warm-up {seed}")
+    used: set[frozenset[str]] = set()
+    return [(_draw(rng, [s for s in seeds if s.id != last.id], shots, used), last) for last in seeds]
+
+
+def exploration_prompts(seeds: Sequence[Example], shots: int, count: int, seed: int) -> list[Shown]:
+    """`count` groups of `shots` seeds, none twice and none of the warm-up's."""
+    used = {frozenset(s.id for s in shown) for shown, _ in warm_up_prompts(seeds, shots, seed)}
+    rng = random.Random(f"prompts {seed}")
+    return [_draw(rng, seeds, shots, used) for _ in range(count)]
+
+
+def _draw(rng: random.Random, pool: Sequence[Example], shots: int, used: set[frozenset[str]]) -> Shown:
+    """A group that is not in `used` yet. Raises UserError when the seeds are too few for another."""
+    for _ in range(1000):
+        shown = tuple(rng.sample(pool, shots))
+        key = frozenset(seed.id for seed in shown)
+        if key not in used:
+            used.add(key)
+            return shown
+    raise UserError(
+        f"{len(pool)} seeds give too few different prompts of {shots}: give more seeds or fewer --prompts"
+    )
+
+
+def check_prompts(
+    app: Application, proposer: LanguageModel, seeds: Sequence[Example], shots: int, limit: int
+) -> None:
+    """Raises UserError where the longest seeds together leave no room for a query within the proposer's limit."""
+    size = lambda seed: len(proposer.tokenizer.encode_text(app.completion(seed)))
+    longest = sorted(seeds, key=size)[-shots - 1 :]
+    count = len(proposer.tokenizer.encode_prompt(app.prompt(longest[:shots])))
+    room = proposer.config.max_positions - count
+    if room < max(limit, size(longest[-1]) + 2):
+        raise UserError(
+            f"{shots} seeds of up to {size(longest[-1])} tokens leave room for {room} more of the proposer's "
+            f"{proposer.config.max_positions} positions: lower --shots or --query-tokens, or shorten the seeds"
+        )
+
+
+def warm_up(ctx: Context, app: Application, base: LanguageModel, seeds: Sequence[Example], folder: str) -> Lazy:
+    """The proposer after supervised training on few-shot prompts made of the seeds."""
+    settings = ctx.config.warm_up(ctx.seed)
+
+    def fit(state, log):
+        prompts = warm_up_prompts(seeds, ctx.config.shots, ctx.seed)
+        pairs = [(app.prompt(shown), app.completion(last)) for shown, last in prompts]
+        encoded = [Encoded(*_encoded(base, *pair)) for pair in pairs]
+        return fine_tune(
+            base.starting_weights(settings),
+            base.config,
+            encoded,
+            settings,
+            pad_id=base.tokenizer.pad_id,
+            checkpoint=state,
+            log=log,
+            label=f"{folder}/warm_up",
+        )
+
+    return Lazy(lambda: trained(ctx.run, f"{folder}/warm_up/proposer", base, fit, "train the proposer"))
+
+
+def _encoded(model: LanguageModel, messages: Sequence, answer: str) -> tuple[tuple[int, ...], int]:
+    tokens, start = model.tokenizer.encode_example(messages, answer)
+    return tuple(tokens), start
+
+
+def propose(
+    ctx: Context, app: Application, proposer: Model, prompts: Sequence[Shown], n: int, folder: str
+) -> list[Row]:
+    """`n` queries a prompt with their provenance; `query` is None where the reply holds none."""
+    sampling = ctx.config.writing(app.query_tokens)
+    asked = [Request(f"{folder}/{i}", app.prompt(shown), n) for i, shown in enumerate(prompts)]
+    with ctx.run.timed("propose"):
+        records = collect(
+            ctx.run, f"{folder}/proposals.jsonl", lambda: proposer().generator(), asked, sampling, ctx.seed
+        )
+    rows = []
+    for i, record in enumerate(records):
+        shown, request = prompts[i // n], asked[i // n]
+        read = app.read(record.text) if record.status == "ok" else None
+        refused = "cut off" if record.status == "length" else "failed" if read is None else read.refused
+        rows.append(
+            {
+                "id": f"{folder}/{i // n}-{record.sample}",
+                "prompt": i // n,
+                "sample": record.sample,
+                "prompt_hash": hashlib.sha256(json.dumps(request.messages).encode()).hexdigest()[:16],
+                "shown": [seed.id for seed in shown],
+                "group": shown[0].group,
+                "reply": record.text,
+                "query": None if refused else read.query,
+                "malformed": refused,
+                "mean_logp": record.mean_logp,
+            }
+        )
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Fluency:
+    """The likelihood guard: queries must be about as likely under the warm-up proposer as its own were.
+
+    A proposer that is only paid for failures may drift to text that nobody would write. `floor` is the mean of the
+    warm-up proposer's mean log-probability a token less some standard deviations.
+    """
+
+    proposer: Model
+    floor: float
+
+    @classmethod
+    def of(cls, proposer: Model, rows: Sequence[Row], deviations: float) -> "Fluency | None":
+        """From the warm-up proposer's own proposals; None when the guard is off or nothing was written."""
+        values = [row["mean_logp"] for row in rows if row["query"] is not None]
+        if not deviations or len(values) < 2:
+            return None
+        return cls(proposer, round(float(np.mean(values) - deviations * np.std(values, ddof=1)), 5))
+
+    def likelihoods(self, run: RunDir, name: str, app: Application, rows: Sequence[Row], prompts: Sequence[Shown]):
+        """Mean log-probability a token of each row's reply under the warm-up proposer."""
+
+        def compute() -> list[Row]:
+            model, pairs = self.proposer(), []
+            for row in rows:
+                tokens, start = _encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"])
+                pairs.append((tokens[:start], tokens[start:]))
+            values = score(model.params, model.config, pairs)
+            return [
+                {"id": r["id"], "mean_logp": round(float(v.mean()), 5)} for r, v in zip(rows, values, strict=True)
+            ]
+
+        return [row["mean_logp"] for row in run.once(name, compute)]
+
+
+def sift(
+    ctx: Context,
+    app: Application,
+    rows: Sequence[Row],
+    prompts: Sequence[Shown],
+    history: History,
+    fluency: Fluency | None,
+    folder: str,
+) -> list[Row]:
+    """The rows that are queries, new against the history and likely enough; the others get their `dropped` reason.
+
+    Whatever is well formed enters the history.
+    """
+    formed = [row for row in rows if row["query"] is not None]
+    for row in rows:
+        row["dropped"] = f"malformed: {row['malformed']}" if row["malformed"] else None
+    with ctx.run.timed("deduplicate"):
+        repeats = history.add_new([row["query"] for row in formed], [row["id"] for row in formed])
+    for row, repeat in zip(formed, repeats, strict=True):
+        if repeat is not None:
+            row |= {"dropped": repeat.reason, "nearest": repeat.name, "similarity": round(repeat.score, 4)}
+    kept = [row for row in formed if row["dropped"] is None]
+    if fluency is not None and kept:
+        with ctx.run.timed("likelihood guard"):
+            values = fluency.likelihoods(ctx.run, f"{folder}/likelihood.jsonl", app, kept, prompts)
+        for row, value in zip(kept, values, strict=True):
+            row["warm_up_logp"] = value
+            if value < fluency.floor:
+                row["dropped"] = "unlikely text"
+    return [row for row in kept if row["dropped"] is None]
+
+
+def fresh(prompts: Sequence[Shown], sizes: Sequence[int]) -> Iterator[Sequence[Shown]]:
+    """Consecutive slices of `prompts`."""
+    start = 0
+    for size in sizes:
+        yield prompts[start : start + size]
+        start += size

@@ -1,0 +1,243 @@
+"""What the target learns: labelled queries of every arm, its training, and its measures on held-out ground.
+
+    target-before      the target as it came
+    target-after       failing queries of the best proposer
+    seed-only          the seeds
+    warm-up            valid queries of the proposer before preference training, failing or not
+    warm-up-failures   its failing queries, found among as many proposals as the whole exploration sampled
+    few-shot           valid queries of the proposer as it came, shown seeds
+    human-data         examples by people
+
+All learn from as many examples as target-after where they have them, with as many seeds mixed in, for as many
+updates.
+"""
+
+import dataclasses
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from common.data import Encoded
+from common.errors import UserError
+from common.models import LanguageModel
+from common.novelty import History
+from common.stages import Lazy, trained
+from common.tasks.base import Example
+from common.train import fine_tune
+from reversegen.application import Application, Context, Data, Model, Row
+from reversegen.explore import Explorer
+from reversegen.propose import exploration_prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Examples with labels, and what labelling came to."""
+
+    rows: list[Row]
+    asked: int
+    refused: dict[str, int]
+    labels_known: int
+    labels_wrong: int
+
+
+def label(ctx: Context, app: Application, judged: Sequence[Row], folder: str) -> Labelled:
+    """Answers to judged queries, stored as `labelled.jsonl`; noise is counted before anything is dropped."""
+    labels = app.labels(ctx, folder, judged)
+    keep = ("id", "query", "group", "outcome")
+    rows = [{name: row[name] for name in keep} | found for row, found in zip(judged, labels, strict=True)]
+    ctx.run.once(f"{folder}/labelled.jsonl", lambda: rows)
+    refused: dict[str, int] = {}
+    for row in rows:
+        if row["refused"]:
+            refused[row["refused"]] = refused.get(row["refused"], 0) + 1
+    known = [row for row in rows if row["label_correct"] is not None]
+    wrong = sum(not row["label_correct"] for row in known)
+    good = [row for row in rows if row["refused"] is None]
+    return Labelled(good, len(rows), dict(sorted(refused.items())), len(known), wrong)
+
+
+def failures(ctx: Context, app: Application, judged: Sequence[Row], folder: str, most: int | None) -> Labelled:
+    """The failing queries with labels, at most `most`, and beside them as many partners as the application wants."""
+    failed = [row for row in judged if row["outcome"] == "fail"][:most]
+    found = label(ctx, app, failed, folder)
+    partners = app.partners(judged)[: len(found.rows)]
+    if not partners:
+        return found
+    more = label(ctx, app, partners, f"{folder}/partners")
+    return dataclasses.replace(found, rows=found.rows + more.rows, asked=found.asked + more.asked)
+
+
+def as_examples(rows: Sequence[Row]) -> list[Example]:
+    return [Example(row["id"], row["query"], row["answer"], row["label"], row["group"]) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arms:
+    """The arms of one repeat. `seeds` have answers; `size` and `updates` are those of target-after."""
+
+    ctx: Context
+    app: Application
+    target: LanguageModel
+    seeds: Sequence[Example]
+    size: int
+    updates: int
+
+    @classmethod
+    def of(
+        cls, ctx: Context, app: Application, target: LanguageModel, seeds: Sequence[Example], size: int
+    ) -> "Arms":
+        mixed = min(len(seeds), round(ctx.config.mix * size))
+        updates = ctx.config.target_training(ctx.seed).total_steps(size + mixed)
+        return cls(ctx, app, target, seeds, size, updates)
+
+    def data(self, name: str, own: Sequence[Example]) -> list[Example]:
+        """What an arm learns from: at most `size` of its own examples and the mixed-in seeds, in a drawn order."""
+        rng = random.Random(f"arm {self.ctx.seed}")
+        mixed = rng.sample(list(self.seeds), min(len(self.seeds), round(self.ctx.config.mix * self.size)))
+        own = list(own)[: self.size]
+        if name == "seed-only":
+            own, mixed = list(self.seeds), []
+        together = [*own, *mixed]
+        rng.shuffle(together)
+        return together
+
+    def model(self, name: str, own: Sequence[Example]) -> tuple[Model, int] | None:
+        """The trained target of an arm and the number of its examples; None where there is nothing to learn."""
+        if name == "target-before":
+            return lambda: self.target, 0
+        ctx, folder = self.ctx, f"repeat_{self.ctx.repeat}/{name}"
+        rows = ctx.run.once(f"{folder}/data.jsonl", lambda: [dataclasses.asdict(e) for e in self.data(name, own)])
+        if not rows:
+            return None
+        data = [Example(**row) for row in rows]
+        return train_target(ctx, self.app, self.target, data, folder, self.updates), len(data)
+
+
+def train_target(
+    ctx: Context, app: Application, base: LanguageModel, data: Sequence[Example], folder: str, updates: int | None
+) -> Lazy:
+    """`base` fine-tuned on `data` under the prompt it is judged with."""
+    settings = ctx.config.target_training(ctx.seed)
+
+    def fit(state, log):
+        encoded = []
+        for example in data:
+            tokens, start = base.tokenizer.encode_example(app.messages(example.question), example.answer)
+            if len(tokens) <= min(settings.max_length, base.config.max_positions):
+                encoded.append(Encoded(tuple(tokens), start))
+        return fine_tune(
+            base.starting_weights(settings),
+            base.config,
+            encoded,
+            settings,
+            pad_id=base.tokenizer.pad_id,
+            steps=updates,
+            checkpoint=state,
+            log=log,
+            label=folder,
+        )
+
+    return Lazy(lambda: trained(ctx.run, f"{folder}/target", base, fit, "train the target"))
+
+
+def control_data(
+    explorer: Explorer, warm: Model, data: Data, seeds: Sequence[Example], size: int
+) -> dict[str, Labelled]:
+    """The labelled examples of every control that the settings ask for."""
+    ctx, config, app = explorer.ctx, explorer.ctx.config, explorer.app
+    wanted = [arm for arm in config.arms if arm not in ("target-before", "target-after")]
+    found: dict[str, Labelled] = {}
+    folder = f"repeat_{ctx.repeat}/controls"
+    if {"warm-up", "warm-up-failures"} & {*wanted}:
+        count = config.final_prompts + config.rounds * config.prompts * config.samples
+        rows = pool(explorer, warm, count, f"{folder}/warm_up")
+        valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
+        if "warm-up" in wanted:
+            found["warm-up"] = enough(ctx, app, valid, f"{folder}/warm-up", size)
+        if "warm-up-failures" in wanted:
+            found["warm-up-failures"] = failures(ctx, app, rows, f"{folder}/warm-up-failures", size)
+    if "few-shot" in wanted:
+        rows = pool(explorer, lambda: explorer.base, 2 * config.final_prompts, f"{folder}/few_shot")
+        valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
+        found["few-shot"] = enough(ctx, app, valid, f"{folder}/few-shot", size)
+    if "seed-only" in wanted:
+        found["seed-only"] = Labelled(as_rows(seeds), len(seeds), {}, 0, 0)
+    if "human-data" in wanted:
+        taken = {seed.question for seed in explorer.seeds}
+        rest = [example for example in data.human if example.question not in taken]
+        random.Random(f"human {ctx.seed}").shuffle(rest)
+        taught = app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])
+        found["human-data"] = Labelled(as_rows(taught), 0, {}, 0, 0)
+    return found
+
+
+def as_rows(examples: Sequence[Example]) -> list[Row]:
+    return [
+        {"id": e.id, "query": e.question, "group": e.group, "answer": e.answer, "label": e.label} for e in examples
+    ]
+
+
+def pool(explorer: Explorer, proposer: Model, count: int, folder: str) -> list[Row]:
+    """Judged single proposals, against a history of their own: what a control may choose from."""
+    ctx = explorer.ctx
+    prompts = exploration_prompts(explorer.seeds, ctx.config.shots, count, ctx.seed + 1)
+    return explorer.judged(proposer, prompts, 1, folder, explorer.new_history())
+
+
+def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, size: int) -> Labelled:
+    """The first `size` of `judged` that get a label, asking for as few labels as that takes, in two turns."""
+    first = label(ctx, app, judged[:size], f"{folder}/first")
+    missing = size - len(first.rows)
+    if missing <= 0 or len(judged) <= size:
+        return first
+    kept = max(0.1, len(first.rows) / max(1, first.asked))
+    more = label(ctx, app, judged[size : size + round(1.2 * missing / kept)], f"{folder}/second")
+    reasons = {
+        name: first.refused.get(name, 0) + more.refused.get(name, 0) for name in first.refused | more.refused
+    }
+    return Labelled(
+        (first.rows + more.rows)[:size],
+        first.asked + more.asked,
+        reasons,
+        first.labels_known + more.labels_known,
+        first.labels_wrong + more.labels_wrong,
+    )
+
+
+def held_out(labelled: Sequence[Row], trained_on: Sequence[Example], ctx: Context) -> list[Example]:
+    """Failing queries of the independent proposer that are near none of those any arm has learned from."""
+    history = History(ctx.config.jaccard)
+    history.add_new([e.question for e in trained_on], [e.id for e in trained_on])
+    repeats = history.add_new([row["query"] for row in labelled], [row["id"] for row in labelled])
+    return as_examples([row for row, repeat in zip(labelled, repeats, strict=True) if repeat is None])
+
+
+def measure_all(
+    ctx: Context, app: Application, models: dict[str, Model], sets: dict[str, Sequence[Example]]
+) -> dict[str, dict[str, Any]]:
+    """For each arm and set the file of its graded answers. Trained targets are deleted, but for target-after's."""
+    files: dict[str, dict[str, Any]] = {}
+    for arm, model in models.items():
+        files[arm] = {}
+        for kind, examples in sets.items():
+            name = f"repeat_{ctx.repeat}/{arm}/{kind}.jsonl"
+            app.measure(ctx, name, kind, model, examples)
+            files[arm][kind] = name
+        if arm not in ("target-before", "target-after"):
+            shutil.rmtree(ctx.run.path / f"repeat_{ctx.repeat}/{arm}/target", ignore_errors=True)
+        if isinstance(model, Lazy):
+            model.release()
+    return files
+
+
+def need_failures(found: Labelled, rows: Sequence[Row], what: str) -> None:
+    """Raises UserError, saying what became of the queries, when there is no failing one with a label."""
+    if any(row["outcome"] == "fail" for row in found.rows):
+        return
+    counts = {"dropped": 0, "invalid": 0, "pass": 0, "fail": 0}
+    for row in rows:
+        counts[row["outcome"] or "dropped"] += 1
+    told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    unlabelled = f"; of {found.asked} labels all were refused: {found.refused}" if found.asked else ""
+    raise UserError(f"no failing query with a label came from {what} ({told}{unlabelled}): look at queries.jsonl")
