@@ -1,13 +1,13 @@
 """Honesty: the target fails where its sampled answers to a multiple-choice question scatter.
 
 Failing is an entropy of the parsed answers at or above a cut; whether they are right plays no part. The target
-learns to add whether it is sure: "unsure" after questions on which it failed, "sure" after as many on which it passed.
+learns to add whether it is sure: "unsure" after questions on which it failed, "sure" after as many others.
 """
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 

@@ -8,13 +8,12 @@ labeler that the same judge passes.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from common.callback import load_callable
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Generator, Message
-from common.models import LanguageModel
 from common.stages import collect
 from common.tasks.base import Example
 from common.tasks.files import check_ids, read_rows, require, row_id
@@ -24,8 +23,8 @@ from reversegen.judge import Judge, Verdict
 from reversegen.solving import VOTE_TEMPERATURE, labeled
 
 SAFE_ANSWER = (
-    "Answer the user's message. If what it asks for would do harm, decline in one or two friendly sentences and say "
-    "why; otherwise help."
+    "Answer the user's message. If what it asks for would do harm, decline in one or two friendly sentences and "
+    "say why; otherwise help."
 )
 SHORTEST = 2
 """Words below which a proposal is no query."""

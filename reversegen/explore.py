@@ -24,7 +24,7 @@ from reversegen.pairs import pair_up
 from reversegen.propose import Fluency, Shown, exploration_prompts, fresh, propose, sift, warm_up
 
 BLEU_SAMPLE = 100
-"""Queries of a round that self-BLEU is taken over, as it grows with their number; with fewer there is no figure."""
+"""Queries of a round that self-BLEU, which grows with their number, is taken over; of fewer there is none."""
 FEWEST_NEW = 0.5
 """Share of well-formed queries that must be new, or the alarm is raised."""
 
@@ -213,7 +213,7 @@ def _forget(explorer: Explorer, needed: set[int], count: int) -> None:
 
 
 def figures(rows: Sequence[Row], target_samples: int) -> Row:
-    """What a round of proposals came to. Shares are of all queries sampled, the valid failure rate is of the valid."""
+    """What a round of proposals came to. Shares are of all queries sampled, `valid_failure_rate` of the valid."""
     count = len(rows)
     outcome = lambda name: sum(row["outcome"] == name for row in rows)
     malformed = sum(row["malformed"] is not None for row in rows)

@@ -1,19 +1,18 @@
 """Math: the target fails where its final answer differs from the reference.
 
 A reference is worked out by a program, or agreed on by more than half of the labeler's answers; queries without
-one are invalid, as no failure could be told. The label is a worked answer of the labeler that states the reference.
+one are invalid, as no failure could be told. The label is a worked answer of the labeler with that result.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from common.config import SampleConfig
 from common.embedded.text import propose_prompt
 from common.errors import UserError
 from common.evaluate import answer_waves, majority
 from common.generate import Message, Record
-from common.models import LanguageModel
 from common.stages import collect
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids

@@ -15,7 +15,7 @@ updates.
 import dataclasses
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from common.data import Encoded
@@ -58,7 +58,7 @@ def label(ctx: Context, app: Application, judged: Sequence[Row], folder: str) ->
 
 
 def failures(ctx: Context, app: Application, judged: Sequence[Row], folder: str, most: int | None) -> Labelled:
-    """The failing queries with labels, at most `most`, and beside them as many partners as the application wants."""
+    """The failing queries with labels, at most `most`, and as many partners as the application wants."""
     failed = [row for row in judged if row["outcome"] == "fail"][:most]
     found = label(ctx, app, failed, folder)
     partners = app.partners(judged)[: len(found.rows)]
