@@ -67,7 +67,7 @@ class Explorer:
         history: History,
         target: Model | None = None,
     ) -> list[Row]:
-        """Proposals with their verdicts, stored as `queries.jsonl`. Rows that were dropped have no outcome."""
+        """Proposals with their verdicts. Rows that were dropped have no outcome."""
         ctx, app = self.ctx, self.app
         rows = propose(ctx, app, proposer, prompts, n, folder)
         if not self.begun:  # the first to propose is the warm-up proposer
@@ -79,8 +79,15 @@ class Explorer:
         verdicts = app.verdicts(ctx, folder, queries, target or self.target)
         for row, verdict in zip(queries, verdicts, strict=True):
             row |= verdict
-        ctx.run.once(f"{folder}/queries.jsonl", lambda: rows)
         return rows
+
+    def store(self, rows: Sequence[Row], pairs: Sequence[Row], folder: str) -> None:
+        """Keep queries and pairs; each query is told its pair's number and its side of it."""
+        place = {pair[side]: (i, side) for i, pair in enumerate(pairs) for side in ("chosen", "rejected")}
+        for row in rows:
+            row["pair"], row["side"] = place.get(row["id"], (None, None))
+        self.ctx.run.once(f"{folder}/pairs.jsonl", lambda: list(pairs))
+        self.ctx.run.once(f"{folder}/queries.jsonl", lambda: rows)
 
 
 def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | None = None) -> Row:
@@ -102,7 +109,8 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | No
         for earlier in proposers[1:-1]:  # the warm-up one guards the likelihood
             earlier.release()
         last = number == config.rounds
-        pairs = [] if last else make_pairs(ctx, rows, folder)
+        pairs = [] if last else pair_up(rows, config.pairing, ctx.seed, config.max_pairs)
+        explorer.store(rows, pairs, folder)
         entry = {"repeat": ctx.repeat, "explorer": explorer.name, "round": number} | figures(
             rows, config.target_samples
         )
@@ -121,6 +129,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | No
     best = max(range(len(explorer.rounds)), key=lambda i: (explorer.rounds[i]["new_failure_rate"], -i))
     _forget(explorer, {0, best}, len(proposers))
     final = explorer.judged(proposers[best], prompts[-1], 1, f"{explorer.folder}/final", explorer.history, target)
+    explorer.store(final, [], f"{explorer.folder}/final")
     entry = {"repeat": ctx.repeat, "explorer": explorer.name, "round": "final", "proposer": best}
     explorer.rounds.append(entry | figures(final, config.target_samples) | {"pairs": 0, "stopped": None})
     explorer.rounds[-1]["alarm"] = alarms(explorer.rounds, config.collapse)
@@ -133,12 +142,6 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | No
         "failed": failed,
         "target": target,
     }
-
-
-def make_pairs(ctx: Context, rows: Sequence[Row], folder: str) -> list[Row]:
-    """The pairs of a round, stored."""
-    compute = lambda: pair_up(rows, ctx.config.pairing, ctx.seed, ctx.config.max_pairs)
-    return ctx.run.once(f"{folder}/pairs.jsonl", compute)
 
 
 def preference_round(
@@ -229,6 +232,7 @@ def figures(rows: Sequence[Row], target_samples: int) -> Row:
         "invalid": refused,
         "valid": fail + passed,
         "failed": fail,
+        "passed": passed,
         "invalid_share": (malformed + unlikely + refused) / count,
         "valid_failure_rate": fail / (fail + passed) if fail + passed else None,
         "new_failure_rate": fail / count,

@@ -110,6 +110,7 @@ def propose(
         rows.append(
             {
                 "id": f"{folder}/{i // n}-{record.sample}",
+                "round": folder.rpartition("/")[2].removeprefix("round_"),
                 "prompt": i // n,
                 "sample": record.sample,
                 "prompt_hash": hashlib.sha256(json.dumps(request.messages).encode()).hexdigest()[:16],

@@ -182,7 +182,9 @@ def pool(explorer: Explorer, proposer: Model, count: int, folder: str) -> list[R
     """Judged single proposals, against a history of their own: what a control may choose from."""
     ctx = explorer.ctx
     prompts = exploration_prompts(explorer.seeds, ctx.config.shots, count, ctx.seed + 1)
-    return explorer.judged(proposer, prompts, 1, folder, explorer.new_history())
+    rows = explorer.judged(proposer, prompts, 1, folder, explorer.new_history())
+    explorer.store(rows, [], folder)
+    return rows
 
 
 def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, size: int) -> Labelled:

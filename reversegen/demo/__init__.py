@@ -1,0 +1,1 @@
+"""A harmless policy to try `--task safety` on."""
