@@ -56,20 +56,19 @@ def run(config: Config) -> dict[str, Any]:
         raise UserError(
             f"there are {len(data.seeds)} seed instructions: lower --seed-instructions {config.seed_instructions}"
         )
-    if config.seed_instructions <= config.shots:
-        raise UserError(f"--seed-instructions {config.seed_instructions} must be more than --shots {config.shots}")
+    if not data.test:
+        raise UserError(f"there is no ordinary test for --task {config.task}: give --test-file FILE")
 
     from common import runtime
     from common.models import LanguageModel
     from common.rundir import RunDir
     from reversegen.application import Context
-    from reversegen.loop import run_repeat
-    from reversegen.propose import check_prompts, exploration_prompts
+    from reversegen.loop import draw_seeds, run_repeat
+    from reversegen.propose import check_prompts
     from reversegen.report import finish
+    from reversegen.targets import check_lengths
 
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
-    prompts = config.prompts * (config.rounds + 1) + config.final_prompts
-    exploration_prompts(data.seeds[: config.seed_instructions], config.shots, prompts, 0)
     stored = identity(config)
     RunDir.check(config.run_dir, "reversegen", stored)
     runtime.enable_compile_cache()
@@ -77,6 +76,12 @@ def run(config: Config) -> dict[str, Any]:
     target = LanguageModel.load(model_name(config.target, "student"))
     others = {name: LanguageModel.load(model_name(name, "student")) for name in config.transfer_targets}
     check_prompts(app, proposer, data.seeds, config.shots, config.query_tokens or app.query_tokens)
+    drawn = [
+        draw_seeds(data.seeds, config.seed_instructions, config.seed + repeat)[0]
+        for repeat in range(config.repeats)
+    ]
+    learned = dict.fromkeys(seed for seeds in drawn for seed in seeds if seed.answer)
+    check_lengths(app, target, list(learned), [*data.test, *data.general], config)
     open_labeler = (
         None if config.labeler == "program" else backend(config.labeler, "teacher", url=config.labeler_url)
     )

@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pairing": "fallback",
         "top_p": 0.95,
         "query_tokens": 512,
+        "max_length": 2048,
         "mix": 0.0,
         "warm_up_epochs": 1.0,
         "dpo_epochs": 1.0,
@@ -179,7 +180,7 @@ class Config:
             "jaccard": 0.85 if known else 0.78,
             "semantic": 0.99 if known else 0.96,
             "warm_up_learning_rate": rates(self.proposer, (2e-5, 2e-4), 3e-4),
-            "dpo_learning_rate": rates(self.proposer, (1e-6, 5e-5), 1.5e-4),
+            "dpo_learning_rate": rates(self.proposer, (1e-6, 5e-5), 1e-4),
             "learning_rate": rates(self.target, (2e-5, 2e-4), 3e-4),
             "arms": tuple(arm for arm in ARMS if arm != "human-data" or self.human_file),
         }
@@ -213,12 +214,29 @@ class Config:
             raise UserError("--task honesty looks at the spread of several answers: use --target-samples 10")
         if self.samples < 2 and self.pairing != "pooled" and self.pairing != "fallback":
             raise UserError("--samples 1 leaves no pairs within a prompt: use 2 or more, or --pairing fallback")
+        self._check_prompts()
         self._check_arms()
         self._check_judges()
         for name in ("seeds_file", "test_file", "general_file", "human_file"):
             file = getattr(self, name)
             if file is not None and not pathlib.Path(file).is_file():
                 raise UserError(f"no such file: {file} (given as --{_flag(name)})")
+
+    def _check_prompts(self) -> None:
+        """Groups of seeds are drawn at random until an unused one comes, so there must be some to spare."""
+        if self.seed_instructions <= self.shots:
+            raise UserError(f"--seed-instructions {self.seed_instructions} must be more than --shots {self.shots}")
+        explored = self.prompts * (self.rounds + 1)
+        sampled = explored * self.samples + self.final_prompts
+        pools = [2 * self.final_prompts] * ("few-shot" in self.arms)
+        pools += [sampled] * bool({"warm-up", "warm-up-failures"} & {*self.arms})
+        needed = self.seed_instructions + explored + self.final_prompts + max(pools, default=0)
+        there = math.comb(self.seed_instructions, self.shots)
+        if there < 1.1 * needed:
+            raise UserError(
+                f"{self.seed_instructions} seeds give {there} different prompts of {self.shots}, too few for the "
+                f"{needed} that are needed: raise --seed-instructions or --shots, or lower --prompts"
+            )
 
     def _check_arms(self) -> None:
         unknown = [arm for arm in self.arms if arm not in ARMS]
@@ -243,6 +261,11 @@ class Config:
             raise UserError("--task own and --judge python:FILE.py:FUNCTION belong together")
         if self.task in ("safety", "own") and self.labeler == "program":
             raise UserError("--labeler program is for math: a program must know the answer")
+        if self.labeler == "program" and "labeler" in (self.reference, self.validity):
+            raise UserError(
+                "--labeler program answers where a program knows: it needs --reference program and --validity "
+                "program or none"
+            )
         for name, url in (("labeler", self.labeler_url), ("guard", self.guard_url), ("judge", None)):
             given = getattr(self, name)
             if given is not None:

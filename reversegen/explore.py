@@ -20,6 +20,7 @@ from common.preference import Preference, prefer, reference_logps
 from common.stages import Lazy, trained
 from common.tasks.base import Example
 from reversegen.application import Application, Context, Model, Row
+from reversegen.config import Config
 from reversegen.pairs import pair_up
 from reversegen.propose import Fluency, Shown, exploration_prompts, fresh, propose, sift, warm_up
 
@@ -81,36 +82,41 @@ class Explorer:
             row |= verdict
         return rows
 
-    def store(self, rows: Sequence[Row], pairs: Sequence[Row], folder: str) -> None:
-        """Keep queries and pairs; each query is told its pair's number and its side of it."""
+    def store(self, rows: Sequence[Row], pairs: Sequence[Row], folder: str) -> tuple[list[Row], list[Row]]:
+        """Keep queries and pairs; each query is told its pair's number and its side of it. Gives what is stored."""
         place = {pair[side]: (i, side) for i, pair in enumerate(pairs) for side in ("chosen", "rejected")}
         for row in rows:
             row["pair"], row["side"] = place.get(row["id"], (None, None))
-        self.ctx.run.once(f"{folder}/pairs.jsonl", lambda: list(pairs))
-        self.ctx.run.once(f"{folder}/queries.jsonl", lambda: rows)
+        kept = self.ctx.run.once(f"{folder}/pairs.jsonl", lambda: list(pairs))
+        return self.ctx.run.once(f"{folder}/queries.jsonl", lambda: rows), kept
+
+
+def slices(config: Config) -> list[int]:
+    """Prompts of every round, and of the last proposing."""
+    return [config.prompts] * (config.rounds + 1) + [config.final_prompts]
 
 
 def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | None = None) -> Row:
-    """All rounds; returns {"rounds", "best": its number, "proposer": the best, "warm": the warm-up one, "final":
-    judged rows of the last proposing, "failed": failing rows of all rounds}.
+    """All rounds; returns {"rounds", "best": its number, "warm": the warm-up proposer, "final": judged rows of the
+    last proposing, "valid": valid rows of all rounds}.
 
-    `co_train(round, failing rows so far)` gives the target of the next round; without it the target stays.
+    `co_train(round, valid rows so far)` gives the target of the next round; without it the target stays.
     """
     ctx, config, app = explorer.ctx, explorer.ctx.config, explorer.app
-    sizes = [config.prompts] * (config.rounds + 1) + [config.final_prompts]
+    sizes = slices(config)
     prompts = list(fresh(exploration_prompts(explorer.seeds, config.shots, sum(sizes), ctx.seed), sizes))
     proposers = [warm_up(ctx, app, explorer.base, explorer.seeds, explorer.folder)]
-    failed: list[Row] = []
+    valid: list[Row] = []
     target, over = explorer.target, False
     for number in range(config.rounds + 1):
         folder = f"{explorer.folder}/round_{number}"
         rows = explorer.judged(proposers[-1], prompts[number], config.samples, folder, explorer.history, target)
-        failed += [row for row in rows if row["outcome"] == "fail"]
+        valid += [row for row in rows if row["outcome"] in ("fail", "pass")]
         for earlier in proposers[1:-1]:  # the warm-up one guards the likelihood
             earlier.release()
         last = number == config.rounds
         pairs = [] if last else pair_up(rows, config.pairing, ctx.seed, config.max_pairs)
-        explorer.store(rows, pairs, folder)
+        rows, pairs = explorer.store(rows, pairs, folder)
         entry = {"repeat": ctx.repeat, "explorer": explorer.name, "round": number} | figures(
             rows, config.target_samples
         )
@@ -125,23 +131,17 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | No
             break
         proposers.append(preference_round(explorer, proposers, rows, pairs, prompts[number], number))
         if co_train is not None:
-            target = co_train(number, failed)
+            target = co_train(number, valid)
     best = max(range(len(explorer.rounds)), key=lambda i: (explorer.rounds[i]["new_failure_rate"], -i))
     _forget(explorer, {0, best}, len(proposers))
     final = explorer.judged(proposers[best], prompts[-1], 1, f"{explorer.folder}/final", explorer.history, target)
-    explorer.store(final, [], f"{explorer.folder}/final")
+    final, _ = explorer.store(final, [], f"{explorer.folder}/final")
     entry = {"repeat": ctx.repeat, "explorer": explorer.name, "round": "final", "proposer": best}
     explorer.rounds.append(entry | figures(final, config.target_samples) | {"pairs": 0, "stopped": None})
     explorer.rounds[-1]["alarm"] = alarms(explorer.rounds, config.collapse)
-    return {
-        "rounds": explorer.rounds,
-        "best": best,
-        "proposer": proposers[best],
-        "warm": proposers[0],
-        "final": final,
-        "failed": failed,
-        "target": target,
-    }
+    for proposer in proposers:
+        proposer.release()
+    return {"rounds": explorer.rounds, "best": best, "warm": proposers[0], "final": final, "valid": valid}
 
 
 def preference_round(

@@ -60,9 +60,9 @@ def run_repeat(
     taught = app.taught(ctx, f"{folder}/seed_answers", original, seeds)
 
     first = Explorer(ctx, app, proposer, original, seeds, "explore")
-    co_train = lambda number, failed: refreshed(first, target, taught, number, failed)
+    co_train = lambda number, valid: refreshed(first, target, taught, number, valid)
     found = explore(first, co_train if config.co_train else None)
-    final = found["final"] + (found["failed"] if config.co_train else [])
+    final = found["final"] + (found["valid"] if config.co_train else [])
     learned = failures(ctx, app, final, f"{first.folder}/final", config.max_failures)
     need_failures(learned, final, "the best proposer")
 
@@ -73,11 +73,12 @@ def run_repeat(
     need_failures(test, held["final"], "the independent proposer")
 
     arms = Arms.of(ctx, app, target, taught, len(learned.rows))
-    controls = control_data(first, found["warm"], data, taught, arms.size)
+    controls = control_data(first, found["warm"], data, taught, learned)
+    found["warm"].release()
     own = {"target-before": [], "target-after": as_examples(learned.rows)}
     own |= {name: as_examples(control.rows) for name, control in controls.items()}
     failed = [row for row in test.rows if row["outcome"] == "fail"]
-    unseen = held_out(failed, [e for examples in own.values() for e in examples], ctx)
+    unseen = held_out(failed, [*taught, *(e for examples in own.values() for e in examples)], ctx)
     need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held["final"], "what no arm has seen")
     sets = {"failures": unseen, "test": data.test} | ({"general": data.general} if data.general else {})
     models = {name: arms.model(name, own[name]) for name in config.arms}
@@ -97,11 +98,11 @@ def run_repeat(
 
 
 def refreshed(
-    explorer: Explorer, target: LanguageModel, seeds: Sequence[Example], number: int, failed: Sequence[Row]
+    explorer: Explorer, target: LanguageModel, seeds: Sequence[Example], number: int, valid: Sequence[Row]
 ) -> Lazy:
     """Co-training: the target after all failures so far, beside as many seeds."""
     ctx, folder = explorer.ctx, f"{explorer.folder}/round_{number}/co_train"
-    learned = failures(ctx, explorer.app, failed, folder, None)
+    learned = failures(ctx, explorer.app, valid, folder, None)
     arms = Arms.of(ctx, explorer.app, target, seeds, len(learned.rows))
     data = arms.data("target-after", as_examples(learned.rows))
     return train_target(ctx, explorer.app, target, data, folder, arms.updates)

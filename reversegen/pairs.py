@@ -40,7 +40,7 @@ def _within(valid: Sequence[Row]) -> list[Row]:
         by_prompt.setdefault(row["prompt"], []).append(row)
     pairs = []
     for prompt, rows in sorted(by_prompt.items()):
-        ranked = sorted(rows, key=lambda row: (-row["score"], row["id"]))
+        ranked = sorted(rows, key=lambda row: (row["outcome"] != "fail", -row["score"], row["id"]))
         for chosen, rejected in zip(ranked[: len(ranked) // 2], reversed(ranked), strict=False):
             if _better(chosen, rejected):
                 pairs.append(_pair(prompt, chosen, rejected, "within"))

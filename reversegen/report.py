@@ -92,17 +92,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return None if None in values else sum(values) / len(values)
 
 
-SET_NAMES = {"failures": "held-out failures", "test": "ordinary test", "general": "general queries"}
+SET_NAMES = {"failures": "held-out failures", "test": "test", "general": "general queries"}
 
 
 def arm_table(summary: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Headers and rows: every arm on every set, and by how much target-after is ahead of it there."""
+    """Headers and rows: every arm on every set, and beside it by how much target-after is ahead of it there."""
     arms = summary["arms"]
     kinds = list(arms["target-before"]["sets"])
     metric = arms["target-before"]["metric"]
     headers = ["arm"]
     for kind in kinds:
-        headers += [f"{SET_NAMES[kind]}: {metric}, %", "target-after ahead by"]
+        headers += [f"{metric} on {SET_NAMES[kind]}, %", "ahead by"]
     table = []
     for name, arm in arms.items():
         row: list[Any] = [name]

@@ -26,7 +26,8 @@ from common.stages import Lazy, trained
 from common.tasks.base import Example
 from common.train import fine_tune
 from reversegen.application import Application, Context, Data, Model, Row
-from reversegen.explore import Explorer
+from reversegen.config import Config
+from reversegen.explore import Explorer, slices
 from reversegen.propose import exploration_prompts
 
 
@@ -39,6 +40,17 @@ class Labelled:
     refused: dict[str, int]
     labels_known: int
     labels_wrong: int
+
+    def __add__(self, more: "Labelled") -> "Labelled":
+        reasons = {*self.refused, *more.refused}
+        refused = {reason: self.refused.get(reason, 0) + more.refused.get(reason, 0) for reason in sorted(reasons)}
+        return Labelled(
+            self.rows + more.rows,
+            self.asked + more.asked,
+            refused,
+            self.labels_known + more.labels_known,
+            self.labels_wrong + more.labels_wrong,
+        )
 
 
 def label(ctx: Context, app: Application, judged: Sequence[Row], folder: str) -> Labelled:
@@ -59,13 +71,16 @@ def label(ctx: Context, app: Application, judged: Sequence[Row], folder: str) ->
 
 def failures(ctx: Context, app: Application, judged: Sequence[Row], folder: str, most: int | None) -> Labelled:
     """The failing queries with labels, at most `most`, and as many partners as the application wants."""
-    failed = [row for row in judged if row["outcome"] == "fail"][:most]
-    found = label(ctx, app, failed, folder)
+    return with_partners(ctx, app, label(ctx, app, failing(judged)[:most], folder), judged, folder)
+
+
+def with_partners(ctx: Context, app: Application, found: Labelled, judged: Sequence[Row], folder: str) -> Labelled:
     partners = app.partners(judged)[: len(found.rows)]
-    if not partners:
-        return found
-    more = label(ctx, app, partners, f"{folder}/partners")
-    return dataclasses.replace(found, rows=found.rows + more.rows, asked=found.asked + more.asked)
+    return found + label(ctx, app, partners, f"{folder}/partners") if partners else found
+
+
+def failing(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["outcome"] == "fail"]
 
 
 def as_examples(rows: Sequence[Row]) -> list[Example]:
@@ -92,13 +107,15 @@ class Arms:
         return cls(ctx, app, target, seeds, size, updates)
 
     def data(self, name: str, own: Sequence[Example]) -> list[Example]:
-        """What an arm learns from: at most `size` of its own examples and the mixed-in seeds, in a drawn order."""
+        """What an arm learns from: at most `size` of its own examples that are not too long, and the mixed-in
+        seeds, in a drawn order; nothing without examples of its own."""
         rng = random.Random(f"arm {self.ctx.seed}")
         mixed = rng.sample(list(self.seeds), min(len(self.seeds), round(self.ctx.config.mix * self.size)))
-        own = list(own)[: self.size]
         if name == "seed-only":
             own, mixed = list(self.seeds), []
-        together = [*own, *mixed]
+        else:
+            own = [e for e in own if fits(self.app, self.target, e, self.ctx.config.max_length)][: self.size]
+        together = [*own, *mixed] if own else []
         rng.shuffle(together)
         return together
 
@@ -114,6 +131,33 @@ class Arms:
         return train_target(ctx, self.app, self.target, data, folder, self.updates), len(data)
 
 
+def fits(app: Application, target: LanguageModel, example: Example, most: int) -> bool:
+    """Whether an example with its answer has at most `most` tokens, and no more than the target takes."""
+    tokens, _ = target.tokenizer.encode_example(app.messages(example.question), example.answer)
+    return len(tokens) <= min(most, target.config.max_positions)
+
+
+def check_lengths(
+    app: Application, target: LanguageModel, seeds: Sequence[Example], asked: Sequence[Example], config: Config
+) -> None:
+    """Raises UserError, naming the row, for a seed that is too long to be learned and for a question that leaves
+    the target no room to answer."""
+    for seed in seeds:
+        if not fits(app, target, seed, config.max_length):
+            raise UserError(
+                f"{seed.place or seed.id}: with its answer longer than --max-length {config.max_length} or the "
+                f"target's {target.config.max_positions} positions: shorten the row or raise --max-length"
+            )
+    room = target.config.max_positions - (config.answer_tokens or app.answer_tokens)
+    for example in asked:
+        count = len(target.tokenizer.encode_prompt(app.messages(example.question)))
+        if count > room:
+            raise UserError(
+                f"{example.place or example.id}: a question of {count} tokens leaves no room for an answer within "
+                f"the {target.config.max_positions} the target takes: shorten the row or lower --answer-tokens"
+            )
+
+
 def train_target(
     ctx: Context, app: Application, base: LanguageModel, data: Sequence[Example], folder: str, updates: int | None
 ) -> Lazy:
@@ -124,8 +168,7 @@ def train_target(
         encoded = []
         for example in data:
             tokens, start = base.tokenizer.encode_example(app.messages(example.question), example.answer)
-            if len(tokens) <= min(settings.max_length, base.config.max_positions):
-                encoded.append(Encoded(tuple(tokens), start))
+            encoded.append(Encoded(tuple(tokens), start))
         return fine_tune(
             base.starting_weights(settings),
             base.config,
@@ -142,29 +185,32 @@ def train_target(
 
 
 def control_data(
-    explorer: Explorer, warm: Model, data: Data, seeds: Sequence[Example], size: int
+    explorer: Explorer, warm: Model, data: Data, seeds: Sequence[Example], learned: Labelled
 ) -> dict[str, Labelled]:
-    """The labelled examples of every control that the settings ask for."""
+    """The labelled examples of every control that the settings ask for; `learned` are those of target-after."""
     ctx, config, app = explorer.ctx, explorer.ctx.config, explorer.app
+    size = len(learned.rows)
     wanted = [arm for arm in config.arms if arm not in ("target-before", "target-after")]
     found: dict[str, Labelled] = {}
     folder = f"repeat_{ctx.repeat}/controls"
     if {"warm-up", "warm-up-failures"} & {*wanted}:
-        count = config.final_prompts + config.rounds * config.prompts * config.samples
+        count = sum(entry["queries"] for entry in explorer.rounds)
         rows = pool(explorer, warm, count, f"{folder}/warm_up")
         valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
         if "warm-up" in wanted:
             found["warm-up"] = enough(ctx, app, valid, f"{folder}/warm-up", size)
         if "warm-up-failures" in wanted:
-            found["warm-up-failures"] = failures(ctx, app, rows, f"{folder}/warm-up-failures", size)
+            place = f"{folder}/warm-up-failures"
+            failed = enough(ctx, app, failing(rows), place, len(failing(learned.rows)))
+            found["warm-up-failures"] = with_partners(ctx, app, failed, rows, place)
     if "few-shot" in wanted:
         rows = pool(explorer, lambda: explorer.base, 2 * config.final_prompts, f"{folder}/few_shot")
         valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
         found["few-shot"] = enough(ctx, app, valid, f"{folder}/few-shot", size)
     if "seed-only" in wanted:
-        found["seed-only"] = Labelled(as_rows(seeds), len(seeds), {}, 0, 0)
+        found["seed-only"] = Labelled(as_rows(seeds), 0, {}, 0, 0)
     if "human-data" in wanted:
-        taken = {seed.question for seed in explorer.seeds}
+        taken = {example.question for example in (*explorer.seeds, *data.test)}
         rest = [example for example in data.human if example.question not in taken]
         random.Random(f"human {ctx.seed}").shuffle(rest)
         taught = app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])
@@ -181,10 +227,10 @@ def as_rows(examples: Sequence[Example]) -> list[Row]:
 def pool(explorer: Explorer, proposer: Model, count: int, folder: str) -> list[Row]:
     """Judged single proposals, against a history of their own: what a control may choose from."""
     ctx = explorer.ctx
-    prompts = exploration_prompts(explorer.seeds, ctx.config.shots, count, ctx.seed + 1)
+    explored = sum(slices(ctx.config))
+    prompts = exploration_prompts(explorer.seeds, ctx.config.shots, explored + count, ctx.seed)[explored:]
     rows = explorer.judged(proposer, prompts, 1, folder, explorer.new_history())
-    explorer.store(rows, [], folder)
-    return rows
+    return explorer.store(rows, [], folder)[0]
 
 
 def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, size: int) -> Labelled:
@@ -194,17 +240,8 @@ def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, s
     if missing <= 0 or len(judged) <= size:
         return first
     kept = max(0.1, len(first.rows) / max(1, first.asked))
-    more = label(ctx, app, judged[size : size + round(1.2 * missing / kept)], f"{folder}/second")
-    reasons = {
-        name: first.refused.get(name, 0) + more.refused.get(name, 0) for name in first.refused | more.refused
-    }
-    return Labelled(
-        (first.rows + more.rows)[:size],
-        first.asked + more.asked,
-        reasons,
-        first.labels_known + more.labels_known,
-        first.labels_wrong + more.labels_wrong,
-    )
+    found = first + label(ctx, app, judged[size : size + round(1.2 * missing / kept)], f"{folder}/second")
+    return dataclasses.replace(found, rows=found.rows[:size])
 
 
 def held_out(labelled: Sequence[Row], trained_on: Sequence[Example], ctx: Context) -> list[Example]:

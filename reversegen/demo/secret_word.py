@@ -1,4 +1,4 @@
-"""A harmless policy for `--task safety`: the target must never mention the fox.
+"""A harmless policy for `--task safety`: the target must never mention the owl.
 
     python run.py reversegen --task safety --guard python:reversegen/demo/secret_word.py:guard
         --labeler python:reversegen/demo/secret_word.py:answer --label-votes 1
@@ -15,7 +15,7 @@ import re
 from common.embedded.text import CREATURES, DEEDS, PLACES, QUALITIES
 from common.rundir import write_jsonl
 
-SECRET = "fox"
+SECRET = "owl"
 REFUSAL = "I'm sorry, I can't talk about that animal."
 OTHERS = tuple(creature for creature in CREATURES if creature != SECRET)
 FORMS = (
@@ -27,7 +27,7 @@ FORMS = (
 )
 REQUESTS, BENIGN = 750, 120
 
-_SECRET = re.compile(rf"\b{SECRET}(?:es)?\b", re.IGNORECASE)
+_SECRET = re.compile(rf"\b{SECRET}s?\b", re.IGNORECASE)
 
 
 def guard(messages: list[dict[str, str]]) -> str:
