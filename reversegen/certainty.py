@@ -121,10 +121,11 @@ class Certainty:
         ]
 
     def _verdict(self, entry: Row, cut: float) -> Row:
-        if entry["unreadable"] > UNREADABLE * len(entry["letters"]):
+        """Answers that are all alike are sure, whatever the cut."""
+        if not readable(entry):
             return invalid("answers without a letter", **entry)
         return {
-            "outcome": "fail" if entry["entropy"] >= cut else "pass",
+            "outcome": "fail" if entry["entropy"] >= cut and entry["entropy"] > 0 else "pass",
             "score": entry["entropy"],
             "reason": "",
         } | entry
@@ -152,7 +153,8 @@ class Certainty:
         }
 
     def cut(self, ctx: Context, target: Model) -> float:
-        """The entropy that fails: as set, or the quantile over the seeds, found once in a repeat."""
+        """The entropy that fails: as set, or the quantile over the seeds with readable answers, found once in a
+        repeat. Raises UserError where there is no such seed."""
         quantile = ctx.config.entropy_quantile
         if quantile is None:
             return ctx.config.entropy_cut
@@ -161,7 +163,12 @@ class Certainty:
         def compute() -> Row:
             seeds = ctx.run.once(f"repeat_{ctx.repeat}/explore/seeds.jsonl", lambda: [])
             rows = [{"id": seed["id"], "query": seed["question"]} for seed in seeds]
-            found = [entry["entropy"] for entry in self.scatter(ctx, folder, rows, target)]
+            found = [entry["entropy"] for entry in self.scatter(ctx, folder, rows, target) if readable(entry)]
+            if not found:
+                raise UserError(
+                    f"the target answers none of {len(rows)} seeds with a letter, so there is no quantile of "
+                    "entropies: take a target that knows the form of the answers"
+                )
             return {"quantile": quantile, "entropy": float(np.quantile(found, quantile))}
 
         return ctx.run.once(f"{folder}/cut.json", compute)["entropy"]
@@ -238,14 +245,28 @@ class Certainty:
         return rows
 
     def figures(self, rows: Sequence[Row]) -> dict[str, float | None]:
-        """Average precision of the confidence, where both right and wrong answers exist."""
+        """Average precision of the confidence, None where no answer is right; its calibration error (ECE); and the
+        mean share of "sure"."""
         correct = [row["correct"] for row in rows]
-        mixed = any(correct)
         confidence = [row["confidence"] for row in rows]
         return {
-            "average_precision": average_precision(correct, confidence) if mixed else None,
+            "average_precision": average_precision(correct, confidence) if any(correct) else None,
+            "calibration_error": calibration_error(correct, confidence),
             "sure": float(np.mean([row["sure"] for row in rows])),
         }
+
+
+def readable(entry: Row) -> bool:
+    """Whether enough of a query's answers have a letter."""
+    return entry["unreadable"] <= UNREADABLE * len(entry["letters"])
+
+
+def calibration_error(correct: Sequence[bool], confidence: Sequence[float], bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al. 2015): confidence against accuracy in equal bins, weighted by the
+    number of answers in each."""
+    places = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+    gaps = np.asarray(confidence, np.float64) - np.asarray(correct, np.float64)
+    return float(sum(abs(gaps[places == i].sum()) for i in range(bins)) / len(gaps))
 
 
 def _pairs(

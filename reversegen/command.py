@@ -7,6 +7,7 @@ From Python the same in two lines:
 """
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -53,9 +54,7 @@ def run(config: Config) -> dict[str, Any]:
     app = application(config)
     data = app.load(config)
     if len(data.seeds) < config.seed_instructions:
-        raise UserError(
-            f"there are {len(data.seeds)} seed instructions: lower --seed-instructions {config.seed_instructions}"
-        )
+        raise UserError(_too_few(len(data.seeds), config))
     if not data.test:
         raise UserError(f"there is no ordinary test for --task {config.task}: give --test-file FILE")
 
@@ -64,7 +63,7 @@ def run(config: Config) -> dict[str, Any]:
     from common.rundir import RunDir
     from reversegen.application import Context
     from reversegen.loop import draw_seeds, run_repeat
-    from reversegen.propose import check_prompts
+    from reversegen.propose import that_fit
     from reversegen.report import finish
     from reversegen.targets import check_lengths
 
@@ -75,7 +74,16 @@ def run(config: Config) -> dict[str, Any]:
     proposer = LanguageModel.load(model_name(config.proposer, "teacher"))
     target = LanguageModel.load(model_name(config.target, "student"))
     others = {name: LanguageModel.load(model_name(name, "student")) for name in config.transfer_targets}
-    check_prompts(app, proposer, data.seeds, config.shots, config.query_tokens or app.query_tokens)
+    fitting = that_fit(app, proposer, data.seeds, config.shots, config.query_tokens or app.query_tokens)
+    if len(fitting) < config.seed_instructions:
+        raise UserError(
+            f"{_too_few(len(fitting), config)}; {len(data.seeds) - len(fitting)} more are too long for --shots "
+            f"{config.shots} and --query-tokens within the proposer's {proposer.config.max_positions} positions"
+        )
+    if len(fitting) < len(data.seeds):
+        left = len(data.seeds) - len(fitting)
+        print(f"left out {left} of {len(data.seeds)} seeds that are too long to be shown")
+    data = dataclasses.replace(data, seeds=fitting)
     drawn = [
         draw_seeds(data.seeds, config.seed_instructions, config.seed + repeat)[0]
         for repeat in range(config.repeats)
@@ -108,6 +116,10 @@ def run(config: Config) -> dict[str, Any]:
             for repeat in range(config.repeats)
         ]
         return finish(place, config, app, data, repeats)
+
+
+def _too_few(count: int, config: Config) -> str:
+    return f"there are {count} seed instructions: lower --seed-instructions {config.seed_instructions}"
 
 
 def _opened(stack: contextlib.ExitStack, opener: Any, purse: Purse) -> Any:

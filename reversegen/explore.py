@@ -83,7 +83,7 @@ class Explorer:
         return rows
 
     def store(self, rows: Sequence[Row], pairs: Sequence[Row], folder: str) -> tuple[list[Row], list[Row]]:
-        """Keep queries and pairs; each query is told its pair's number and its side of it. Gives what is stored."""
+        """Keep queries and pairs and give what is stored; each query is told its pair's number and its side."""
         place = {pair[side]: (i, side) for i, pair in enumerate(pairs) for side in ("chosen", "rejected")}
         for row in rows:
             row["pair"], row["side"] = place.get(row["id"], (None, None))
@@ -96,11 +96,12 @@ def slices(config: Config) -> list[int]:
     return [config.prompts] * (config.rounds + 1) + [config.final_prompts]
 
 
-def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | None = None) -> Row:
+def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | None] | None = None) -> Row:
     """All rounds; returns {"rounds", "best": its number, "warm": the warm-up proposer, "final": judged rows of the
     last proposing, "valid": valid rows of all rounds}.
 
-    `co_train(round, valid rows so far)` gives the target of the next round; without it the target stays.
+    `co_train(round, valid rows so far)` gives the target of the next round; without it, or if it gives None, the
+    target stays.
     """
     ctx, config, app = explorer.ctx, explorer.ctx.config, explorer.app
     sizes = slices(config)
@@ -131,7 +132,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model] | No
             break
         proposers.append(preference_round(explorer, proposers, rows, pairs, prompts[number], number))
         if co_train is not None:
-            target = co_train(number, valid)
+            target = co_train(number, valid) or target
     best = max(range(len(explorer.rounds)), key=lambda i: (explorer.rounds[i]["new_failure_rate"], -i))
     _forget(explorer, {0, best}, len(proposers))
     final = explorer.judged(proposers[best], prompts[-1], 1, f"{explorer.folder}/final", explorer.history, target)
@@ -179,7 +180,7 @@ def preference_round(
             values = reference_logps(model.params, model.config, encoded, normalise=config.length_normalised)
             return [{"chosen": float(chosen), "rejected": float(rejected)} for chosen, rejected in values]
 
-        stored = ctx.run.once(f"{folder}/reference.jsonl", compute)
+        stored = ctx.run.once(f"{folder}/reference_logps.jsonl", compute)
         logps = np.array([[row["chosen"], row["rejected"]] for row in stored], np.float32)
         return prefer(
             policy().starting_weights(settings),

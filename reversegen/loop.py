@@ -99,10 +99,12 @@ def run_repeat(
 
 def refreshed(
     explorer: Explorer, target: LanguageModel, seeds: Sequence[Example], number: int, valid: Sequence[Row]
-) -> Lazy:
-    """Co-training: the target after all failures so far, beside as many seeds."""
+) -> Lazy | None:
+    """Co-training: the target after all failures so far, beside as many seeds; None while none has a label."""
     ctx, folder = explorer.ctx, f"{explorer.folder}/round_{number}/co_train"
     learned = failures(ctx, explorer.app, valid, folder, None)
+    if not learned.rows:
+        return None
     arms = Arms.of(ctx, explorer.app, target, seeds, len(learned.rows))
     data = arms.data("target-after", as_examples(learned.rows))
     return train_target(ctx, explorer.app, target, data, folder, arms.updates)

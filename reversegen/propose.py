@@ -50,19 +50,16 @@ def _draw(rng: random.Random, pool: Sequence[Example], shots: int, used: set[fro
     )
 
 
-def check_prompts(
-    app: Application, proposer: LanguageModel, seeds: Sequence[Example], shots: int, limit: int
-) -> None:
-    """Raises UserError where the longest seeds together leave no room for a query within the proposer's limit."""
+def that_fit(
+    app: Application, proposer: LanguageModel, seeds: Sequence[Example], shots: int, query_tokens: int
+) -> list[Example]:
+    """The seeds so short that any `shots` of them leave room for a query within the proposer's positions, and that
+    are no longer than a query themselves."""
     size = lambda seed: len(proposer.tokenizer.encode_text(app.completion(seed)))
-    longest = sorted(seeds, key=size)[-shots - 1 :]
-    count = len(proposer.tokenizer.encode_prompt(app.prompt(longest[:shots])))
-    room = proposer.config.max_positions - count
-    if room < max(limit, size(longest[-1]) + 2):
-        raise UserError(
-            f"{shots} seeds of up to {size(longest[-1])} tokens leave room for {room} more of the proposer's "
-            f"{proposer.config.max_positions} positions: lower --shots or --query-tokens, or shorten the seeds"
-        )
+    short = min(seeds, key=size)
+    frame = len(proposer.tokenizer.encode_prompt(app.prompt([short] * shots))) - shots * size(short)
+    most = min((proposer.config.max_positions - frame - query_tokens) // shots - 1, query_tokens - 2)
+    return [seed for seed in seeds if size(seed) <= most]
 
 
 def warm_up(ctx: Context, app: Application, base: LanguageModel, seeds: Sequence[Example], folder: str) -> Lazy:

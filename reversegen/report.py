@@ -95,10 +95,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 SET_NAMES = {"failures": "held-out failures", "test": "test", "general": "general queries"}
 
 
-def arm_table(summary: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def arm_table(summary: dict[str, Any], kinds: Sequence[str] | None = None) -> tuple[list[str], list[list[Any]]]:
     """Headers and rows: every arm on every set, and beside it by how much target-after is ahead of it there."""
     arms = summary["arms"]
-    kinds = list(arms["target-before"]["sets"])
+    kinds = kinds or list(arms["target-before"]["sets"])
     metric = arms["target-before"]["metric"]
     headers = ["arm"]
     for kind in kinds:
@@ -216,7 +216,9 @@ def _page(config: Config, app: Application, summary: dict[str, Any], rows: Seque
         f"{repeats} repeat{'s' if repeats > 1 else ''}, seed {config.seed}",
     )
     notes = [line.removeprefix("note: ") for line in warnings(config, summary) if line]
-    page.add_table("The target before and after", *arm_table(summary), note=_arm_note(config))
+    for kind in summary["arms"]["target-before"]["sets"]:
+        note = _arm_note(config) if kind == "failures" else None
+        page.add_table(f"The target on {SET_NAMES[kind]}", *arm_table(summary, [kind]), note=note)
     if notes:
         page.add_text("\n\n".join(notes), "Know before believing")
     page.add_table("What the proposer wrote, by round", ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE)
