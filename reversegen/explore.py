@@ -32,7 +32,8 @@ FEWEST_NEW = 0.5
 
 @dataclasses.dataclass
 class Explorer:
-    """One proposer on its way, in the folder `name` of the repeat. `target` is who is to fail."""
+    """One proposer on its way, in the folder `name` of the repeat. `target` is who is to fail; queries near one of
+    the `test` questions are dropped, as an arm may learn from them."""
 
     ctx: Context
     app: Application
@@ -40,8 +41,11 @@ class Explorer:
     target: Model
     seeds: Sequence[Example]
     name: str
+    test: Sequence[Example]
 
     def __post_init__(self):
+        self.held_out = History(self.ctx.config.jaccard)
+        self.held_out.add_new([example.question for example in self.test], [example.id for example in self.test])
         self.folder = f"repeat_{self.ctx.repeat}/{self.name}"
         self.history = self.new_history()
         self.fluency: Fluency | None = None
@@ -74,7 +78,7 @@ class Explorer:
         if not self.begun:  # the first to propose is the warm-up proposer
             self.begun = True
             self.fluency = Fluency.of(proposer, rows, ctx.config.likelihood_guard)
-        queries = sift(ctx, app, rows, prompts, history, self.fluency, folder)
+        queries = sift(ctx, app, rows, prompts, history, self.held_out, self.fluency, folder)
         for row in rows:
             row["outcome"] = None
         verdicts = app.verdicts(ctx, folder, queries, target or self.target)

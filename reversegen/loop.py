@@ -59,7 +59,7 @@ def run_repeat(
     original = lambda: target
     taught = app.taught(ctx, f"{folder}/seed_answers", original, seeds)
 
-    first = Explorer(ctx, app, proposer, original, seeds, "explore")
+    first = Explorer(ctx, app, proposer, original, seeds, "explore", data.test)
     co_train = lambda number, valid: refreshed(first, target, taught, number, valid)
     found = explore(first, co_train if config.co_train else None)
     final = found["final"] + (found["valid"] if config.co_train else [])
@@ -67,7 +67,7 @@ def run_repeat(
     need_failures(learned, final, "the best proposer")
 
     independent = dataclasses.replace(ctx, seed=ctx.seed + INDEPENDENT)
-    second = Explorer(independent, app, proposer, original, other_seeds, "independent")
+    second = Explorer(independent, app, proposer, original, other_seeds, "independent", data.test)
     held = explore(second)
     test = failures(independent, app, held["final"], f"{second.folder}/final", None)
     need_failures(test, held["final"], "the independent proposer")

@@ -12,7 +12,7 @@ from common.data import Encoded
 from common.errors import UserError
 from common.generate import Request
 from common.models import LanguageModel
-from common.novelty import History
+from common.novelty import History, Repeat
 from common.rundir import RunDir
 from common.score import score
 from common.stages import Lazy, collect, trained
@@ -163,13 +163,12 @@ def sift(
     rows: Sequence[Row],
     prompts: Sequence[Shown],
     history: History,
+    held_out: History,
     fluency: Fluency | None,
     folder: str,
 ) -> list[Row]:
-    """The rows that are queries, new against the history and likely enough; the others get their `dropped` reason.
-
-    Whatever is well formed enters the history.
-    """
+    """The rows that are queries, new against the history, not near what is held out for the test, and likely
+    enough; the others get their `dropped` reason. Whatever is well formed and new enters the history."""
     formed = [row for row in rows if row["query"] is not None]
     for row in rows:
         row["dropped"] = f"malformed: {row['malformed']}" if row["malformed"] else None
@@ -177,8 +176,12 @@ def sift(
         repeats = history.add_new([row["query"] for row in formed], [row["id"] for row in formed])
     for row, repeat in zip(formed, repeats, strict=True):
         if repeat is not None:
-            row |= {"dropped": repeat.reason, "nearest": repeat.name, "similarity": round(repeat.score, 4)}
+            row |= _near(repeat.reason, repeat)
     kept = [row for row in formed if row["dropped"] is None]
+    for row, repeat in zip(kept, held_out.repeats([row["query"] for row in kept]), strict=True):
+        if repeat is not None:
+            row |= _near("near a test question", repeat)
+    kept = [row for row in kept if row["dropped"] is None]
     if fluency is not None and kept:
         with ctx.run.timed("likelihood guard"):
             values = fluency.likelihoods(ctx.run, f"{folder}/likelihood.jsonl", app, kept, prompts)
@@ -195,3 +198,7 @@ def fresh(prompts: Sequence[Shown], sizes: Sequence[int]) -> Iterator[Sequence[S
     for size in sizes:
         yield prompts[start : start + size]
         start += size
+
+
+def _near(reason: str, repeat: Repeat) -> Row:
+    return {"dropped": reason, "nearest": repeat.name, "similarity": round(repeat.score, 4)}

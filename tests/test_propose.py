@@ -145,20 +145,28 @@ def test_what_is_not_new_is_dropped_with_reason_and_nearest(ctx, app):
         proposal(2, MUGS),
         proposal(3, None, "empty"),
     ]
-    assert [row["id"] for row in sift(ctx, app, rows, [], history, None, "round_0")] == ["q0"]
+    assert [row["id"] for row in sift(ctx, app, rows, [], history, History(), None, "round_0")] == ["q0"]
     assert [row["dropped"] for row in rows] == [None, "near-duplicate", "near-duplicate", "malformed: empty"]
     assert [row.get("nearest") for row in rows] == [None, "q0", "seed", None]
     assert rows[1]["similarity"] == 1.0
     later = [proposal(4, PEARS), proposal(5, "Ann has 2 cats. How many cats?")]
-    assert [row["id"] for row in sift(ctx, app, later, [], history, None, "round_1")] == ["q5"]
+    assert [row["id"] for row in sift(ctx, app, later, [], history, History(), None, "round_1")] == ["q5"]
     assert later[0]["nearest"] == "q0", "against earlier rounds too"
+
+
+def test_what_is_near_a_test_question_is_dropped(ctx, app):
+    held_out = History(0.85)
+    held_out.add_new([PEARS], ["test-7"])
+    rows = [proposal(0, PEARS.replace("?", "")), proposal(1, MUGS)]
+    assert [row["id"] for row in sift(ctx, app, rows, [], History(0.85), held_out, None, "round_0")] == ["q1"]
+    assert (rows[0]["dropped"], rows[0]["nearest"]) == ("near a test question", "test-7")
 
 
 def test_meaning_counts_beside_words(ctx, app, teacher):
     texts = [example.question for example in app.task.load("train", None, 0)[:40]]
     history = History(1.0, 0.95, teacher.embed, texts)
     rows = [proposal(0, PEARS), proposal(1, PEARS.replace("on a table", "on the table"))]
-    assert len(sift(ctx, app, rows, [], history, None, "round_0")) == 1
+    assert len(sift(ctx, app, rows, [], history, History(), None, "round_0")) == 1
     assert rows[1]["dropped"] == "near-duplicate in meaning"
     assert rows[1]["nearest"] == "q0"
 
@@ -167,10 +175,10 @@ def test_word_salad_is_dropped_as_unlikely(ctx, app, teacher):
     prompts = exploration_prompts(app.task.load("train", None, 0)[:40], 3, 20, 0)
     written = propose(ctx, app, lambda: teacher, prompts, 2, "round_0")
     fluency = Fluency.of(lambda: teacher, written, 4.0)
-    assert sift(ctx, app, written, prompts, History(1.0), fluency, "round_0")
+    assert sift(ctx, app, written, prompts, History(1.0), History(), fluency, "round_0")
     salad = " ".join(np.random.default_rng(0).permutation(f"{PEARS} {MUGS}".split()))
     rows = [proposal(0, PEARS), proposal(1, salad)]
-    assert [row["id"] for row in sift(ctx, app, rows, prompts, History(), fluency, "round_1")] == ["q0"]
+    assert [row["id"] for row in sift(ctx, app, rows, prompts, History(), History(), fluency, "round_1")] == ["q0"]
     assert rows[1]["dropped"] == "unlikely text"
     assert rows[1]["warm_up_logp"] < fluency.floor < rows[0]["warm_up_logp"]
 
