@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.calibration import ece
 from common.config import SampleConfig
 from common.errors import UserError
 from common.evaluate import majority
@@ -251,7 +252,7 @@ class Certainty:
         confidence = [row["confidence"] for row in rows]
         return {
             "average_precision": average_precision(correct, confidence) if any(correct) else None,
-            "calibration_error": calibration_error(correct, confidence),
+            "calibration_error": ece(confidence, correct),
             "sure": float(np.mean([row["sure"] for row in rows])),
         }
 
@@ -259,14 +260,6 @@ class Certainty:
 def readable(entry: Row) -> bool:
     """Whether enough of a query's answers have a letter."""
     return entry["unreadable"] <= UNREADABLE * len(entry["letters"])
-
-
-def calibration_error(correct: Sequence[bool], confidence: Sequence[float], bins: int = 10) -> float:
-    """Expected calibration error (Naeini et al. 2015): confidence against accuracy in equal bins, weighted by the
-    number of answers in each."""
-    places = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
-    gaps = np.asarray(confidence, np.float64) - np.asarray(correct, np.float64)
-    return float(sum(abs(gaps[places == i].sum()) for i in range(bins)) / len(gaps))
 
 
 def _pairs(

@@ -11,7 +11,7 @@ from common.rundir import RunDir, read_json
 from common.tasks.base import Example
 from common.tasks.choice import ARC_EASY
 from reversegen.application import Context
-from reversegen.certainty import Certainty, calibration_error
+from reversegen.certainty import Certainty
 from reversegen.config import ENTROPY_CUT, Config
 from run import main
 
@@ -250,13 +250,6 @@ def test_confidence_of_known_probabilities(app, make, monkeypatch):
     assert figures["calibration_error"] == pytest.approx(0.1)
     assert figures["sure"] == pytest.approx(0.4)
     assert app.figures([row | {"correct": False} for row in rows])["average_precision"] is None
-
-
-def test_calibration_error():
-    assert calibration_error([True, False], [1.0, 0.0]) == 0
-    assert calibration_error([True, True], [0.0, 0.0]) == 1
-    # Half are right at 0.5 in one bin; in another, all are right at 0.9.
-    assert calibration_error([True, False, True, True], [0.5, 0.5, 0.9, 0.9]) == pytest.approx(0.05)
 
 
 def test_an_embedded_model_is_measured(app, make):
