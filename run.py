@@ -15,6 +15,7 @@ from common.errors import UserError
 METHODS = {
     "llm2llm": "learn from a teacher's new examples, written for what the student gets wrong",
     "reversegen": "train a proposer to write what a target fails on, and the target on that",
+    "active-inheritance": "select what a student learns from, by what it should become",
 }
 
 USAGE = "usage: python run.py METHOD [--flags]\n\nmethods:\n" + "".join(

@@ -126,4 +126,9 @@ def file_hashes(files: Iterable[str | None], backends: Iterable[str] = ()) -> di
     """Start of the SHA-256 of every file a run reads, those of Python back ends included."""
     code = [name.removeprefix("python:").rpartition(":")[0] for name in backends if name.startswith("python:")]
     given = [file for file in (*files, *code) if file]
-    return {file: hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16] for file in given}
+    return {file: _digest(file) for file in given}
+
+
+def _digest(file: str) -> str:
+    with pathlib.Path(file).open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()[:16]

@@ -7,8 +7,8 @@
     config = parse(Config, ["--rounds", "2"], prog="run.py llm2llm")
 
 The same dataclass serves notebooks and imports. A field's type decides how its flag is read: int, float, str,
-bool (a switch; with --no-… where the default is not off), Literal (choices), tuple[...] (comma-separated), and
-any of these or None.
+bool (a switch; with --no-… where the default is not off), Literal (choices), tuple[...] (comma-separated, or the
+flag given several times), and any of these or None.
 """
 
 import argparse
@@ -30,6 +30,16 @@ def flag(default: Any, help: str) -> Any:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+class _Several(argparse.Action):
+    """A flag given again adds to what it was given before, and not to the default."""
+
+    given: tuple[str, ...] = ()
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        self.given += values
+        setattr(namespace, self.dest, self.given)
 
 
 def parse(
@@ -73,7 +83,7 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
     if typing.get_origin(hint) is typing.Literal:
         options |= {"choices": typing.get_args(hint), "metavar": "|".join(typing.get_args(hint))}
     elif typing.get_origin(hint) is tuple:
-        options |= {"type": _words, "metavar": "A,B,..."}
+        options |= {"type": _words, "metavar": "A,B,...", "action": _Several}
         shown = ",".join(field.default or ())
     else:
         options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}

@@ -9,10 +9,11 @@ rows would lose its columns. All text in the card is plain text; whatever Markdo
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from common.report import visible
@@ -50,24 +51,28 @@ class DatasetCard:
     """What became of all examples written, by reason; shown in the order given."""
 
 
-def write_dataset(folder: pathlib.Path, rows: Sequence[Mapping[str, Any]], card: DatasetCard) -> None:
-    """Write `folder` with data/train.parquet and README.md, replacing an earlier one when all is there.
+def write_dataset(folder: pathlib.Path, rows: Iterable[Mapping[str, Any]], card: DatasetCard) -> None:
+    """Write `folder` with data/train.parquet and README.md, replacing an earlier one when all is there. Of rows
+    from an iterator only `_GROUP` are in memory at a time.
 
     A lone surrogate in a text, which no file can hold, becomes U+FFFD. Raises ValueError for a row whose names or
     types are not those of `card.fields`, UserError for a full disk. Zero rows are fine here and for Parquet
     readers; `load_dataset` refuses a split without rows, except with streaming=True.
     """
-    _check_rows(rows, card.fields)
 
     def fill(target: pathlib.Path) -> None:
         (target / "data").mkdir()
-        _write_parquet(target / "data" / "train.parquet", rows, card.fields)
-        (target / "README.md").write_text(render_card(card, len(rows)), encoding="utf-8", newline="\n")
+        size = _write_parquet(target / "data" / "train.parquet", _checked(rows, card.fields), card.fields)
+        (target / "README.md").write_text(render_card(card, size), encoding="utf-8", newline="\n")
 
     write_folder(folder, fill)
 
 
-def _check_rows(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Field]) -> None:
+_GROUP = 10_000
+"""Rows of a Parquet row group."""
+
+
+def _checked(rows: Iterable[Mapping[str, Any]], fields: Mapping[str, Field]) -> Iterator[Mapping[str, Any]]:
     for number, row in enumerate(rows, 1):
         if row.keys() != fields.keys():
             odd = ", ".join(sorted(row.keys() ^ fields.keys()))
@@ -77,21 +82,27 @@ def _check_rows(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Field]) 
             is_bool = isinstance(value, bool)
             if value is not None and (not isinstance(value, _TYPES[dtype]) or is_bool != (dtype == "bool")):
                 raise ValueError(f"row {number}: {name} is {value!r}, not of type {dtype}")
+        yield row
 
 
-def _write_parquet(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], fields: Mapping[str, Field]) -> None:
+def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields: Mapping[str, Field]) -> int:
+    """Returns how many rows there were."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
     schema = pa.schema([(name, types[field.dtype]) for name, field in fields.items()])
-    columns = [
-        pa.array([_encodable(row[name]) for row in rows], type=types[field.dtype])
-        for name, field in fields.items()
-    ]
+    size, rest = 0, iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        if rows:  # a row group without rows makes the reader of `datasets` fail
+        # A row group without rows makes the reader of `datasets` fail.
+        while group := list(itertools.islice(rest, _GROUP)):
+            columns = [
+                pa.array([_encodable(row[name]) for row in group], type=types[field.dtype])
+                for name, field in fields.items()
+            ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            size += len(group)
+    return size
 
 
 def _encodable(value: Any) -> Any:

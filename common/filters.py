@@ -30,6 +30,18 @@ def words_of(text: str) -> Words:
     return tuple(_WORD.findall(unicodedata.normalize("NFC", text.lower())))
 
 
+_REFUSAL = re.compile(
+    r"\b(?:(?:I|we) (?:can ?not|can'?t|won'?t|will not|must not|am (?:not able|unable|sorry)|am not going)|I'm "
+    r"(?:sorry|unable|not able|not going)|(?:I'd|I would|I had) rather not|I (?:must|have to) decline)\b",
+    re.IGNORECASE,
+)
+
+
+def refuses(answer: str) -> bool:
+    """Whether an English answer declines: one of the common phrases stands in its first 200 characters."""
+    return _REFUSAL.search(answer[:200].replace("’", "'")) is not None
+
+
 def lcs_length_reference(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     """Length of the longest common subsequence, by the textbook table."""
     row = [0] * (len(b) + 1)

@@ -309,3 +309,78 @@ def stacked_bar_figure(
     if counts:
         _legend(figure, axes)
     return figure
+
+
+def histogram_figure(series: Mapping[str, Sequence[float | None]], xlabel: str, bins: int = 30) -> "Figure":
+    """Outlines of distributions in per cent of each series, over common bins from the 1st to the 99th percentile
+    of all; what lies outside is not drawn. None and NaN are left out."""
+    import numpy as np
+
+    figure, axes = _axes(xlabel, "%")
+    columns = {name: np.array([v for v in values if v is not None], float) for name, values in series.items()}
+    columns = {name: values[np.isfinite(values)] for name, values in columns.items()}
+    shown = {name: values for name, values in columns.items() if len(values)}
+    if not shown:
+        return figure
+    low, high = np.quantile(np.concatenate(list(shown.values())), [0.01, 0.99])
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    for i, (name, values) in enumerate(shown.items()):
+        shares = 100 * np.histogram(values, edges)[0] / len(values)
+        style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ("-", "--", "-.", ":")[i % 4]}
+        axes.stairs(shares, edges, label=_label(name), linewidth=1.6, **style)
+        axes.stairs(shares, edges, fill=True, alpha=0.12, color=style["color"])
+    _legend(figure, axes)
+    return figure
+
+
+def scatter_figure(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str
+) -> "Figure":
+    """Points. The first series, the crowd, is drawn small and grey, the others over it. The 0.5% of the points
+    that are farthest out to a side do not set the scale."""
+    import numpy as np
+
+    figure, axes = _axes(xlabel, ylabel)
+    axes.grid(axis="x", color=_GRID, linewidth=0.6)
+    for i, (name, (x, y)) in enumerate(series.items()):
+        color = "#9aa1ab" if i == 0 else PALETTE[i % len(PALETTE)]
+        size, alpha = (7, 0.45) if i == 0 else (13, 0.75)
+        axes.scatter(
+            x,
+            y,
+            s=size,
+            alpha=alpha,
+            color=color,
+            marker=_MARKERS[i % len(_MARKERS)],
+            linewidths=0,
+            label=_label(name),
+        )
+    for n, limits in enumerate((axes.set_xlim, axes.set_ylim)):
+        values = np.concatenate([np.asarray(pair[n], float) for pair in series.values()] or [np.zeros(0)])
+        if len(values := values[np.isfinite(values)]):
+            low, high = np.quantile(values, [0.005, 0.995])
+            room = 0.05 * (high - low) or 1.0
+            limits(low - room, high + room)
+    if series:
+        _legend(figure, axes)
+    return figure
+
+
+def share_figure(
+    names: Sequence[str], shares: Sequence[float], marks: Sequence[float], labels: Sequence[str]
+) -> "Figure":
+    """A horizontal bar a name, and a mark to compare it with; `labels` say what bars and marks are, and the
+    axis."""
+    bars, mark, xlabel = labels
+    figure, axes = _axes(xlabel, "")
+    figure.set_figheight(0.9 + 0.24 * len(names))
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=_GRID, linewidth=0.6)
+    places = range(len(names))
+    axes.barh(places, shares, 0.62, color=PALETTE[0], label=_label(bars))
+    axes.plot(marks, places, "D", color=PALETTE[1], markersize=4.5, label=_label(mark))
+    axes.set_yticks(places, [_label(name) for name in names], parse_math=False)
+    axes.invert_yaxis()
+    if names:
+        _legend(figure, axes)
+    return figure

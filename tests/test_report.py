@@ -10,7 +10,10 @@ import pytest
 from common.report import (
     Report,
     figure_svg,
+    histogram_figure,
     line_figure,
+    scatter_figure,
+    share_figure,
     stacked_bar_figure,
     table_cells,
     terminal_table,
@@ -56,6 +59,9 @@ def build(text):
     report.add_text(text + "\n\nsecond", heading=text)
     report.add_table(text, [text, "n"], [[text, 1], ["plain", None]], note=text)
     report.add_figure(text, line_figure({text: ([0, 1], [0.5, 1.0])}, text, text))
+    report.add_figure(text, histogram_figure({text: [0.0, 1.0, None], "_b": [math.nan]}, text))
+    report.add_figure(text, scatter_figure({text: ([0, 1], [1, 2]), "_b": ([], [])}, text, text))
+    report.add_figure(text, share_figure([text, "_b"], [30, 70], [50, 50], [text, text, text]))
     report.add_figure(text, stacked_bar_figure([text, "_b"], {text: [1, 2], "_c": [3, 4]}, text))
     report.add_examples(text, [text, "b"], [[text, text]])
     return report
@@ -68,8 +74,8 @@ def test_everything_written_by_others_is_escaped():
     assert "img" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     shown = "".join(page.text)
-    # title, subtitle, heading, text, table caption, header, cell, note, 2 figure captions, and three of examples
-    assert shown.count(visible(EVIL)) == 15
+    # title, subtitle, heading, text, table caption, header, cell, note, 5 figure captions, and three of examples
+    assert shown.count(visible(EVIL)) == 18
     assert "{{ 7 * 7 }}" in shown
     assert "49" not in shown
     for hidden in "\u202e\x1b\x00\ud800":

@@ -17,6 +17,12 @@ def read_rows(file: pathlib.Path) -> list[tuple[Row, str]]:
 
     Raises UserError for a missing, empty, unreadable or unknown file, naming the row where there is one.
     """
+    return list(stream_rows(file))
+
+
+def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
+    """The same row by row, for files that do not fit into memory (a .json list is read at once). Errors come when
+    their row does."""
     if not file.is_file():
         raise UserError(f"no such file: {file}")
     reader = {
@@ -28,17 +34,18 @@ def read_rows(file: pathlib.Path) -> list[tuple[Row, str]]:
     }.get(file.suffix.lower())
     if reader is None:
         raise UserError(f"{file}: unknown format {file.suffix!r}: use .jsonl, .json, .csv, .tsv or .parquet")
+    i = 0
     try:
-        rows = [(row, f"{file} row {i}") for i, row in enumerate(reader(file), start=1)]
+        for i, row in enumerate(reader(file), start=1):
+            yield row, f"{file} row {i}"
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text: convert it to UTF-8") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): mend its permissions") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
         raise UserError(f"{file}: a value in it cannot be read ({str(error).splitlines()[0]})") from None
-    if not rows:
+    if not i:
         raise UserError(f"{file} is empty: it needs at least one row")
-    return rows
 
 
 def require(row: Row, field: str, place: str) -> str:
@@ -120,7 +127,8 @@ def _parquet(file: pathlib.Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(file)
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    yield from table.to_pylist()

@@ -1,0 +1,350 @@
+"""What a selection does to the data, known before a student is trained on it.
+
+    found = tally(config, rows, choices, stride=1)        # sums over a part of a pool
+    figures = forecast(config, Tally.joined([found, …]))  # lifts, side effects, correlations, a sweep over k
+
+Answers of one prompt are compared with one another: a spread is the standard deviation within a prompt, averaged
+over prompts, and so are correlations. Of a pool of any size this keeps some numbers a prompt and no text.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from active_inheritance.config import Config
+from active_inheritance.select import ARMS, Choice, Objective
+
+Array = NDArray[np.float64]
+
+LONGEST_SWEEP = 64
+"""The largest k of the sweep."""
+
+
+@functools.cache
+def expected_max(k: int) -> float:
+    """E[max] of k independent standard normals, ∫ x · k φ(x) Φ(x)^(k-1) dx: 1.539 for 10 (Tippett 1925)."""
+    from scipy.special import log_ndtr  # scipy is a dependency of jax
+
+    x = np.linspace(-12.0, 12.0, 24_001)
+    density = k * np.exp(-x * x / 2 + (k - 1) * log_ndtr(x)) / math.sqrt(2 * math.pi)
+    return float(np.trapezoid(x * density, x))
+
+
+def kl_bound(k: float) -> float:
+    """ln k - (k - 1) / k, in nats: no best of k answers is further from its source (Beirami et al. 2024, arXiv
+    2401.01879), whatever it is chosen by."""
+    return math.log(k) - (k - 1) / k
+
+
+@functools.cache
+def best_of(n: int, feasible: int, fallback: str, longest: int = LONGEST_SWEEP) -> Array:
+    """The chance (longest, n) that of k = 1, 2, … answers drawn from n without replacement, the one of rank r is
+    the best: C(n-1-r, k-1) / C(n, k). The first `feasible` ranks meet the constraints; a draw without any of them
+    takes the next ("violation"), any ("baseline") or is left out ("drop"). k above n is n."""
+    table = np.zeros((longest, n))
+    for row, k in enumerate(min(k, n) for k in range(1, longest + 1)):
+        table[row] = [math.comb(n - 1 - r, k - 1) / math.comb(n, k) for r in range(n)]
+    rest = table[:, feasible:].sum(axis=1, keepdims=True)
+    if fallback == "baseline" and feasible < n:
+        table[:, feasible:] = rest / (n - feasible)
+    elif fallback == "drop" and feasible:
+        table[:, feasible:] = 0
+        table /= 1 - rest
+    return table
+
+
+# --- sums over a part -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Tally:
+    """Of P prompts that every arm has, M scores, the arms A of `select.ARMS` and J objectives."""
+
+    metrics: tuple[str, ...]
+    pool: Array  # (P, M) mean over the usable answers
+    spread: Array  # (P, M) standard deviation over them; NaN for one answer
+    feasible: Array  # (P, M) mean over the feasible ones; NaN without any
+    feasible_spread: Array  # (P, M)
+    sizes: Array  # (P, 2) usable, feasible
+    best: Array  # (P, J) the best score of a usable answer by each objective alone
+    arms: Array  # (P, A, M) mean over what an arm takes
+    products: Array  # (M, M) products of deviations from the prompt's mean
+    squares: Array  # (M, M) squares of the row's, where the column's score is there, too
+    sweep: Array  # (2, LONGEST_SWEEP, M) expected scores of the best of k, and how many prompts have them
+    sample: Array  # (S, M) answers of some prompts, for pictures
+    sample_of: Array  # (S,) the prompt of each
+    reasons: collections.Counter
+    sources: dict[str, collections.Counter]
+    """By source: "usable", its picks by each arm, "chance" (expected picks of a uniform draw), sums of
+    objectives."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Tally"]) -> "Tally":
+        """The sums over all parts."""
+        offsets = np.cumsum([0, *(len(part.pool) for part in parts)])
+        sources: dict[str, collections.Counter] = {}
+        for part in parts:
+            for source, count in part.sources.items():
+                sources.setdefault(source, collections.Counter()).update(count)
+        stacked = ("pool", "spread", "feasible", "feasible_spread", "sizes", "best", "arms", "sample")
+        return cls(
+            metrics=parts[0].metrics,
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in stacked},
+            **{name: sum(getattr(part, name) for part in parts) for name in ("products", "squares", "sweep")},
+            sample_of=np.concatenate([p.sample_of + o for p, o in zip(parts, offsets, strict=False)]),
+            reasons=sum((part.reasons for part in parts), collections.Counter()),
+            sources={source: sources[source] for source in sorted(sources)},
+        )
+
+    def arm(self, name: str) -> Array:
+        """(P, M)"""
+        return self.arms[:, ARMS.index(name)]
+
+
+def tally(config: Config, rows: Sequence[dict[str, Any]], choices: Sequence[Choice | None], stride: int) -> Tally:
+    """The sums over some prompts; every `stride`th of them goes into the pictures."""
+    metrics, rule = config.scores(), config.rule()
+    reasons = collections.Counter("nothing usable" if choice is None else choice.reason for choice in choices)
+    kept = [(row, choice) for row, choice in zip(rows, choices, strict=True) if choice and choice.selected]
+    P, M, J = len(kept), len(metrics), len(rule.objectives)
+    n_max = max((len(choice.order) for _, choice in kept), default=1)
+    values = np.full((P, n_max, M), np.nan)  # best first
+    sizes, arms = np.zeros((P, 2)), np.full((P, len(ARMS), M), np.nan)
+    for p, (row, choice) in enumerate(kept):
+        table = np.array([[a["scores"][name] for name in metrics] for a in row["answers"]], np.float64)
+        values[p, : len(choice.order)] = table[list(choice.order)]
+        sizes[p] = len(choice.order), choice.feasible
+        for a, name in enumerate(ARMS):
+            arms[p, a] = _mean(table[list(choice.arm(name))], 0)
+    is_feasible = np.arange(n_max) < sizes[:, 1:]
+    pool = _mean(values, 1)
+    deviations = values - pool[:, None]
+    there = np.isfinite(deviations).reshape(-1, M).astype(np.float64)
+    flat = np.nan_to_num(deviations).reshape(-1, M)
+    feasible = np.where(is_feasible[..., None], values, np.nan)
+    columns = [metrics.index(o.name) for o in rule.objectives]
+    best = np.stack([_best(o, values[:, :, c]) for o, c in zip(rule.objectives, columns, strict=True)], 1)
+    picked = list(range(0, P, stride))
+    return Tally(
+        metrics=metrics,
+        pool=pool,
+        spread=_deviation(values),
+        feasible=_mean(feasible, 1),
+        feasible_spread=_deviation(feasible),
+        sizes=sizes,
+        best=best.reshape(P, J),
+        arms=arms,
+        products=flat.T @ flat,
+        squares=(flat * flat).T @ there,
+        sweep=_sweep(values, sizes, rule.fallback),
+        sample=np.concatenate([values[p, : int(sizes[p, 0])] for p in picked] or [np.zeros((0, M))]),
+        sample_of=np.repeat(np.array(picked, np.int64), sizes[picked, 0].astype(int)),
+        reasons=reasons,
+        sources=_by_source(kept, rule.objectives),
+    )
+
+
+def _mean(values: Array, axis: int) -> Array:
+    """Means of the numbers among `values`, NaN where there are none, without a warning."""
+    there = np.isfinite(values)
+    count = there.sum(axis)
+    return np.where(count > 0, np.where(there, values, 0).sum(axis) / np.maximum(count, 1), np.nan)
+
+
+def _deviation(values: Array) -> Array:
+    """(P, n, M) to (P, M): standard deviations with n - 1; NaN for fewer than two numbers."""
+    there = np.isfinite(values)
+    count = there.sum(1)
+    squares = np.where(there, values - _mean(values, 1)[:, None], 0.0) ** 2
+    return np.where(count > 1, np.sqrt(squares.sum(1) / np.maximum(count - 1, 1)), np.nan)
+
+
+def _best(objective: Objective, values: Array) -> Array:
+    """(P, n) to (P,): the score of the answer that the objective alone would take."""
+    gains = {"max": values, "min": -values}.get(objective.direction, -np.abs(values - objective.target))
+    place = np.argmax(np.where(np.isfinite(gains), gains, -np.inf), axis=1)
+    return np.take_along_axis(values, place[:, None], 1)[:, 0]
+
+
+def _sweep(values: Array, sizes: Array, fallback: str) -> Array:
+    total = np.zeros((2, LONGEST_SWEEP, values.shape[2]))
+    for n, feasible in sorted({(int(n), int(f)) for n, f in sizes}):
+        alike = values[(sizes == (n, feasible)).all(axis=1), :n]
+        chances = best_of(n, feasible, fallback)
+        total[0] += chances @ np.nan_to_num(alike).sum(axis=0)
+        total[1] += chances @ np.isfinite(alike).sum(axis=0)
+    return total
+
+
+def _by_source(
+    kept: Sequence[tuple[dict[str, Any], Choice]], objectives: Sequence[Objective]
+) -> dict[str, collections.Counter]:
+    sources: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for row, choice in kept:
+        for i in choice.order:
+            answer = row["answers"][i]
+            count = sources[answer["source"]]
+            count["usable"] += 1
+            count["chance"] += len(choice.selected) / len(choice.order)
+            for objective in objectives:
+                value = answer["scores"][objective.name]
+                count[f"sum {objective.name}"] += value or 0.0
+                count[f"scored {objective.name}"] += value is not None
+        for arm in ARMS:
+            for i in choice.arm(arm):
+                sources[row["answers"][i]["source"]][arm] += 1
+    return dict(sources)
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def column_intervals(columns: ArrayLike, seed: int = 0, samples: int = 2000) -> list[tuple[float, float, float]]:
+    """The mean of every column of (P, M) and its 95% percentile bootstrap interval over the P rows, as
+    `common.stats.bootstrap_ci95` gives it; one set of draws serves all columns. NaN is left out; a column of
+    nothing else gives NaN."""
+    x = np.asarray(columns, np.float64)
+    there = np.isfinite(x).astype(np.float64)
+    filled = np.where(there > 0, x, 0.0)
+    rng = np.random.default_rng(seed)
+    means = np.empty((samples, x.shape[1]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for i in range(samples):
+            times = np.bincount(rng.integers(len(x), size=len(x)), minlength=len(x)).astype(np.float64)
+            means[i] = (times @ filled) / (times @ there)
+        low, high = np.quantile(means, [0.025, 0.975], axis=0)
+        mean = filled.sum(axis=0) / there.sum(axis=0)
+    return [(float(m), float(lo), float(hi)) for m, lo, hi in zip(mean, low, high, strict=True)]
+
+
+def forecast(config: Config, found: Tally) -> dict[str, Any]:
+    """All figures about the data. None stands where there is nothing to say."""
+    usable = found.sizes[:, 0]
+    return {
+        "prompts": len(found.pool),
+        "answers_usable": int(usable.sum()),
+        "infeasible_share": float((found.sizes[:, 1] == 0).mean()),
+        "kl_bound_nats": float(np.mean([kl_bound(n) for n in usable])),
+        "expected_max_sigma": float(np.mean([expected_max(int(n)) for n in usable])),
+        "reasons": dict(sorted(found.reasons.items())),
+        "objectives": _objectives(config, found),
+        "scores": _scores(config, found),
+        "correlations": _correlations(found),
+        "sweep": _sweep_figures(found),
+        "sources": _source_figures(config, found),
+    }
+
+
+def _objectives(config: Config, found: Tally) -> dict[str, Any]:
+    """By objective: what was to be expected of it alone, and what came of it. Lifts are over the mean of the
+    pool."""
+    entries = {}
+    for j, objective in enumerate(config.rule().objectives):
+        m = found.metrics.index(objective.name)
+        pool, selected, best = found.pool[:, m], found.arm("selected")[:, m], found.best[:, j]
+        sign = {"max": 1, "min": -1}.get(objective.direction)
+        headroom = np.abs(best - selected)
+        if sign is None:
+            headroom = np.abs(selected - objective.target) - np.abs(best - objective.target)
+        entries[str(objective)] = _plain(
+            {
+                "pool": np.nanmean(pool),
+                "within_prompt_spread": np.nanmean(found.spread[:, m]),
+                "without_spread_share": np.mean(~(found.spread[:, m] > 0)),
+                "lift_predicted": None if sign is None else _predicted(found, m, sign),
+                "lift_realised": np.nanmean(selected - pool),
+                "best_of_pool": np.nanmean(best),
+                "headroom": np.nanmean(headroom),
+            }
+        )
+    return entries
+
+
+def _predicted(found: Tally, m: int, sign: int) -> float:
+    """The lift if scores of a prompt's feasible answers were normal: their mean plus E[max of so many] of their
+    standard deviations, over the mean of the pool. The fallback's answers count as the mean."""
+    feasible = found.sizes[:, 1].astype(int)
+    sigmas = np.array([expected_max(n) if n > 1 else 0.0 for n in feasible])
+    spread = np.where(feasible > 1, np.nan_to_num(found.feasible_spread[:, m]), 0.0)
+    mean = np.where(feasible > 0, found.feasible[:, m], found.pool[:, m])
+    return float(np.nanmean(mean + sign * sigmas * spread - found.pool[:, m]))
+
+
+def _scores(config: Config, found: Tally) -> dict[str, Any]:
+    """By score: its mean in the pool and in the arms, and by how much the selected answers differ."""
+    selected, against = found.arm("selected"), {arm: found.arm(arm) for arm in ARMS if arm != "selected"}
+    intervals = {
+        name: column_intervals(selected - other, config.seed)
+        for name, other in {"pool": found.pool, **against}.items()
+    }
+    entries = {}
+    for m, name in enumerate(found.metrics):
+        mean = lambda x, m=m: np.mean(x[np.isfinite(x[:, m]), m]) if np.isfinite(x[:, m]).any() else None
+        entry = {"pool": mean(found.pool), "feasible": mean(found.feasible), "spread": mean(found.spread)}
+        entry |= {arm: mean(found.arm(arm)) for arm in ARMS}
+        for other, of_columns in intervals.items():
+            value, low, high = of_columns[m]
+            base = entry[other]
+            entry[f"selected - {other}"] = {
+                "value": value,
+                "ci95": [low, high],
+                "relative": value / abs(base) if base else None,
+            }
+        entries[name] = _plain(entry)
+    return entries
+
+
+def _correlations(found: Tally) -> dict[str, dict[str, float | None]]:
+    """Pearson's, of scores of one prompt's usable answers."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table = found.products / np.sqrt(found.squares * found.squares.T)
+    names = found.metrics
+    return _plain({a: {b: table[i, j] for j, b in enumerate(names)} for i, a in enumerate(names)})
+
+
+def _sweep_figures(found: Tally) -> dict[str, Any]:
+    """Expected scores of the best of k = 1, 2, … answers, over all ways to draw k of each prompt's usable ones:
+    what a smaller pool would have given. Prompts with fewer than k count with all they have."""
+    longest = int(min(found.sizes[:, 0].max(), LONGEST_SWEEP))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (found.sweep[0] / found.sweep[1])[:longest]
+    return _plain(
+        {
+            "k": list(range(1, longest + 1)),
+            "scores": {name: list(means[:, m]) for m, name in enumerate(found.metrics)},
+            "kl_bound_nats": [kl_bound(k) for k in range(1, longest + 1)],
+        }
+    )
+
+
+def _source_figures(config: Config, found: Tally) -> dict[str, Any]:
+    """By source, how often each arm takes it, what a uniform draw would take, and the means of the objectives."""
+    taken = {arm: sum(count[arm] for count in found.sources.values()) for arm in ARMS}
+    chances = sum(count["chance"] for count in found.sources.values())
+    entries = {}
+    for source, count in found.sources.items():
+        entries[source] = {"usable": count["usable"], "wins": count["selected"]}
+        entries[source] |= {f"{arm}_share": count[arm] / taken[arm] for arm in ARMS}
+        entries[source]["chance_share"] = count["chance"] / chances
+        for objective in config.rule().objectives:
+            scored = count[f"scored {objective.name}"]
+            mean = count[f"sum {objective.name}"] / scored if scored else None
+            entries[source][f"mean {objective.name}"] = mean
+    return _plain(entries)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of Python's own, None for what is none."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

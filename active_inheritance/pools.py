@@ -1,0 +1,321 @@
+"""Pools: several answers to every prompt, read from a file as a stream of prompts.
+
+    for group in read_pool(pathlib.Path("pool.jsonl"), Layout()):
+        drawn = draw(group, sources=("llama", "gemma"), k=10, seed=0)
+        flags = guard(drawn.answers, max_repeats=0.5)
+
+Three forms are understood, in JSONL, CSV and Parquet:
+
+    wide   {"prompt", "completion_0", …, "completion_9"}, and source_0, truncated_0, NAME_0, … where there are any
+    map    {"prompt", "outputs": {source: answer or list of answers}}, and "NAME": {source: value} beside it
+    long   {"prompt", "source", "completion"}, one answer a row, in any order
+
+NAME is a score of the user's own (see `active_inheritance.scores`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import random
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from common.errors import UserError
+from common.filters import refuses
+from common.tasks.files import Row, require, row_id, stream_rows
+
+PROMPTS = ("prompt", "instruction", "question", "query")
+MAPS = ("outputs", "responses", "completions", "answers")
+ONES = ("completion", "response", "answer", "output")
+UNNAMED = "pool"
+"""The source of answers whose row names none."""
+GUARDS = ("empty", "truncated", "repeating", "duplicate", "refusal")
+BUCKET = 16 << 20
+"""Bytes of a long file that are grouped by prompt in memory at a time; as objects they take some five times
+that."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One candidate. `index` counts the answers of its source to the prompt, from 0."""
+
+    source: str
+    index: int
+    text: str
+    truncated: bool = False
+    columns: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Scores that came with the pool."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A prompt and its answers, in the order of the file."""
+
+    id: str
+    prompt: str
+    answers: tuple[Answer, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Names of columns; None is found out from the first row. `scores`: columns that hold scores."""
+
+    prompt: str | None = None
+    answers: str | None = None
+    scores: tuple[str, ...] = ()
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def read_pool(file: pathlib.Path, layout: Layout) -> Iterator[Group]:
+    """The prompts of a file, each once; a few of them are in memory at a time.
+
+    A prompt without an id is known by the start of the SHA-256 of its text. Raises UserError, when it gets there,
+    for a row that fits no form, two prompts with one id, and a score that is no number.
+    """
+    rows = stream_rows(file)
+    first, place = next(rows)
+    form, layout = _form(first, layout, place)
+    if form == "long":
+        groups = _long(file, layout)
+    else:
+        read = _wide if form == "wide" else _mapped
+        groups = (
+            (_prompt_id(row, row_id(row, ""), layout), row, read(row, layout, place), place)
+            for row, place in stream_rows(file)
+        )
+    rows.close()
+    seen: set[int] = set()  # 8 bytes of a hash each: there may be many
+    for number, (name, row, answers, place) in enumerate(groups):
+        prompt = require(row, layout.prompt, place)
+        if _short(name) in seen:
+            if row_id(row, "") or "prompt_id" in row:
+                raise UserError(f"{place}: id {name!r} is also that of an earlier prompt: ids must differ")
+            name = f"{name}-{number}"
+        seen.add(_short(name))
+        yield Group(name, prompt, tuple(answers))
+
+
+def _form(row: Row, layout: Layout, place: str) -> tuple[str, Layout]:
+    """Which of the three forms the file has, and the columns that were left open."""
+    prompt = layout.prompt or next((name for name in PROMPTS if name in row), None)
+    if prompt is None or prompt not in row:
+        raise UserError(f"{place}: no column {prompt or ' or '.join(PROMPTS)!r}: name it with --prompt-column")
+    if layout.answers is None and "completion_0" in row:
+        return "wide", dataclasses.replace(layout, prompt=prompt)
+    if layout.answers is not None and f"{layout.answers}_0" in row:
+        return "wide", dataclasses.replace(layout, prompt=prompt)
+    names = (layout.answers,) if layout.answers else (*MAPS, *ONES)
+    column = next((name for name in names if name in row), None)
+    if column is None:
+        raise UserError(
+            f"{place}: no answers under {', '.join(names)} or completion_0, completion_1, …: name their column "
+            "with --answers-column"
+        )
+    form = "map" if isinstance(row[column], Mapping | list) else "long"
+    if form == "long" and "source" not in row and "prompt_id" not in row and "model" not in row:
+        raise UserError(
+            f"{place}: one answer a row needs a column source (or model, or prompt_id) beside {column!r}; several "
+            "answers in a row stand in completion_0, completion_1, …"
+        )
+    return form, dataclasses.replace(layout, prompt=prompt, answers=column)
+
+
+def _prompt_id(row: Row, otherwise: str, layout: Layout) -> str:
+    given = row.get("prompt_id")
+    given = otherwise if given is None else str(given).strip()
+    return given or hashlib.sha256(str(row.get(layout.prompt)).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _short(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:8], "big")
+
+
+def _source(row: Row, otherwise: str = UNNAMED) -> str:
+    return str(row.get("source") or row.get("model") or otherwise).strip()
+
+
+def _text(value: Any, place: str) -> str:
+    """An answer as it is; nothing at all counts as an empty one, which a guard tells."""
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{place}: an answer is a {type(value).__name__}: it must be a text")
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(value))
+
+
+def _score(value: Any, name: str, place: str) -> float:
+    """A score that came with the pool; None and empty cells are no score (NaN)."""
+    if value is None or value == "":
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{place}: score {name!r} is {value!r}: it must be a number") from None
+
+
+def _truncated(row: Mapping[str, Any], suffix: str = "") -> bool:
+    said = str(row.get(f"truncated{suffix}") or "").strip().lower()
+    return said in ("true", "1") or row.get(f"finish_reason{suffix}") == "length"
+
+
+def _wide(row: Row, layout: Layout, place: str) -> list[Answer]:
+    stem = layout.answers or "completion"
+    counts: dict[str, int] = {}
+    answers = []
+    for i in range(len(row)):
+        if f"{stem}_{i}" not in row:
+            break
+        source = str(row.get(f"source_{i}") or _source(row)).strip()
+        index = counts.setdefault(source, 0)
+        counts[source] += 1
+        scores = {name: _score(row.get(f"{name}_{i}"), name, place) for name in layout.scores}
+        answers.append(Answer(source, index, _text(row[f"{stem}_{i}"], place), _truncated(row, f"_{i}"), scores))
+    return answers
+
+
+def _mapped(row: Row, layout: Layout, place: str) -> list[Answer]:
+    """Sources with an answer or a list of them; in tables a source without any is None. An answer is a text or
+    {"text", "truncated" or "finish_reason", NAME: score}."""
+    given = row.get(layout.answers)
+    if isinstance(given, list):
+        given = {_source(row): given}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{place}: {layout.answers!r} is no map of source to answer")
+    answers = []
+    for source, entry in given.items():
+        entries = entry if isinstance(entry, list) else [] if entry is None else [entry]
+        for index, one in enumerate(entries):
+            if not isinstance(one, Mapping):
+                one = {"text": one}
+            scores = {n: _score(_beside(row, n, source, index, one), n, place) for n in layout.scores}
+            answers.append(Answer(str(source), index, _text(one.get("text"), place), _truncated(one), scores))
+    return answers
+
+
+def _beside(row: Row, name: str, source: str, index: int, one: Mapping[str, Any]) -> Any:
+    """The score `name` of an answer: in the answer's own entry, or in a map of the same shape beside the
+    answers."""
+    if name in one or not isinstance(row.get(name), Mapping):
+        return one.get(name)
+    value = row[name].get(source)
+    return value[index] if isinstance(value, list) and index < len(value) else value
+
+
+def _long(file: pathlib.Path, layout: Layout) -> Iterator[tuple[str, Row, list[Answer], str]]:
+    """Rows of one answer, brought together by prompt: rows of one hash are kept in one file, small enough to be
+    grouped in memory."""
+    count = max(1, file.stat().st_size * (6 if file.suffix == ".parquet" else 1) // BUCKET)
+    if count == 1:
+        yield from _grouped(stream_rows(file), layout)
+        return
+    with tempfile.TemporaryDirectory(prefix="seedloop-") as folder:
+        buckets = [pathlib.Path(folder, f"{i}.jsonl") for i in range(count)]
+        held: list[list[str]] = [[] for _ in buckets]
+        for number, (row, place) in enumerate(stream_rows(file), start=1):
+            i = zlib.crc32(_prompt_id(row, "", layout).encode("utf-8", "replace")) % count
+            held[i].append(json.dumps([row, place]))
+            if number % 20_000 == 0:
+                _spill(buckets, held)
+        _spill(buckets, held)
+        for bucket in buckets:
+            if bucket.exists():
+                with bucket.open() as lines:
+                    yield from _grouped((json.loads(line) for line in lines), layout)
+
+
+def _spill(files: Sequence[pathlib.Path], held: Sequence[list[str]]) -> None:
+    for file, lines in zip(files, held, strict=True):
+        if lines:
+            with file.open("a") as out:
+                out.writelines(f"{line}\n" for line in lines)
+            lines.clear()
+
+
+def _grouped(rows: Iterator[tuple[Row, str]], layout: Layout) -> Iterator[tuple[str, Row, list[Answer], str]]:
+    found: dict[str, tuple[Row, list[Answer], str, dict[str, int]]] = {}
+    for row, place in rows:
+        name = _prompt_id(row, "", layout)
+        _, answers, _, counts = found.setdefault(name, (row, [], place, {}))
+        source = _source(row)
+        index = counts.setdefault(source, 0)
+        counts[source] += 1
+        scores = {column: _score(row.get(column), column, place) for column in layout.scores}
+        text = _text(row.get(layout.answers), place)
+        answers.append(Answer(source, index, text, _truncated(row), scores))
+    for name, (row, answers, place, _) in found.items():
+        yield name, row, answers, place
+
+
+# --- what is drawn, what may be chosen ---------------------------------------------------------------------------
+
+
+def draw(group: Group, sources: Sequence[str], k: int | None, seed: int) -> Group:
+    """The answers of the named sources (all, where none is named) in their order, at most `k` of them in total.
+
+    What is drawn depends on the seed and the prompt's id alone. Sources take turns, so that each gives as many as
+    the others while it has any; who comes first, and so gives one more where k is no multiple, changes from prompt
+    to prompt. Fewer than k answers are all taken.
+    """
+    answers = group.answers
+    if sources:
+        place = {source: i for i, source in enumerate(sources)}
+        answers = sorted((a for a in answers if a.source in place), key=lambda a: (place[a.source], a.index))
+    if k is not None and len(answers) > k:
+        stacks: dict[str, list[Answer]] = {}
+        for answer in sorted(answers, key=lambda a: (a.source, a.index)):
+            stacks.setdefault(answer.source, []).append(answer)
+        rng = random.Random(f"draw {seed} {group.id}")
+        turns = list(stacks)
+        rng.shuffle(turns)
+        for stack in stacks.values():
+            rng.shuffle(stack)
+        drawn: set[tuple[str, int]] = set()
+        while len(drawn) < k:
+            for source in turns:
+                if stacks[source] and len(drawn) < k:
+                    answer = stacks[source].pop()
+                    drawn.add((answer.source, answer.index))
+        answers = [answer for answer in answers if (answer.source, answer.index) in drawn]
+    return dataclasses.replace(group, answers=tuple(answers))
+
+
+def guard(answers: Sequence[Answer], max_repeats: float) -> list[tuple[str, ...]]:
+    """For every answer what is wrong with it, in the order of GUARDS.
+
+    empty: no visible character. truncated: its row says that it was cut off. repeating: the share of its runs of
+    four words that stood in it before exceeds `max_repeats`. duplicate: the same text, but for space around it, as
+    an answer that comes before it by source and index. refusal: it declines in one of the common English phrases.
+    """
+    firsts: dict[str, tuple[str, int]] = {}
+    for answer in answers:
+        key = answer.text.strip()
+        firsts[key] = min(firsts.get(key, (answer.source, answer.index)), (answer.source, answer.index))
+    flags = []
+    for answer in answers:
+        text = answer.text.strip()
+        found = {
+            "empty": not text,
+            "truncated": answer.truncated,
+            "repeating": repeats(text) > max_repeats,
+            "duplicate": bool(text) and firsts[text] != (answer.source, answer.index),
+            "refusal": refuses(text),
+        }
+        flags.append(tuple(name for name in GUARDS if found[name]))
+    return flags
+
+
+def repeats(text: str) -> float:
+    """The share of a text's runs of four words that stood in it before; 0 for fewer than twelve words, where one
+    repeated phrase would count for much. Songs reach 0.4, texts that turn in circles 0.6 and more."""
+    words = text.split()
+    if len(words) < 12:
+        return 0.0
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1 - len(set(runs)) / len(runs)

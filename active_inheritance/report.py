@@ -1,0 +1,296 @@
+"""What a selection leaves behind: summary.json, the data sets of the arms, the page and the printed tables."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from active_inheritance.config import Config
+from active_inheritance.pools import GUARDS
+from active_inheritance.select import ARMS
+from active_inheritance.stage import Selection
+from active_inheritance.summary import summarise, warnings
+from common.dataset import DatasetCard, Field, write_dataset
+from common.report import (
+    Report,
+    histogram_figure,
+    line_figure,
+    scatter_figure,
+    share_figure,
+    terminal_table,
+)
+from common.rundir import RunDir, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOTS = 1200
+"""Answers in a scatter plot."""
+
+
+def finish(run: RunDir, config: Config, selection: Selection, hashes: dict[str, str]) -> dict[str, Any]:
+    """Write all products of a selection and print its tables; returns the summary."""
+    summary = summarise(config, selection, hashes)
+    with run.timed("write"):
+        for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
+            if not (run.path / folder).exists():
+                write_dataset(run.path / folder, _rows(selection, arm), _card(config, summary, arm))
+        _page(config, selection, summary).write(run.path / "report.html")
+    write_json(run.path / "summary.json", summary)
+    print(final_tables(summary))
+    for line in warnings(config, summary):
+        print(f"note: {line}")
+    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
+    print(f"data set: {run.path / 'dataset'}   controls: {run.path / 'controls'}")
+    return summary
+
+
+# --- data sets ------------------------------------------------------------------------------------------------
+
+
+def _rows(selection: Selection, arm: str) -> Iterator[dict[str, Any]]:
+    for row in selection.rows(arm):
+        scores = row.pop("scores")
+        yield row | scores
+
+
+def _card(config: Config, summary: dict[str, Any], arm: str) -> DatasetCard:
+    rule = summary["rule"]
+    fields = {
+        "id": Field("string", "The prompt's id in the pool; with #rank where several answers are taken."),
+        "prompt": Field("string", "The prompt."),
+        "answer": Field("string", "The answer that this arm takes."),
+        "source": Field("string", "Who wrote it."),
+        "index": Field("int64", "Which of this source's answers to the prompt it is, from 0."),
+        "rank": Field("int64", "Which of the answers taken for the prompt it is, from 0."),
+        "reason": Field("string", "Why the selected answer was taken."),
+        "margin": Field("float64", "By how much the best answer is ahead of the next; null where there is none."),
+    }
+    fields |= {name: Field("float64", f"Score, by {version}.") for name, version in summary["scorers"].items()}
+    how = {
+        "selected": f"best by {', '.join(rule['objectives'])}",
+        "first": "the first answer of the first source",
+        "random": "a uniform draw of the usable answers",
+        "matched": "the answer, other than the selected one, nearest to it in words",
+    }[arm]
+    under = f" under {', '.join(rule['constraints'])}" if rule["constraints"] and arm == "selected" else ""
+    return DatasetCard(
+        title=f"Answers by Active Inheritance: {arm}",
+        made_by=(
+            f"Of each prompt's answers in the pool {config.pool} (SHA-256 {summary['pool']['sha256']}…), {how}"
+            f"{under}. Sources: {', '.join(summary['pool']['sources'])}."
+        ),
+        fields=fields,
+        lineage="id, source and index name the answer; pool/ of the run holds all answers with their scores.",
+        counts={f"answers: {name}": count for name, count in _outcomes(summary).items()}
+        if arm == "selected"
+        else {},
+    )
+
+
+def _outcomes(summary: dict[str, Any]) -> dict[str, int]:
+    """What became of all answers of the pool. One with two faults counts under both."""
+    total = lambda name: sum(count.get(name, 0) for count in summary["pool"]["sources"].values())
+    return {name: total(name) for name in ("answers", *GUARDS, "usable")}
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+OBJECTIVE_HEADERS = ["objective", "pool", "spread", "lift predicted", "lift realised", "best of pool", "headroom"]
+
+
+def objective_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    keys = ("pool", "within_prompt_spread", "lift_predicted", "lift_realised", "best_of_pool", "headroom")
+    return [[name, *(_short(entry[key]) for key in keys)] for name, entry in summary["data"]["objectives"].items()]
+
+
+SCORE_HEADERS = ["score", "pool", "random", "matched", "selected", "selected - random", "relative", "in spreads"]
+
+
+def score_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    """Every score, those selected by first, and how far the selected answers are from the random ones."""
+    rows = []
+    for name, entry in summary["data"]["scores"].items():
+        lift = entry["selected - random"]
+        relative = None if lift["relative"] is None else f"{100 * lift['relative']:+.1f}%"
+        spreads = lift["value"] / entry["spread"] if entry["spread"] and lift["value"] is not None else None
+        columns = [_short(entry[key]) for key in ("pool", "random", "matched", "selected")]
+        rows.append([name, *columns, _interval(lift), relative, None if spreads is None else f"{spreads:+.2f}"])
+    return rows
+
+
+SOURCE_HEADERS = ["source", "answers", "usable", "wins", "share, %", "by chance, %"]
+
+
+def source_rows(summary: dict[str, Any]) -> list[list[Any]]:
+    """Sources by how often they are selected."""
+    rows = []
+    for source, entry in summary["data"]["sources"].items():
+        answers = summary["pool"]["sources"][source]["answers"]
+        shares = (round(100 * entry[key], 1) for key in ("selected_share", "chance_share"))
+        means = [_short(value) for key, value in entry.items() if key.startswith("mean ")]
+        rows.append([source, answers, entry["usable"], entry["wins"], *shares, *means])
+    return sorted(rows, key=lambda row: (-row[3], row[0]))
+
+
+def _source_headers(summary: dict[str, Any]) -> list[str]:
+    first = next(iter(summary["data"]["sources"].values()))
+    return SOURCE_HEADERS + [key for key in first if key.startswith("mean ")]
+
+
+def _short(value: float | None) -> str | None:
+    """Three or four digits."""
+    if value is None:
+        return None
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _interval(entry: dict[str, Any]) -> str | None:
+    if entry["value"] is None:
+        return None
+    decimals = 1 if abs(entry["value"]) >= 10 else 2 if abs(entry["value"]) >= 1 else 3
+    value, low, high = (f"{x:+.{decimals}f}" for x in (entry["value"], *entry["ci95"]))
+    return f"{value} [{low}, {high}]"
+
+
+def final_tables(summary: dict[str, Any]) -> str:
+    """What is printed at the end of a selection."""
+    data, rule = summary["data"], summary["rule"]
+    how = ", ".join(rule["objectives"]) + (
+        f" under {', '.join(rule['constraints'])}" if rule["constraints"] else ""
+    )
+    return (
+        f"\n{data['prompts']} prompts, {data['answers_usable']} usable answers from "
+        f"{len(summary['pool']['sources'])} sources, selected by {how}\n\n"
+        + terminal_table(OBJECTIVE_HEADERS, objective_rows(summary))
+        + "\n\n"
+        + terminal_table(SCORE_HEADERS, score_rows(summary))
+        + "\n\n"
+        + terminal_table(_source_headers(summary), source_rows(summary))
+        + "\n"
+    )
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def _page(config: Config, selection: Selection, summary: dict[str, Any]) -> Report:
+    data, rule = summary["data"], summary["rule"]
+    page = Report(
+        f"Active Inheritance: {', '.join(rule['objectives'])}",
+        f"{data['prompts']} prompts, {data['answers_usable']} usable answers of {len(summary['pool']['sources'])} "
+        f"sources{', ' + ', '.join(rule['constraints']) if rule['constraints'] else ''}, seed {config.seed}",
+    )
+    page.add_table("What was selected for", OBJECTIVE_HEADERS, objective_rows(summary), note=OBJECTIVE_NOTE)
+    if notes := warnings(config, summary):
+        page.add_text("\n\n".join(notes), "Know before believing")
+    _figures(page, config, selection, summary)
+    page.add_table(
+        "What selection does to every score", SCORE_HEADERS, score_rows(summary), note=_score_note(summary)
+    )
+    names = list(data["correlations"])
+    page.add_table(
+        "Which scores go together within a prompt",
+        ["", *names],
+        [[a, *(None if v is None else round(v, 2) for v in data["correlations"][a].values())] for a in names],
+        note="Pearson's correlation of the usable answers to one prompt, from -1 to 1.",
+    )
+    page.add_table("Who wrote what was selected", _source_headers(summary), source_rows(summary), note=SOURCE_NOTE)
+    page.add_table(
+        "What became of the answers",
+        ["source", "answers", *GUARDS, "usable", "mean words"],
+        [
+            [
+                source,
+                *(count.get(name, 0) for name in ("answers", *GUARDS, "usable")),
+                round(count["words"] / count["answers"], 1),
+            ]
+            for source, count in summary["pool"]["sources"].items()
+        ],
+        note=f"Not used: {', '.join(config.drop) or 'none'}. An answer may have two faults.",
+    )
+    page.add_table("Why", ["reason", "prompts"], [[reason, n] for reason, n in data["reasons"].items()])
+    page.add_table("By what", ["score", "scorer and version"], [[*pair] for pair in summary["scorers"].items()])
+    page.add_examples(
+        "Selected beside random" + (", as hashes" if config.redact else ""),
+        ["Prompt", "Selected", "Random"],
+        [[_shown(config, text) for text in texts] for texts in _examples(selection, 8)],
+    )
+    return page
+
+
+OBJECTIVE_NOTE = (
+    "Spread: standard deviation within a prompt, averaged. Lifts are over the mean of the pool; predicted: what "
+    "the objective alone would give if scores of the feasible answers were normal. Best of pool: without "
+    "constraints and other objectives; headroom: how far the selection stays from it."
+)
+SOURCE_NOTE = "By chance: the share a uniform draw from the usable answers would have."
+
+
+def _score_note(summary: dict[str, Any]) -> str:
+    rule = summary["rule"]
+    return (
+        "95% bootstrap intervals over prompts of the difference to the random control. In spreads: that "
+        "difference in standard deviations within a prompt. Matched: other answers of about the selected one's "
+        "length. "
+        f"Objectives: {', '.join(rule['objectives'])}; everything else is a side effect."
+    )
+
+
+def _figures(page: Report, config: Config, selection: Selection, summary: dict[str, Any]) -> None:
+    found, data, objectives = selection.tally, summary["data"], config.rule().objectives
+    place = {name: m for m, name in enumerate(found.metrics)}
+    shown = np.unique(found.sample_of)
+    for objective in objectives[:3]:
+        m = place[objective.name]
+        series = {"pool": found.sample[:, m], **{arm: found.arm(arm)[shown, m] for arm in ("random", "selected")}}
+        page.add_figure(f"Distribution of {objective.name}", histogram_figure(series, objective.name))
+    curves = {}
+    for objective in objectives[:3]:
+        scores = data["sweep"]["scores"][objective.name]
+        spread = data["scores"][objective.name]["spread"] or 1.0
+        lifts = [None if score is None else (score - scores[0]) / spread for score in scores]
+        curves[str(objective)] = (data["sweep"]["k"], lifts)
+    if len(data["sweep"]["k"]) > 1:
+        figure = line_figure(curves, "answers of a prompt (k)", "lift in spreads")
+        page.add_figure("Lift against k, over all ways to thin the pool", figure)
+    if len(objectives) == 2:
+        page.add_figure(
+            "Both objectives, as differences to the mean of the prompt's pool in standard deviations within it",
+            _scatter(selection, [place[objective.name] for objective in objectives], shown),
+        )
+    entries = sorted(data["sources"].items(), key=lambda pair: (-pair[1]["selected_share"], pair[0]))[:25]
+    if len(entries) > 1:
+        shares, chances = ([100 * e[key] for _, e in entries] for key in ("selected_share", "chance_share"))
+        labels = ("selected", "by chance", "% of selected answers")
+        page.add_figure("Share of sources", share_figure([name for name, _ in entries], shares, chances, labels))
+
+
+def _scatter(selection: Selection, columns: list[int], shown: np.ndarray) -> "Figure":
+    found = selection.tally
+
+    def dots(values: np.ndarray, prompts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scaled = (values - found.pool[prompts]) / found.spread[prompts]
+        few = scaled[:: -(-len(scaled) // most), columns]
+        return tuple(few[np.isfinite(few).all(axis=1)].T)
+
+    series = {"pool": dots(found.sample, found.sample_of, DOTS)}
+    series |= {arm: dots(found.arm(arm)[shown], shown, DOTS // 4) for arm in ("random", "selected")}
+    return scatter_figure(series, *(found.metrics[m] for m in columns))
+
+
+def _examples(selection: Selection, count: int) -> Iterator[list[str]]:
+    pairs = itertools.islice(selection.prompts(), 4 * count)
+    shown = 0
+    for pool, chosen in pairs:
+        if chosen["arms"] and chosen["arms"]["selected"] != chosen["arms"]["random"] and shown < count:
+            shown += 1
+            texts = [pool["answers"][chosen["arms"][arm][0]] for arm in ("selected", "random")]
+            yield [pool["prompt"], *(f"{answer['text']}\n— {answer['source']}" for answer in texts)]
+
+
+def _shown(config: Config, text: str) -> str:
+    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if config.redact else text

@@ -1,0 +1,187 @@
+"""Pools: the forms of a file, what is drawn of them, what is flagged."""
+
+import collections
+import json
+import math
+import random
+
+import pytest
+
+from active_inheritance import pools
+from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool, repeats
+from common.errors import UserError
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def texts(group):
+    return {(a.source, a.index): a.text for a in group.answers}
+
+
+WIDE = {"prompt": "p", "completion_0": "a", "source_0": "x", "completion_1": "b", "source_1": "y"}
+MAP = {"instruction": "p", "outputs": {"x": "a", "y": "b"}}
+LONG = [{"prompt": "p", "source": "x", "completion": "a"}, {"prompt": "p", "source": "y", "completion": "b"}]
+
+
+@pytest.mark.parametrize("rows", [[WIDE], [MAP], LONG], ids=["wide", "map", "long"])
+def test_all_forms_give_the_same_pool(tmp_path, rows):
+    (group,) = read_pool(write(tmp_path / "pool.jsonl", rows), Layout())
+    assert (group.prompt, texts(group)) == ("p", {("x", 0): "a", ("y", 0): "b"})
+    assert len(group.id) == 16
+
+
+@pytest.mark.parametrize("form", ["wide", "long"])
+def test_parquet_and_csv(tmp_path, form):
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table = pa.Table.from_pylist([WIDE] if form == "wide" else LONG)
+    pa.parquet.write_table(table, tmp_path / "pool.parquet")
+    pa.csv.write_csv(table, tmp_path / "pool.csv")
+    for name in ("pool.parquet", "pool.csv"):
+        (group,) = read_pool(tmp_path / name, Layout())
+        assert texts(group) == {("x", 0): "a", ("y", 0): "b"}
+
+
+def test_a_map_from_parquet_leaves_out_sources_without_an_answer(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = [{"prompt": "p", "outputs": {"x": "a"}}, {"prompt": "q", "outputs": {"y": "b"}}]
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "pool.parquet")
+    assert [texts(g) for g in read_pool(tmp_path / "pool.parquet", Layout())] == [{("x", 0): "a"}, {("y", 0): "b"}]
+
+
+def test_several_answers_of_a_source_truncation_and_scores(tmp_path):
+    row = {
+        "id": 7,
+        "prompt": "p",
+        "outputs": {"x": ["a", {"text": "b", "finish_reason": "length", "tox": 0.5}], "y": "c"},
+        "tox": {"x": [0.1, 0.2], "y": 0.3},
+    }
+    (group,) = read_pool(write(tmp_path / "pool.jsonl", [row]), Layout(scores=("tox",)))
+    assert group.id == "7"
+    assert [(a.source, a.index, a.truncated, a.columns["tox"]) for a in group.answers] == [
+        ("x", 0, False, 0.1),
+        ("x", 1, True, 0.5),
+        ("y", 0, False, 0.3),
+    ]
+
+
+def test_scores_and_truncation_beside_completions(tmp_path):
+    row = WIDE | {"tox_0": 0.25, "truncated_1": True}
+    (group,) = read_pool(write(tmp_path / "pool.jsonl", [row]), Layout(scores=("tox",)))
+    assert group.answers[0].columns["tox"] == 0.25
+    assert math.isnan(group.answers[1].columns["tox"])
+    assert [a.truncated for a in group.answers] == [False, True]
+
+
+def test_rows_of_a_long_file_may_stand_in_any_order(tmp_path, monkeypatch):
+    rows = [
+        {"prompt": f"p{p}", "source": source, "completion": f"{p} {source} {i}"}
+        for p in range(300)
+        for source in "xy"
+        for i in range(2)
+    ]
+    random.Random(0).shuffle(rows)
+    file = write(tmp_path / "pool.jsonl", rows)
+    whole = {g.prompt: texts(g) for g in read_pool(file, Layout())}
+    monkeypatch.setattr(pools, "BUCKET", 4000)
+    assert file.stat().st_size > 3 * 4000
+    parts = {g.prompt: texts(g) for g in read_pool(file, Layout())}
+    assert parts == whole
+    assert len(whole) == 300
+    assert all(len(found) == 4 for found in whole.values())
+
+
+def test_a_repeated_prompt_without_ids_is_another_prompt(tmp_path):
+    groups = list(read_pool(write(tmp_path / "pool.jsonl", [MAP, MAP]), Layout()))
+    assert len({group.id for group in groups}) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "layout", "said"),
+    [
+        ([{"text": "p", "completion_0": "a"}], Layout(), "no column .*--prompt-column"),
+        ([{"prompt": "p", "text": "a"}], Layout(), "no answers under .*--answers-column"),
+        ([{"prompt": "p", "completion": "a"}], Layout(), "needs a column source"),
+        ([MAP | {"id": "a"}, MAP | {"id": "a"}], Layout(), "ids must differ"),
+        ([MAP, {"instruction": "p", "outputs": "a"}], Layout(), "no map of source to answer"),
+        ([MAP | {"tox": {"x": "much"}}], Layout(scores=("tox",)), "score 'tox' is 'much'"),
+        ([{"prompt": "", "outputs": {"x": "a"}}], Layout(), "field 'prompt' is empty"),
+        ([{"prompt": "p", "outputs": {"x": [["a"]]}}], Layout(), "an answer is a list"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, rows, layout, said):
+    with pytest.raises(UserError, match=said) as error:
+        list(read_pool(write(tmp_path / "pool.jsonl", rows), layout))
+    assert "\n" not in str(error.value)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------
+
+
+def group(name="g", **counts):
+    answers = [Answer(source, i, f"{source}{i}") for source, count in counts.items() for i in range(count)]
+    return Group(name, "p", tuple(answers))
+
+
+def test_the_budget_of_one_and_of_several_sources_is_the_same():
+    """A17"""
+    whole = [group(f"g{i}", a=10, b=10, c=10) for i in range(200)]
+    for sources in (("a",), ("b", "a"), ()):
+        drawn = [draw(g, sources, 10, seed=0) for g in whole]
+        assert {len(g.answers) for g in drawn} == {10}
+        counts = collections.Counter(a.source for g in drawn for a in g.answers)
+        assert set(counts) == set(sources or "abc")
+        for g in drawn:
+            each = collections.Counter(a.source for a in g.answers).values()
+            assert max(each) - min(each) <= 1
+    assert max(counts.values()) - min(counts.values()) < 40  # who gives the tenth changes from prompt to prompt
+
+
+def test_what_a_source_lacks_the_others_give():
+    drawn = draw(group(a=1, b=9), (), 6, seed=0)
+    assert collections.Counter(a.source for a in drawn.answers) == {"a": 1, "b": 5}
+    assert len(draw(group(a=1, b=2), (), 6, seed=0).answers) == 3
+
+
+def test_the_draw_is_uniform_and_does_not_depend_on_the_order():
+    counts = collections.Counter()
+    for i in range(2000):
+        g = group(f"g{i}", a=5)
+        drawn = {a.index for a in draw(g, (), 2, seed=1).answers}
+        other = Group(g.id, g.prompt, g.answers[::-1])
+        assert {a.index for a in draw(other, (), 2, seed=1).answers} == drawn
+        counts.update(drawn)
+    assert sum((count - 800) ** 2 / 800 for count in counts.values()) < 18.5  # chi-square, 4 degrees, 0.1%
+
+
+def test_the_first_source_named_comes_first():
+    assert draw(group(a=2, b=1), ("b", "a"), None, 0).answers[0].source == "b"
+
+
+# --- guards ---------------------------------------------------------------------------------------------------
+
+
+def test_guards():
+    answers = [
+        Answer("b", 0, "the same"),
+        Answer("a", 0, " the same\n"),
+        Answer("a", 1, " \n"),
+        Answer("a", 2, "cut of", truncated=True),
+        Answer("a", 3, "go on and on " * 10),
+        Answer("a", 4, "I'm sorry, but I cannot help."),
+    ]
+    flags = guard(answers, 0.5)
+    assert flags == [("duplicate",), (), ("empty",), ("truncated",), ("repeating",), ("refusal",)]
+
+
+def test_repeats():
+    assert repeats("one two three four " * 2) == 0  # too short to tell
+    assert repeats(" ".join(map(str, range(100)))) == 0
+    assert repeats("one two three four five " * 20) == pytest.approx(1 - 5 / 97)
