@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seed_instructions": 2400,
         "prompts": 10_000,
         "final_prompts": 10_000,
+        "max_failures": 10_000,
         "samples": 5,
         "rounds": 3,
         "pairing": "fallback",
@@ -108,7 +109,7 @@ class Config:
     prompts: int = flag(200, "prompts of a round, never used before")
     samples: int = flag(5, "queries sampled for a prompt while exploring")
     final_prompts: int = flag(400, "prompts, one query each, of the last proposing")
-    max_failures: int | None = flag(None, "most failing queries the target learns from")
+    max_failures: int = flag(100, "most failing queries the target learns from")
     temperature: float = flag(1.0, "of the proposer")
     top_p: float = flag(1.0, "of the proposer")
     query_tokens: int | None = flag(None, "longest query in tokens; by data if not given")
@@ -180,7 +181,7 @@ class Config:
             "jaccard": 0.85 if known else 0.78,
             "semantic": 0.99 if known else 0.96,
             "warm_up_learning_rate": rates(self.proposer, (2e-5, 2e-4), 3e-4),
-            "dpo_learning_rate": rates(self.proposer, (1e-6, 5e-5), 1e-4),
+            "dpo_learning_rate": rates(self.proposer, (1e-6, 5e-5), 1.25e-4),
             "learning_rate": rates(self.target, (2e-5, 2e-4), 3e-4),
             "arms": tuple(arm for arm in ARMS if arm != "human-data" or self.human_file),
         }
@@ -190,11 +191,20 @@ class Config:
         return config
 
     def _check(self) -> None:
-        positive = ("seed_instructions", "shots", "rounds", "prompts", "samples", "final_prompts", "label_votes")
+        positive = (
+            "seed_instructions",
+            "shots",
+            "rounds",
+            "prompts",
+            "samples",
+            "final_prompts",
+            "label_votes",
+            "max_failures",
+        )
         positive += ("target_samples", "min_pairs", "max_pairs", "beta", "repeats", "clip_norm", "batch_size")
         positive += ("dpo_batch_size", "max_length", "epochs", "dpo_epochs", "warm_up_epochs", "learning_rate")
         positive += ("dpo_learning_rate", "warm_up_learning_rate", "temperature", "lora_alpha", "entropy_cut")
-        optional = ("max_failures", "query_tokens", "answer_tokens", "warmup_steps")
+        optional = ("query_tokens", "answer_tokens", "warmup_steps")
         for name in (*positive, *(name for name in optional if getattr(self, name) is not None)):
             if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
                 raise UserError(f"--{_flag(name)} must be above 0, not {getattr(self, name)}")

@@ -10,7 +10,7 @@ def plan(config: Config) -> list[tuple[str, str]]:
     answers = sampled * config.target_samples
     pairs = min(config.max_pairs, config.prompts * (config.samples // 2))
     warm_up = config.warm_up(0).total_steps(config.seed_instructions)
-    failures = min(config.max_failures or config.final_prompts, config.final_prompts)
+    failures = min(config.max_failures, config.final_prompts)
     partners = failures if config.task == "honesty" else 0
     learned = failures + partners
     updates = config.target_training(0).total_steps(

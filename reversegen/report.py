@@ -265,7 +265,7 @@ def _arm_note(config: Config) -> str:
         "trained arms take as many updates on as many examples, where they have them"
         + (f", with {config.mix:g} seeds mixed in for each" if config.mix else ""),
         "warm-up: valid queries of the proposer before preference training; warm-up-failures: its failing ones, "
-        "from as many proposals as the whole exploration; few-shot: of the proposer as it came",
+        "from at most as many proposals as the exploration; few-shot: of the proposer as it came",
     ]
     return "; ".join(notes) + "."
 

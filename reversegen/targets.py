@@ -4,7 +4,7 @@
     target-after       failing queries of the best proposer
     seed-only          the seeds
     warm-up            valid queries of the proposer before preference training, failing or not
-    warm-up-failures   its failing queries, found among as many proposals as the whole exploration sampled
+    warm-up-failures   its failing queries, found among at most as many proposals as the whole exploration sampled
     few-shot           valid queries of the proposer as it came, shown seeds
     human-data         examples by people
 
@@ -195,7 +195,10 @@ def control_data(
     folder = f"repeat_{ctx.repeat}/controls"
     if {"warm-up", "warm-up-failures"} & {*wanted}:
         count = sum(entry["queries"] for entry in explorer.rounds)
-        rows = pool(explorer, warm, count, f"{folder}/warm_up")
+        needed = {"valid": size}
+        if "warm-up-failures" in wanted:
+            needed["failed"] = len(failing(learned.rows))
+        rows = pool(explorer, warm, count, needed, f"{folder}/warm_up")
         valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
         if "warm-up" in wanted:
             found["warm-up"] = enough(ctx, app, valid, f"{folder}/warm-up", size)
@@ -204,7 +207,8 @@ def control_data(
             failed = enough(ctx, app, failing(rows), place, len(failing(learned.rows)))
             found["warm-up-failures"] = with_partners(ctx, app, failed, rows, place)
     if "few-shot" in wanted:
-        rows = pool(explorer, lambda: explorer.base, 2 * config.final_prompts, f"{folder}/few_shot")
+        most = 2 * config.final_prompts
+        rows = pool(explorer, lambda: explorer.base, most, {"valid": size}, f"{folder}/few_shot")
         valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
         found["few-shot"] = enough(ctx, app, valid, f"{folder}/few-shot", size)
     if "seed-only" in wanted:
@@ -224,12 +228,25 @@ def as_rows(examples: Sequence[Example]) -> list[Row]:
     ]
 
 
-def pool(explorer: Explorer, proposer: Model, count: int, folder: str) -> list[Row]:
-    """Judged single proposals, against a history of their own: what a control may choose from."""
+SPARE = 1.5
+"""Queries judged for a control, over those it is to learn from: some get no label."""
+
+
+def pool(explorer: Explorer, proposer: Model, most: int, wanted: dict[str, int], folder: str) -> list[Row]:
+    """Judged single proposals, against a history of their own: what a control may choose from.
+
+    They are made `--final-prompts` at a time, at most `most`, until there are `wanted` of each kind with some to
+    spare: {"valid": 100, "failed": 100}.
+    """
     ctx = explorer.ctx
-    explored = sum(slices(ctx.config))
-    prompts = exploration_prompts(explorer.seeds, ctx.config.shots, explored + count, ctx.seed)[explored:]
-    rows = explorer.judged(proposer, prompts, 1, folder, explorer.new_history())
+    explored, size = sum(slices(ctx.config)), ctx.config.final_prompts
+    prompts = exploration_prompts(explorer.seeds, ctx.config.shots, explored + most, ctx.seed)[explored:]
+    history, rows = explorer.new_history(), []
+    for number, start in enumerate(range(0, most, size)):
+        rows += explorer.judged(proposer, prompts[start : start + size], 1, f"{folder}/part_{number}", history)
+        found = {"valid": sum(row["outcome"] in ("fail", "pass") for row in rows), "failed": len(failing(rows))}
+        if all(found[kind] >= SPARE * count for kind, count in wanted.items()):
+            break
     return explorer.store(rows, [], folder)[0]
 
 
