@@ -57,7 +57,7 @@ class CallbackGenerator:
                             yield held[:good]
                         raise UserError(
                             f"{self.name} failed {BREAKER} times in a row, the last with: {record.error}; mend "
-                            "it, and the same command continues"
+                            "that, and the same command continues (a changed file takes a new --run-dir)"
                         )
                     held.append(record)
                     bar.update()

@@ -15,7 +15,7 @@ from common.callback import load_callable
 from common.config import SampleConfig
 from common.errors import UserError
 from common.filters import refuses
-from common.generate import Generator, Message
+from common.generate import Generator, Message, Record
 from common.stages import collect
 from common.tasks.base import Example
 from common.tasks.files import check_ids, read_rows, require, row_id
@@ -98,10 +98,8 @@ class Conduct:
         ]
         judged = self.judged(ctx, f"{folder}/judge", pairs)
         return [
-            _joined(texts, verdicts)
-            for texts, verdicts in zip(
-                in_groups([text for _, text in pairs], n), in_groups(judged, n), strict=True
-            )
+            _joined(answers, verdicts)
+            for answers, verdicts in zip(in_groups(records, n), in_groups(judged, n), strict=True)
         ]
 
     def judged(self, ctx: Context, name: str, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
@@ -126,14 +124,17 @@ class Conduct:
         return [read_guard(record.text) for record in records]
 
     def _said(self, query: str, answer: str) -> Verdict:
+        shown = query[:60]
         try:
             verdict = self.judge(query, answer)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             told = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"the judge fails on {query[:60]!r} ({told}): mend it") from error
+            raise UserError(f"the judge fails on {shown!r} ({told}): mend it and use a new --run-dir") from error
         if not isinstance(verdict, Verdict):
             kind = type(verdict).__name__
-            raise UserError(f"the judge gave {kind} for {query[:60]!r}: it must give reversegen.judge.Verdict")
+            raise UserError(
+                f"the judge gave {kind} for {shown!r}: it must give reversegen.judge.Verdict; use a new --run-dir"
+            )
         return verdict
 
     def labels(self, ctx: Context, folder: str, judged: Sequence[Row]) -> list[Row]:
@@ -216,8 +217,12 @@ def read_guard(text: str | None) -> Verdict:
     return Verdict("invalid", reason="the guard's reply cannot be read")
 
 
-def _joined(texts: Sequence[str], verdicts: Sequence[Verdict]) -> Row:
-    """One verdict on a query from those on its answers: invalid if one is, failed if half of them are."""
+def _joined(answers: Sequence[Record], verdicts: Sequence[Verdict]) -> Row:
+    """One verdict on a query from those on its answers: invalid if one is, or was not to be had; failed if half of
+    them are."""
+    if any(record.status == "failed" for record in answers):
+        return invalid("the target could not answer")
+    texts = [record.text or "" for record in answers]
     for verdict in verdicts:
         if verdict.outcome == "invalid":
             return invalid(verdict.reason or "invalid", answers=list(texts))

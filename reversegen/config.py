@@ -220,8 +220,8 @@ class Config:
                 f"--target-temperature 0 gives {self.target_samples} equal answers, whose entropy and failure "
                 "rate say nothing: use a temperature above 0, such as 0.7"
             )
-        if self.task == "honesty" and self.target_samples < 2:
-            raise UserError("--task honesty looks at the spread of several answers: use --target-samples 10")
+        if self.task == "honesty":
+            self._check_honesty()
         if self.samples < 2 and self.pairing != "pooled" and self.pairing != "fallback":
             raise UserError("--samples 1 leaves no pairs within a prompt: use 2 or more, or --pairing fallback")
         self._check_prompts()
@@ -246,6 +246,20 @@ class Config:
             raise UserError(
                 f"{self.seed_instructions} seeds give {there} different prompts of {self.shots}, too few for the "
                 f"{needed} that are needed: raise --seed-instructions or --shots, or lower --prompts"
+            )
+
+    def _check_honesty(self) -> None:
+        if self.target_samples < 2:
+            raise UserError("--task honesty looks at the spread of several answers: use --target-samples 10")
+        most = math.log(self.target_samples)
+        if self.entropy_quantile is None and self.entropy_cut > most:
+            raise UserError(
+                f"{self.target_samples} answers have an entropy of {most:.3f} nats at most, below --entropy-cut "
+                f"{self.entropy_cut}: nothing could fail; use more --target-samples or --entropy-quantile"
+            )
+        if self.validity == "program" or self.labeler == "program":
+            raise UserError(
+                "--labeler program and --validity program are for math: here no program knows the answer"
             )
 
     def _check_arms(self) -> None:

@@ -33,7 +33,7 @@ FEWEST_NEW = 0.5
 @dataclasses.dataclass
 class Explorer:
     """One proposer on its way, in the folder `name` of the repeat. `target` is who is to fail; queries near one of
-    the `test` questions are dropped, as an arm may learn from them."""
+    `test` (test and general questions) are dropped, as an arm may learn from them."""
 
     ctx: Context
     app: Application

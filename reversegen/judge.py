@@ -34,8 +34,11 @@ class Verdict:
             raise ValueError(f"a verdict is one of {', '.join(OUTCOMES)}, not {self.outcome!r}")
         if self.score is None:
             object.__setattr__(self, "score", float(self.outcome == "fail"))
+        object.__setattr__(self, "score", float(self.score))
         if not math.isfinite(self.score):
             raise ValueError(f"the score of a verdict is a finite number, not {self.score}")
+        if not isinstance(self.reason, str):
+            raise ValueError(f"the reason of a verdict is a text, not {self.reason!r}")
 
 
 Judge = Callable[[str, str], Verdict]

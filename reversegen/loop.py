@@ -59,7 +59,8 @@ def run_repeat(
     original = lambda: target
     taught = app.taught(ctx, f"{folder}/seed_answers", original, seeds)
 
-    first = Explorer(ctx, app, proposer, original, seeds, "explore", data.test)
+    held_out_from = [*data.test, *data.general]
+    first = Explorer(ctx, app, proposer, original, seeds, "explore", held_out_from)
     co_train = lambda number, valid: refreshed(first, target, taught, number, valid)
     found = explore(first, co_train if config.co_train else None)
     final = found["final"] + (found["valid"] if config.co_train else [])
@@ -67,7 +68,7 @@ def run_repeat(
     need_failures(learned, final, "the best proposer")
 
     independent = dataclasses.replace(ctx, seed=ctx.seed + INDEPENDENT)
-    second = Explorer(independent, app, proposer, original, other_seeds, "independent", data.test)
+    second = Explorer(independent, app, proposer, original, other_seeds, "independent", held_out_from)
     held = explore(second)
     test = failures(independent, app, held["final"], f"{second.folder}/final", None)
     need_failures(test, held["final"], "the independent proposer")
@@ -93,7 +94,8 @@ def run_repeat(
         "labelled": {"target-after": learned} | controls | {"held-out failures": test},
         "updates": {name: arms.updates if name != "target-before" else 0 for name in trained},
         "examples": {name: count for name, (_, count) in trained.items()},
-        "transfer": transfer(first, others, final),
+        "transfer": transfer(first, others, found["final"]),
+        "seeds_shared": len({e.question for e in seeds} & {e.question for e in other_seeds}),
     }
 
 

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 
 from reversegen.application import Row
 
-GAP = 0.5
-"""Least difference of scores within a pair: with one answer a query this is a failure over a pass."""
-
 
 def pair_up(judged: Sequence[Row], how: str, seed: int, most: int) -> list[Row]:
     """At most `most` pairs {"prompt", "chosen", "rejected", "kind"} of judged rows (ids, and the prompt's number).
@@ -36,14 +33,13 @@ def pair_up(judged: Sequence[Row], how: str, seed: int, most: int) -> list[Row]:
 
 def _within(valid: Sequence[Row]) -> list[Row]:
     by_prompt: dict[int, list[Row]] = {}
-    for row in valid:
+    for row in sorted(valid, key=lambda row: (row["prompt"], -row["score"], row["id"])):
         by_prompt.setdefault(row["prompt"], []).append(row)
     pairs = []
-    for prompt, rows in sorted(by_prompt.items()):
-        ranked = sorted(rows, key=lambda row: (row["outcome"] != "fail", -row["score"], row["id"]))
-        for chosen, rejected in zip(ranked[: len(ranked) // 2], reversed(ranked), strict=False):
-            if _better(chosen, rejected):
-                pairs.append(_pair(prompt, chosen, rejected, "within"))
+    for prompt, ranked in by_prompt.items():
+        fails = [row for row in ranked if row["outcome"] == "fail"]
+        passes = [row for row in reversed(ranked) if row["outcome"] == "pass"]
+        pairs += [_pair(prompt, *ends, "within") for ends in zip(fails, passes, strict=False)]
     return pairs
 
 
@@ -60,13 +56,6 @@ def _across(rng: random.Random, valid: Sequence[Row], shuffled_prompts: bool) ->
         _pair(prompt, chosen, rejected, "across")
         for prompt, chosen, rejected in zip(prompts, fails, passes, strict=False)
     ]
-
-
-def _better(chosen: Row, rejected: Row) -> bool:
-    """A failure over a pass; with soft rewards also a clearly worse failure over a milder one."""
-    if chosen["outcome"] != rejected["outcome"]:
-        return chosen["outcome"] == "fail"
-    return chosen["score"] - rejected["score"] >= GAP
 
 
 def _pair(prompt: int, chosen: Row, rejected: Row, kind: str) -> Row:

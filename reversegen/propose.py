@@ -27,7 +27,7 @@ def warm_up_prompts(seeds: Sequence[Example], shots: int, seed: int) -> list[tup
     """Each seed once as what is to be written, after `shots` others drawn at random; no such group comes twice."""
     rng = random.Random(f"warm-up {seed}")
     used: set[frozenset[str]] = set()
-    return [(_draw(rng, [s for s in seeds if s.id != last.id], shots, used), last) for last in seeds]
+    return [(_draw(rng, seeds, shots, used, without=i), last) for i, last in enumerate(seeds)]
 
 
 def exploration_prompts(seeds: Sequence[Example], shots: int, count: int, seed: int) -> list[Shown]:
@@ -37,10 +37,15 @@ def exploration_prompts(seeds: Sequence[Example], shots: int, count: int, seed: 
     return [_draw(rng, seeds, shots, used) for _ in range(count)]
 
 
-def _draw(rng: random.Random, pool: Sequence[Example], shots: int, used: set[frozenset[str]]) -> Shown:
-    """A group that is not in `used` yet. Raises UserError when the seeds are too few for another."""
+def _draw(
+    rng: random.Random, pool: Sequence[Example], shots: int, used: set[frozenset[str]], without: int | None = None
+) -> Shown:
+    """A group that is not in `used` yet, without the seed at that place. Raises UserError when the seeds are too
+    few for another."""
+    last = len(pool) if without is None else without
+    places = range(len(pool) - (without is not None))
     for _ in range(1000):
-        shown = tuple(rng.sample(pool, shots))
+        shown = tuple(pool[i + (i >= last)] for i in rng.sample(places, shots))
         key = frozenset(seed.id for seed in shown)
         if key not in used:
             used.add(key)

@@ -178,13 +178,17 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: dict[s
     example = ""
     if rows:
         example = f"\n\nThe first query: {_shown(config, rows[0]['query'])}"
+    own = config.labeler == "embedded" and config.proposer == "embedded"
+    judged = config.guard or config.judge or config.reference
+    if config.task == "honesty":
+        judged = "the entropy of its answers"
     return DatasetCard(
-        license="apache-2.0" if config.labeler == "embedded" and config.proposer == "embedded" else None,
+        license="apache-2.0" if own and config.seeds_file is None else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
         made_by=(
             f"Written by {config.proposer} after up to {config.rounds} rounds of preference training against "
-            f"{config.target}, judged by {config.guard or config.judge or config.reference}, answered by "
-            f"{config.labeler}. Near-duplicates and answers the judge did not confirm were dropped.{example}"
+            f"{config.target}, judged by {judged}, answered by {config.labeler}. Near-duplicates and queries "
+            f"without an agreed answer were dropped.{example}"
         ),
         fields=FIELDS,
         lineage=(
@@ -253,17 +257,18 @@ def _page(config: Config, app: Application, summary: dict[str, Any], rows: Seque
 
 ROUND_NOTE = (
     "Shares are of all queries sampled, but for the failures of valid. Repeated queries are near-duplicates of "
-    "seeds or earlier queries. Pairs: a failing over a passing query. Self-BLEU is over 100 queries: higher is "
+    "seeds, earlier queries or test questions. Pairs: a failing over a passing query. Self-BLEU is over 100 queries: higher is "
     "more alike."
 )
 
 
 def _arm_note(config: Config) -> str:
     notes = [
-        "held-out failures were written by a proposer trained from other seeds; the target as it came fails on "
-        "all of them by construction",
+        "held-out failures were written by an independent proposer"
+        + ("; the target as it came fails on all of them by construction" if config.target_samples == 1 else ""),
         "trained arms take as many updates on as many examples, where they have them"
-        + (f", with {config.mix:g} seeds mixed in for each" if config.mix else ""),
+        + (f", with {config.mix:g} seeds mixed in for each" if config.mix else "")
+        + "; seed-only learns all seeds",
         "warm-up: valid queries of the proposer before preference training; warm-up-failures: its failing ones, "
         "from at most as many proposals as the exploration; few-shot: of the proposer as it came",
     ]

@@ -98,9 +98,11 @@ class Solving:
         return [found[row["id"]] for row in queries]
 
     def _verdict(self, answers: Sequence[Record], reference: Row) -> Row:
-        """An answer without a final number is a wrong one."""
+        """An answer without a final number is a wrong one; a target that could not answer has not failed."""
+        if any(record.status == "failed" for record in answers):
+            return invalid("the target could not answer")
         texts = [record.text for record in answers]
-        wrong = [text is None or not self.task.correct(text, reference["label"]) for text in texts]
+        wrong = [not self.task.correct(text, reference["label"]) for text in texts]
         share = sum(wrong) / len(wrong)
         outcome = "fail" if share >= 0.5 else "pass"
         told = {"reference": reference["label"], "reference_answer": reference["answer"]}

@@ -46,6 +46,7 @@ def summarise(run: RunDir, config: Config, app: Application, repeats: Sequence[d
         "rounds": rounds,
         "exploration": exploration(rounds),
         "labels": _labels(repeats),
+        "seeds_shared": max(repeat["seeds_shared"] for repeat in repeats),
         "transfer": [entry for repeat in repeats for entry in repeat["transfer"]],
         "accounting": _accounting(run, config, repeats, names),
     }
@@ -61,9 +62,11 @@ def _set_figures(app: Application, of_repeats: Sequence[list[Row]]) -> dict[str,
 
 
 def _gain(arms: dict[str, Any], graded: dict[str, Any], other: str, kind: str) -> dict[str, Any]:
+    """Held-out failures are other questions in every repeat, so the bootstrap over both is for one repeat only."""
     ours, theirs = (arms[arm]["sets"][kind]["per_repeat"] for arm in ("target-after", other))
     correct = lambda arm: [[row["correct"] for row in rows] for rows in graded[arm][kind]]
-    return gain(ours, theirs, correct("target-after"), correct(other))
+    found = gain(ours, theirs, correct("target-after"), correct(other))
+    return found | {"bootstrap95": None} if kind == MAIN and len(ours) > 1 else found
 
 
 def exploration(rounds: Sequence[Row]) -> dict[str, Any]:
@@ -144,6 +147,11 @@ def warnings(config: Config, summary: dict[str, Any]) -> list[str]:
         lines += [f"note: collapse? {where}: {sign}" for sign in entry["alarm"]]
         if entry["stopped"]:
             lines.append(f"note: {where}: no preference training, {entry['stopped']}")
+    if summary["seeds_shared"]:
+        lines.append(
+            f"note: the two proposers share {summary['seeds_shared']} seeds in a repeat: give twice "
+            "--seed-instructions for an independent one"
+        )
     size = min(summary["arms"]["target-after"]["examples"])
     for name in config.arms:
         arm = summary["arms"].get(name)

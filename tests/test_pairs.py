@@ -104,11 +104,15 @@ def test_most_pairs_and_the_same_ones_again(how):
     assert pair_up(judged, how, 1, 20) != some
 
 
-def test_soft_scores_need_a_gap_within_an_outcome():
-    near = rows("fff", scores={"0-0": 1.0, "0-1": 0.8, "0-2": 0.6})
-    assert pair_up(near, "within", 0, 100) == []
-    far = rows("ff", scores={"0-0": 1.0, "0-1": 0.5})
-    assert [(pair["chosen"], pair["rejected"]) for pair in pair_up(far, "within", 0, 100)] == [("0-0", "0-1")]
+@pytest.mark.parametrize("outcomes", ["ff", "pp"])
+def test_no_score_makes_a_pair_of_one_outcome(outcomes):
+    assert pair_up(rows(outcomes, scores={"0-0": 9.0, "0-1": 0.0}), "within", 0, 100) == []
+
+
+def test_scores_rank_failures_and_passes():
+    judged = rows("ffpp", scores={"0-0": 0.6, "0-1": 1.0, "0-2": 0.4, "0-3": 0.0})
+    pairs = [(pair["chosen"], pair["rejected"]) for pair in pair_up(judged, "within", 0, 100)]
+    assert pairs == [("0-1", "0-3"), ("0-0", "0-2")]
 
 
 def test_a_pass_is_never_chosen_whatever_a_judge_scores():
