@@ -258,9 +258,7 @@ class Config:
                 f"{self.entropy_cut}: nothing could fail; use more --target-samples or --entropy-quantile"
             )
         if self.validity == "program" or self.labeler == "program":
-            raise UserError(
-                "--labeler program and --validity program are for math: here no program knows the answer"
-            )
+            raise UserError("--labeler program and --validity program are for math: no program knows the answer")
 
     def _check_arms(self) -> None:
         unknown = [arm for arm in self.arms if arm not in ARMS]

@@ -257,8 +257,8 @@ def _page(config: Config, app: Application, summary: dict[str, Any], rows: Seque
 
 ROUND_NOTE = (
     "Shares are of all queries sampled, but for the failures of valid. Repeated queries are near-duplicates of "
-    "seeds, earlier queries or test questions. Pairs: a failing over a passing query. Self-BLEU is over 100 queries: higher is "
-    "more alike."
+    "seeds, earlier queries or test questions. Pairs: a failing over a passing query. Self-BLEU is over 100 "
+    "queries: higher is more alike."
 )
 
 
