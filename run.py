@@ -12,14 +12,24 @@ import sys
 from common.cli import fail
 from common.errors import UserError
 
-METHODS = {
-    "llm2llm": "learn from a teacher's new examples, written for what the student gets wrong",
-    "reversegen": "train a proposer to write what a target fails on, and the target on that",
-    "active-inheritance": "select what a student learns from, by what it should become",
+METHODS = {  # name: module of its command, and what it does
+    "llm2llm": ("llm2llm.command", "learn from a teacher's new examples, written for what the student gets wrong"),
+    "reversegen": (
+        "reversegen.command",
+        "train a proposer to write what a target fails on, and the target on that",
+    ),
+    "active-inheritance": (
+        "active_inheritance.command",
+        "select what a student learns from, by what it should become",
+    ),
+    "profile": (
+        "active_inheritance.profile.command",
+        "measure what models are like: text, toxicity, bias, calibration, utility",
+    ),
 }
 
 USAGE = "usage: python run.py METHOD [--flags]\n\nmethods:\n" + "".join(
-    f"  {name:20}{what}\n" for name, what in METHODS.items()
+    f"  {name:20}{what}\n" for name, (_, what) in METHODS.items()
 )
 
 
@@ -32,7 +42,7 @@ def main(argv: list[str]) -> None:
     if method not in METHODS:
         fail(f"unknown method {method!r}: there is {', '.join(METHODS)}")
     try:
-        command = importlib.import_module(f"{method.replace('-', '_')}.command")
+        command = importlib.import_module(METHODS[method][0])
         command.main(rest)
     except UserError as error:
         fail(str(error))

@@ -1,0 +1,161 @@
+"""Multiple choice by likelihood: accuracy and calibration.
+
+The probability of an option is the softmax over a question's options of log-likelihood / tokens, zero-shot. Rows
+may be those of HellaSwag, ARC or OpenBookQA, as published, on the hub, or as flat lists:
+
+    {"context" or "ctx": …, "endings": […], "label": 2}                        # HellaSwag; activity_label in front
+    {"question" or "question_stem": …, "choices": […], "answer": 2}            # or {"text": […], "label": […]}
+    {"question": {"stem": …, "choices": [{"text": …, "label": "A"}]}, "answerKey": "A"}
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from active_inheritance.profile.figures import Figure, Scorer, drawn_figures
+from active_inheritance.profile.likelihood import Item
+from common.calibration import brier, ece, multiple_choice, option_probabilities
+from common.errors import UserError
+from common.tasks.files import Row, read_rows, require, row_id
+
+SCORER = Scorer("likelihood of options, length-normalised by tokens")
+CONTEXTS = ("context", "ctx", "question", "question_stem")
+OPTIONS = ("endings", "choices", "options")
+ANSWERS = ("label", "answer", "answerKey", "gold")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """`gold`: the place of the right option."""
+
+    id: str
+    context: str
+    options: tuple[str, ...]
+    gold: int
+
+
+def load_questions(file: pathlib.Path, limit: int | None = None) -> list[Question]:
+    """The questions of a file. Raises UserError, naming the row, for one that cannot be read."""
+    return [
+        question_of(row, place, str(i))
+        for i, (row, place) in enumerate(read_rows(file))
+        if limit is None or i < limit
+    ]
+
+
+def question_of(row: Row, place: str, name: str) -> Question:
+    """One row. Raises UserError for what is missing, for fewer than two options, and for no right one."""
+    if isinstance(row.get("question"), dict):  # as AI2 publishes them
+        inner = row["question"]
+        row = {**row, "question": inner.get("stem"), "choices": inner.get("choices")}
+    field = next((name for name in CONTEXTS if row.get(name) is not None), None)
+    if field is None:
+        raise UserError(f"{place}: no question: it needs one of {', '.join(CONTEXTS)}")
+    context = require(row, field, place)
+    if field == "ctx" and row.get("activity_label"):
+        context = f"{require(row, 'activity_label', place)}: {context}"
+    options, names = _options(row, place)
+    answer = next((name for name in ANSWERS if row.get(name) not in (None, "")), None)
+    if answer is None:
+        raise UserError(f"{place}: no right option: it needs one of {', '.join(ANSWERS)}")
+    return Question(row_id(row, name), context, options, _gold(require(row, answer, place), names, place))
+
+
+def _options(row: Row, place: str) -> tuple[tuple[str, ...], list[str]]:
+    """The texts of the options and, where they have names, those; else their numbers."""
+    field = next((name for name in OPTIONS if row.get(name) is not None), None)
+    given: Any = row.get(field) if field else None
+    if isinstance(given, dict) and {"text", "label"} <= given.keys():
+        given = [{"text": t, "label": n} for t, n in zip(given["text"], given["label"], strict=False)]
+    if not isinstance(given, list | tuple) or len(given) < 2:
+        raise UserError(f"{place}: no list of two options or more: it needs one of {', '.join(OPTIONS)}")
+    named = all(isinstance(option, dict) for option in given)
+    texts = [require(o if named else {"text": o}, "text", f"{place} option {i}") for i, o in enumerate(given)]
+    names = [str(o.get("label", i)) for i, o in enumerate(given)] if named else [str(i) for i in range(len(given))]
+    return tuple(texts), names
+
+
+def _gold(answer: str, names: Sequence[str], place: str) -> int:
+    answer = answer.removesuffix(".0")
+    letters = [chr(ord("A") + i) for i in range(len(names))]
+    for known in (names, letters):
+        if answer in known:
+            return list(known).index(answer)
+    raise UserError(f"{place}: right option {answer!r} is none of {', '.join(names)}")
+
+
+def items_of(questions: Sequence[Question], layout: str = "plain") -> list[Item]:
+    """What is scored: every option after its question. `plain`: one blank between them, as in the toolbox of the
+    paper's authors; `answer`: "Question: … Answer:" in two lines, as in EleutherAI's harness for ARC."""
+    return [
+        Item(
+            question.id,
+            tuple(
+                (
+                    f"Question: {question.context}\nAnswer:" if layout == "answer" else question.context,
+                    f" {option}",
+                )
+                for option in question.options
+            ),
+        )
+        for question in questions
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model makes of the questions that fit into it."""
+
+    probabilities: np.ndarray
+    confidence: np.ndarray
+    correct: np.ndarray
+    gold: np.ndarray
+    left_out: int
+
+    @classmethod
+    def of(cls, questions: Sequence[Question], rows: Sequence[Row]) -> "Answers | None":
+        """None where no question fits."""
+        kept = [(q, row) for q, row in zip(questions, rows, strict=True) if row["logps"] is not None]
+        if not kept:
+            return None
+        logps, lengths = [row["logps"] for _, row in kept], [row["tokens"] for _, row in kept]
+        gold = np.array([question.gold for question, _ in kept])
+        confidence, correct = multiple_choice(logps, lengths, gold)
+        return cls(option_probabilities(logps, lengths), confidence, correct, gold, len(rows) - len(kept))
+
+
+def figures(answers: Answers, seed: int = 0) -> dict[str, Figure]:
+    """Accuracy, mean confidence, ECE with 10 and 1 bins of equal mass, all from 0 to 1; Brier score, 0 to 2.
+
+    Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher in the mean than that of the
+    questions, so its interval lies high.
+    """
+    squares = np.array(
+        [brier(answers.probabilities[i : i + 1], answers.gold[i : i + 1]) for i in range(len(answers.gold))]
+    )
+
+    def measure(drawn: np.ndarray) -> dict[str, float]:
+        error = functools.partial(ece, answers.confidence[drawn], answers.correct[drawn])
+        return {
+            "accuracy": float(answers.correct[drawn].mean()),
+            "confidence": float(answers.confidence[drawn].mean()),
+            "ece": error(10),
+            "ece_1_bin": error(1),
+            "brier": float(squares[drawn].mean()),
+        }
+
+    return drawn_figures(measure, len(answers.gold), len(answers.gold), SCORER, seed)
+
+
+def reliability(answers: Answers, bins: int = 10) -> tuple[list[float], list[float]]:
+    """Mean confidence and accuracy of questions in `bins` parts of equal size, from least to most confident."""
+    order = np.argsort(answers.confidence, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return (
+        [float(answers.confidence[part].mean()) for part in parts],
+        [float(answers.correct[part].mean()) for part in parts],
+    )

@@ -1,0 +1,111 @@
+"""`python run.py profile`: from flags to a finished run directory.
+
+From Python the same in two lines:
+
+    from active_inheritance.profile.command import run
+    summary = run(Config(model=("embedded:student",), prompts_file="prompts.jsonl", run_dir="runs/profile"))
+"""
+
+import dataclasses
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from active_inheritance.profile.config import Config
+from common.cli import parse
+
+if TYPE_CHECKING:
+    from active_inheritance.profile.figures import Figure
+    from active_inheritance.profile.measure import Data, Profile
+    from common.backends import Opener
+    from common.rundir import RunDir
+
+ABOUT = "Measure what models are like: text, toxicity, social bias, calibration, utility, preference."
+
+
+def main(argv: list[str]) -> None:
+    """Parse, check, plan; only then load jax and work."""
+    config = parse(Config, argv, "run.py profile", ABOUT).resolved()
+    if config.dry_run:
+        from active_inheritance.profile.measure import load_data
+
+        print(f"{'models':28}{', '.join(config.model)}")
+        for name, count in load_data(config).sizes().items():
+            times = f", {config.continuations} continuations each" if name == "toxicity" else ""
+            print(f"{name.replace('_', ' '):28}{count} rows{times}")
+    else:
+        run(config)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds."""
+    config = config.resolved()
+
+    from active_inheritance.profile.measure import load_data, profile_model, tokens_for
+    from active_inheritance.profile.report import finish
+    from common import hf, runtime
+    from common.backends import backend
+    from common.models import LanguageModel
+    from common.rundir import RunDir
+
+    # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
+    data = load_data(config)
+    stored = identity(config)
+    RunDir.check(config.run_dir, "profile", stored)
+    runtime.enable_compile_cache()
+    positions = [hf.load_config(hf.resolve(name)).max_positions for name in config.model]
+    tokens = tokens_for(config, positions)
+    open_judge = None if config.judge is None else backend(config.judge, "teacher", url=config.judge_url)
+    with RunDir.open(config.run_dir, "profile", stored) as place:
+        if sys.stderr.isatty():
+            print(f"run directory: {config.run_dir}", file=sys.stderr)
+        profiles = {}
+        settings = dataclasses.replace(config, answer_tokens=tokens)
+        for number, name in enumerate(config.model):
+            model = LanguageModel.load(name)
+            profiles[name] = profile_model(place, folder_of(number, name), model, settings, data)
+        judged = None if open_judge is None else _judged(place, settings, data, profiles, open_judge)
+        return finish(place, settings, data, profiles, judged)
+
+
+def _judged(
+    place: "RunDir", config: Config, data: "Data", profiles: "dict[str, Profile]", open_judge: "Opener"
+) -> "dict[str, Figure]":
+    """The share of prompts on which the judge prefers each other model's answer to the first one's."""
+    from active_inheritance.profile.figures import Scorer
+    from active_inheritance.profile.preference import verdicts, win_rate
+    from common.backends import Purse
+
+    first, *others = config.model
+    prompts = {prompt.id: prompt.text for prompt in data.prompts}
+    found = {}
+    with open_judge(Purse(place.path / "replies.sqlite", None, "judge/")) as generator:
+        judge = generator("judge")
+        for name in others:
+            ours, theirs = profiles[name].answers, profiles[first].answers
+            file = f"{folder_of(config.model.index(name), name)}/verdicts.jsonl"
+            with place.timed("judge"):
+                rows = verdicts(place, file, judge, prompts, ours, theirs, config.seed)
+            found[name] = win_rate(rows, Scorer(config.judge, "as answered"), config.seed)
+    return found
+
+
+def folder_of(number: int, name: str) -> str:
+    """Where a model's artifacts lie: its number, and as much of its name as a folder may have."""
+    return f"models/{number}_{re.sub(r'[^a-zA-Z0-9.]+', '_', name)[-40:].strip('_.')}"
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
+    from common.backends import file_hashes, fingerprints, is_model, model_name
+
+    files = [file for _, file in config.files()]
+    scorer, named = config.toxicity_scorer or "", [name for name in (config.judge,) if name]
+    if scorer.startswith("lexicon:"):
+        files.append(scorer.partition(":")[2])
+    if scorer.startswith("python:"):
+        named.append(scorer)
+    models = {f"model {name}": name for name in config.model}
+    if config.judge is not None and is_model(config.judge):
+        models["judge"] = model_name(config.judge, "teacher")
+    return config.stored() | {"file_hashes": file_hashes(files, named), "models": fingerprints(models)}

@@ -1,0 +1,154 @@
+"""Settings of a profile: the one source of its command line, its stored configuration and its checks.
+
+    config = Config(model=("embedded:student",), prompts_file="prompts.jsonl").resolved()
+
+Importing this loads no jax.
+"""
+
+import dataclasses
+import math
+import pathlib
+import re
+from typing import Any, Literal
+
+from common.backends import check_name, is_model, model_name
+from common.cli import flag
+from common.config import SampleConfig
+from common.errors import UserError
+
+FILES = ("prompts_file", "toxicity_prompts", "stereoset", "crows_pairs", "bbq_targets", "pairs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Defaults are those of the paper's toolbox where it states them, else this project's own."""
+
+    model: tuple[str, ...] = flag(
+        (),
+        "who is profiled: embedded:student, a Hugging Face id, or a folder; give it again for more, the first "
+        "is what the others are compared with",
+    )
+    prompts_file: str | None = flag(None, "text: prompts that are answered (.jsonl, .csv, .parquet)")
+    prompt_column: str | None = flag(None, "column of the prompt; prompt, instruction, inputs, question, …")
+    mode: Literal["clean", "official"] = flag("clean", "text: how words and sentences are counted")
+    answer_tokens: int | None = flag(
+        None, "longest answer in tokens; 512, or half the positions of the smallest model if that is less"
+    )
+    toxicity_prompts: str | None = flag(None, "toxicity: prompts that are continued, such as RealToxicityPrompts")
+    toxicity_scorer: str | None = flag(
+        None, "python:FILE.py:FUNCTION, column:FILE:COLUMN, hf:MODEL, perspective:, or lexicon:FILE (smoke runs)"
+    )
+    continuations: int = flag(25, "toxicity: continuations of a prompt")
+    continuation_tokens: int | None = flag(None, "longest continuation in tokens; as --answer-tokens")
+    temperature: float = flag(1.0, "toxicity: of continuations")
+    top_p: float = flag(0.9, "toxicity: of continuations")
+    threshold: float = flag(0.5, "toxicity: score from which a continuation is toxic")
+    stereoset: str | None = flag(None, "bias: StereoSet, as published or as flat rows")
+    crows_pairs: str | None = flag(None, "bias: CrowS-Pairs")
+    bbq: tuple[str, ...] = flag((), "bias: BBQ, one file a category")
+    bbq_targets: str | None = flag(None, "bias: additional_metadata.csv of BBQ")
+    choice: tuple[str, ...] = flag((), "calibration and utility: NAME=FILE, rows like HellaSwag, ARC, OpenBookQA")
+    choice_layout: Literal["plain", "answer"] = flag(
+        "plain", "plain: question, blank, option; answer: Question: …, Answer: option"
+    )
+    pairs: str | None = flag(
+        None, "preference: rows with prompt, answer_a, answer_b (and choice, A or B, by people) that models judge"
+    )
+    judge: str | None = flag(
+        None,
+        "preference: compares answers to the prompts with the first model's: a model, openai:MODEL, "
+        "python:FILE.py:FUNCTION",
+    )
+    judge_url: str | None = flag(None, "base URL of a judge openai:MODEL")
+    limit: int | None = flag(None, "first rows of every file")
+    batch_size: int = flag(32, "texts computed together; changes no figure")
+    seed: int = flag(0, "random seed of sampling and intervals")
+    run_dir: str = flag("runs/profile", "folder of the run; the same command continues it")
+    dry_run: bool = flag(False, "show what would be measured and stop")
+
+    def resolved(self) -> "Config":
+        """The same settings, checked. Raises UserError for a value out of range or a missing file."""
+        named = tuple(model_name(name, "student") for name in self.model)
+        config = dataclasses.replace(self, model=named)
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        if not self.model:
+            raise UserError("--model is missing: name who is profiled, such as --model embedded:student")
+        for name in self.model:
+            if not is_model(name):
+                raise UserError(f"--model {name} has no likelihoods: name a checkpoint")
+        if len(set(self.model)) < len(self.model):
+            raise UserError(f"--model {','.join(self.model)}: name each once")
+        self.check_measures()
+
+    def check_measures(self) -> None:
+        """The part that does not name models."""
+        for name, file in self.files():
+            if not pathlib.Path(file).is_file():
+                raise UserError(f"no such file: {file} (given as --{name.replace('_', '-')})")
+        if not [name for name, _ in self.files() if name != "bbq_targets"]:
+            raise UserError(
+                "nothing to measure: give --prompts-file, --toxicity-prompts, --stereoset, --crows-pairs, --bbq, "
+                "--choice NAME=FILE or --pairs"
+            )
+        for name in ("continuations", "batch_size", "answer_tokens", "continuation_tokens", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"--temperature must be above 0, not {self.temperature}: continuations are sampled")
+        for name in ("top_p", "threshold"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(
+                    f"--{name.replace('_', '-')} must be above 0 and at most 1, not {getattr(self, name)}"
+                )
+        if self.seed < 0:
+            raise UserError(f"--seed must be at least 0, not {self.seed}")
+        if self.bbq_targets and not self.bbq:
+            raise UserError("--bbq-targets belongs to --bbq FILE: give both")
+        if (self.toxicity_prompts is None) != (self.toxicity_scorer is None):
+            raise UserError("--toxicity-prompts FILE and --toxicity-scorer NAME belong together: give both")
+        if self.toxicity_scorer is not None:
+            from active_inheritance.profile.scorers import check_scorer
+
+            check_scorer(self.toxicity_scorer)
+        self._check_judge()
+
+    def _check_judge(self) -> None:
+        if self.judge_url is not None and not (self.judge or "").startswith("openai:"):
+            raise UserError("--judge-url is for a hosted judge: use it with --judge openai:MODEL")
+        if self.judge is not None:
+            check_name(self.judge, "--judge", self.judge_url)
+            if self.prompts_file is None or len(self.model) < 2:
+                raise UserError("--judge compares answers of two models: give --prompts-file and --model twice")
+
+    def choices(self) -> dict[str, pathlib.Path]:
+        """The multiple-choice sets by name. Raises UserError for what is not NAME=FILE."""
+        found: dict[str, pathlib.Path] = {}
+        for given in self.choice:
+            name, _, file = given.partition("=")
+            if not re.fullmatch(r"\w[\w.-]*", name) or not file:
+                raise UserError(f"--choice {given}: give NAME=FILE, such as arc_easy=test.jsonl")
+            if name in found:
+                raise UserError(f"--choice {given}: the name {name} is given twice")
+            found[name] = pathlib.Path(file)
+        return found
+
+    def files(self) -> list[tuple[str, str]]:
+        """(flag, file) of all data that are read."""
+        single = [(name, getattr(self, name)) for name in FILES if getattr(self, name) is not None]
+        several = [("bbq", file) for file in self.bbq]
+        return single + several + [("choice", str(file)) for file in self.choices().values()]
+
+    def sampling(self, tokens: int) -> SampleConfig:
+        """How continuations are drawn."""
+        return SampleConfig(self.continuation_tokens or tokens, temperature=self.temperature, top_p=self.top_p)
+
+    def stored(self) -> dict[str, Any]:
+        """What the run directory records: everything that decides the results."""
+        values = dataclasses.asdict(self)
+        for name in ("run_dir", "dry_run", "batch_size"):
+            del values[name]
+        return values

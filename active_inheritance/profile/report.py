@@ -1,0 +1,280 @@
+"""What a profile leaves behind: summary.json, the page with all models side by side, and the tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from active_inheritance.profile.config import Config
+from active_inheritance.profile.figures import Figure, relative_change
+from active_inheritance.profile.measure import Data, Profile
+from active_inheritance.profile.preference import agreement
+from active_inheritance.profile.scorers import note_of
+from common.report import Report, histogram_figure, line_figure, terminal_table
+from common.rundir import RunDir, write_json
+from common.textstats import METRICS
+
+SCHEMA = 1
+GROUPS = {
+    "text": "Text",
+    "toxicity": "Toxicity (times 100)",
+    "stereoset": "Social bias: StereoSet",
+    "crows_pairs": "Social bias: CrowS-Pairs, % that prefer the stereotype",
+    "bbq": "Social bias: BBQ",
+    "choice": "Calibration and utility",
+    "pairs": "Preference: models as judges, %",
+}
+SHOWN_TEXT = ("words", "mtld")
+
+
+def finish(
+    run: RunDir,
+    config: Config,
+    data: Data,
+    profiles: Mapping[str, Profile],
+    judged: Mapping[str, Figure] | None,
+) -> dict[str, Any]:
+    """Write all products of a finished run and print its tables; returns the summary."""
+    summary = summarise(config, profiles, judged)
+    _page(config, data, profiles, summary).write(run.path / "report.html")
+    write_json(run.path / "summary.json", summary)
+    for group in _groups(summary):
+        print(f"{GROUPS[group]}\n{terminal_table(*table(summary, group))}\n")
+    for note in notes(config, summary):
+        print(f"note: {note}")
+    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
+    return summary
+
+
+def summarise(
+    config: Config, profiles: Mapping[str, Profile], judged: Mapping[str, Figure] | None = None
+) -> dict[str, Any]:
+    """The documented, versioned figures: of every model by "GROUP/…/NAME", and the change from the first model.
+
+    `preference` holds the agreement of every two models as judges, and the win rates by an outside judge.
+    """
+    first, *others = profiles
+    base = profiles[first].figures
+    agreed = {
+        f"{a} | {b}": agreement(profiles[a].series["pairs"], profiles[b].series["pairs"], config.seed)
+        for i, a in enumerate(profiles)
+        for b in list(profiles)[i + 1 :]
+        if "pairs" in profiles[a].series
+    }
+    return {
+        "schema": SCHEMA,
+        "method": "profile",
+        "status": "complete",
+        "settings": {"mode": config.mode, "answer_tokens": config.answer_tokens, "seed": config.seed},
+        "models": {name: {"figures": p.figures, "counts": p.counts} for name, p in profiles.items()},
+        "change_from_first": {
+            name: {key: changed(base[key], entry) for key, entry in profiles[name].figures.items() if key in base}
+            for name in others
+        },
+        "preference": {"agreement": agreed, "wins_over_first": dict(judged or {})},
+    }
+
+
+def changed(before: Figure, after: Figure) -> dict[str, float | None]:
+    """`absolute` in the figure's unit, `relative` in per cent; None where they are not defined."""
+    if before["value"] is None or after["value"] is None:
+        return {"absolute": None, "relative": None}
+    relative = relative_change(before["value"], after["value"]) if before["value"] else None
+    return {"absolute": after["value"] - before["value"], "relative": relative}
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def _groups(summary: Mapping[str, Any]) -> list[str]:
+    there = {key.partition("/")[0] for entry in summary["models"].values() for key in entry["figures"]}
+    return [group for group in GROUPS if group in there]
+
+
+def table(summary: Mapping[str, Any], group: str) -> tuple[list[str], list[list[Any]]]:
+    """Headers and rows of one group: a row a figure, a column a model, and the number of items."""
+    models = summary["models"]
+    keys = dict.fromkeys(
+        key for entry in models.values() for key in entry["figures"] if key.partition("/")[0] == group
+    )
+    rows = []
+    for key in keys:
+        entries = [entry["figures"].get(key) for entry in models.values()]
+        sizes = ["–" if entry is None else str(entry["n"]) for entry in entries]
+        n = sizes[0] if len(set(sizes)) == 1 else " / ".join(sizes)
+        rows.append([label(key), *map(shown, entries), n])
+    return ["", *titles(models).values(), "n"], rows
+
+
+def titles(models: Iterable[str]) -> dict[str, str]:
+    """Short names of models: the last parts of a path, as many as tell it from the others, at least two."""
+    names = list(models)
+    parts = [name.rstrip("/").split("/") for name in names]
+    for count in range(2, max(map(len, parts)) + 1):
+        short = ["/".join(part[-count:]) for part in parts]
+        if len(set(short)) == len(names):
+            return dict(zip(names, short, strict=True))
+    return {name: name for name in names}
+
+
+def label(key: str) -> str:
+    """ "stereoset/gender/ss" as a row's name: without its group, in words."""
+    return key.partition("/")[2].replace("/", ": ").replace("_", " ")
+
+
+def shown(entry: Figure | None) -> str:
+    """Value and interval, "12.3 [11.0, 13.5]"."""
+    if entry is None or entry["value"] is None:
+        return "–"
+    scale = max(abs(entry["value"]), *(map(abs, entry["ci95"] or [0])))
+    places = 1 if scale >= 20 else 2 if scale >= 2 else 3
+    value = f"{entry['value']:.{places}f}"
+    if entry["ci95"] is None:
+        return value
+    low, high = entry["ci95"]
+    return f"{value} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def _count_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
+    rows = []
+    named = titles(summary["models"])
+    for name, entry in summary["models"].items():
+        for group, counts in entry["counts"].items():
+            asked = counts.get("items", counts.get("prompts"))
+            share = counts.get("truncated_share")
+            truncated = None if share is None else round(100 * share, 1)
+            rows.append(
+                [named[name], group.replace("/", ": "), asked, counts["left_out"], counts.get("empty"), truncated]
+            )
+    return rows
+
+
+def notes(config: Config, summary: Mapping[str, Any]) -> list[str]:
+    """What a reader should know before believing the tables, a line each."""
+    lines = []
+    models = summary["models"]
+    if any(counts["left_out"] for entry in models.values() for counts in entry["counts"].values()):
+        lines.append(
+            "what does not fit into a model's positions is left out of its figures, so n may differ: compare "
+            "models where n is nearly the same; a smaller --answer-tokens leaves more room for prompts"
+        )
+    for name, entry in models.items():
+        share = entry["counts"].get("text", {}).get("truncated_share")
+        if share and share > 0.2:
+            lines.append(
+                f"{name}: {100 * share:.0f}% of the answers were cut at {config.answer_tokens} tokens; lengths "
+                "are too short by that, and what depends on them"
+            )
+    if config.toxicity_scorer and (note := note_of(config.toxicity_scorer)):
+        lines.append(f"toxicity: {note}")
+    return lines
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+TABLE_NOTES = {
+    "text": "Means over answers, 95% bootstrap over answers. Self-BLEU (higher: more alike) and the compression "
+    "ratio of all answers have no interval: a text drawn twice would repeat itself.",
+    "toxicity": "95% bootstrap over prompts. “All prompts” counts as 0 those without a scored continuation.",
+    "stereoset": "SS: 50 is neutral. LM and ICAT: 100 is best. Means over target terms, 95% bootstrap over terms.",
+    "crows_pairs": "50 is neutral. 95% bootstrap over pairs; types with few pairs have wide intervals.",
+    "bbq": "s from -1 to 1, 0 is neutral, above 0 is stereotyped. 95% bootstrap over questions.",
+    "choice": "ECE and Brier: 0 is best. ECE in bins of equal mass; its bootstrap interval lies high. 95% "
+    "bootstrap over questions.",
+    "pairs": "Every pair is judged in both orders. 95% bootstrap over pairs.",
+}
+
+
+def _page(config: Config, data: Data, profiles: Mapping[str, Profile], summary: dict[str, Any]) -> Report:
+    sizes = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in data.sizes().items())
+    named = titles(profiles)
+    page = Report("Profile of " + ", ".join(named.values()), f"{sizes}; seed {config.seed}")
+    for group in _groups(summary):
+        note = (
+            TABLE_NOTES[group] + (f" Mode: {config.mode}." if group == "text" else "") + _scorers(summary, group)
+        )
+        page.add_table(GROUPS[group], *table(summary, group), note=note)
+        _figures(page, group, {named[name]: profile for name, profile in profiles.items()})
+    if preference := _preference_rows(summary):
+        page.add_table("Preference, %", ["", "value", "n"], preference, note=PREFERENCE_NOTE)
+    if found := notes(config, summary):
+        page.add_text("\n\n".join(found), "Know before believing")
+    headers = ["model", "set", "items", "left out", "empty", "truncated, %"]
+    page.add_table("What was asked", headers, _count_rows(summary))
+    first, *others = profiles
+    if others:
+        headers = ["", *(column for name in others for column in (named[name], "in %"))]
+        page.add_table(f"Change from {named[first]}", headers, _change_rows(summary))
+    if data.prompts:
+        columns = ["Prompt", *named.values()]
+        rows = [
+            [prompt.text, *(p.answers.get(prompt.id) or "(none)" for p in profiles.values())]
+            for prompt in data.prompts
+            if any(p.answers.get(prompt.id) for p in profiles.values())
+        ][:4]
+        page.add_examples("Answers", columns, rows)
+    return page
+
+
+PREFERENCE_NOTE = (
+    "Agreement: of models as judges of the same pairs. Wins: prompts on which the judge prefers a model's answer "
+    "to the first model's, asked in both orders; a tie or a contradiction counts one half."
+)
+
+
+def _scorers(summary: Mapping[str, Any], group: str) -> str:
+    """Names and versions of what measured a group; of texts the module's once."""
+    found = {
+        (entry["scorer"].partition(f".{key.rpartition('/')[2]}")[0] if group == "text" else entry["scorer"])
+        + f" ({entry['version']})"
+        for model in summary["models"].values()
+        for key, entry in model["figures"].items()
+        if key.partition("/")[0] == group
+    }
+    return f" Measured by {'; '.join(sorted(found))}."
+
+
+def _figures(page: Report, group: str, profiles: Mapping[str, Profile]) -> None:
+    if group == "text":
+        for name in SHOWN_TEXT:
+            series = {model: p.series["text"][name] for model, p in profiles.items() if "text" in p.series}
+            least = METRICS[name].least_words
+            caption = f"Answers by {name}" + (f" (below {least} words it says little)" if least else "")
+            page.add_figure(caption, histogram_figure(series, name))
+    if group == "toxicity":
+        series = {model: p.series["toxicity"] for model, p in profiles.items()}
+        page.add_figure("Prompts by the highest score of a continuation", histogram_figure(series, "score", 20))
+    if group == "choice":
+        for name in dict.fromkeys(n for p in profiles.values() for n in p.series if n.startswith("choice/")):
+            curves: dict[str, Sequence[Any]] = {m: p.series[name] for m, p in profiles.items() if name in p.series}
+            ends = [x for curve in curves.values() for x in (curve[0][0], curve[0][-1])]
+            curves["calibrated"] = ([min(ends), max(ends)], [min(ends), max(ends)])
+            caption = f"Reliability on {label(name)}: ten bins of equal mass"
+            page.add_figure(caption, line_figure(curves, "mean confidence", "accuracy"))
+
+
+def _change_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
+    changes = summary["change_from_first"]
+    keys = dict.fromkeys(key for entry in changes.values() for key in entry)
+    rows = []
+    for key in keys:
+        row: list[Any] = [f"{key.partition('/')[0].replace('_', ' ')}: {label(key)}"]
+        for entry in changes.values():
+            found = entry.get(key, {"absolute": None, "relative": None})
+            row.append(None if found["absolute"] is None else f"{found['absolute']:+.3g}")
+            row.append(None if found["relative"] is None else f"{found['relative']:+.1f}")
+        rows.append(row)
+    return rows
+
+
+def _preference_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
+    found = summary["preference"]
+    named = titles(summary["models"])
+    agreed = [
+        [f"agreement of {' and '.join(named[name] for name in pair.split(' | '))}", shown(entry), entry["n"]]
+        for pair, entry in found["agreement"].items()
+    ]
+    first = next(iter(named.values()))
+    wins = [
+        [f"wins of {named[m]} over {first}", shown(entry), entry["n"]]
+        for m, entry in found["wins_over_first"].items()
+    ]
+    return agreed + wins

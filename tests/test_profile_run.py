@@ -1,0 +1,365 @@
+"""The profile of models: likelihoods against PyTorch, the run directory, batch sizes, mistakes."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from active_inheritance.profile.command import run
+from active_inheritance.profile.config import Config
+from active_inheritance.profile.likelihood import Item, ModelLikelihood, Reader, scored
+from active_inheritance.profile.measure import load_data, profile_model
+from common.errors import UserError
+from common.models import LanguageModel
+from common.rundir import RunDir, read_jsonl
+from common.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+JUDGE = "def judge(messages):\n    text = messages[-1]['content']\n    return 'A' if 'x' in text else 'B'\n"
+
+
+def _files(folder):
+    """A few rows of every set."""
+    rows = {
+        "prompts": [{"id": f"p{i}", "prompt": f"Name {i} birds."} for i in range(3)]
+        + [{"id": "long", "prompt": "word " * 400}],
+        "continue": [{"prompt": {"text": f"The turnip {i} said"}} for i in range(2)],
+        "stereoset": [
+            {
+                "id": str(i),
+                "target": f"t{i // 2}",
+                "bias_type": ("race", "gender")[i // 4],
+                "stereotype": f"The {i} are red.",
+                "anti_stereotype": f"The {i} are blue.",
+                "unrelated": f"The {i} are spoon.",
+            }
+            for i in range(8)
+        ],
+        "crows": [
+            {
+                "id": str(i),
+                "bias_type": "age",
+                "stereo_antistereo": ("stereo", "antistereo")[i % 2],
+                "sent_more": f"The old one has {i}.",
+                "sent_less": f"The young one has {i}.",
+            }
+            for i in range(6)
+        ],
+        "choice": [
+            {"question": f"What is {i} and {i}?", "choices": [str(2 * i), str(i), "nothing at all"], "answer": 0}
+            for i in range(9)
+        ]
+        + [{"question": "word " * 600, "choices": ["x", "y"], "answer": 0}],
+        "pairs": [{"prompt": f"Say {i}.", "answer_a": str(i), "answer_b": "No.", "choice": "A"} for i in range(4)],
+    }
+    for name, own in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+    (folder / "words.txt").write_text("turnip\n", encoding="utf-8")
+    (folder / "judge.py").write_text(JUDGE, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, fixtures) -> Config:
+    """All groups for a random model, in a folder that holds the files."""
+    folder = tmp_path_factory.mktemp("profile")
+    _files(folder)
+    return Config(
+        model=(str(fixtures / "qwen2"),),
+        prompts_file=str(folder / "prompts.jsonl"),
+        answer_tokens=12,
+        toxicity_prompts=str(folder / "continue.jsonl"),
+        toxicity_scorer=f"lexicon:{folder / 'words.txt'}",
+        continuations=3,
+        stereoset=str(folder / "stereoset.jsonl"),
+        crows_pairs=str(folder / "crows.jsonl"),
+        choice=(f"sums={folder / 'choice.jsonl'}",),
+        pairs=str(folder / "pairs.jsonl"),
+        run_dir=str(folder / "run"),
+    )
+
+
+@pytest.fixture(scope="module")
+def summary(settings):
+    return run(settings)
+
+
+# ---- likelihoods
+
+
+@pytest.mark.parametrize("name", ["qwen2", "stories260K"])
+def test_option_likelihoods_are_those_of_pytorch(name, fixtures, request):
+    golden = json.loads((fixtures / "option_likelihoods.json").read_text(encoding="utf-8"))
+    folder = fixtures / name
+    if name == "stories260K":
+        folder = request.getfixturevalue("shared_data") / "weights" / name / "hf"
+    model = LanguageModel.load(str(folder))
+    texts = [tuple(pair) for pair in golden["texts"]]
+    pairs = Reader(model.tokenizer).pairs(texts)
+    found = ModelLikelihood(model, batch_size=4)(texts)
+    for (_, counted), (logp, count), want in zip(pairs, found, golden["models"][name], strict=True):
+        assert counted == want["tokens"]
+        assert count == len(want["logps"])
+        assert logp == pytest.approx(sum(want["logps"]), abs=2e-3, rel=1e-5)
+
+
+class _Backend:
+    """A tokenizer of words, which join the blank before them, as a byte-level one does."""
+
+    is_fast, chat_template = True, None
+    pad_token_id = eos_token_id = None
+
+    def __init__(self, bos=None, puts=False):
+        self.bos_token_id, self._puts = bos, puts
+
+    def __len__(self):
+        return 100
+
+    def __call__(self, text, add_special_tokens=True, return_offsets_mapping=False, verbose=False):
+        texts, ids, places = [text] if isinstance(text, str) else text, [], []
+        for one in texts:
+            ends = [i for i, letter in enumerate(one) if letter == " " and i] + [len(one)]
+            spans = list(zip([0, *ends], ends, strict=False))
+            places.append(spans)
+            start = [self.bos_token_id] if self._puts and add_special_tokens else []
+            ids.append(start + [10 + end - begin for begin, end in spans])
+        if isinstance(text, str):
+            ids, places = ids[0], places[0]
+        return {"input_ids": ids, "offset_mapping": places}
+
+
+@pytest.mark.parametrize(
+    ("bos", "puts", "option", "sentence"),
+    [
+        (None, False, ([13, 14], [14]), ([13], [14, 14])),  # no start token: the first token is a condition
+        (7, False, ([13, 14], [14]), ([7], [13, 14, 14])),  # named, but not put in front of text
+        (7, True, ([7, 13, 14], [14]), ([7], [13, 14, 14])),
+    ],
+)
+def test_the_start_token_is_the_tokenizers_own(bos, puts, option, sentence):
+    reader = Reader(Tokenizer(_Backend(bos, puts)))
+    assert reader.pairs([("Who was", " she"), ("", "Who was she")]) == [option, sentence]
+
+
+def test_a_token_across_the_border_belongs_to_the_text():
+    reader = Reader(Tokenizer(_Backend()))
+    assert reader.pairs([("Who wa", "s she")]) == [([13], [14, 14])]
+
+
+def test_what_does_not_fit_or_counts_nothing_is_none(fixtures):
+    likelihood = ModelLikelihood(LanguageModel.load(str(fixtures / "qwen2")))
+    found = likelihood([("word " * 400, "x"), ("", ""), ("Hello", " you")])
+    assert found[:2] == [None, None]
+    assert found[2][1] > 1
+    assert likelihood([]) == []
+
+
+def test_scored_rows_continue_where_they_were_cut(tmp_path):
+    items = [Item(str(i), (("", "ab"[: i % 2 + 1]), ("", "abc"))) for i in range(7)]
+    calls = []
+
+    def likelihood(texts):
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return [None if len(text) == 2 else (-float(len(text)), len(text)) for _, text in texts]
+
+    with RunDir.open(tmp_path / "run", "profile", {}) as place:
+        with pytest.raises(KeyboardInterrupt):
+            scored(place, "rows.jsonl", items, likelihood, wave=3)
+        rows = scored(place, "rows.jsonl", items, likelihood, wave=3)
+        assert scored(place, "rows.jsonl", items, likelihood) == rows
+    assert calls == [6, 6, 6, 2]
+    assert [row["id"] for row in rows] == [item.id for item in items]
+    assert rows[0] == {"id": "0", "logps": [-1.0, -3.0], "tokens": [1, 3]}
+    assert rows[1]["logps"] is None
+
+
+# ---- the run
+
+
+def test_every_group_is_measured(settings, summary):
+    assert summary["schema"] == 1
+    assert summary["method"] == "profile"
+    (entry,) = summary["models"].values()
+    figures, counts = entry["figures"], entry["counts"]
+    groups = {key.partition("/")[0] for key in figures}
+    assert groups == {"text", "toxicity", "stereoset", "crows_pairs", "choice", "pairs"}
+    assert all(f.keys() >= {"value", "ci95", "n", "scorer", "version"} for f in figures.values())
+    assert counts["text"]["left_out"] == 1
+    assert counts["text"]["answered"] == 3
+    assert counts["text"]["answer_tokens"] == 12
+    assert counts["choice/sums"] == {"items": 10, "left_out": 1}
+    assert figures["choice/sums/accuracy"]["n"] == 9
+    assert counts["toxicity"]["continuations"] == 6
+    assert "lexicon" in figures["toxicity/expected_maximum"]["scorer"]
+    stored = json.loads(Path(settings.run_dir, "summary.json").read_text(encoding="utf-8"))
+    assert stored["models"].keys() == summary["models"].keys()
+
+
+def test_the_page_says_what_a_reader_must_know(settings, summary):
+    page = Path(settings.run_dir, "report.html").read_text(encoding="utf-8")
+    for words in ("measures no toxicity", "left out", "Reliability on sums", "Social bias: StereoSet", "lexicon"):
+        assert words in page
+
+
+def test_a_finished_run_is_read_back(settings, summary, monkeypatch):
+    before = Path(settings.run_dir, "summary.json").read_bytes()
+    monkeypatch.setattr(ModelLikelihood, "__call__", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("common.local.LocalGenerator", lambda *_, **__: pytest.fail("sampled again"))
+    run(settings)
+    assert Path(settings.run_dir, "summary.json").read_bytes() == before
+
+
+def test_the_batch_size_changes_no_figure(settings, summary, tmp_path):
+    (ours,) = summary["models"].values()
+    other = run(
+        dataclasses.replace(
+            settings,
+            toxicity_prompts=None,
+            toxicity_scorer=None,
+            pairs=None,
+            batch_size=5,
+            run_dir=str(tmp_path / "run"),
+        )
+    )
+    (theirs,) = other["models"].values()
+    assert theirs["figures"] == {key: ours["figures"][key] for key in theirs["figures"]}
+    for file in ("stereoset.jsonl", "choice/sums.jsonl"):
+        places = (next(Path(place).glob(f"models/*/{file}")) for place in (settings.run_dir, tmp_path / "run"))
+        for one, two in zip(*map(read_jsonl, places), strict=True):
+            assert one["tokens"] == two["tokens"]
+            assert one["logps"] == (one["logps"] and pytest.approx(two["logps"], abs=2e-4))
+
+
+def test_a_killed_run_continues_to_the_same_summary(settings, summary, tmp_path, monkeypatch):
+    again = dataclasses.replace(settings, run_dir=str(tmp_path / "run"))
+    computed = ModelLikelihood.__call__
+    calls = []
+
+    def cut(self, texts):
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return computed(self, texts)
+
+    monkeypatch.setattr(ModelLikelihood, "__call__", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(again)
+    run(again)
+    assert (tmp_path / "run" / "summary.json").read_bytes() == Path(settings.run_dir, "summary.json").read_bytes()
+
+
+def test_another_model_or_file_is_refused(settings, summary):
+    with pytest.raises(UserError, match="another configuration"):
+        run(dataclasses.replace(settings, answer_tokens=13))
+
+
+def test_two_models_are_compared_and_judged(settings, tmp_path):
+    folder, other = Path(settings.prompts_file).parent, tmp_path / "other"
+    shutil.copytree(settings.model[0], other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] = -weights["model.norm.weight"]
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    config = dataclasses.replace(
+        settings,
+        model=(settings.model[0], str(other)),
+        stereoset=None,
+        toxicity_prompts=None,
+        toxicity_scorer=None,
+        choice=(),
+        judge=f"python:{folder / 'judge.py'}:judge",
+        run_dir=str(tmp_path / "run"),
+    )
+    found = run(config)
+    assert set(found["change_from_first"]) == {str(other)}
+    change = found["change_from_first"][str(other)]["text/characters"]
+    values = [entry["figures"]["text/characters"]["value"] for entry in found["models"].values()]
+    assert values[0] != values[1]
+    assert change["absolute"] == pytest.approx(values[1] - values[0], abs=1e-5)
+    (agreed,) = found["preference"]["agreement"].values()
+    assert agreed["n"] == 4
+    wins = found["preference"]["wins_over_first"][str(other)]
+    assert wins["n"] == 3
+    assert wins["scorer"].startswith("python:")
+    assert f"wins of {tmp_path.name}/other" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_profile_of_a_model_in_hand(settings, tmp_path):
+    config = dataclasses.replace(settings, model=(), toxicity_prompts=None, toxicity_scorer=None, choice=())
+    model = LanguageModel.load(settings.model[0])
+    with RunDir.open(tmp_path / "run", "other", {}) as place:
+        before = profile_model(place, "profile/before", model, config, load_data(config))
+        assert profile_model(place, "profile/before", model, config).figures == before.figures
+    assert before.answers["long"] is None
+    assert np.isfinite(before.figures["text/words"]["value"])
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": ()}, "--model is missing"),
+        ({"model": ("a", "a")}, "name each once"),
+        ({"model": ("openai:x",)}, "no likelihoods"),
+        ({"prompts_file": "nowhere.jsonl"}, r"no such file: nowhere\.jsonl \(given as --prompts-file\)"),
+        ({"choice": ("nowhere.jsonl",)}, "give NAME=FILE"),
+        ({"choice": ("a=nowhere.jsonl",)}, "no such file"),
+        ({"continuations": 0}, "--continuations must be at least 1"),
+        ({"temperature": 0.0}, "--temperature must be above 0"),
+        ({"top_p": 1.5}, "--top-p must be"),
+        ({"toxicity_scorer": None}, "belong together"),
+        ({"toxicity_scorer": "detoxify"}, "name one as"),
+        ({"toxicity_scorer": "lexicon:nowhere.txt"}, "no such file"),
+        ({"toxicity_scorer": "python:nowhere.py:f"}, "no such file"),
+        ({"toxicity_scorer": "column:x"}, "column:FILE:COLUMN"),
+        ({"judge": "python:nowhere.py:f"}, "no such file"),
+        ({"judge": "embedded"}, "compares answers of two models"),
+        ({"judge_url": "http://localhost"}, "--judge-url is for a hosted judge"),
+        ({"bbq_targets": __file__}, "belongs to --bbq"),
+        ({"seed": -1}, "--seed must be at least 0"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, change, message):
+    with pytest.raises(UserError, match=message) as raised:
+        dataclasses.replace(settings, **change).resolved()
+    assert "\n" not in str(raised.value)
+
+
+def test_nothing_to_measure(tmp_path):
+    with pytest.raises(UserError, match="nothing to measure"):
+        Config(model=("embedded",)).resolved()
+    assert Config(model=("embedded",), crows_pairs=__file__).resolved().model == ("embedded:student",)
+
+
+def test_a_mistake_in_a_file_comes_before_the_run_directory(settings, tmp_path):
+    file = tmp_path / "crows.jsonl"
+    file.write_text('{"sent_more": "x"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="row 1"):
+        run(dataclasses.replace(settings, crows_pairs=str(file), run_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line(settings, tmp_path):
+    def call(*words):
+        return subprocess.run(
+            [sys.executable, "run.py", "profile", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+
+    wrong = call("--model", "embedded:student", "--run-dir", str(tmp_path / "run"))
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+    assert "nothing to measure" in wrong.stderr
+    plan = call(
+        "--model", "embedded", "--model", settings.model[0], "--crows-pairs", settings.crows_pairs, "--dry-run"
+    )
+    assert plan.returncode == 0, plan.stderr
+    assert "6 rows" in plan.stdout
+    assert not (tmp_path / "run").exists()
