@@ -152,7 +152,5 @@ def identity(config: Config) -> dict[str, Any]:
     if pathlib.Path(config.task).suffix:
         files.append(config.task)
     hashes = file_hashes(files, [config.teacher])
-    models = fingerprints(
-        {name: model_name(getattr(config, name), name) for name in ("student", "teacher")}
-    )
+    models = fingerprints({name: model_name(getattr(config, name), name) for name in ("student", "teacher")})
     return config.stored() | {"file_hashes": hashes, "models": models}
