@@ -102,7 +102,7 @@ def arm_table(summary: dict[str, Any], kinds: Sequence[str] | None = None) -> tu
     metric = arms["target-before"]["metric"]
     headers = ["arm"]
     for kind in kinds:
-        headers += [f"{metric} on {SET_NAMES[kind]}, %", "ahead by"]
+        headers += [f"{metric} on {SET_NAMES[kind]}, %", "target-after is ahead by"]
     table = []
     for name, arm in arms.items():
         row: list[Any] = [name]

@@ -142,11 +142,10 @@ def warnings(config: Config, summary: dict[str, Any]) -> list[str]:
         lines.append("note: no validity gate (--validity none): failures may be nonsense queries")
     if config.jaccard == 1 and config.semantic == 1:
         lines.append("note: no deduplication: failures may be one query many times")
+    lines += _alarms(summary["rounds"])
     for entry in summary["rounds"]:
-        where = f"{entry['explorer']} round {entry['round']}, repeat {entry['repeat']}"
-        lines += [f"note: collapse? {where}: {sign}" for sign in entry["alarm"]]
         if entry["stopped"]:
-            lines.append(f"note: {where}: no preference training, {entry['stopped']}")
+            lines.append(f"note: {_place(entry)}: no preference training, {entry['stopped']}")
     if summary["seeds_shared"]:
         lines.append(
             f"note: the two proposers share {summary['seeds_shared']} seeds in a repeat: give twice "
@@ -163,3 +162,19 @@ def warnings(config: Config, summary: dict[str, Any]) -> list[str]:
     if few < 50:
         lines.append(f"note: only {few} held-out failures in a repeat: raise --final-prompts")
     return lines and ["", *lines]
+
+
+def _place(entry: Row) -> str:
+    return f"{entry['explorer']} round {entry['round']}, repeat {entry['repeat']}"
+
+
+def _alarms(rounds: Sequence[Row]) -> list[str]:
+    """Signs of collapse, one by one where they are few, else counted."""
+    raised = [(entry, sign) for entry in rounds for sign in entry["alarm"]]
+    if len(raised) <= 4:
+        return [f"note: collapse? {_place(entry)}: {sign}" for entry, sign in raised]
+    count = lambda name: sum(entry["explorer"] == name and bool(entry["alarm"]) for entry in rounds)
+    return [
+        f"note: collapse? the alarm went off in {count('explore')} rounds of the proposer and in "
+        f'{count("independent")} of the independent one, of {len(rounds) // 2} each: see "alarm" in summary.json'
+    ]
