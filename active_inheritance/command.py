@@ -5,7 +5,7 @@ From Python the same in two lines:
     from active_inheritance.command import run
     summary = run(Config(pool="pool.jsonl", objective=("mtld:max",), run_dir="runs/demo"))
 
-A run ends with the selected data set.
+A run samples a pool or reads one, selects from it, and trains a student on every arm of the selection.
 """
 
 import itertools
@@ -28,7 +28,8 @@ def main(argv: list[str]) -> None:
     if config.dry_run:
         from active_inheritance.plan import plan
 
-        for name, what in plan(config, beginning(config)):
+        prompts, held_out = given_prompts(config)
+        for name, what in plan(config, beginning(config) if config.pool else [], prompts, held_out):
             print(f"{name:28}{what}")
     else:
         run(config)
@@ -37,17 +38,57 @@ def main(argv: list[str]) -> None:
 def run(config: Config) -> dict[str, Any]:
     """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds."""
     config = config.resolved()
-    beginning(config)
+    trains = config.trains() and not config.select_only
+    prompts, held_out = given_prompts(config)
 
+    from active_inheritance.prompts import lengths_fit
     from active_inheritance.report import finish
+    from active_inheritance.sampling import open_sources, sample_pool
     from active_inheritance.stage import select_stage
     from common.rundir import RunDir
 
+    # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
     stored = identity(config)
+    RunDir.check(config.run_dir, "active-inheritance", stored)
+    sources = open_sources(config)
+    student = loaded(config) if trains else None
+    if student is not None:
+        lengths_fit(held_out, student, config.answer_tokens)
     with RunDir.open(config.run_dir, "active-inheritance", stored) as place:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
-        return finish(place, config, select_stage(place, config), stored["file_hashes"])
+        selections, found = [], []
+        for repeat in range(config.repeats if trains else 1):
+            sampled = sample_pool(place, config, sources, prompts, repeat) if config.source else None
+            selections.append(select_stage(place, config, repeat, sampled))
+            if student is not None:
+                from active_inheritance.student import choose_held_out, run_students
+
+                held_out = choose_held_out(config, student, selections[0], held_out)
+                found.append(run_students(place, config, student, selections[-1], held_out, repeat))
+        return finish(place, config, selections[0], stored["file_hashes"], found)
+
+
+def given_prompts(config: Config) -> tuple[list[Any], list[Any]]:
+    """Prompts for the sources, and held-out ones where they are known before the pool. Raises UserError for files
+    that do not fit the settings."""
+    from active_inheritance.prompts import load_prompts, read_prompts
+
+    if config.pool is None:
+        return load_prompts(config)
+    beginning(config)
+    given = config.test_prompts_file
+    return [], read_prompts(given, None) if given is not None else []
+
+
+def loaded(config: Config) -> Any:
+    """The student, in this process."""
+    from common import runtime
+    from common.backends import model_name
+    from common.models import LanguageModel
+
+    runtime.enable_compile_cache()
+    return LanguageModel.load(model_name(config.student, "student"))
 
 
 def beginning(config: Config) -> list[Any]:
@@ -69,7 +110,14 @@ def beginning(config: Config) -> list[Any]:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What the run directory holds against the next command: settings, and hashes of files."""
-    from common.backends import file_hashes
+    """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
+    from common.backends import file_hashes, fingerprints, model_name
 
-    return config.stored() | {"file_hashes": file_hashes([config.pool], config.scores())}
+    files = [config.pool, config.prompts_file, config.test_prompts_file]
+    models = {f"source {name}": name for name in config.source}
+    if config.trains():
+        models["student"] = model_name(config.student, "student")
+    return config.stored() | {
+        "file_hashes": file_hashes(files, [*config.scores(), *config.source]),
+        "models": fingerprints(models),
+    }

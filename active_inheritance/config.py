@@ -1,6 +1,7 @@
 """Settings of an Active Inheritance run: the one source of its command line, its stored configuration, its checks.
 
     config = Config(pool="pool.jsonl", objective=("mtld:max",)).resolved()
+    config = Config(source=("openai:gpt-4o-mini", "my/folder"), prompts_file="prompts.jsonl").resolved()
 
 Importing this loads no jax. Values of `None` are filled in by `resolved()`.
 """
@@ -10,7 +11,10 @@ import math
 import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
+from common.backends import check_name, is_model, model_name
+from common.budget import Budget
 from common.cli import flag
+from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,20 +22,53 @@ if TYPE_CHECKING:
     from active_inheritance.select import Rule
 
 
+ARMS = ("base", "first", "random", "matched", "selected")
+"""base: the student as it came. The others: the student after the answers of that name, see `select.ARMS`."""
+DEMO_FLOOR = 25
+"""Words that the embedded models' stories must have in the demonstration: most have 25 to 75, and 50, the floor of
+MTLD elsewhere, would leave too few to choose from."""
+K = 10
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Defaults are this project's own; the authors' k is 10, their objectives are length, MTLD and toxicity."""
+    """Defaults are this project's own; the authors' k is 10, their objectives are length, MTLD and toxicity.
 
-    pool: str | None = flag(None, "file with several answers to every prompt (.jsonl, .csv, .parquet)")
+    Without --pool, --source and --prompts-file they are those of the embedded demonstration."""
+
+    source: tuple[str, ...] = flag(
+        (),
+        "who answers the prompts: embedded:student, embedded:teacher, a Hugging Face id, a folder, openai:MODEL, "
+        "python:FILE.py:FUNCTION; several share k",
+    )
+    source_url: str | None = flag(None, "base URL of sources openai:MODEL; else OPENAI_BASE_URL or the client's")
+    budget: str | None = flag(None, "limits for hosted sources, such as calls=500,tokens=200000,usd=2.5")
+    source_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
+    prompts_file: str | None = flag(None, "file of the prompts that sources answer; an embedded set if not given")
+    prompts: int | None = flag(None, "most prompts of it, drawn by the seed; embedded: 200, else all")
+    sampling: Literal["sample", "diverse-beam"] = flag(
+        "sample", "how models in this process answer: by chance, or by diverse beam search with k groups"
+    )
+    diversity_penalty: float = flag(1.0, "diverse-beam: price of a token that an earlier group took")
+    source_temperature: float = flag(1.0, "of sources")
+    source_top_p: float = flag(0.9, "of sources")
+    answer_tokens: int | None = flag(
+        None, "longest answer in tokens, of sources and student; embedded: 160, else 512"
+    )
+    pool: str | None = flag(
+        None, "file with several answers to every prompt (.jsonl, .csv, .parquet), in place of sources"
+    )
     prompt_column: str | None = flag(None, "column of the prompt; prompt, instruction, question or query")
     answers_column: str | None = flag(
         None,
         "column of the answers, or the part before _0, _1, …; outputs, responses, completion_0, completion, …",
     )
     sources: tuple[str, ...] = flag(
-        (), "sources whose answers are used, the first of them first; all if not given"
+        (), "sources of the file whose answers are used, the first of them first; all if not given"
     )
-    k: int | None = flag(None, "answers of a prompt in total, evenly from its sources; all if not given")
+    k: int | None = flag(
+        None, f"answers of a prompt in total, evenly from its sources; {K} if they are sampled, all of a file's"
+    )
     objective: tuple[str, ...] = flag(
         ("mtld:max",), "what to select by: SCORE:max, SCORE:min, SCORE:target=NUMBER; several are combined"
     )
@@ -61,7 +98,28 @@ class Config:
         ("empty", "truncated", "repeating", "duplicate"), "answers that are not used; also refusal; none: keep all"
     )
     max_repeats: float = flag(0.5, "share of repeated runs of four words above which an answer is repeating")
-    select_only: bool = flag(False, "stop with the selected data set")
+    select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
+    student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")
+    arms: tuple[str, ...] = flag(
+        ("base", "first", "random", "selected"), f"students compared, of {', '.join(ARMS)}"
+    )
+    test_prompts_file: str | None = flag(None, "file of the held-out prompts; else a part of the prompts")
+    test_prompts: int = flag(80, "held-out prompts where no file is given, at most half of all")
+    test_samples: int | None = flag(None, "answers of a student to a held-out prompt; embedded: 8, else 1")
+    test_temperature: float | None = flag(
+        None, "of the student there, 0: greedy; 1 where it answers several times"
+    )
+    repeats: int | None = flag(None, "repeats with other seeds, for intervals; embedded: 3, else 1")
+    lora_rank: int | None = flag(None, "rank of adapters, 0 trains all weights; embedded student: 0, else 16")
+    lora_alpha: float = flag(16.0, "scale of adapters, over their rank")
+    learning_rate: float | None = flag(None, "embedded student: 1e-3; adapters 3e-4, all weights 2e-5")
+    epochs: float | None = flag(None, "passes over the data; embedded student: 4, else 3")
+    batch_size: int | None = flag(None, "examples in an update; embedded student: 16, else 128")
+    schedule: Literal["cosine", "linear", "constant"] = flag("cosine", "of the learning rate after its warm-up")
+    max_length: int = flag(512, "longest training sequence in tokens")
+    too_long: Literal["cut", "drop"] = flag(
+        "cut", "longer ones: learn their beginning, without an end, or leave the prompt out of every arm"
+    )
     workers: int = flag(2, "processes that score and select; changes no result")
     redact: bool = flag(False, "show hashes instead of texts in the report")
     seed: int = flag(0, "random seed of everything")
@@ -75,12 +133,32 @@ class Config:
 
         names = [Objective.parse(text).name for text in self.objective]
         none = ("none",)
+        sampled = self.pool is None
+        demo = sampled and self.prompts_file is None
+        embedded = model_name(self.student, "student").startswith("embedded:")
+        floor = least_words(names)
+        rank = self.lora_rank if self.lora_rank is not None else 0 if embedded else 16
+        samples = self.test_samples if self.test_samples is not None else 8 if demo else 1
         fill = {
-            "metrics": USUAL if self.metrics is None else () if self.metrics == none else self.metrics,
-            "min_words": least_words(names) if self.min_words is None else self.min_words,
-            "drop": () if self.drop == none else self.drop,
+            "prompts": 200 if demo else None,
+            "answer_tokens": 160 if demo else 512,
+            "k": K if sampled else None,
+            "min_words": min(floor, DEMO_FLOOR) if demo else floor,
+            "test_samples": samples,
+            "test_temperature": 1.0 if samples > 1 else 0.0,
+            "repeats": 3 if demo else 1,
+            "lora_rank": rank,
+            "learning_rate": 1e-3 if embedded else 3e-4 if rank else 2e-5,
+            "epochs": 4.0 if embedded else 3.0,
+            "batch_size": 16 if embedded else 128,
+            "metrics": USUAL,
         }
-        config = dataclasses.replace(self, **fill)
+        given = {"metrics": () if self.metrics == none else self.metrics}
+        given["drop"] = () if self.drop == none else self.drop
+        if sampled:
+            given["source"] = self.source or ("embedded:student", "embedded:teacher")
+        config = dataclasses.replace(self, **given)
+        config = dataclasses.replace(config, **{k: v for k, v in fill.items() if getattr(config, k) is None})
         config._check()
         return config
 
@@ -88,25 +166,93 @@ class Config:
         from active_inheritance.pools import GUARDS
         from active_inheritance.scores import check_scorer
 
-        if self.pool is None:
-            raise UserError("--pool FILE is missing: name the file with the answers to choose from")
-        if not pathlib.Path(self.pool).is_file():
-            raise UserError(f"no such file: {self.pool} (given as --pool)")
-        for name in ("top", "workers", *(("k",) if self.k is not None else ())):
+        self._check_pool()
+        optional = ("k", "prompts")
+        counts = (
+            "top",
+            "workers",
+            "answer_tokens",
+            "test_prompts",
+            "test_samples",
+            "repeats",
+            "batch_size",
+            "max_length",
+        )
+        for name in (*counts, *(name for name in optional if getattr(self, name) is not None)):
             if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("min_words", "temperature", "tolerance", "max_repeats", "seed"):
+                raise UserError(f"--{_flag(name)} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "epochs", "lora_alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{_flag(name)} must be above 0, not {getattr(self, name)}")
+        least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "lora_rank", "source_temperature")
+        least += ("diversity_penalty",)
+        for name in (*least, "test_temperature"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(self, name)}")
+                raise UserError(f"--{_flag(name)} must be at least 0, not {getattr(self, name)}")
+        if not 0 < self.source_top_p <= 1:
+            raise UserError(f"--source-top-p must lie above 0 and at most at 1, not {self.source_top_p}")
         if unknown := [name for name in self.drop if name not in GUARDS]:
             raise UserError(f"--drop {','.join(unknown)}: there are {', '.join(GUARDS)}, or none")
-        if len(set(self.sources)) < len(self.sources):
-            raise UserError(f"--sources {','.join(self.sources)}: name each once")
         if self.k is not None and self.top >= self.k:
             raise UserError(f"--top {self.top} of --k {self.k} answers selects nothing: use a smaller --top")
         self._check_rule()
         for name in self.scores():
             check_scorer(name)
+            if self.source and name.startswith("column:"):
+                raise UserError(f"{name} names a score that a --pool FILE holds: sampled answers have none")
+        self._check_student()
+
+    def _check_pool(self) -> None:
+        for name in ("pool", "prompts_file", "test_prompts_file"):
+            file = getattr(self, name)
+            if file is not None and not pathlib.Path(file).is_file():
+                raise UserError(f"no such file: {file} (given as --{_flag(name)})")
+        for flag_, names in (("--sources", self.sources), ("--source", self.source)):
+            if len(set(names)) < len(names):
+                raise UserError(f"{flag_} {','.join(names)}: name each once")
+        if self.pool is not None:
+            for name in ("source", "prompts_file", "prompts"):
+                if getattr(self, name):
+                    raise UserError(f"--pool {self.pool} holds the answers already: leave out --{_flag(name)}")
+        elif self.sources:
+            raise UserError("--sources names those of a --pool FILE; who is to answer is said with --source")
+        hosted = [name for name in self.source if name.startswith("openai:")]
+        for name in self.source:
+            check_name(name, "--source", self.source_url if name in hosted else None)
+        for name in ("source_url", "budget", "source_price"):
+            if getattr(self, name) is not None and not hosted:
+                raise UserError(f"--{_flag(name)} is for hosted sources: use it with --source openai:MODEL")
+        if self.sampling == "diverse-beam":
+            if odd := [name for name in self.source if not is_model(name)]:
+                raise UserError(f"--sampling diverse-beam is for models in this process, not for {', '.join(odd)}")
+            if self.source and self.k % len(self.source):
+                raise UserError(
+                    f"--sampling diverse-beam: --k {self.k} is no multiple of {len(self.source)} sources"
+                )
+        elif self.source and self.source_temperature == 0 and self.k > len(self.source):
+            raise UserError(
+                f"--source-temperature 0 gives equal answers: use one above 0, or --k {len(self.source)}"
+            )
+        self.share()
+
+    def _check_student(self) -> None:
+        if unknown := [arm for arm in self.arms if arm not in ARMS]:
+            raise UserError(f"--arms {','.join(unknown)}: there are {', '.join(ARMS)}")
+        if not {"base", "random", "selected"} <= {*self.arms} or len(set(self.arms)) < len(self.arms):
+            raise UserError("--arms must hold base, random and selected, and each arm once")
+        if self.test_samples > 1 and self.test_temperature == 0:
+            raise UserError(
+                f"--test-temperature 0 gives {self.test_samples} equal answers: use one above 0, or "
+                "--test-samples 1"
+            )
+        if self.trains():
+            if not is_model(self.student):
+                raise UserError(f"--student {self.student} cannot be trained: name a checkpoint, or none")
+            if not self.select_only and not self.measured():
+                raise UserError(
+                    f"no score of --objective {','.join(self.objective)} can be made of a student's answers: use "
+                    "--student none, or a function python:FILE.py:FUNCTION in place of the column"
+                )
 
     def _check_rule(self) -> None:
         rule = self.rule()
@@ -175,3 +321,46 @@ class Config:
         for name in ("run_dir", "dry_run", "workers", "select_only"):  # a selection may be followed by its student
             del values[name]
         return values
+
+    # --- sources and student ----------------------------------------------------------------------------------
+
+    def trains(self) -> bool:
+        """Whether a student is wanted, now or later."""
+        return self.student != "none"
+
+    def measured(self) -> list[str]:
+        """Names of the objectives' scores that can be made of new answers: not those that came with the pool."""
+        return [o.name for o in self.rule().objectives if not o.name.startswith("column:")]
+
+    def share(self) -> Budget | None:
+        """What one hosted source may spend in one repeat. Raises UserError for a bad budget."""
+        if self.source_price is not None:
+            Budget.parse("calls=1", self.source_price)
+        limits = None if self.budget is None else Budget.parse(self.budget, self.source_price)
+        hosted = sum(name.startswith("openai:") for name in self.source)
+        return None if limits is None else limits.share(self.repeats * hosted)
+
+    def answering(self) -> SampleConfig:
+        """How sources answer."""
+        return SampleConfig(self.answer_tokens, temperature=self.source_temperature, top_p=self.source_top_p)
+
+    def testing(self) -> SampleConfig:
+        """How a student answers held-out prompts."""
+        return SampleConfig(self.answer_tokens, temperature=self.test_temperature)
+
+    def training(self, seed: int) -> TrainConfig:
+        """The same for every arm."""
+        return TrainConfig(
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            micro_batch_size=max(n for n in range(1, 33) if self.batch_size % n == 0),
+            max_length=self.max_length,
+            lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
+            seed=seed,
+        )
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

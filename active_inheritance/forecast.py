@@ -245,6 +245,7 @@ def _objectives(config: Config, found: Tally) -> dict[str, Any]:
     """By objective: what was to be expected of it alone, and what came of it. Lifts are over the mean of the
     pool."""
     entries = {}
+    mean = lambda x: float(_mean(x, 0))
     for j, objective in enumerate(config.rule().objectives):
         m = found.metrics.index(objective.name)
         pool, selected, best = found.pool[:, m], found.arm("selected")[:, m], found.best[:, j]
@@ -254,13 +255,13 @@ def _objectives(config: Config, found: Tally) -> dict[str, Any]:
             headroom = np.abs(selected - objective.target) - np.abs(best - objective.target)
         entries[str(objective)] = _plain(
             {
-                "pool": np.nanmean(pool),
-                "within_prompt_spread": np.nanmean(found.spread[:, m]),
+                "pool": mean(pool),
+                "within_prompt_spread": mean(found.spread[:, m]),
                 "without_spread_share": np.mean(~(found.spread[:, m] > 0)),
                 "lift_predicted": None if sign is None else _predicted(found, m, sign),
-                "lift_realised": np.nanmean(selected - pool),
-                "best_of_pool": np.nanmean(best),
-                "headroom": np.nanmean(headroom),
+                "lift_realised": mean(selected - pool),
+                "best_of_pool": mean(best),
+                "headroom": mean(headroom),
             }
         )
     return entries
@@ -273,7 +274,7 @@ def _predicted(found: Tally, m: int, sign: int) -> float:
     sigmas = np.array([expected_max(n) if n > 1 else 0.0 for n in feasible])
     spread = np.where(feasible > 1, np.nan_to_num(found.feasible_spread[:, m]), 0.0)
     mean = np.where(feasible > 0, found.feasible[:, m], found.pool[:, m])
-    return float(np.nanmean(mean + sign * sigmas * spread - found.pool[:, m]))
+    return float(_mean(mean + sign * sigmas * spread - found.pool[:, m], 0))
 
 
 def _scores(config: Config, found: Tally) -> dict[str, Any]:
@@ -293,7 +294,7 @@ def _scores(config: Config, found: Tally) -> dict[str, Any]:
             base = entry[other]
             entry[f"selected - {other}"] = {
                 "value": value,
-                "ci95": [low, high],
+                "ci95": [low, high] if math.isfinite(low + high) else None,  # few prompts have the score
                 "relative": value / abs(base) if base else None,
             }
         entries[name] = _plain(entry)

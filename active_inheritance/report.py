@@ -2,7 +2,8 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,17 @@ from active_inheritance.config import Config
 from active_inheritance.pools import GUARDS
 from active_inheritance.select import ARMS
 from active_inheritance.stage import Selection
+from active_inheritance.student_report import (
+    ACCOUNT_HEADERS,
+    METRIC_HEADERS,
+    account_rows,
+    add_student,
+    add_student_details,
+    arm_table,
+    interval,
+    metric_rows,
+    short,
+)
 from active_inheritance.summary import summarise, warnings
 from common.dataset import DatasetCard, Field, write_dataset
 from common.report import (
@@ -21,7 +33,7 @@ from common.report import (
     share_figure,
     terminal_table,
 )
-from common.rundir import RunDir, write_json
+from common.rundir import RunDir, write_folder, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,20 +42,32 @@ DOTS = 1200
 """Answers in a scatter plot."""
 
 
-def finish(run: RunDir, config: Config, selection: Selection, hashes: dict[str, str]) -> dict[str, Any]:
-    """Write all products of a selection and print its tables; returns the summary."""
-    summary = summarise(config, selection, hashes)
+def finish(
+    run: RunDir,
+    config: Config,
+    selection: Selection,
+    hashes: dict[str, str],
+    found: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Write all products of a run and print its tables; returns the summary. `found`: the students, by repeat."""
+    summary = summarise(run, config, selection, hashes, found)
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
                 write_dataset(run.path / folder, _rows(selection, arm), _card(config, summary, arm))
-        _page(config, selection, summary).write(run.path / "report.html")
+        if found:
+            chosen = run.path / "repeat_0/selected/student"
+            write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
+        _page(config, selection, summary, found).write(run.path / "report.html")
     write_json(run.path / "summary.json", summary)
     print(final_tables(summary))
     for line in warnings(config, summary):
         print(f"note: {line}")
     print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
-    print(f"data set: {run.path / 'dataset'}   controls: {run.path / 'controls'}")
+    print(
+        f"data set: {run.path / 'dataset'}   controls: {run.path / 'controls'}"
+        + (f"   student: {run.path / 'model'}" if found else "")
+    )
     return summary
 
 
@@ -79,8 +103,8 @@ def _card(config: Config, summary: dict[str, Any], arm: str) -> DatasetCard:
     return DatasetCard(
         title=f"Answers by Active Inheritance: {arm}",
         made_by=(
-            f"Of each prompt's answers in the pool {config.pool} (SHA-256 {summary['pool']['sha256']}…), {how}"
-            f"{under}. Sources: {', '.join(summary['pool']['sources'])}."
+            f"Of each prompt's answers {_pool_name(summary)}, {how}{under}. Sources: "
+            f"{', '.join(summary['pool']['sources'])}."
         ),
         fields=fields,
         lineage="id, source and index name the answer; pool/ of the run holds all answers with their scores.",
@@ -88,6 +112,15 @@ def _card(config: Config, summary: dict[str, Any], arm: str) -> DatasetCard:
         if arm == "selected"
         else {},
     )
+
+
+def _pool_name(summary: dict[str, Any]) -> str:
+    made = summary["sampling"]
+    if made is None:
+        return f"in the pool {summary['pool']['file']} (SHA-256 {summary['pool']['sha256']}…)"
+    if made["method"] == "diverse-beam":
+        return f"({made['k']}, by diverse beam search with penalty {made['diversity_penalty']:g})"
+    return f"({made['k']}, sampled at temperature {made['temperature']:g} and top-p {made['top_p']:g})"
 
 
 def _outcomes(summary: dict[str, Any]) -> dict[str, int]:
@@ -103,7 +136,7 @@ OBJECTIVE_HEADERS = ["objective", "pool", "spread", "lift predicted", "lift real
 
 def objective_rows(summary: dict[str, Any]) -> list[list[Any]]:
     keys = ("pool", "within_prompt_spread", "lift_predicted", "lift_realised", "best_of_pool", "headroom")
-    return [[name, *(_short(entry[key]) for key in keys)] for name, entry in summary["data"]["objectives"].items()]
+    return [[name, *(short(entry[key]) for key in keys)] for name, entry in summary["data"]["objectives"].items()]
 
 
 SCORE_HEADERS = ["score", "pool", "random", "matched", "selected", "selected - random", "relative", "in spreads"]
@@ -116,8 +149,8 @@ def score_rows(summary: dict[str, Any]) -> list[list[Any]]:
         lift = entry["selected - random"]
         relative = None if lift["relative"] is None else f"{100 * lift['relative']:+.1f}%"
         spreads = lift["value"] / entry["spread"] if entry["spread"] and lift["value"] is not None else None
-        columns = [_short(entry[key]) for key in ("pool", "random", "matched", "selected")]
-        rows.append([name, *columns, _interval(lift), relative, None if spreads is None else f"{spreads:+.2f}"])
+        columns = [short(entry[key]) for key in ("pool", "random", "matched", "selected")]
+        rows.append([name, *columns, interval(lift), relative, None if spreads is None else f"{spreads:+.2f}"])
     return rows
 
 
@@ -130,7 +163,7 @@ def source_rows(summary: dict[str, Any]) -> list[list[Any]]:
     for source, entry in summary["data"]["sources"].items():
         answers = summary["pool"]["sources"][source]["answers"]
         shares = (round(100 * entry[key], 1) for key in ("selected_share", "chance_share"))
-        means = [_short(value) for key, value in entry.items() if key.startswith("mean ")]
+        means = [short(value) for key, value in entry.items() if key.startswith("mean ")]
         rows.append([source, answers, entry["usable"], entry["wins"], *shares, *means])
     return sorted(rows, key=lambda row: (-row[3], row[0]))
 
@@ -138,21 +171,6 @@ def source_rows(summary: dict[str, Any]) -> list[list[Any]]:
 def _source_headers(summary: dict[str, Any]) -> list[str]:
     first = next(iter(summary["data"]["sources"].values()))
     return SOURCE_HEADERS + [key for key in first if key.startswith("mean ")]
-
-
-def _short(value: float | None) -> str | None:
-    """Three or four digits."""
-    if value is None:
-        return None
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
-
-
-def _interval(entry: dict[str, Any]) -> str | None:
-    if entry["value"] is None:
-        return None
-    decimals = 1 if abs(entry["value"]) >= 10 else 2 if abs(entry["value"]) >= 1 else 3
-    value, low, high = (f"{x:+.{decimals}f}" for x in (entry["value"], *entry["ci95"]))
-    return f"{value} [{low}, {high}]"
 
 
 def final_tables(summary: dict[str, Any]) -> str:
@@ -170,22 +188,41 @@ def final_tables(summary: dict[str, Any]) -> str:
         + "\n\n"
         + terminal_table(_source_headers(summary), source_rows(summary))
         + "\n"
+        + (_student_tables(summary) if summary["student"] else "")
+    )
+
+
+def _student_tables(summary: dict[str, Any]) -> str:
+    own = summary["student"]
+    repeats = f"{own['repeats']} repeat{'s' if own['repeats'] > 1 else ''}"
+    return (
+        f"\nthe student on {own['held_out_prompts']} held-out prompts, {repeats}\n\n"
+        + terminal_table(*arm_table(summary))
+        + "\n\n"
+        + terminal_table(METRIC_HEADERS, metric_rows(summary))
+        + "\n"
     )
 
 
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def _page(config: Config, selection: Selection, summary: dict[str, Any]) -> Report:
+def _page(
+    config: Config, selection: Selection, summary: dict[str, Any], found: Sequence[dict[str, Any]]
+) -> Report:
     data, rule = summary["data"], summary["rule"]
     page = Report(
         f"Active Inheritance: {', '.join(rule['objectives'])}",
         f"{data['prompts']} prompts, {data['answers_usable']} usable answers of {len(summary['pool']['sources'])} "
         f"sources{', ' + ', '.join(rule['constraints']) if rule['constraints'] else ''}, seed {config.seed}",
     )
+    if found:
+        add_student(page, summary)
     page.add_table("What was selected for", OBJECTIVE_HEADERS, objective_rows(summary), note=OBJECTIVE_NOTE)
     if notes := warnings(config, summary):
         page.add_text("\n\n".join(notes), "Know before believing")
+    if found:
+        add_student_details(page, config, selection, summary, found)
     _figures(page, config, selection, summary)
     page.add_table(
         "What selection does to every score", SCORE_HEADERS, score_rows(summary), note=_score_note(summary)
@@ -211,6 +248,8 @@ def _page(config: Config, selection: Selection, summary: dict[str, Any]) -> Repo
         ],
         note=f"Not used: {', '.join(config.drop) or 'none'}. An answer may have two faults.",
     )
+    if summary["sampling"]:
+        page.add_table("What the sources cost", ACCOUNT_HEADERS, account_rows(summary), note="Over all repeats.")
     page.add_table("Why", ["reason", "prompts"], [[reason, n] for reason, n in data["reasons"].items()])
     page.add_table("By what", ["score", "scorer and version"], [[*pair] for pair in summary["scorers"].items()])
     page.add_examples(

@@ -1,6 +1,7 @@
 """The stages that need no model: a pool is scored, then selected from, in parts that fit into memory.
 
-    selection = select_stage(run, config)
+    selection = select_stage(run, config)                       # of config.pool
+    selection = select_stage(run, config, 1, sampled_file)      # of what the second repeat sampled
     for row in selection.rows("selected"): ...      # prompts with their texts, one part in memory at a time
 
 A part holds the prompts of some two thousand answers. Parts are scored and selected by several processes, each
@@ -42,6 +43,9 @@ class Selection:
     """What a run selected, in its directory."""
 
     folder: pathlib.Path
+    """Where pool/ lies: of a file all repeats use the same."""
+    chosen: pathlib.Path
+    """Where selection/ lies, a folder for each repeat."""
     config: Config
     pool: dict[str, Any]
     """pool/index.json: prompts, answers and parts, and what became of the answers of every source."""
@@ -51,8 +55,8 @@ class Selection:
     def prompts(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Every prompt's row of the pool and its row of the selection."""
         for number in range(self.pool["parts"]):
-            pool, chosen = (read_jsonl(self.folder / _name(kind, number)) for kind in ("pool", "selection"))
-            yield from zip(pool, chosen, strict=True)
+            pool = read_jsonl(self.folder / _name("pool", number))
+            yield from zip(pool, read_jsonl(self.chosen / _name("selection", number)), strict=True)
 
     def rows(self, arm: str) -> Iterator[dict[str, Any]]:
         """What an arm of `select.ARMS` learns from: {"id", "prompt", "answer", "source", "index", "scores"}, the
@@ -71,17 +75,24 @@ class Selection:
                 }
 
 
-def select_stage(run: RunDir, config: Config) -> Selection:
-    """Score the pool and select from it, as far as that is not done. `config` is resolved."""
+def select_stage(run: RunDir, config: Config, repeat: int = 0, sampled: pathlib.Path | None = None) -> Selection:
+    """Score the pool and select from it, as far as that is not done. `config` is resolved.
+
+    The first repeat lies in the run folder itself, others in repeat_1, repeat_2, … `sampled` is the pool file of
+    this repeat's own, in place of the one that `config` names, which is scored once for all repeats.
+    """
+    own = run.path / f"repeat_{repeat}" if repeat else run.path
+    folder = own if sampled else run.path
     with run.timed("score"):
-        index = _scored(run, config)
+        index = _scored(folder, config, sampled or pathlib.Path(config.pool))
+    config = dataclasses.replace(config, seed=config.seed + repeat)
     with run.timed("select"):
         stride = max(1, index["prompts"] // 4000)
-        work = functools.partial(_select_part, run.path, config, stride)
+        work = functools.partial(_select_part, folder, own, config, stride)
         with _processes(config, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
             found = Tally.joined(list(tqdm(done, "selected", index["parts"], unit=" parts", disable=None)))
-    return Selection(run.path, config, index, found)
+    return Selection(folder, own, config, index, found)
 
 
 def _name(kind: str, number: int) -> str:
@@ -91,15 +102,14 @@ def _name(kind: str, number: int) -> str:
 # --- scoring ----------------------------------------------------------------------------------------------------
 
 
-def _scored(run: RunDir, config: Config) -> dict[str, Any]:
+def _scored(folder: pathlib.Path, config: Config, file: pathlib.Path) -> dict[str, Any]:
     """pool/part-….jsonl with texts, flags and scores, and pool/index.json when all are there."""
-    path = run.path / "pool" / "index.json"
+    path = folder / "pool" / "index.json"
     if not path.exists():
-        file = pathlib.Path(config.pool)
         groups = read_pool(file, config.layout())
         drawn = (draw(group, config.sources, config.k, config.seed) for group in groups)
         with _processes(config, file.stat().st_size) as each:
-            work = functools.partial(_score_part, run.path, config, Scorers.open(config.scores()))
+            work = functools.partial(_score_part, folder, config, Scorers.open(config.scores()))
             done = tqdm(each(work, enumerate(_parts(drawn))), desc="scored", unit=" parts", disable=None)
             counted = list(done)
         index = _index(counted, file.stat().st_size)
@@ -185,11 +195,11 @@ def _index(counted: Sequence[dict[str, Any]], size: int) -> dict[str, Any]:
 # --- selecting --------------------------------------------------------------------------------------------------
 
 
-def _select_part(folder: pathlib.Path, config: Config, stride: int, number: int) -> Tally:
+def _select_part(folder: pathlib.Path, own: pathlib.Path, config: Config, stride: int, number: int) -> Tally:
     """Select from a part, store the choices if they are not there, and sum the part up."""
     rows, rule = read_jsonl(folder / _name("pool", number)), config.rule()
     choices = [choose(rule, row["id"], _candidates(row, config)) for row in rows]
-    path = folder / _name("selection", number)
+    path = own / _name("selection", number)
     if not path.exists():
         write_jsonl(path, (_selected_row(rule, row, c) for row, c in zip(rows, choices, strict=True)))
     return tally(config, rows, choices, stride)

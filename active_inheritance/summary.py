@@ -1,23 +1,35 @@
 """The figures of a selection: what `summary.json` holds, and what to know before believing them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from active_inheritance.config import Config
+from active_inheritance.figures import student_figures
 from active_inheritance.forecast import forecast
+from active_inheritance.sampling import accounts
 from active_inheritance.scores import versions
 from active_inheritance.stage import Selection
+from active_inheritance.student_report import student_warnings
+from common.rundir import RunDir
 
 SCHEMA = 1
 
 
-def summarise(config: Config, selection: Selection, hashes: dict[str, str]) -> dict[str, Any]:
-    """The documented, versioned figures of a run. `hashes`: of the files it read."""
+def summarise(
+    run: RunDir, config: Config, selection: Selection, hashes: dict[str, str], found: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The documented, versioned figures of a run (see README, "summary.json"). `hashes`: of the files it read;
+    `found`: the students of every repeat. "pool" and "data" are those of the first repeat."""
     rule = config.rule()
+    own = student_figures(config, found) if found else {}
     return {
         "schema": SCHEMA,
         "method": "active-inheritance",
-        "status": "selected",
-        "pool": selection.pool | {"file": config.pool, "sha256": hashes[config.pool], "k": config.k},
+        "status": "complete" if found else "selected",
+        **own,
+        "student": _student(config, found) if found else None,
+        "pool": selection.pool | {"file": config.pool, "sha256": hashes.get(config.pool), "k": config.k},
+        "sampling": _sampling(run, config) if config.source else None,
         "rule": {
             "objectives": [str(objective) for objective in rule.objectives],
             "constraints": [str(constraint) for constraint in rule.constraints],
@@ -31,9 +43,38 @@ def summarise(config: Config, selection: Selection, hashes: dict[str, str]) -> d
     }
 
 
+def _student(config: Config, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": config.student,
+        "repeats": len(found),
+        "held_out_prompts": len({row["id"] for row in found[0]["answers"]["base"]}),
+        "answers_of_a_prompt": config.test_samples,
+        "temperature": config.test_temperature,
+        "new_tokens": config.answer_tokens,
+        "left_out_too_long": [f["left_out"] for f in found],
+    }
+
+
+def _sampling(run: RunDir, config: Config) -> dict[str, Any]:
+    """How the pool was made, so that it is not compared with one made otherwise."""
+    chance = config.sampling == "sample"
+    return {
+        "method": config.sampling,
+        "temperature": config.source_temperature if chance else None,
+        "top_p": config.source_top_p if chance else None,
+        "diversity_penalty": None if chance else config.diversity_penalty,
+        "new_tokens": config.answer_tokens,
+        "seed": config.seed,
+        "k": config.k,
+        "sources": accounts(run, config),
+    }
+
+
 def warnings(config: Config, summary: dict[str, Any]) -> list[str]:
     """What a reader of the tables should know before believing them, a line each."""
     data, pool, lines = summary["data"], summary["pool"], []
+    if summary["student"]:
+        lines += student_warnings(config, summary)
     if data["infeasible_share"]:
         what = {
             "baseline": "they keep the answer of the random control",

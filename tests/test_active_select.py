@@ -43,7 +43,7 @@ def pool(tmp_path):
 
 
 def config(pool, name="run", **settings):
-    settings = {"objective": ("mtld:max",), "metrics": ("lix",)} | settings
+    settings = {"objective": ("mtld:max",), "metrics": ("lix",), "select_only": True} | settings
     return Config(pool=str(pool), run_dir=str(pool.parent / name), **settings)
 
 
@@ -130,7 +130,8 @@ def test_a_killed_run_continues_to_the_same_bytes(pool):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from active_inheritance import stage\nfrom active_inheritance.command import run\n"
         "from active_inheritance.config import Config\nstage.PART = 30\n"
-        f"run(Config(pool=sys.argv[2], run_dir=sys.argv[3], metrics=('lix',), **{settings!r}))\n"
+        "run(Config(pool=sys.argv[2], run_dir=sys.argv[3], metrics=('lix',), select_only=True, "
+        f"**{settings!r}))\n"
     )
     call = lambda name: [sys.executable, "-c", code, str(ROOT), str(pool), str(pool.parent / name)]
     subprocess.run(call("whole"), check=True, capture_output=True)
@@ -177,7 +178,8 @@ def test_columns_and_target(pool):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"pool": None}, "--pool FILE is missing"),
+        ({"pool": None, "sources": ("x",)}, "--sources names those of a --pool FILE"),
+        ({"source": ("embedded:student",)}, "holds the answers already: leave out --source"),
         ({"pool": "nowhere.jsonl"}, "no such file: nowhere.jsonl"),
         ({"objective": ("mtlt:max",)}, "there is no metric 'mtlt'"),
         ({"objective": ("mtld",)}, "--objective 'mtld': give SCORE:max"),
@@ -196,7 +198,10 @@ def test_columns_and_target(pool):
             {"objective": ("mtld:max", "lix:min"), "combine": "pareto", "temperature": 1.0},
             "--temperature draws by a sum",
         ),
-        ({"objective": ("column:tox:min",)}, "column:tox: the first 60 prompts of .* have no such score"),
+        (
+            {"objective": ("column:tox:min",), "student": "none"},
+            "column:tox: the first 60 prompts of .* have no such score",
+        ),
         ({"objective": ("python:nowhere.py:f:min",)}, "no such file: nowhere.py"),
     ],
 )

@@ -327,7 +327,9 @@ def forecast_of(prompts, tmp_path, **settings):
     file = tmp_path / "pool.jsonl"
     file.touch()
     columns = tuple(f"column:{name}" for name in "st")
-    config = Config(pool=str(file), objective=("column:s:max",), metrics=columns, **settings).resolved()
+    config = Config(
+        pool=str(file), objective=("column:s:max",), metrics=columns, select_only=True, **settings
+    ).resolved()
     rows, choices = [], []
     for number, scores in enumerate(prompts):
         answers = [

@@ -1,0 +1,122 @@
+"""Figures of the student: every metric of every arm on held-out prompts, changes, what of the data's came over.
+
+figures = student_figures(config, found)       # `found`: what `run_students` gives, one a repeat
+"""
+
+import math
+import statistics
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from active_inheritance.config import Config
+from active_inheritance.student import Row
+from common.diversity import self_bleu
+from common.stats import bootstrap_ci95, mean_ci95
+
+AGAINST = "random"
+"""The arm that tells selection from distillation."""
+
+
+def student_figures(config: Config, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """ "arms", "gains", "transfer" and "prompts_learned" of summary.json."""
+    names = [name for name in config.scores() if not name.startswith("column:")]
+    main = config.measured()[0]
+    tables = {
+        arm: {name: _table([f["answers"][arm] for f in found], name) for name in names} for arm in config.arms
+    }
+    arms = {}
+    for arm in config.arms:
+        metrics = {name: _interval(table) for name, table in tables[arm].items()}
+        answers = [f["answers"][arm] for f in found]
+        arms[arm] = {"metric": main} | metrics[main] | {"metrics": metrics} | _conduct(config, answers)
+        arms[arm] |= {
+            "updates": [f["updates"][arm] for f in found],
+            "examples": [len(f["learned"].get(arm, ())) for f in found],
+            "cut": [sum(row["cut"] for row in f["learned"].get(arm, ())) for f in found],
+        }
+    pairs = [("selected", arm) for arm in config.arms if arm != "selected"]
+    pairs += [(arm, "base") for arm in config.arms if arm not in ("base", "selected")]
+    gains = {f"{a} - {b}": _gains(tables[a], tables[b], main) for a, b in pairs}
+    return {"arms": arms, "gains": gains, "transfer": _transfer(found, gains[f"selected - {AGAINST}"], names)}
+
+
+def _table(of_repeats: Sequence[Sequence[Row]], name: str) -> np.ndarray:
+    """(repeats, prompts): the mean over a prompt's answers that have the score; NaN without any."""
+    rows = []
+    for answers in of_repeats:
+        by_prompt: dict[str, list[float]] = {}
+        for row in answers:
+            values = by_prompt.setdefault(row["id"], [])
+            if row["scores"][name] is not None:
+                values.append(row["scores"][name])
+        rows.append([statistics.fmean(values) if values else math.nan for values in by_prompt.values()])
+    return np.array(rows, np.float64)
+
+
+def _interval(table: np.ndarray) -> dict[str, Any]:
+    """Of a table, or a difference of two: Student's t over repeats; of one repeat the bootstrap over prompts."""
+    per_repeat = [float(np.mean(row[np.isfinite(row)])) if np.isfinite(row).any() else None for row in table]
+    n = int(np.isfinite(table).all(axis=0).sum())
+    if None in per_repeat or not n:
+        return {"value": None, "ci95": None, "n": n, "per_repeat": per_repeat}
+    if len(per_repeat) > 1:
+        value, *interval = mean_ci95(per_repeat)
+    else:
+        value, *interval = bootstrap_ci95(table[0][np.isfinite(table[0])])
+    return {"value": value, "ci95": interval, "n": n, "per_repeat": per_repeat}
+
+
+def _gains(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], main: str) -> dict[str, Any]:
+    """Differences prompt by prompt, "relative" to the other arm's value, in every metric."""
+    metrics = {}
+    for name in ours:
+        entry = _interval(ours[name] - theirs[name])
+        base = _interval(theirs[name])["value"]
+        relative = entry["value"] / abs(base) if base and entry["value"] is not None else None
+        metrics[name] = entry | {"relative": relative}
+    return metrics[main] | {"metrics": metrics}
+
+
+def _transfer(found: Sequence[dict[str, Any]], gain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """How much of the data's change, selected against random, is in the students': "ratio" of the means over
+    repeats; None where the data did not change."""
+    table = {}
+    for name in names:
+        per_repeat = []
+        for f in found:
+            ours, theirs = (
+                [row["scores"][name] for row in f["learned"][arm] if row["scores"][name] is not None]
+                for arm in ("selected", AGAINST)
+            )
+            per_repeat.append(statistics.fmean(ours) - statistics.fmean(theirs) if ours and theirs else None)
+        data = None if None in per_repeat else statistics.fmean(per_repeat)
+        student = gain["metrics"][name]["value"]
+        ratio = student / data if data and student is not None else None
+        table[name] = {"data": data, "data_per_repeat": per_repeat, "student": student, "ratio": ratio}
+    return table
+
+
+def _conduct(config: Config, of_repeats: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """Shares of answers by repeat, and how much an arm's answers resemble each other."""
+    share = lambda test: [sum(map(test, rows)) / len(rows) for rows in of_repeats]
+    constraints = [c for c in config.rule().constraints if not c.name.startswith("column:")]
+    meets = lambda row: all(c.violation(row["scores"][c.name]) == 0 for c in constraints)
+    return {
+        "truncated_share": share(lambda row: row["truncated"]),
+        "empty_share": share(lambda row: not row["answer"].strip()),
+        "feasible_share": share(meets),
+        "corpus": [corpus_figures([row["answer"] for row in rows]) for rows in of_repeats],
+    }
+
+
+def corpus_figures(texts: Sequence[str]) -> dict[str, float | None]:
+    """Of a set of texts: self-BLEU of 200 of them, and bytes of all over their bytes after zlib. Both are higher
+    the more alike they are."""
+    whole = "\n".join(texts).encode("utf-8", "replace")
+    return {
+        "self_bleu": self_bleu(texts) if len(texts) > 1 else None,
+        "compression_ratio": len(whole) / len(zlib.compress(whole, 9)) if whole else None,
+    }

@@ -1,0 +1,115 @@
+"""The prompts of a run: those that sources answer and arms learn, and those held out to measure the student on.
+
+    learned, held_out = load_prompts(config)          # of --prompts-file, or the embedded demonstration's
+
+Nothing of what is held out is ever learned: prompts of the same text are left out of the data of every arm.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import random
+from collections.abc import Sequence
+
+from active_inheritance.config import Config
+from active_inheritance.pools import PROMPTS
+from common.embedded.text import ASK_LONG, CREATURES, QUALITIES
+from common.errors import UserError
+from common.generate import Message
+from common.tasks.files import require, row_id, stream_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """`id` seeds and names its answers; `place` says where it stands, for messages."""
+
+    id: str
+    text: str
+    place: str = ""
+
+
+def messages(text: str) -> tuple[Message, ...]:
+    """How a prompt is put to sources and to the student, and learned: one turn of the user's."""
+    return ({"role": "user", "content": text},)
+
+
+def load_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to learn and held-out ones of a run that samples its pool. Raises UserError for files that do not
+    fit, and where too few are left to learn."""
+    if config.prompts_file is None:
+        learned, held_out = story_prompts(config.test_prompts)
+    else:
+        learned, held_out = read_prompts(config.prompts_file, config.prompt_column), []
+    if config.test_prompts_file is not None:
+        held_out = read_prompts(config.test_prompts_file, None)
+    elif not held_out:
+        held_out = split(learned, config.test_prompts, config.seed)
+    taken = {prompt.text for prompt in held_out}
+    learned = [prompt for prompt in learned if prompt.text not in taken]
+    if not learned:
+        raise UserError(f"{config.prompts_file}: all of its prompts are held out: lower --test-prompts")
+    if config.prompts is not None and len(learned) > config.prompts:
+        drawn = set(random.Random(f"prompts {config.seed}").sample(range(len(learned)), config.prompts))
+        learned = [prompt for i, prompt in enumerate(learned) if i in drawn]
+    return learned, held_out
+
+
+def read_prompts(name: str, column: str | None) -> list[Prompt]:
+    """The prompts of a file, those of one text once. Raises UserError, naming the row, for one that is missing and
+    for an id that comes twice."""
+    found: dict[str, Prompt] = {}
+    ids: set[str] = set()
+    for row, place in stream_rows(pathlib.Path(name)):
+        key = column or next((key for key in PROMPTS if key in row), None)
+        if key is None:
+            raise UserError(f"{place}: no column {' or '.join(PROMPTS)}: name it with --prompt-column")
+        text = require(row, key, place)
+        prompt = Prompt(row_id(row, hashlib.sha256(text.encode()).hexdigest()[:16]), text, place)
+        if text not in found:
+            if prompt.id in ids:
+                raise UserError(f"{place}: id {prompt.id!r} is also that of an earlier prompt: ids must differ")
+            found[text] = prompt
+            ids.add(prompt.id)
+    return list(found.values())
+
+
+def split(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """`count` of the prompts, at most half of them, for the test: those whose ids' hashes are lowest."""
+    return sorted(prompts, key=lambda prompt: drawn_by(prompt.id, seed))[: min(count, len(prompts) // 2)]
+
+
+def drawn_by(prompt_id: str, seed: int) -> bytes:
+    """A hash by which prompts are drawn: a draw from a stream needs no list of all."""
+    return hashlib.sha256(f"held out {seed} {prompt_id}".encode()).digest()
+
+
+def story_prompts(count: int) -> tuple[list[Prompt], list[Prompt]]:
+    """The embedded demonstration: long stories about somebody. The embedded models were trained on these
+    instructions without the quality. Heroes and qualities of the held-out ones, at most `count`, are in none of
+    the others; which they are does not depend on the run's seed."""
+    heroes = CREATURES[2::4]
+    qualities = [quality for quality in QUALITIES if quality[0] not in "aeiou"]  # so that "a" fits
+    apart = qualities[2::4]
+    ask = lambda of, who: [
+        Prompt(f"{hero}-{quality}-{number}", form.format(hero=f"{quality} {hero}"))
+        for number, form in enumerate(ASK_LONG)
+        for quality in of
+        for hero in who
+    ]
+    learned = ask([q for q in qualities if q not in apart], [c for c in CREATURES if c not in heroes])
+    held_out = sorted(ask(apart, heroes), key=lambda prompt: drawn_by(prompt.id, 0))
+    return learned, held_out[:count]
+
+
+def lengths_fit(prompts: Sequence[Prompt], student, answer_tokens: int) -> None:
+    """Raises UserError, naming the row, for a prompt that leaves the student no room to answer."""
+    for prompt in prompts:
+        if not room(prompt.text, student, answer_tokens):
+            raise UserError(
+                f"{prompt.place or prompt.id}: the prompt leaves no room for {answer_tokens} tokens within the "
+                f"{student.config.max_positions} the student takes: shorten it or lower --answer-tokens"
+            )
+
+
+def room(text: str, student, answer_tokens: int) -> bool:
+    return len(student.tokenizer.encode_prompt(messages(text))) + answer_tokens <= student.config.max_positions

@@ -1,0 +1,195 @@
+"""The student's part of the page, of the printed tables, and of the warnings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from active_inheritance.config import Config
+from active_inheritance.figures import AGAINST
+from active_inheritance.stage import Selection
+from common.report import Report, histogram_figure, share_figure
+
+Summary = dict[str, Any]
+
+
+def short(value: float | None) -> str | None:
+    """Three or four digits."""
+    if value is None:
+        return None
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def interval(entry: Summary) -> str | None:
+    """ "+3.21 [+1.15, +5.27]", with as many decimals as the value asks for."""
+    if entry["value"] is None:
+        return None
+    decimals = 1 if abs(entry["value"]) >= 10 else 2 if abs(entry["value"]) >= 1 else 3
+    shown = f"{entry['value']:+.{decimals}f}"
+    if entry["ci95"] is None:
+        return shown
+    return shown + " [{:+.{d}f}, {:+.{d}f}]".format(*entry["ci95"], d=decimals)
+
+
+def percent(value: float | None, signed: bool = True) -> str | None:
+    return None if value is None else f"{100 * value:{'+' if signed else ''}.1f}%"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def arm_table(summary: Summary) -> tuple[list[str], list[list[Any]]]:
+    """Every arm on the held-out prompts, and by how much the selected one differs."""
+    metric = summary["arms"]["base"]["metric"]
+    headers = ["student", metric, "selected - it", "relative", "words", "truncated, %", "examples", "updates"]
+    rows = []
+    for name, arm in summary["arms"].items():
+        gain = summary["gains"].get(f"selected - {name}")
+        ahead = ["", ""] if gain is None else [interval(gain), percent(gain["relative"])]
+        rows.append([name, short(arm["value"]), *ahead, short(arm["metrics"]["words"]["value"])])
+        rows[-1] += [
+            round(100 * _mean(arm["truncated_share"]), 1),
+            *(round(_mean(arm[k])) for k in ("examples", "updates")),
+        ]
+    return headers, rows
+
+
+METRIC_HEADERS = [
+    *("score", "base", "random", "selected", "selected - random", "relative", "selected - base"),
+    *("data: selected - random", "transfer"),
+]
+
+
+def metric_rows(summary: Summary) -> list[list[Any]]:
+    """Every score of the students' answers, and how much of the data's change came over."""
+    rows = []
+    for name, transfer in summary["transfer"].items():
+        values = [short(summary["arms"][arm]["metrics"][name]["value"]) for arm in ("base", AGAINST, "selected")]
+        over, base = (summary["gains"][f"selected - {arm}"]["metrics"][name] for arm in (AGAINST, "base"))
+        data = None if transfer["data"] is None else f"{transfer['data']:+.3g}"
+        ratio = None if transfer["ratio"] is None else f"{transfer['ratio']:.2f}"
+        rows.append([name, *values, interval(over), percent(over["relative"]), interval(base), data, ratio])
+    return rows
+
+
+CORPUS_HEADERS = ["student", "self-BLEU", "compression of all answers", "meets the constraints, %", "empty, %"]
+
+
+def corpus_rows(summary: Summary) -> list[list[Any]]:
+    """How much an arm's answers resemble each other, and what share of them is as it should be."""
+    rows = []
+    for name, arm in summary["arms"].items():
+        means = []
+        for key in ("self_bleu", "compression_ratio"):
+            values = [entry[key] for entry in arm["corpus"]]
+            means.append(None if None in values else short(_mean(values)))
+        shares = [round(100 * _mean(arm[key]), 1) for key in ("feasible_share", "empty_share")]
+        rows.append([name, *means, *shares])
+    return rows
+
+
+ACCOUNT_HEADERS = ["source", "calls", "tokens sent", "tokens received", "truncated, %", "failed"]
+
+
+def account_rows(summary: Summary) -> list[list[Any]]:
+    return [
+        [
+            name,
+            *(entry[key] for key in ("calls", "prompt_tokens", "completion_tokens")),
+            round(100 * entry["truncated_share"], 1),
+            entry["failed"],
+        ]
+        for name, entry in summary["sampling"]["sources"].items()
+    ]
+
+
+def intervals_are(summary: Summary) -> str:
+    repeats = summary["student"]["repeats"]
+    if repeats > 1:
+        return f"95% intervals by Student's t over {repeats} repeats"
+    return "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def add_student(page: Report, summary: Summary) -> None:
+    """The first part of the page: what came of it."""
+    own = summary["student"]
+    page.add_table(
+        "What the student became",
+        *arm_table(summary),
+        note=f"{own['name']} on {own['held_out_prompts']} held-out prompts, {own['answers_of_a_prompt']} answers "
+        f"to each at temperature {own['temperature']:g}; {intervals_are(summary)}. Trained arms learn from "
+        "the same prompts for as many updates.",
+    )
+
+
+def add_student_details(
+    page: Report, config: Config, selection: Selection, summary: Summary, found: Sequence[dict[str, Any]]
+) -> None:
+    """Distributions and every score, of the first repeat where a figure shows one."""
+    place = selection.tally.metrics.index
+    for name in config.measured()[:3]:
+        answers = lambda arm, n=name: [row["scores"][n] for row in found[0]["answers"][arm]]
+        series = {"pool": selection.tally.sample[:, place(name)]}
+        series |= {f"student: {arm}": answers(arm) for arm in ("base", AGAINST, "selected")}
+        page.add_figure(f"{name} of the students' answers (first repeat)", histogram_figure(series, name))
+    spreads = {name: summary["data"]["scores"][name]["spread"] for name in summary["transfer"]}
+    shown = [
+        (name, entry["student"] / spreads[name], entry["data"] / spreads[name])
+        for name, entry in summary["transfer"].items()
+        if spreads[name] and entry["student"] is not None and entry["data"] is not None
+    ]
+    if shown:
+        labels = ("student, held-out prompts", "data it learned", "selected - random, in spreads")
+        names, students, data = (list(column) for column in zip(*shown, strict=True))
+        page.add_figure("What of the data's change came over", share_figure(names, students, data, labels))
+    page.add_table("Every score of the student", METRIC_HEADERS, metric_rows(summary), note=TRANSFER_NOTE)
+    page.add_table("The answers together", CORPUS_HEADERS, corpus_rows(summary), note=CORPUS_NOTE)
+
+
+TRANSFER_NOTE = (
+    "Transfer: the students' change over the data's, selected against random. A ratio of a small change of the "
+    "data says little."
+)
+CORPUS_NOTE = (
+    "Self-BLEU of 200 answers and the compression ratio of all: higher is more alike. Means over repeats."
+)
+
+
+# --- warnings -------------------------------------------------------------------------------------------------
+
+
+def student_warnings(config: Config, summary: Summary) -> list[str]:
+    """What a reader should know before believing the student's figures, a line each."""
+    lines, own = [], summary["student"]
+    if own["repeats"] == 1:
+        lines.append("one repeat: the intervals of the student are over prompts and say nothing about other seeds")
+    if left := max(own["left_out_too_long"]):
+        lines.append(f"{left} answers of each arm are left out: they or another arm's are too long to be learned")
+    for name, arm in summary["arms"].items():
+        if any(arm["cut"]):
+            share = 100 * sum(arm["cut"]) / sum(arm["examples"])
+            lines.append(
+                f"{name}: {share:.0f}% of the answers were learned up to --max-length {config.max_length}"
+            )
+    for name, arm in summary["arms"].items():
+        if (share := max(arm["truncated_share"])) > 0.1:
+            lines.append(
+                f"{name}: {100 * share:.0f}% of the student's answers are cut at --answer-tokens "
+                f"{config.answer_tokens}"
+            )
+    if own["held_out_prompts"] < 50:
+        lines.append(f"only {own['held_out_prompts']} held-out prompts: raise --test-prompts")
+    columns = [str(o) for o in config.rule().objectives if o.name.startswith("column:")]
+    if columns:
+        lines.append(f"{', '.join(columns)}: came with the pool and cannot be measured on the student's answers")
+    if len(config.measured()) > 1:
+        lines.append(f"arms are compared by {config.measured()[0]}, the first objective; the others stand below")
+    gain = summary["gains"]["selected - random"]
+    if gain["ci95"] is not None and gain["ci95"][0] <= 0 <= gain["ci95"][1]:
+        lines.append("the interval of selected - random holds 0: no effect of the selection is shown")
+    return lines
