@@ -29,10 +29,11 @@ FLAGS = {
 
 
 def arithmetic_files(folder: Path) -> dict[str, str]:
-    """Small splits, as files of a user's own."""
+    """Small splits, as files of a user's own; with ids, as ids made of the path change the draws."""
     files = {}
     for split, count in (("train", 24), ("dev", 12), ("test", 12)):
-        rows = [{"question": e.question, "answer": e.answer} for e in Arithmetic().load(split, None, 5)[:count]]
+        drawn = Arithmetic().load(split, None, 5)[:count]
+        rows = [{"id": e.id, "question": e.question, "answer": e.answer} for e in drawn]
         file = folder / f"{split}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[f"{split}_file"] = str(file)
