@@ -8,6 +8,7 @@ From Python the same in two lines:
 A run samples a pool or reads one, selects from it, and trains a student on every arm of the selection.
 """
 
+import dataclasses
 import itertools
 import pathlib
 import sys
@@ -41,10 +42,10 @@ def run(config: Config) -> dict[str, Any]:
     trains = config.trains() and not config.select_only
     prompts, held_out = given_prompts(config)
 
-    from active_inheritance.prompts import lengths_fit
+    from active_inheritance.loop import Setting, run_repeat
+    from active_inheritance.prompts import fitting
     from active_inheritance.report import finish
-    from active_inheritance.sampling import open_sources, sample_pool
-    from active_inheritance.stage import select_stage
+    from active_inheritance.sampling import open_sources
     from common.rundir import RunDir
 
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
@@ -52,21 +53,15 @@ def run(config: Config) -> dict[str, Any]:
     RunDir.check(config.run_dir, "active-inheritance", stored)
     sources = open_sources(config)
     student = loaded(config) if trains else None
-    if student is not None:
-        lengths_fit(held_out, student, config.answer_tokens)
+    asked = held_out if student is None else fitting(held_out, student, config.answer_tokens)
     with RunDir.open(config.run_dir, "active-inheritance", stored) as place:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
-        selections, found = [], []
+        setting, outcomes = Setting(config, sources, prompts, asked, student), []
         for repeat in range(config.repeats if trains else 1):
-            sampled = sample_pool(place, config, sources, prompts, repeat) if config.source else None
-            selections.append(select_stage(place, config, repeat, sampled))
-            if student is not None:
-                from active_inheritance.student import choose_held_out, run_students
-
-                held_out = choose_held_out(config, student, selections[0], held_out)
-                found.append(run_students(place, config, student, selections[-1], held_out, repeat))
-        return finish(place, config, selections[0], stored["file_hashes"], found)
+            outcomes.append(run_repeat(place, setting, repeat))
+            setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)  # of a pool: the same for all
+        return finish(place, config, outcomes, stored["file_hashes"], len(held_out) - len(asked))
 
 
 def given_prompts(config: Config) -> tuple[list[Any], list[Any]]:

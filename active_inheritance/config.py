@@ -109,6 +109,9 @@ class Config:
     test_temperature: float | None = flag(
         None, "of the student there, 0: greedy; 1 where it answers several times"
     )
+    rounds: int = flag(
+        1, "of all: after the first, students answer the prompts themselves and new ones learn from that"
+    )
     repeats: int | None = flag(None, "repeats with other seeds, for intervals; embedded: 3, else 1")
     lora_rank: int | None = flag(None, "rank of adapters, 0 trains all weights; embedded student: 0, else 16")
     lora_alpha: float = flag(16.0, "scale of adapters, over their rank")
@@ -174,6 +177,7 @@ class Config:
             "answer_tokens",
             "test_prompts",
             "test_samples",
+            "rounds",
             "repeats",
             "batch_size",
             "max_length",
@@ -198,8 +202,9 @@ class Config:
         self._check_rule()
         for name in self.scores():
             check_scorer(name)
-            if self.source and name.startswith("column:"):
-                raise UserError(f"{name} names a score that a --pool FILE holds: sampled answers have none")
+            if name.startswith("column:") and (self.source or self.rounds > 1):
+                more = f"; use --rounds 1, not {self.rounds}" if self.pool is not None else ""
+                raise UserError(f"{name} names a score that a --pool FILE holds: sampled answers have none{more}")
         self._check_student()
 
     def _check_pool(self) -> None:

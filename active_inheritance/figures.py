@@ -1,6 +1,6 @@
 """Figures of the student: every metric of every arm on held-out prompts, changes, what of the data's came over.
 
-figures = student_figures(config, found)       # `found`: what `run_students` gives, one a repeat
+figures = student_figures(config, outcomes)       # one outcome a repeat, see `active_inheritance.loop`
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from active_inheritance.config import Config
+from active_inheritance.loop import Outcome
 from active_inheritance.student import Row
 from common.diversity import self_bleu
 from common.stats import bootstrap_ci95, mean_ci95
@@ -20,27 +21,82 @@ AGAINST = "random"
 """The arm that tells selection from distillation."""
 
 
-def student_figures(config: Config, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """ "arms", "gains", "transfer" and "prompts_learned" of summary.json."""
+def student_figures(config: Config, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """ "arms", "gains" and "transfer" of summary.json, every arm after the last round that it has."""
     names = [name for name in config.scores() if not name.startswith("column:")]
     main = config.measured()[0]
+    of_arms = {arm: [outcome.last(arm) for outcome in outcomes] for arm in config.arms}
     tables = {
-        arm: {name: _table([f["answers"][arm] for f in found], name) for name in names} for arm in config.arms
+        arm: {name: _table([o["answers"] for o in found], name) for name in names}
+        for arm, found in of_arms.items()
     }
     arms = {}
-    for arm in config.arms:
+    for arm, found in of_arms.items():
         metrics = {name: _interval(table) for name, table in tables[arm].items()}
-        answers = [f["answers"][arm] for f in found]
-        arms[arm] = {"metric": main} | metrics[main] | {"metrics": metrics} | _conduct(config, answers)
+        arms[arm] = {"metric": main} | metrics[main] | {"metrics": metrics}
+        arms[arm] |= {"drift": None if arm == "base" else drift_figure([o["drift"] for o in found])}
+        arms[arm] |= _conduct(config, [o["answers"] for o in found])
         arms[arm] |= {
-            "updates": [f["updates"][arm] for f in found],
-            "examples": [len(f["learned"].get(arm, ())) for f in found],
-            "cut": [sum(row["cut"] for row in f["learned"].get(arm, ())) for f in found],
+            "round": found[0]["round"],
+            "updates": [o["updates"] for o in found],
+            "examples": [len(o["learned"]) for o in found],
+            "cut": [sum(row["cut"] for row in o["learned"]) for o in found],
         }
     pairs = [("selected", arm) for arm in config.arms if arm != "selected"]
     pairs += [(arm, "base") for arm in config.arms if arm not in ("base", "selected")]
     gains = {f"{a} - {b}": _gains(tables[a], tables[b], main) for a, b in pairs}
-    return {"arms": arms, "gains": gains, "transfer": _transfer(found, gains[f"selected - {AGAINST}"], names)}
+    learned = {arm: [o["learned"] for o in of_arms[arm]] for arm in ("selected", AGAINST)}
+    return {"arms": arms, "gains": gains, "transfer": _transfer(learned, gains[f"selected - {AGAINST}"], names)}
+
+
+def drift_figure(of_repeats: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """Nats a token by which the student finds its own answers likelier than the base does: Kullback-Leibler
+    divergence where it answered at temperature 1. Over repeats; of one repeat a bootstrap over answers."""
+    per_repeat = []
+    for rows in of_repeats:
+        tokens = sum(row["tokens"] for row in rows)
+        per_repeat.append(sum(row["logp"] - row["base_logp"] for row in rows) / tokens if tokens else None)
+    if None in per_repeat:
+        return {"value": None, "ci95": None, "per_repeat": per_repeat}
+    if len(per_repeat) > 1:
+        value, *interval = mean_ci95(per_repeat)
+        return {"value": value, "ci95": interval, "per_repeat": per_repeat}
+    sums = np.array([(row["logp"] - row["base_logp"], row["tokens"]) for row in of_repeats[0]])
+    drawn = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
+    ratios = sums[drawn].sum(axis=1)
+    interval = np.quantile(ratios[:, 0] / ratios[:, 1], [0.025, 0.975]).tolist()
+    return {"value": per_repeat[0], "ci95": interval, "per_repeat": per_repeat}
+
+
+def round_figures(config: Config, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Of every round: the students' first objective and by how much the selected one is ahead, drift and how alike
+    answers are, so that a loop that feeds on itself is seen to narrow. Empty for a single round."""
+    if config.rounds == 1:
+        return []
+    main, entries = config.measured()[0], []
+    for number in range(config.rounds):
+        found = [outcome.rounds[number] for outcome in outcomes]
+        tables = {arm: _table([f["answers"][arm] for f in found], main) for arm in (AGAINST, "selected")}
+        entry: dict[str, Any] = {"round": number, "arms": {}}
+        for arm, table in tables.items():
+            pools = [f["selections"][arm].tally for f in found]
+            place = pools[0].metrics.index(main)
+            mean = lambda x: float(np.nanmean(x)) if np.isfinite(x).any() else None
+            learned = [[row["scores"][main] for row in f["learned"][arm]] for f in found]
+            entry["arms"][arm] = _interval(table) | {
+                "metric": main,
+                "drift": drift_figure([f["drift"][arm] for f in found]),
+                "pool": [mean(tally.pool[:, place]) for tally in pools],
+                "within_prompt_spread": [mean(tally.spread[:, place]) for tally in pools],
+                "learned": [mean(np.array(values, np.float64)) for values in learned],
+                "prompts": [len(tally.pool) for tally in pools],
+                "data_corpus": [corpus_figures([row["answer"] for row in f["learned"][arm]]) for f in found],
+                "corpus": [corpus_figures([row["answer"] for row in f["answers"][arm]]) for f in found],
+                "sampling": [f["sampling"].get(arm) for f in found],
+            }
+        entry["gain"] = _interval(tables["selected"] - tables[AGAINST])
+        entries.append(entry)
+    return entries
 
 
 def _table(of_repeats: Sequence[Sequence[Row]], name: str) -> np.ndarray:
@@ -80,17 +136,17 @@ def _gains(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], main: str
     return metrics[main] | {"metrics": metrics}
 
 
-def _transfer(found: Sequence[dict[str, Any]], gain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _transfer(
+    learned: dict[str, Sequence[Sequence[Row]]], gain: dict[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
     """How much of the data's change, selected against random, is in the students': "ratio" of the means over
     repeats; None where the data did not change."""
     table = {}
     for name in names:
         per_repeat = []
-        for f in found:
-            ours, theirs = (
-                [row["scores"][name] for row in f["learned"][arm] if row["scores"][name] is not None]
-                for arm in ("selected", AGAINST)
-            )
+        for rows in zip(learned["selected"], learned[AGAINST], strict=True):
+            of = lambda own: [value for row in own if (value := row["scores"][name]) is not None]
+            ours, theirs = map(of, rows)
             per_repeat.append(statistics.fmean(ours) - statistics.fmean(theirs) if ours and theirs else None)
         data = None if None in per_repeat else statistics.fmean(per_repeat)
         student = gain["metrics"][name]["value"]

@@ -101,14 +101,15 @@ def story_prompts(count: int) -> tuple[list[Prompt], list[Prompt]]:
     return learned, held_out[:count]
 
 
-def lengths_fit(prompts: Sequence[Prompt], student, answer_tokens: int) -> None:
-    """Raises UserError, naming the row, for a prompt that leaves the student no room to answer."""
-    for prompt in prompts:
-        if not room(prompt.text, student, answer_tokens):
-            raise UserError(
-                f"{prompt.place or prompt.id}: the prompt leaves no room for {answer_tokens} tokens within the "
-                f"{student.config.max_positions} the student takes: shorten it or lower --answer-tokens"
-            )
+def fitting(prompts: Sequence[Prompt], student, answer_tokens: int) -> list[Prompt]:
+    """The prompts that leave the student room to answer. Raises UserError, naming the first, where none does."""
+    found = [prompt for prompt in prompts if room(prompt.text, student, answer_tokens)]
+    if prompts and not found:
+        raise UserError(
+            f"{prompts[0].place or prompts[0].id}: the prompt leaves no room for {answer_tokens} tokens within "
+            f"the {student.config.max_positions} the student takes, nor does any other: lower --answer-tokens"
+        )
+    return found
 
 
 def room(text: str, student, answer_tokens: int) -> bool:

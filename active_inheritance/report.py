@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from active_inheritance.config import Config
+from active_inheritance.loop import Outcome, folder_of
 from active_inheritance.pools import GUARDS
 from active_inheritance.select import ARMS
 from active_inheritance.stage import Selection
 from active_inheritance.student_report import (
     ACCOUNT_HEADERS,
     METRIC_HEADERS,
+    ROUND_HEADERS,
     account_rows,
     add_student,
     add_student_details,
     arm_table,
     interval,
     metric_rows,
+    round_rows,
     short,
 )
 from active_inheritance.summary import summarise, warnings
@@ -43,22 +46,19 @@ DOTS = 1200
 
 
 def finish(
-    run: RunDir,
-    config: Config,
-    selection: Selection,
-    hashes: dict[str, str],
-    found: Sequence[dict[str, Any]] = (),
+    run: RunDir, config: Config, outcomes: Sequence[Outcome], hashes: dict[str, str], unasked: int
 ) -> dict[str, Any]:
-    """Write all products of a run and print its tables; returns the summary. `found`: the students, by repeat."""
-    summary = summarise(run, config, selection, hashes, found)
+    """Write all products of a run and print its tables; returns the summary. See `summarise`."""
+    summary = summarise(run, config, outcomes, hashes, unasked)
+    selection, trained = outcomes[0].selection, summary["student"] is not None
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
                 write_dataset(run.path / folder, _rows(selection, arm), _card(config, summary, arm))
-        if found:
-            chosen = run.path / "repeat_0/selected/student"
+        if trained:
+            chosen = run.path / folder_of(0, config.rounds - 1) / "selected/student"
             write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
-        _page(config, selection, summary, found).write(run.path / "report.html")
+        _page(config, summary, outcomes).write(run.path / "report.html")
     write_json(run.path / "summary.json", summary)
     print(final_tables(summary))
     for line in warnings(config, summary):
@@ -66,7 +66,7 @@ def finish(
     print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
     print(
         f"data set: {run.path / 'dataset'}   controls: {run.path / 'controls'}"
-        + (f"   student: {run.path / 'model'}" if found else "")
+        + (f"   student: {run.path / 'model'}" if trained else "")
     )
     return summary
 
@@ -201,28 +201,27 @@ def _student_tables(summary: dict[str, Any]) -> str:
         + "\n\n"
         + terminal_table(METRIC_HEADERS, metric_rows(summary))
         + "\n"
+        + (f"\n{terminal_table(ROUND_HEADERS, round_rows(summary))}\n" if summary["rounds"] else "")
     )
 
 
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def _page(
-    config: Config, selection: Selection, summary: dict[str, Any], found: Sequence[dict[str, Any]]
-) -> Report:
-    data, rule = summary["data"], summary["rule"]
+def _page(config: Config, summary: dict[str, Any], outcomes: Sequence[Outcome]) -> Report:
+    data, rule, selection = summary["data"], summary["rule"], outcomes[0].selection
     page = Report(
         f"Active Inheritance: {', '.join(rule['objectives'])}",
         f"{data['prompts']} prompts, {data['answers_usable']} usable answers of {len(summary['pool']['sources'])} "
         f"sources{', ' + ', '.join(rule['constraints']) if rule['constraints'] else ''}, seed {config.seed}",
     )
-    if found:
+    if summary["student"]:
         add_student(page, summary)
     page.add_table("What was selected for", OBJECTIVE_HEADERS, objective_rows(summary), note=OBJECTIVE_NOTE)
     if notes := warnings(config, summary):
         page.add_text("\n\n".join(notes), "Know before believing")
-    if found:
-        add_student_details(page, config, selection, summary, found)
+    if summary["student"]:
+        add_student_details(page, config, summary, outcomes[0])
     _figures(page, config, selection, summary)
     page.add_table(
         "What selection does to every score", SCORE_HEADERS, score_rows(summary), note=_score_note(summary)

@@ -1,6 +1,6 @@
 """A pool made by the run itself: every prompt answered k times in total, evenly by the sources.
 
-    file = sample_pool(run, config, sources, prompts, repeat=0)     # repeat_0/samples/pool.jsonl, a map of answers
+    file = sample_pool(run, config, sources, prompts, "repeat_0", seed=0)   # repeat_0/samples/pool.jsonl, a map
 
 A source is a model in this process, a hosted one, or a function (`common.backends`). Its answers are stored wave
 by wave. Models in this process are loaded one after another, and only while something of theirs is missing.
@@ -36,6 +36,11 @@ def _local(name: str, config: Config) -> Opener:
     folder = hf.resolve(name)
     hf.load_config(folder)
     Tokenizer.load(folder)
+    return from_folder(name, config)
+
+
+def from_folder(name: str, config: Config) -> Opener:
+    """A checkpoint as a source, loaded when it is asked: it may not be there yet."""
 
     def opened(purse: Purse) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext(lambda account: _generator(name, config))
@@ -71,15 +76,14 @@ def requests_of(
 
 
 def sample_pool(
-    run: RunDir, config: Config, sources: Mapping[str, Opener], prompts: Sequence[Prompt], repeat: int
+    run: RunDir, config: Config, sources: Mapping[str, Opener], prompts: Sequence[Prompt], folder: str, seed: int
 ) -> pathlib.Path:
-    """The pool file of a repeat, made where it is not there. An answer that failed is an empty one."""
-    folder = f"repeat_{repeat}/samples"
-    file = run.path / folder / "pool.jsonl"
+    """The pool file in `folder` of the run, made where it is not there. An answer that failed is an empty one."""
+    file = run.path / folder / "samples/pool.jsonl"
     if file.exists():
         return file
     answers: dict[str, dict[str, list[dict[str, Any]]]] = {prompt.id: {} for prompt in prompts}
-    for name, records in _records(run, config, sources, prompts, repeat).items():
+    for name, records in _records(run, config, sources, prompts, folder, seed).items():
         for record in records:
             entry = {"text": record.text or "", "finish_reason": "length" if record.status == "length" else "stop"}
             answers[record.id.rpartition("#")[0]].setdefault(name, []).append(entry)
@@ -88,7 +92,7 @@ def sample_pool(
 
 
 def _records(
-    run: RunDir, config: Config, sources: Mapping[str, Opener], prompts: Sequence[Prompt], repeat: int
+    run: RunDir, config: Config, sources: Mapping[str, Opener], prompts: Sequence[Prompt], folder: str, seed: int
 ) -> dict[str, list[Record]]:
     found = {}
     for number, (name, opener) in enumerate(sources.items()):
@@ -97,26 +101,26 @@ def _records(
         with run.timed("sample"), opener(purse) as account:
             found[name] = collect(
                 run,
-                _file(repeat, number),
-                lambda account=account: account(f"repeat_{repeat}"),
+                _file(folder, number),
+                lambda account=account: account(folder),
                 requests,
                 config.answering(),
-                config.seed + repeat,
+                seed,
             )
     return found
 
 
-def _file(repeat: int, number: int) -> str:
-    return f"repeat_{repeat}/samples/source_{number}.jsonl"
+def _file(folder: str, number: int) -> str:
+    return f"{folder}/samples/source_{number}.jsonl"
 
 
-def accounts(run: RunDir, config: Config) -> dict[str, dict[str, Any]]:
-    """What every source was asked for and gave, summed over repeats. `prompt_tokens` count a prompt once for each
-    of its answers, as hosted models do."""
+def accounts(run: RunDir, names: Sequence[str], folders: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each of the sources `names` was asked for and gave, summed over the pools in `folders`.
+    `prompt_tokens` count a prompt once for each of its answers, as hosted models do."""
     table = {}
-    for number, name in enumerate(config.source):
-        files = [run.path / _file(repeat, number) for repeat in range(config.repeats)]
-        rows = [row for file in files if file.exists() for row in run.once(str(file.relative_to(run.path)), list)]
+    for number, name in enumerate(names):
+        files = [_file(folder, number) for folder in folders]
+        rows = [row for file in files if (run.path / file).exists() for row in run.once(file, list)]
         table[name] = {
             "calls": len(rows),
             "prompt_tokens": sum(row["prompt_tokens"] for row in rows),

@@ -1,7 +1,7 @@
 """The stages that need no model: a pool is scored, then selected from, in parts that fit into memory.
 
     selection = select_stage(run, config)                       # of config.pool
-    selection = select_stage(run, config, 1, sampled_file)      # of what the second repeat sampled
+    selection = select_stage(run, config, "repeat_1", 1, file)  # of what the second repeat sampled
     for row in selection.rows("selected"): ...      # prompts with their texts, one part in memory at a time
 
 A part holds the prompts of some two thousand answers. Parts are scored and selected by several processes, each
@@ -75,24 +75,27 @@ class Selection:
                 }
 
 
-def select_stage(run: RunDir, config: Config, repeat: int = 0, sampled: pathlib.Path | None = None) -> Selection:
-    """Score the pool and select from it, as far as that is not done. `config` is resolved.
+def select_stage(
+    run: RunDir, config: Config, folder: str = "", seed: int | None = None, sampled: pathlib.Path | None = None
+) -> Selection:
+    """Score the pool and select from it with `seed` (by default that of `config`, which is resolved), as far as
+    that is not done; artifacts lie in `folder` of the run.
 
-    The first repeat lies in the run folder itself, others in repeat_1, repeat_2, … `sampled` is the pool file of
-    this repeat's own, in place of the one that `config` names, which is scored once for all repeats.
+    `sampled` is a pool file of this folder's own, in place of the one that `config` names, which is scored once,
+    in the run folder itself.
     """
-    own = run.path / f"repeat_{repeat}" if repeat else run.path
-    folder = own if sampled else run.path
+    own = run.path / folder
+    scored = own if sampled else run.path
     with run.timed("score"):
-        index = _scored(folder, config, sampled or pathlib.Path(config.pool))
-    config = dataclasses.replace(config, seed=config.seed + repeat)
+        index = _scored(scored, config, sampled or pathlib.Path(config.pool))
+    config = config if seed is None else dataclasses.replace(config, seed=seed)
     with run.timed("select"):
         stride = max(1, index["prompts"] // 4000)
-        work = functools.partial(_select_part, folder, own, config, stride)
+        work = functools.partial(_select_part, scored, own, config, stride)
         with _processes(config, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
             found = Tally.joined(list(tqdm(done, "selected", index["parts"], unit=" parts", disable=None)))
-    return Selection(folder, own, config, index, found)
+    return Selection(scored, own, config, index, found)
 
 
 def _name(kind: str, number: int) -> str:

@@ -1,7 +1,8 @@
 """What the student becomes: an arm for each way to choose its data, trained alike, measured on held-out prompts.
 
     held_out = choose_held_out(config, student, selection, given)
-    found = run_students(run, config, student, selection, held_out, repeat=0)
+    learned, left_out = learned_rows(config, student, {arm: selection for arm in arms}, held_out)
+    found = run_students(run, config, student, learned, held_out, "repeat_0", seed=0)
 
     base        the student as it came
     first       it after the first answer to every prompt
@@ -15,8 +16,7 @@ random numbers of training and of answering are the same in all arms.
 
 import dataclasses
 import heapq
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from active_inheritance.config import Config
@@ -29,8 +29,8 @@ from common.errors import UserError
 from common.generate import Request
 from common.models import LanguageModel
 from common.rundir import RunDir
-from common.stages import Lazy, collect, trained
-from common.train import fine_tune
+from common.score import score
+from common.stages import Lazy, collect, fine_tuned
 
 Row = dict[str, Any]
 
@@ -60,25 +60,31 @@ def choose_held_out(
 
 
 def learned_rows(
-    config: Config, student: LanguageModel, selection: Selection, held_out: Sequence[Prompt]
+    config: Config, student: LanguageModel, selections: Mapping[str, Selection], held_out: Sequence[Prompt]
 ) -> tuple[dict[str, list[Row]], int]:
-    """By arm what it learns, and how many answers are left out of all arms because one of them is too long. Every
-    arm has the same prompts in the same order. With --too-long cut only prompts that leave no room for an answer
-    are too long."""
-    arms = [arm for arm in config.arms if arm != "base"]
+    """By arm what it learns of its selection, and how many answers are left out of all arms because one of them is
+    too long. Every arm has the same prompts in the same order: those that all selections have. With --too-long cut
+    only prompts that leave no room for an answer are too long. Raises UserError where nothing is left."""
     apart = {prompt.text for prompt in held_out}
     keep = ("id", "prompt", "answer", "source", "index", "scores")
-    kept: dict[str, list[Row]] = {arm: [] for arm in arms}
+    kept: dict[str, list[Row]] = {arm: [] for arm in selections}
     left_out = 0
-    for rows in zip(*(selection.rows(arm) for arm in arms), strict=True):
+    shared = set.intersection(*({row["id"] for row in s.rows(arm)} for arm, s in selections.items()))
+    streams = [(row for row in s.rows(arm) if row["id"] in shared) for arm, s in selections.items()]
+    for rows in zip(*streams, strict=True):
         if rows[0]["prompt"] in apart:
             continue
         sequences = [encoded(config, student, row) for row in rows]
         if None in sequences:
             left_out += 1
             continue
-        for arm, row, (_, cut) in zip(arms, rows, sequences, strict=True):
+        for arm, row, (_, cut) in zip(selections, rows, sequences, strict=True):
             kept[arm].append({name: row[name] for name in keep} | {"cut": cut})
+    if not kept["selected"]:
+        raise UserError(
+            f"nothing is left for the student to learn: {left_out} answers or their prompts are longer than "
+            f"--max-length {config.max_length} or the student takes"
+        )
     return kept, left_out
 
 
@@ -97,63 +103,37 @@ def run_students(
     run: RunDir,
     config: Config,
     student: LanguageModel,
-    selection: Selection,
+    learned: Mapping[str, Sequence[Row]],
     held_out: Sequence[Prompt],
-    repeat: int,
+    folder: str,
+    seed: int,
 ) -> dict[str, Any]:
-    """Train and measure every arm of a repeat. Trained weights are deleted once they have answered, but for the
-    selected arm's of the first repeat."""
-    folder = f"repeat_{repeat}"
-    learned, left_out = learned_rows(config, student, selection, held_out)
-    if not learned["selected"]:
-        raise UserError(
-            f"nothing is left for the student to learn: {left_out} answers or their prompts are longer than "
-            f"--max-length {config.max_length} or the student takes"
-        )
-    settings = config.training(config.seed + repeat)
+    """Train and measure an arm for each that `learned` has, by "learned", "answers", "drift" and "updates".
+
+    Weights are in `folder`/ARM/student; whoever needs them no longer deletes them.
+    """
+    settings = config.training(seed)
     updates = settings.total_steps(len(learned["selected"]))
-    measured: dict[str, list[Row]] = {}
-    for arm in config.arms:
+    found: dict[str, Any] = {"learned": {}, "answers": {}, "drift": {}, "updates": {}}
+    for arm in learned:
         name = f"{folder}/{arm}"
-        model = Lazy(lambda: student)
-        if arm != "base":
-            rows = run.once(f"{name}/data.jsonl", lambda arm=arm: learned[arm])
-            model = Lazy(lambda rows=rows, name=name: _fitted(run, student, rows, config, repeat, name, updates))
-        measured[arm] = measure(run, config, model, held_out, name, repeat)
-        if arm != "base" and (arm, repeat) != ("selected", 0):
-            shutil.rmtree(run.path / name / "student", ignore_errors=True)
-        model.release()
-    return {
-        "learned": {arm: run.once(f"{folder}/{arm}/data.jsonl", list) for arm in learned},
-        "answers": measured,
-        "updates": {arm: 0 if arm == "base" else updates for arm in config.arms},
-        "left_out": left_out,
-    }
-
-
-def _fitted(
-    run: RunDir, student: LanguageModel, rows: Sequence[Row], config: Config, repeat: int, name: str, updates: int
-) -> LanguageModel:
-    settings = config.training(config.seed + repeat)
-
-    def fit(state, log):
-        return fine_tune(
-            student.starting_weights(settings),
-            student.config,
-            [encoded(config, student, row)[0] for row in rows],
-            settings,
-            pad_id=student.tokenizer.pad_id,
-            steps=updates,
-            checkpoint=state,
-            log=log,
-            label=name,
+        rows = run.once(f"{name}/data.jsonl", lambda arm=arm: learned[arm])
+        examples = lambda rows=rows: [encoded(config, student, row)[0] for row in rows]
+        model = Lazy(
+            lambda name=name, examples=examples: fine_tuned(
+                run, f"{name}/student", student, examples, settings, updates
+            )
         )
-
-    return trained(run, f"{name}/student", student, fit)
+        found["learned"][arm] = rows
+        found["answers"][arm] = answers = measure(run, config, model, held_out, name, seed)
+        found["drift"][arm] = drift(run, student, model, answers, name)
+        found["updates"][arm] = updates
+        model.release()
+    return found
 
 
 def measure(
-    run: RunDir, config: Config, model: Lazy, held_out: Sequence[Prompt], name: str, repeat: int
+    run: RunDir, config: Config, model: Lazy, held_out: Sequence[Prompt], name: str, seed: int
 ) -> list[Row]:
     """An arm's answers to the held-out prompts with their scores: answers.jsonl. The prompts, not their order,
     seed the answers."""
@@ -162,7 +142,7 @@ def measure(
         model()  # trained outside of what is timed below
     with run.timed("test"):
         generator = lambda: dataclasses.replace(model(), name=name).generator()
-        records = collect(run, f"{name}/raw.jsonl", generator, ask, config.testing(), config.seed + repeat)
+        records = collect(run, f"{name}/raw.jsonl", generator, ask, config.testing(), seed)
 
     def scored() -> list[Row]:
         names = [name for name in config.scores() if not name.startswith("column:")]
@@ -185,3 +165,29 @@ def measure(
         return rows
 
     return run.once(f"{name}/answers.jsonl", scored)
+
+
+def drift(run: RunDir, base: LanguageModel, model: Lazy, answers: Sequence[Row], name: str) -> list[Row]:
+    """How far a student is from what it was, by its own answers y: drift.jsonl with the number of tokens of each
+    and its log-likelihood under both models, in nats. Over answers sampled at temperature 1 the mean of
+    log p_student(y) - log p_base(y) estimates the Kullback-Leibler divergence of the base from the student.
+
+    Answers are encoded anew, with the end token unless they were cut; one beyond the model's positions is left
+    out.
+    """
+
+    def scored() -> list[Row]:
+        pairs, rows = [], []
+        for row in answers:
+            tokens, start = base.tokenizer.encode_example(messages(row["prompt"]), row["answer"])
+            tokens = tokens[:-1] if row["truncated"] else tokens
+            if start < len(tokens) <= base.config.max_positions:
+                pairs.append((tokens[:start], tokens[start:]))
+                rows.append({"id": row["id"], "sample": row["sample"], "tokens": len(tokens) - start})
+        for key, of in (("logp", model()), ("base_logp", base)):
+            logps = score(of.params, of.config, pairs)
+            for row, values in zip(rows, logps, strict=True):
+                row[key] = round(float(values.sum(dtype="float64")), 4)
+        return rows
+
+    return run.once(f"{name}/drift.jsonl", scored)

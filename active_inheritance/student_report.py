@@ -5,8 +5,8 @@ from typing import Any
 
 from active_inheritance.config import Config
 from active_inheritance.figures import AGAINST
-from active_inheritance.stage import Selection
-from common.report import Report, histogram_figure, share_figure
+from active_inheritance.loop import Outcome
+from common.report import Report, histogram_figure, line_figure, share_figure
 
 Summary = dict[str, Any]
 
@@ -43,13 +43,15 @@ def _mean(values: Sequence[float]) -> float:
 def arm_table(summary: Summary) -> tuple[list[str], list[list[Any]]]:
     """Every arm on the held-out prompts, and by how much the selected one differs."""
     metric = summary["arms"]["base"]["metric"]
-    headers = ["student", metric, "selected - it", "relative", "words", "truncated, %", "examples", "updates"]
+    headers = ["student", metric, "selected - it", "relative", "words", "drift, nats a token", "truncated, %"]
+    headers += ["examples", "updates"]
     rows = []
     for name, arm in summary["arms"].items():
         gain = summary["gains"].get(f"selected - {name}")
         ahead = ["", ""] if gain is None else [interval(gain), percent(gain["relative"])]
         rows.append([name, short(arm["value"]), *ahead, short(arm["metrics"]["words"]["value"])])
         rows[-1] += [
+            "" if arm["drift"] is None else short(arm["drift"]["value"]),
             round(100 * _mean(arm["truncated_share"]), 1),
             *(round(_mean(arm[k])) for k in ("examples", "updates")),
         ]
@@ -90,6 +92,49 @@ def corpus_rows(summary: Summary) -> list[list[Any]]:
     return rows
 
 
+ROUND_HEADERS = [
+    *("round", "student", "objective", "selected - random", "pool", "learned", "spread", "drift, nats a token"),
+    *("self-BLEU: data", "answers", "compression: data", "answers"),
+]
+
+
+def round_rows(summary: Summary) -> list[list[Any]]:
+    """Every round of both lineages; means over repeats."""
+    mean = lambda values: None if None in values else short(_mean(values))
+    rows = []
+    for entry in summary["rounds"]:
+        for arm, own in entry["arms"].items():
+            ahead = interval(entry["gain"]) if arm == "selected" else ""
+            rows.append([str(entry["round"]), arm, short(own["value"]), ahead])
+            rows[-1] += [mean(own[key]) for key in ("pool", "learned", "within_prompt_spread")]
+            rows[-1].append(short(own["drift"]["value"]))
+            for key in ("self_bleu", "compression_ratio"):
+                rows[-1] += [mean([f[key] for f in own[of]]) for of in ("data_corpus", "corpus")]
+    return rows
+
+
+def _round_figures(page: Report, summary: Summary) -> None:
+    """The objective, the drift and the likeness of answers, round after round."""
+    base, rounds = summary["arms"]["base"], summary["rounds"]
+    places = [0, *(entry["round"] + 1 for entry in rounds)]
+    mean = lambda values: None if None in values else _mean(values)
+    series = lambda first, of: {
+        arm: (places, [first, *(of(entry["arms"][arm]) for entry in rounds)]) for arm in rounds[0]["arms"]
+    }
+    bleu = lambda entry: mean([figures["self_bleu"] for figures in entry["corpus"]])
+    named = "trainings since the base"
+    for caption, curves, label in (
+        (f"{base['metric']} of the students, round after round", series(base["value"], _value), base["metric"]),
+        ("Drift from the base", series(0.0, lambda own: own["drift"]["value"]), "nats a token"),
+        ("How alike an arm's answers are", series(bleu(base), bleu), "self-BLEU"),
+    ):
+        page.add_figure(caption, line_figure(curves, named, label))
+
+
+def _value(entry: Summary) -> float | None:
+    return entry["value"]
+
+
 ACCOUNT_HEADERS = ["source", "calls", "tokens sent", "tokens received", "truncated, %", "failed"]
 
 
@@ -127,14 +172,15 @@ def add_student(page: Report, summary: Summary) -> None:
     )
 
 
-def add_student_details(
-    page: Report, config: Config, selection: Selection, summary: Summary, found: Sequence[dict[str, Any]]
-) -> None:
-    """Distributions and every score, of the first repeat where a figure shows one."""
-    place = selection.tally.metrics.index
+def add_student_details(page: Report, config: Config, summary: Summary, first: Outcome) -> None:
+    """Distributions and every score; `first`: the first repeat, where a figure shows one."""
+    if summary["rounds"]:
+        page.add_table("Round after round", ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE)
+        _round_figures(page, summary)
+    tally = first.selection.tally
     for name in config.measured()[:3]:
-        answers = lambda arm, n=name: [row["scores"][n] for row in found[0]["answers"][arm]]
-        series = {"pool": selection.tally.sample[:, place(name)]}
+        answers = lambda arm, n=name: [row["scores"][n] for row in first.last(arm)["answers"]]
+        series = {"pool": tally.sample[:, tally.metrics.index(name)]}
         series |= {f"student: {arm}": answers(arm) for arm in ("base", AGAINST, "selected")}
         page.add_figure(f"{name} of the students' answers (first repeat)", histogram_figure(series, name))
     spreads = {name: summary["data"]["scores"][name]["spread"] for name in summary["transfer"]}
@@ -151,6 +197,12 @@ def add_student_details(
     page.add_table("The answers together", CORPUS_HEADERS, corpus_rows(summary), note=CORPUS_NOTE)
 
 
+ROUND_NOTE = (
+    "After round 0 an arm's own student writes its pool: the random student learns from random answers of its "
+    "own, the selected one from selected ones. Drift: by how much a student finds its answers likelier than the "
+    "base does. Self-BLEU and compression: higher is more alike; a rise from round to round is a loop that "
+    "narrows. Means over repeats."
+)
 TRANSFER_NOTE = (
     "Transfer: the students' change over the data's, selected against random. A ratio of a small change of the "
     "data says little."
@@ -158,6 +210,24 @@ TRANSFER_NOTE = (
 CORPUS_NOTE = (
     "Self-BLEU of 200 answers and the compression ratio of all: higher is more alike. Means over repeats."
 )
+
+
+ALARM = 0.1
+"""Rise of self-BLEU over the base's, from which rounds are said to narrow."""
+
+
+def _narrowing(summary: Summary) -> list[str]:
+    """The alarm of a loop that feeds on itself."""
+    if not summary["rounds"]:
+        return []
+    bleu = lambda entry: [figures["self_bleu"] or 0.0 for figures in entry["corpus"]]
+    base, last = summary["arms"]["base"], summary["rounds"][-1]["arms"]
+    return [
+        f"{arm}: self-BLEU of the answers rose from {_mean(bleu(base)):.2f} to {_mean(bleu(own)):.2f} over "
+        f"{summary['student']['rounds']} rounds: the student's answers become alike"
+        for arm, own in last.items()
+        if _mean(bleu(own)) - _mean(bleu(base)) > ALARM
+    ]
 
 
 # --- warnings -------------------------------------------------------------------------------------------------
@@ -168,6 +238,9 @@ def student_warnings(config: Config, summary: Summary) -> list[str]:
     lines, own = [], summary["student"]
     if own["repeats"] == 1:
         lines.append("one repeat: the intervals of the student are over prompts and say nothing about other seeds")
+    if own["held_out_too_long"]:
+        lines.append(f"{own['held_out_too_long']} held-out prompts leave the student no room and were not asked")
+    lines += _narrowing(summary)
     if left := max(own["left_out_too_long"]):
         lines.append(f"{left} answers of each arm are left out: they or another arm's are too long to be learned")
     for name, arm in summary["arms"].items():

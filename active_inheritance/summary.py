@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from active_inheritance.config import Config
-from active_inheritance.figures import student_figures
+from active_inheritance.figures import round_figures, student_figures
 from active_inheritance.forecast import forecast
+from active_inheritance.loop import Outcome, folder_of
 from active_inheritance.sampling import accounts
 from active_inheritance.scores import versions
-from active_inheritance.stage import Selection
 from active_inheritance.student_report import student_warnings
 from common.rundir import RunDir
 
@@ -16,18 +16,19 @@ SCHEMA = 1
 
 
 def summarise(
-    run: RunDir, config: Config, selection: Selection, hashes: dict[str, str], found: Sequence[dict[str, Any]]
+    run: RunDir, config: Config, outcomes: Sequence[Outcome], hashes: dict[str, str], unasked: int
 ) -> dict[str, Any]:
     """The documented, versioned figures of a run (see README, "summary.json"). `hashes`: of the files it read;
-    `found`: the students of every repeat. "pool" and "data" are those of the first repeat."""
-    rule = config.rule()
-    own = student_figures(config, found) if found else {}
+    `unasked`: held-out prompts too long for the student. "pool" and "data" are those of the first repeat's first
+    round."""
+    rule, selection, found = config.rule(), outcomes[0].selection, outcomes[0].rounds
+    own = student_figures(config, outcomes) | {"rounds": round_figures(config, outcomes)} if found else {}
     return {
         "schema": SCHEMA,
         "method": "active-inheritance",
         "status": "complete" if found else "selected",
         **own,
-        "student": _student(config, found) if found else None,
+        "student": _student(config, outcomes, unasked) if found else None,
         "pool": selection.pool | {"file": config.pool, "sha256": hashes.get(config.pool), "k": config.k},
         "sampling": _sampling(run, config) if config.source else None,
         "rule": {
@@ -43,15 +44,17 @@ def summarise(
     }
 
 
-def _student(config: Config, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _student(config: Config, outcomes: Sequence[Outcome], unasked: int) -> dict[str, Any]:
     return {
         "name": config.student,
-        "repeats": len(found),
-        "held_out_prompts": len({row["id"] for row in found[0]["answers"]["base"]}),
+        "repeats": len(outcomes),
+        "rounds": config.rounds,
+        "held_out_prompts": len(outcomes[0].held_out),
+        "held_out_too_long": unasked,
         "answers_of_a_prompt": config.test_samples,
         "temperature": config.test_temperature,
         "new_tokens": config.answer_tokens,
-        "left_out_too_long": [f["left_out"] for f in found],
+        "left_out_too_long": [max(found["left_out"] for found in outcome.rounds) for outcome in outcomes],
     }
 
 
@@ -66,7 +69,7 @@ def _sampling(run: RunDir, config: Config) -> dict[str, Any]:
         "new_tokens": config.answer_tokens,
         "seed": config.seed,
         "k": config.k,
-        "sources": accounts(run, config),
+        "sources": accounts(run, config.source, [folder_of(repeat, 0) for repeat in range(config.repeats)]),
     }
 
 

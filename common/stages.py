@@ -1,7 +1,7 @@
 """The stages that every method has: replies bought once, and a model trained once.
 
 records = collect(run, "round_0/teacher.jsonl", generator, requests, sampling, seed)
-model = trained(run, "round_0/student", base, lambda state, log: fine_tune(..., checkpoint=state, log=log))
+model = fine_tuned(run, "round_0/student", base, lambda: base.encode(task, examples, 512), settings)
 """
 
 import dataclasses
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from common import hf
-from common.config import SampleConfig
+from common.config import SampleConfig, TrainConfig
+from common.data import Encoded
 from common.generate import Generator, Record, Request
 from common.model import Params
 from common.models import LanguageModel
 from common.rundir import RunDir
-from common.train import Log
+from common.train import Log, fine_tune
 
 Fit = Callable[[pathlib.Path, Callable[[int], Log]], Params]
 """Gives trained weights; told where the state of an unfinished training lies and how to log (see `fine_tune`)."""
@@ -68,6 +69,33 @@ def trained(run: RunDir, name: str, base: LanguageModel, fit: Fit, stage: str = 
             run.once_folder(name, lambda place: hf.save(place, params, base.folder))
     shutil.rmtree(state, ignore_errors=True)
     return base.with_weights(logged, path)
+
+
+def fine_tuned(
+    run: RunDir,
+    name: str,
+    base: LanguageModel,
+    examples: Callable[[], Sequence[Encoded]],
+    settings: TrainConfig,
+    steps: int | None = None,
+    stage: str = "train",
+) -> LanguageModel:
+    """`base` after supervised training on `examples`, which are encoded only if the folder `name` is not there."""
+
+    def fit(state: pathlib.Path, log: Callable[[int], Log]) -> Params:
+        return fine_tune(
+            base.starting_weights(settings),
+            base.config,
+            examples(),
+            settings,
+            pad_id=base.tokenizer.pad_id,
+            steps=steps,
+            checkpoint=state,
+            log=log,
+            label=str(pathlib.PurePosixPath(name).parent),
+        )
+
+    return trained(run, name, base, fit, stage)
 
 
 class Lazy:

@@ -15,9 +15,8 @@ from common.models import LanguageModel
 from common.novelty import History, Repeat
 from common.rundir import RunDir
 from common.score import score
-from common.stages import Lazy, collect, trained
+from common.stages import Lazy, collect, fine_tuned
 from common.tasks.base import Example
-from common.train import fine_tune
 from reversegen.application import Application, Context, Model, Row
 
 Shown = tuple[Example, ...]
@@ -71,22 +70,12 @@ def warm_up(ctx: Context, app: Application, base: LanguageModel, seeds: Sequence
     """The proposer after supervised training on few-shot prompts made of the seeds."""
     settings = ctx.config.warm_up(ctx.seed)
 
-    def fit(state, log):
+    def examples() -> list[Encoded]:
         prompts = warm_up_prompts(seeds, ctx.config.shots, ctx.seed)
-        pairs = [(app.prompt(shown), app.completion(last)) for shown, last in prompts]
-        encoded = [Encoded(*_encoded(base, *pair)) for pair in pairs]
-        return fine_tune(
-            base.starting_weights(settings),
-            base.config,
-            encoded,
-            settings,
-            pad_id=base.tokenizer.pad_id,
-            checkpoint=state,
-            log=log,
-            label=f"{folder}/warm_up",
-        )
+        return [Encoded(*_encoded(base, app.prompt(shown), app.completion(last))) for shown, last in prompts]
 
-    return Lazy(lambda: trained(ctx.run, f"{folder}/warm_up/proposer", base, fit, "train the proposer"))
+    name, stage = f"{folder}/warm_up/proposer", "train the proposer"
+    return Lazy(lambda: fine_tuned(ctx.run, name, base, examples, settings, stage=stage))
 
 
 def _encoded(model: LanguageModel, messages: Sequence, answer: str) -> tuple[tuple[int, ...], int]:

@@ -22,9 +22,8 @@ from common.data import Encoded
 from common.errors import UserError
 from common.models import LanguageModel
 from common.novelty import History
-from common.stages import Lazy, trained
+from common.stages import Lazy, fine_tuned
 from common.tasks.base import Example
-from common.train import fine_tune
 from reversegen.application import Application, Context, Data, Model, Row
 from reversegen.config import Config
 from reversegen.explore import Explorer, slices
@@ -164,24 +163,15 @@ def train_target(
     """`base` fine-tuned on `data` under the prompt it is judged with."""
     settings = ctx.config.target_training(ctx.seed)
 
-    def fit(state, log):
+    def examples() -> list[Encoded]:
         encoded = []
         for example in data:
             tokens, start = base.tokenizer.encode_example(app.messages(example.question), example.answer)
             encoded.append(Encoded(tuple(tokens), start))
-        return fine_tune(
-            base.starting_weights(settings),
-            base.config,
-            encoded,
-            settings,
-            pad_id=base.tokenizer.pad_id,
-            steps=updates,
-            checkpoint=state,
-            log=log,
-            label=folder,
-        )
+        return encoded
 
-    return Lazy(lambda: trained(ctx.run, f"{folder}/target", base, fit, "train the target"))
+    stage = "train the target"
+    return Lazy(lambda: fine_tuned(ctx.run, f"{folder}/target", base, examples, settings, updates, stage))
 
 
 def control_data(
