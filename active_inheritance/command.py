@@ -14,7 +14,7 @@ import pathlib
 import sys
 from typing import Any
 
-from active_inheritance.config import Config
+from active_inheritance.config import Config, profile_settings
 from common.cli import parse
 from common.errors import UserError
 
@@ -43,6 +43,7 @@ def run(config: Config) -> dict[str, Any]:
     prompts, held_out = given_prompts(config)
 
     from active_inheritance.loop import Setting, run_repeat
+    from active_inheritance.profile.measure import load_data
     from active_inheritance.prompts import fitting
     from active_inheritance.report import finish
     from active_inheritance.sampling import open_sources
@@ -52,12 +53,13 @@ def run(config: Config) -> dict[str, Any]:
     stored = identity(config)
     RunDir.check(config.run_dir, "active-inheritance", stored)
     sources = open_sources(config)
+    data = load_data(profile_settings(config)) if trains and config.profile else None
     student = loaded(config) if trains else None
     asked = held_out if student is None else fitting(held_out, student, config.answer_tokens)
     with RunDir.open(config.run_dir, "active-inheritance", stored) as place:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
-        setting, outcomes = Setting(config, sources, prompts, asked, student), []
+        setting, outcomes = Setting(config, sources, prompts, asked, student, data), []
         for repeat in range(config.repeats if trains else 1):
             outcomes.append(run_repeat(place, setting, repeat))
             setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)  # of a pool: the same for all
@@ -109,10 +111,17 @@ def identity(config: Config) -> dict[str, Any]:
     from common.backends import file_hashes, fingerprints, model_name
 
     files = [config.pool, config.prompts_file, config.test_prompts_file]
+    named = [*config.scores(), *config.source]
+    if config.profile:
+        settings = profile_settings(config)
+        files += [file for _, file in settings.files()]
+        scorer = settings.toxicity_scorer or ""
+        files += [scorer.partition(":")[2]] if scorer.startswith("lexicon:") else []
+        named += [scorer]
     models = {f"source {name}": name for name in config.source}
     if config.trains():
         models["student"] = model_name(config.student, "student")
     return config.stored() | {
-        "file_hashes": file_hashes(files, [*config.scores(), *config.source]),
+        "file_hashes": file_hashes(files, named),
         "models": fingerprints(models),
     }

@@ -11,9 +11,11 @@ import math
 import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
+from active_inheritance.profile.config import ARITHMETIC
+from active_inheritance.profile.config import Config as ProfileConfig
 from common.backends import check_name, is_model, model_name
 from common.budget import Budget
-from common.cli import flag
+from common.cli import flag, parse
 from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 
@@ -109,6 +111,11 @@ class Config:
     test_temperature: float | None = flag(
         None, "of the student there, 0: greedy; 1 where it answers several times"
     )
+    profile: tuple[str, ...] | None = flag(
+        None,
+        "measured of the student before and after, in the flags of run.py profile: choice=NAME=FILE, "
+        "stereoset=FILE, toxicity_prompts=FILE, …; embedded word problems if not given, none: nothing",
+    )
     rounds: int = flag(
         1, "of all: after the first, students answer the prompts themselves and new ones learn from that"
     )
@@ -155,9 +162,11 @@ class Config:
             "epochs": 4.0 if embedded else 3.0,
             "batch_size": 16 if embedded else 128,
             "metrics": USUAL,
+            "profile": (f"choice=arithmetic={ARITHMETIC}",),
         }
         given = {"metrics": () if self.metrics == none else self.metrics}
         given["drop"] = () if self.drop == none else self.drop
+        given["profile"] = () if self.profile == none else self.profile
         if sampled:
             given["source"] = self.source or ("embedded:student", "embedded:teacher")
         config = dataclasses.replace(self, **given)
@@ -250,6 +259,8 @@ class Config:
                 f"--test-temperature 0 gives {self.test_samples} equal answers: use one above 0, or "
                 "--test-samples 1"
             )
+        if self.profile:
+            profile_settings(self).check_measures()
         if self.trains():
             if not is_model(self.student):
                 raise UserError(f"--student {self.student} cannot be trained: name a checkpoint, or none")
@@ -365,6 +376,24 @@ class Config:
             lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
             seed=seed,
         )
+
+
+PROFILED = tuple(
+    field.name
+    for field in dataclasses.fields(ProfileConfig)
+    if field.name not in ("model", "judge", "judge_url", "judge_price", "budget", "seed", "run_dir", "dry_run")
+)
+
+
+def profile_settings(config: Config) -> ProfileConfig:
+    """What --profile asks for, as settings of a profile. Raises UserError for what is none of its flags."""
+    words = []
+    for given in config.profile:
+        name, sign, value = given.partition("=")
+        if name.replace("-", "_") not in PROFILED or not sign:
+            raise UserError(f"--profile {given}: give NAME=VALUE, of {', '.join(PROFILED)}")
+        words += ["--" + name.replace("_", "-"), value]
+    return dataclasses.replace(parse(ProfileConfig, words, "run.py profile"), seed=config.seed)
 
 
 def _flag(name: str) -> str:

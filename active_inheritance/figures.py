@@ -145,8 +145,7 @@ def _transfer(
     for name in names:
         per_repeat = []
         for rows in zip(learned["selected"], learned[AGAINST], strict=True):
-            of = lambda own: [value for row in own if (value := row["scores"][name]) is not None]
-            ours, theirs = map(of, rows)
+            ours, theirs = ([v for row in own if (v := row["scores"][name]) is not None] for own in rows)
             per_repeat.append(statistics.fmean(ours) - statistics.fmean(theirs) if ours and theirs else None)
         data = None if None in per_repeat else statistics.fmean(per_repeat)
         student = gain["metrics"][name]["value"]

@@ -15,7 +15,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from active_inheritance.before_after import profiled
 from active_inheritance.config import Config, K
+from active_inheritance.profile.measure import Data
 from active_inheritance.prompts import Prompt, fitting
 from active_inheritance.sampling import accounts, from_folder, sample_pool
 from active_inheritance.stage import Selection, select_stage
@@ -41,26 +43,28 @@ class Setting:
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
     student: LanguageModel | None
+    profile: Data | None = None
+    """What students are profiled on, before and after."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """A repeat. `selection`: of its first round. `rounds`: of every round what `run_students` gives, "selections"
     by arm, how many answers were "left_out" as too long, what sources cost ("sampling"); none without a student.
-    `base`: answers of the student as it came."""
+    `base`: what the student as it came answered, as `last` gives it."""
 
     selection: Selection
     held_out: Sequence[Prompt] = ()
-    base: Sequence[dict[str, Any]] = ()
+    base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rounds: Sequence[dict[str, Any]] = ()
 
     def last(self, arm: str) -> dict[str, Any]:
         """The last round that the arm has, with what it learned and answered there as "learned", "answers",
-        "drift", "updates" and "round"; the base has learned nothing."""
+        "drift", "profile", "updates" and "round"; the base has learned nothing."""
         if arm == "base":
-            return {"learned": [], "answers": self.base, "drift": [], "updates": 0, "round": None}
+            return self.base
         number, found = next((n, f) for n, f in reversed([*enumerate(self.rounds)]) if arm in f["answers"])
-        return {key: found[key][arm] for key in ("learned", "answers", "drift", "updates")} | {"round": number}
+        return {key: found[key][arm] for key in (*self.base,) if key != "round"} | {"round": number}
 
 
 def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
@@ -75,7 +79,15 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
     if student is None:
         return Outcome(selection)
     held_out = choose_held_out(config, student, selection, setting.held_out)
-    base = measure(run, config, Lazy(lambda: student), held_out, f"{folder}/base", seed)
+    as_it_came = Lazy(lambda: student)
+    base = {
+        "learned": [],
+        "answers": measure(run, config, as_it_came, held_out, f"{folder}/base", seed),
+        "drift": [],
+        "profile": profiled(run, config, student, as_it_came, setting.profile, "repeat_0/base"),
+        "updates": 0,
+        "round": None,
+    }
     selections = {arm: selection for arm in config.arms if arm != "base"}
     rounds: list[dict[str, Any]] = []
     for number in range(config.rounds):
@@ -86,7 +98,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
             selections = {arm: selection for arm, (selection, _) in own.items()}
             costs = {arm: cost for arm, (_, cost) in own.items()}
         learned, left_out = learned_rows(config, student, selections, held_out)
-        found = run_students(run, config, student, learned, held_out, place, seed)
+        found = run_students(run, config, student, learned, held_out, place, seed, setting.profile)
         rounds.append(found | {"selections": selections, "left_out": left_out, "sampling": costs})
         last = number == config.rounds - 1
         for arm in learned:

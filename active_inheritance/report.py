@@ -16,6 +16,7 @@ from active_inheritance.stage import Selection
 from active_inheritance.student_report import (
     ACCOUNT_HEADERS,
     METRIC_HEADERS,
+    PROFILE_HEADERS,
     ROUND_HEADERS,
     account_rows,
     add_student,
@@ -23,6 +24,7 @@ from active_inheritance.student_report import (
     arm_table,
     interval,
     metric_rows,
+    profile_rows,
     round_rows,
     short,
 )
@@ -201,6 +203,7 @@ def _student_tables(summary: dict[str, Any]) -> str:
         + "\n\n"
         + terminal_table(METRIC_HEADERS, metric_rows(summary))
         + "\n"
+        + (f"\n{terminal_table(PROFILE_HEADERS, profile_rows(summary))}\n" if summary["profile"] else "")
         + (f"\n{terminal_table(ROUND_HEADERS, round_rows(summary))}\n" if summary["rounds"] else "")
     )
 

@@ -19,8 +19,10 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from active_inheritance.before_after import profiled
 from active_inheritance.config import Config
 from active_inheritance.pools import Answer
+from active_inheritance.profile.measure import Data
 from active_inheritance.prompts import Prompt, drawn_by, messages, room
 from active_inheritance.scores import Scorers
 from active_inheritance.stage import Selection
@@ -107,14 +109,16 @@ def run_students(
     held_out: Sequence[Prompt],
     folder: str,
     seed: int,
+    data: Data | None = None,
 ) -> dict[str, Any]:
-    """Train and measure an arm for each that `learned` has, by "learned", "answers", "drift" and "updates".
+    """Train and measure an arm for each that `learned` has, by "learned", "answers", "drift", "profile" (on
+    `data`) and "updates".
 
     Weights are in `folder`/ARM/student; whoever needs them no longer deletes them.
     """
     settings = config.training(seed)
     updates = settings.total_steps(len(learned["selected"]))
-    found: dict[str, Any] = {"learned": {}, "answers": {}, "drift": {}, "updates": {}}
+    found: dict[str, Any] = {key: {} for key in ("learned", "answers", "drift", "profile", "updates")}
     for arm in learned:
         name = f"{folder}/{arm}"
         rows = run.once(f"{name}/data.jsonl", lambda arm=arm: learned[arm])
@@ -127,6 +131,7 @@ def run_students(
         found["learned"][arm] = rows
         found["answers"][arm] = answers = measure(run, config, model, held_out, name, seed)
         found["drift"][arm] = drift(run, student, model, answers, name)
+        found["profile"][arm] = profiled(run, config, student, model, data, name)
         found["updates"][arm] = updates
         model.release()
     return found

@@ -6,6 +6,7 @@ from typing import Any
 from active_inheritance.config import Config
 from active_inheritance.figures import AGAINST
 from active_inheritance.loop import Outcome
+from active_inheritance.profile.report import label
 from common.report import Report, histogram_figure, line_figure, share_figure
 
 Summary = dict[str, Any]
@@ -92,6 +93,21 @@ def corpus_rows(summary: Summary) -> list[list[Any]]:
     return rows
 
 
+PROFILE_HEADERS = ["profile", "base", AGAINST, "selected", f"selected - {AGAINST}", "selected - base", "n"]
+
+
+def profile_rows(summary: Summary) -> list[list[Any]]:
+    """Every figure of the students' profiles, before and after."""
+    arms, changed = summary["profile"]["arms"], summary["profile"]["changes"]
+    rows = []
+    for key, base in arms["base"].items():
+        values = [short(arms[arm][key]["value"]) for arm in ("base", AGAINST, "selected")]
+        steps = (changed[f"selected - {arm}"][key] for arm in (AGAINST, "base"))
+        shown = [interval({"value": step["absolute"], "ci95": step["ci95"]}) for step in steps]
+        rows.append([f"{key.partition('/')[0].replace('_', ' ')}: {label(key)}", *values, *shown, base["n"]])
+    return rows
+
+
 ROUND_HEADERS = [
     *("round", "student", "objective", "selected - random", "pool", "learned", "spread", "drift, nats a token"),
     *("self-BLEU: data", "answers", "compression: data", "answers"),
@@ -113,6 +129,13 @@ def round_rows(summary: Summary) -> list[list[Any]]:
     return rows
 
 
+def _profiled_by(summary: Summary) -> str:
+    entries = summary["profile"]["arms"]["base"].values()
+    how = "over repeats" if summary["student"]["repeats"] > 1 else "of one training, drawn over items"
+    scorers = dict.fromkeys(f"{entry['scorer']} ({entry['version']})" for entry in entries)
+    return f"95% intervals {how}; measured by {', '.join(scorers)}"
+
+
 def _round_figures(page: Report, summary: Summary) -> None:
     """The objective, the drift and the likeness of answers, round after round."""
     base, rounds = summary["arms"]["base"], summary["rounds"]
@@ -123,12 +146,12 @@ def _round_figures(page: Report, summary: Summary) -> None:
     }
     bleu = lambda entry: mean([figures["self_bleu"] for figures in entry["corpus"]])
     named = "trainings since the base"
-    for caption, curves, label in (
+    for caption, curves, axis in (
         (f"{base['metric']} of the students, round after round", series(base["value"], _value), base["metric"]),
         ("Drift from the base", series(0.0, lambda own: own["drift"]["value"]), "nats a token"),
         ("How alike an arm's answers are", series(bleu(base), bleu), "self-BLEU"),
     ):
-        page.add_figure(caption, line_figure(curves, named, label))
+        page.add_figure(caption, line_figure(curves, named, axis))
 
 
 def _value(entry: Summary) -> float | None:
@@ -174,6 +197,13 @@ def add_student(page: Report, summary: Summary) -> None:
 
 def add_student_details(page: Report, config: Config, summary: Summary, first: Outcome) -> None:
     """Distributions and every score; `first`: the first repeat, where a figure shows one."""
+    if summary["profile"]:
+        page.add_table(
+            "Before and after: what else changed",
+            PROFILE_HEADERS,
+            profile_rows(summary),
+            note=f"Of every student: {', '.join(summary['profile']['settings'])}; {_profiled_by(summary)}.",
+        )
     if summary["rounds"]:
         page.add_table("Round after round", ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE)
         _round_figures(page, summary)
@@ -230,6 +260,24 @@ def _narrowing(summary: Summary) -> list[str]:
     ]
 
 
+UTILITY = ("accuracy", "ece", "ece_1_bin", "brier")
+"""Figures of multiple choice; more is better in the first alone."""
+
+
+def _costs(summary: Summary) -> list[str]:
+    """What the selection costs elsewhere: figures of multiple choice that are worse than the random control's."""
+    found = summary["profile"] and summary["profile"]["changes"][f"selected - {AGAINST}"]
+    lines = []
+    for key, step in (found or {}).items():
+        name = key.rpartition("/")[2]
+        if key.startswith("choice/") and name in UTILITY and step["ci95"] is not None:
+            low, high = step["ci95"] if name == "accuracy" else (-step["ci95"][1], -step["ci95"][0])
+            if high < 0 and low < 0:
+                shown = interval({"value": step["absolute"], "ci95": step["ci95"]})
+                lines.append(f"utility: {label(key)} is worse than after random answers, by {shown}")
+    return lines
+
+
 # --- warnings -------------------------------------------------------------------------------------------------
 
 
@@ -240,7 +288,7 @@ def student_warnings(config: Config, summary: Summary) -> list[str]:
         lines.append("one repeat: the intervals of the student are over prompts and say nothing about other seeds")
     if own["held_out_too_long"]:
         lines.append(f"{own['held_out_too_long']} held-out prompts leave the student no room and were not asked")
-    lines += _narrowing(summary)
+    lines += _narrowing(summary) + _costs(summary)
     if left := max(own["left_out_too_long"]):
         lines.append(f"{left} answers of each arm are left out: they or another arm's are too long to be learned")
     for name, arm in summary["arms"].items():

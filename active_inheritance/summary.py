@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from active_inheritance.before_after import profile_figures
 from active_inheritance.config import Config
 from active_inheritance.figures import round_figures, student_figures
 from active_inheritance.forecast import forecast
@@ -29,6 +30,7 @@ def summarise(
         "status": "complete" if found else "selected",
         **own,
         "student": _student(config, outcomes, unasked) if found else None,
+        "profile": profile_figures(config, outcomes) if found else None,
         "pool": selection.pool | {"file": config.pool, "sha256": hashes.get(config.pool), "k": config.k},
         "sampling": _sampling(run, config) if config.source else None,
         "rule": {

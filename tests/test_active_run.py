@@ -36,6 +36,7 @@ FLAGS = {
     "batch_size": 4,
     "repeats": 2,
     "metrics": ("lix",),
+    "profile": ("choice=arithmetic=embedded:arithmetic", "limit=8"),
 }
 TRAINED = ("first", "random", "selected")
 
@@ -209,7 +210,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     folder = tmp_path / "killed"
     words = [sys.executable, "run.py", "active-inheritance", "--run-dir", str(folder)]
     for name, value in FLAGS.items():
-        words += ["--" + name.replace("_", "-"), value[0] if isinstance(value, tuple) else str(value)]
+        words += ["--" + name.replace("_", "-"), ",".join(value) if isinstance(value, tuple) else str(value)]
     for artifact in STAGES:
         with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             while process.poll() is None and not (folder / artifact).exists():
