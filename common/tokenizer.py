@@ -34,6 +34,7 @@ class Tokenizer:
 
     eos_ids: tokens that end an answer, the tokenizer's own first; empty if the folder names none.
     pad_id: fills rows on the right; never attended to. vocab_size: number of tokens, added ones included.
+    bos_id: the token that it names as the start of a text, None without one; see `start_ids`.
     """
 
     def __init__(self, backend: Any, eos_ids: tuple[int, ...] = ()):
@@ -43,6 +44,7 @@ class Tokenizer:
         pad = backend.pad_token_id
         self.pad_id: int = pad if pad is not None else (self.eos_ids or (0,))[0]
         self.vocab_size: int = len(backend)
+        self.bos_id: int | None = backend.bos_token_id
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Tokenizer":
@@ -94,28 +96,55 @@ class Tokenizer:
         """Token ids of plain text, without a template and without special tokens."""
         return self._backend(text, add_special_tokens=False, verbose=False)["input_ids"]
 
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """For each text its token ids, as `encode_text` gives them, and the place of every token in it: from which
+        character to before which.
+
+        Raises UserError for a tokenizer that does not keep count of places (one without a tokenizer.json).
+        """
+        if not getattr(self._backend, "is_fast", False):
+            raise UserError("the tokenizer cannot tell where its tokens stand: the folder needs a tokenizer.json")
+        if not texts:
+            return []
+        found = self._backend(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(zip(found["input_ids"], found["offset_mapping"], strict=True))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
         return self._backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @functools.cached_property
-    def _bos(self) -> list[int]:
-        """The BOS token if the tokenizer puts one in front of plain text. Its `add_bos_token` does not tell."""
-        bos = self._backend.bos_token_id
+    def start_ids(self) -> list[int]:
+        """What stands in front of plain text: `bos_id` if the tokenizer puts it there, else nothing. Templates
+        write their own. The tokenizer's `add_bos_token` does not tell."""
+        bos = self.bos_id
         return [bos] if bos is not None and self._backend("a")["input_ids"][:1] == [bos] else []
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations go through a chat template."""
+        return bool(self._backend.chat_template)
+
+    def written(self, messages: Messages, answer: str) -> tuple[str, str]:
+        """The text of a conversation up to where the assistant's answer begins, and the answer as it stands there
+        (some templates put a blank in front), without what follows it. Raises UserError as `encode_prompt`."""
+        prompt = self._prompt_text(messages)
+        text = self._answer_text(messages, prompt, answer)
+        place = text.find(answer)
+        return prompt, text[: place + len(answer)] if place >= 0 else answer
 
     def _encode(self, text: str, bos: bool = True) -> list[int]:
         ids = self._backend(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return self._bos + ids if bos and not self._backend.chat_template else ids
+        return self.start_ids + ids if bos and not self.has_template else ids
 
     def _prompt_text(self, messages: Messages) -> str:
-        if not self._backend.chat_template:
+        if not self.has_template:
             return "\n\n".join(message["content"] for message in messages) + "\n"
         return self._render(messages, add_generation_prompt=True)
 
     def _answer_text(self, messages: Messages, prompt_text: str, answer: str) -> str:
         """What follows the prompt: the answer as the template writes it, or as it is."""
-        if self._backend.chat_template:
+        if self.has_template:
             turn = {"role": "assistant", "content": answer}
             text = self._render([*messages, turn], add_generation_prompt=False)
             if text.startswith(prompt_text):

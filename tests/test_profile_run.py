@@ -13,18 +13,17 @@ from safetensors.numpy import load_file, save_file
 
 from active_inheritance.profile.command import run
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.likelihood import Item, ModelLikelihood, Reader, scored
+from active_inheritance.profile.likelihood import ModelLikelihood
 from active_inheritance.profile.measure import load_data, profile_model
 from common.errors import UserError
 from common.models import LanguageModel
 from common.rundir import RunDir, read_jsonl
-from common.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
 JUDGE = "def judge(messages):\n    text = messages[-1]['content']\n    return 'A' if 'x' in text else 'B'\n"
 
 
-def _files(folder):
+def write_files(folder):
     """A few rows of every set."""
     rows = {
         "prompts": [{"id": f"p{i}", "prompt": f"Name {i} birds."} for i in range(3)]
@@ -56,6 +55,24 @@ def _files(folder):
             for i in range(9)
         ]
         + [{"question": "word " * 600, "choices": ["x", "y"], "answer": 0}],
+        "bbq": [
+            {
+                "example_id": i,
+                "question_index": "1",
+                "question_polarity": ("neg", "nonneg")[i % 2],
+                "context_condition": ("ambig", "disambig")[i // 2 % 2],
+                "category": "Age",
+                "answer_info": {"ans0": ["he", "old"], "ans1": ["she", "young"], "ans2": ["?", "unknown"]},
+                "additional_metadata": {"stereotyped_groups": ["old"]},
+                "context": f"Two of {i} came.",
+                "question": "Who left?",
+                "ans0": "The old one",
+                "ans1": "The young one",
+                "ans2": "Unknown",
+                "label": 2,
+            }
+            for i in range(8)
+        ],
         "pairs": [{"prompt": f"Say {i}.", "answer_a": str(i), "answer_b": "No.", "choice": "A"} for i in range(4)],
     }
     for name, own in rows.items():
@@ -64,11 +81,19 @@ def _files(folder):
     (folder / "judge.py").write_text(JUDGE, encoding="utf-8")
 
 
+def write_other_model(model, folder):
+    """A checkpoint that answers otherwise."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = -weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory, fixtures) -> Config:
     """All groups for a random model, in a folder that holds the files."""
     folder = tmp_path_factory.mktemp("profile")
-    _files(folder)
+    write_files(folder)
     return Config(
         model=(str(fixtures / "qwen2"),),
         prompts_file=str(folder / "prompts.jsonl"),
@@ -78,6 +103,7 @@ def settings(tmp_path_factory, fixtures) -> Config:
         continuations=3,
         stereoset=str(folder / "stereoset.jsonl"),
         crows_pairs=str(folder / "crows.jsonl"),
+        bbq=(str(folder / "bbq.jsonl"),),
         choice=(f"sums={folder / 'choice.jsonl'}",),
         pairs=str(folder / "pairs.jsonl"),
         run_dir=str(folder / "run"),
@@ -89,97 +115,6 @@ def summary(settings):
     return run(settings)
 
 
-# ---- likelihoods
-
-
-@pytest.mark.parametrize("name", ["qwen2", "stories260K"])
-def test_option_likelihoods_are_those_of_pytorch(name, fixtures, request):
-    golden = json.loads((fixtures / "option_likelihoods.json").read_text(encoding="utf-8"))
-    folder = fixtures / name
-    if name == "stories260K":
-        folder = request.getfixturevalue("shared_data") / "weights" / name / "hf"
-    model = LanguageModel.load(str(folder))
-    texts = [tuple(pair) for pair in golden["texts"]]
-    pairs = Reader(model.tokenizer).pairs(texts)
-    found = ModelLikelihood(model, batch_size=4)(texts)
-    for (_, counted), (logp, count), want in zip(pairs, found, golden["models"][name], strict=True):
-        assert counted == want["tokens"]
-        assert count == len(want["logps"])
-        assert logp == pytest.approx(sum(want["logps"]), abs=2e-3, rel=1e-5)
-
-
-class _Backend:
-    """A tokenizer of words, which join the blank before them, as a byte-level one does."""
-
-    is_fast, chat_template = True, None
-    pad_token_id = eos_token_id = None
-
-    def __init__(self, bos=None, puts=False):
-        self.bos_token_id, self._puts = bos, puts
-
-    def __len__(self):
-        return 100
-
-    def __call__(self, text, add_special_tokens=True, return_offsets_mapping=False, verbose=False):
-        texts, ids, places = [text] if isinstance(text, str) else text, [], []
-        for one in texts:
-            ends = [i for i, letter in enumerate(one) if letter == " " and i] + [len(one)]
-            spans = list(zip([0, *ends], ends, strict=False))
-            places.append(spans)
-            start = [self.bos_token_id] if self._puts and add_special_tokens else []
-            ids.append(start + [10 + end - begin for begin, end in spans])
-        if isinstance(text, str):
-            ids, places = ids[0], places[0]
-        return {"input_ids": ids, "offset_mapping": places}
-
-
-@pytest.mark.parametrize(
-    ("bos", "puts", "option", "sentence"),
-    [
-        (None, False, ([13, 14], [14]), ([13], [14, 14])),  # no start token: the first token is a condition
-        (7, False, ([13, 14], [14]), ([7], [13, 14, 14])),  # named, but not put in front of text
-        (7, True, ([7, 13, 14], [14]), ([7], [13, 14, 14])),
-    ],
-)
-def test_the_start_token_is_the_tokenizers_own(bos, puts, option, sentence):
-    reader = Reader(Tokenizer(_Backend(bos, puts)))
-    assert reader.pairs([("Who was", " she"), ("", "Who was she")]) == [option, sentence]
-
-
-def test_a_token_across_the_border_belongs_to_the_text():
-    reader = Reader(Tokenizer(_Backend()))
-    assert reader.pairs([("Who wa", "s she")]) == [([13], [14, 14])]
-
-
-def test_what_does_not_fit_or_counts_nothing_is_none(fixtures):
-    likelihood = ModelLikelihood(LanguageModel.load(str(fixtures / "qwen2")))
-    found = likelihood([("word " * 400, "x"), ("", ""), ("Hello", " you")])
-    assert found[:2] == [None, None]
-    assert found[2][1] > 1
-    assert likelihood([]) == []
-
-
-def test_scored_rows_continue_where_they_were_cut(tmp_path):
-    items = [Item(str(i), (("", "ab"[: i % 2 + 1]), ("", "abc"))) for i in range(7)]
-    calls = []
-
-    def likelihood(texts):
-        calls.append(len(texts))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return [None if len(text) == 2 else (-float(len(text)), len(text)) for _, text in texts]
-
-    with RunDir.open(tmp_path / "run", "profile", {}) as place:
-        with pytest.raises(KeyboardInterrupt):
-            scored(place, "rows.jsonl", items, likelihood, wave=3)
-        rows = scored(place, "rows.jsonl", items, likelihood, wave=3)
-        assert scored(place, "rows.jsonl", items, likelihood) == rows
-    assert calls == [6, 6, 6, 2]
-    assert [row["id"] for row in rows] == [item.id for item in items]
-    assert rows[0] == {"id": "0", "logps": [-1.0, -3.0], "tokens": [1, 3]}
-    assert rows[1]["logps"] is None
-
-
 # ---- the run
 
 
@@ -189,7 +124,7 @@ def test_every_group_is_measured(settings, summary):
     (entry,) = summary["models"].values()
     figures, counts = entry["figures"], entry["counts"]
     groups = {key.partition("/")[0] for key in figures}
-    assert groups == {"text", "toxicity", "stereoset", "crows_pairs", "choice", "pairs"}
+    assert groups == {"text", "toxicity", "stereoset", "crows_pairs", "bbq", "choice", "pairs"}
     assert all(f.keys() >= {"value", "ci95", "n", "scorer", "version"} for f in figures.values())
     assert counts["text"]["left_out"] == 1
     assert counts["text"]["answered"] == 3
@@ -262,10 +197,7 @@ def test_another_model_or_file_is_refused(settings, summary):
 
 def test_two_models_are_compared_and_judged(settings, tmp_path):
     folder, other = Path(settings.prompts_file).parent, tmp_path / "other"
-    shutil.copytree(settings.model[0], other)
-    weights = load_file(other / "model.safetensors")
-    weights["model.norm.weight"] = -weights["model.norm.weight"]
-    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    write_other_model(settings.model[0], other)
     config = dataclasses.replace(
         settings,
         model=(settings.model[0], str(other)),
@@ -323,7 +255,7 @@ def test_the_profile_of_a_model_in_hand(settings, tmp_path):
         ({"judge": "python:nowhere.py:f"}, "no such file"),
         ({"judge": "embedded"}, "compares answers of two models"),
         ({"judge_url": "http://localhost"}, "--judge-url is for a hosted judge"),
-        ({"bbq_targets": __file__}, "belongs to --bbq"),
+        ({"bbq": (), "bbq_targets": __file__}, "belongs to --bbq"),
         ({"seed": -1}, "--seed must be at least 0"),
     ],
 )

@@ -141,12 +141,17 @@ def figures(questions: Sequence[Question], rows: Sequence[Row], seed: int = 0) -
     """ "CATEGORY/s_dis", "…/s_amb", "…/accuracy_dis", "…/accuracy_amb", "…/accuracy" of every category and
     overall. Intervals by bootstrap over questions.
     """
-    kept = [(q, mean_logps(row)) for q, row in zip(questions, rows, strict=True) if row["logps"] is not None]
+    kept = [
+        (i, q, mean_logps(row))
+        for i, (q, row) in enumerate(zip(questions, rows, strict=True))
+        if row["logps"] is not None
+    ]
     found = {}
-    for category in [*sorted({q.category for q, _ in kept}), "overall"]:
-        table = np.array([_judged(q, logps) for q, logps in kept if category in (q.category, "overall")])
+    for category in [*sorted({q.category for _, q, _ in kept}), "overall"]:
+        own = [entry for entry in kept if category in (entry[1].category, "overall")]
+        table = np.array([_judged(q, logps) for _, q, logps in own])
         made = drawn_figures(
-            lambda drawn, table=table: _measured(table[drawn]), len(table), len(table), SCORER, seed
+            lambda drawn, table=table: _measured(table[drawn]), [i for i, *_ in own], len(own), SCORER, seed
         )
         found |= {f"{category}/{name}": entry for name, entry in made.items()}
     return found

@@ -11,13 +11,13 @@ may be those of HellaSwag, ARC or OpenBookQA, as published, on the hub, or as fl
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from active_inheritance.profile.figures import Figure, Scorer, drawn_figures
-from active_inheritance.profile.likelihood import Item
+from active_inheritance.profile.likelihood import Item, Text
 from common.calibration import brier, ece, multiple_choice, option_probabilities
 from common.errors import UserError
 from common.tasks.files import Row, read_rows, require, row_id
@@ -25,6 +25,8 @@ from common.tasks.files import Row, read_rows, require, row_id
 SCORER = Scorer("likelihood of options, length-normalised by tokens")
 CONTEXTS = ("context", "ctx", "question", "question_stem")
 OPTIONS = ("endings", "choices", "options")
+DRAWN = 3
+"""Decimals of what the page draws."""
 ANSWERS = ("label", "answer", "answerKey", "gold")
 
 
@@ -90,26 +92,21 @@ def _gold(answer: str, names: Sequence[str], place: str) -> int:
 
 def items_of(questions: Sequence[Question], layout: str = "plain") -> list[Item]:
     """What is scored: every option after its question. `plain`: one blank between them, as in the toolbox of the
-    paper's authors; `answer`: "Question: … Answer:" in two lines, as in EleutherAI's harness for ARC."""
-    return [
-        Item(
-            question.id,
-            tuple(
-                (
-                    f"Question: {question.context}\nAnswer:" if layout == "answer" else question.context,
-                    f" {option}",
-                )
-                for option in question.options
-            ),
-        )
-        for question in questions
-    ]
+    paper's authors; `answer`: "Question: … Answer:" in two lines, as in EleutherAI's harness for ARC; `chat`: the
+    option as the reply to the question under the model's chat template, or in a line of its own without one."""
+    put: Callable[[str, str], Text] = {
+        "plain": lambda question, option: (question, f" {option}"),
+        "answer": lambda question, option: (f"Question: {question}\nAnswer:", f" {option}"),
+        "chat": lambda question, option: (({"role": "user", "content": question},), option),
+    }[layout]
+    return [Item(q.id, tuple(put(q.context, option) for option in q.options)) for q in questions]
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a model makes of the questions that fit into it."""
+    """What a model makes of the questions that fit into it. `places`: of these among all questions."""
 
+    places: list[int]
     probabilities: np.ndarray
     confidence: np.ndarray
     correct: np.ndarray
@@ -119,13 +116,14 @@ class Answers:
     @classmethod
     def of(cls, questions: Sequence[Question], rows: Sequence[Row]) -> "Answers | None":
         """None where no question fits."""
-        kept = [(q, row) for q, row in zip(questions, rows, strict=True) if row["logps"] is not None]
-        if not kept:
+        places = [i for i, row in enumerate(rows) if row["logps"] is not None]
+        if not places:
             return None
-        logps, lengths = [row["logps"] for _, row in kept], [row["tokens"] for _, row in kept]
-        gold = np.array([question.gold for question, _ in kept])
+        logps, lengths = [rows[i]["logps"] for i in places], [rows[i]["tokens"] for i in places]
+        gold = np.array([questions[i].gold for i in places])
         confidence, correct = multiple_choice(logps, lengths, gold)
-        return cls(option_probabilities(logps, lengths), confidence, correct, gold, len(rows) - len(kept))
+        probabilities = option_probabilities(logps, lengths)
+        return cls(places, probabilities, confidence, correct, gold, len(rows) - len(places))
 
 
 def figures(answers: Answers, seed: int = 0) -> dict[str, Figure]:
@@ -148,14 +146,18 @@ def figures(answers: Answers, seed: int = 0) -> dict[str, Figure]:
             "brier": float(squares[drawn].mean()),
         }
 
-    return drawn_figures(measure, len(answers.gold), len(answers.gold), SCORER, seed)
+    return drawn_figures(measure, answers.places, len(answers.places), SCORER, seed)
 
 
 def reliability(answers: Answers, bins: int = 10) -> tuple[list[float], list[float]]:
-    """Mean confidence and accuracy of questions in `bins` parts of equal size, from least to most confident."""
+    """Mean confidence and accuracy of questions in `bins` parts of equal size, from least to most confident.
+
+    To three decimals, which is what a drawing shows: it is then the same for other batch sizes, but where two
+    questions about as confident as each other change parts.
+    """
     order = np.argsort(answers.confidence, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return (
-        [float(answers.confidence[part].mean()) for part in parts],
-        [float(answers.correct[part].mean()) for part in parts],
+        [round(float(answers.confidence[part].mean()), DRAWN) for part in parts],
+        [round(float(answers.correct[part].mean()), DRAWN) for part in parts],
     )

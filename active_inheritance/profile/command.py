@@ -4,6 +4,8 @@ From Python the same in two lines:
 
     from active_inheritance.profile.command import run
     summary = run(Config(model=("embedded:student",), prompts_file="prompts.jsonl", run_dir="runs/profile"))
+
+Without a model and without data it is a demonstration on the embedded ones.
 """
 
 import dataclasses
@@ -30,9 +32,15 @@ def main(argv: list[str]) -> None:
         from active_inheritance.profile.measure import load_data
 
         print(f"{'models':28}{', '.join(config.model)}")
-        for name, count in load_data(config).sizes().items():
+        data = load_data(config)
+        for name, count in data.sizes().items():
             times = f", {config.continuations} continuations each" if name == "toxicity" else ""
             print(f"{name.replace('_', ' '):28}{count} rows{times}")
+        if config.judge is not None:
+            calls = 2 * len(data.prompts) * (len(config.model) - 1)
+            print(f"{'judge':28}{config.judge}, at most {calls} calls")
+            if config.judge.startswith("openai:"):
+                print(f"{'budget':28}{config.budget or 'none: nothing limits what is bought'}")
     else:
         run(config)
 
@@ -79,7 +87,7 @@ def _judged(
     first, *others = config.model
     prompts = {prompt.id: prompt.text for prompt in data.prompts}
     found = {}
-    with open_judge(Purse(place.path / "replies.sqlite", None, "judge/")) as generator:
+    with open_judge(Purse(place.path / "replies.sqlite", config.share(), "judge/")) as generator:
         judge = generator("judge")
         for name in others:
             ours, theirs = profiles[name].answers, profiles[first].answers

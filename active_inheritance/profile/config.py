@@ -12,23 +12,30 @@ import re
 from typing import Any, Literal
 
 from common.backends import check_name, is_model, model_name
+from common.budget import Budget
 from common.cli import flag
 from common.config import SampleConfig
 from common.errors import UserError
 
+STORIES, ARITHMETIC = "embedded:stories", "embedded:arithmetic"
+"""What stands in the place of a file of prompts, and of a multiple-choice set; see `embedded.py`."""
 FILES = ("prompts_file", "toxicity_prompts", "stereoset", "crows_pairs", "bbq_targets", "pairs")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Defaults are those of the paper's toolbox where it states them, else this project's own."""
+    """Defaults are those of the paper's toolbox where it states them, else this project's own.
+
+    Without a model and without data they are those of the embedded demonstration."""
 
     model: tuple[str, ...] = flag(
         (),
         "who is profiled: embedded:student, a Hugging Face id, or a folder; give it again for more, the first "
         "is what the others are compared with",
     )
-    prompts_file: str | None = flag(None, "text: prompts that are answered (.jsonl, .csv, .parquet)")
+    prompts_file: str | None = flag(
+        None, f"text: prompts that are answered (.jsonl, .csv, .parquet), or {STORIES}"
+    )
     prompt_column: str | None = flag(None, "column of the prompt; prompt, instruction, inputs, question, …")
     mode: Literal["clean", "official"] = flag("clean", "text: how words and sentences are counted")
     answer_tokens: int | None = flag(
@@ -47,9 +54,13 @@ class Config:
     crows_pairs: str | None = flag(None, "bias: CrowS-Pairs")
     bbq: tuple[str, ...] = flag((), "bias: BBQ, one file a category")
     bbq_targets: str | None = flag(None, "bias: additional_metadata.csv of BBQ")
-    choice: tuple[str, ...] = flag((), "calibration and utility: NAME=FILE, rows like HellaSwag, ARC, OpenBookQA")
-    choice_layout: Literal["plain", "answer"] = flag(
-        "plain", "plain: question, blank, option; answer: Question: …, Answer: option"
+    choice: tuple[str, ...] = flag(
+        (), f"calibration and utility: NAME=FILE, rows like HellaSwag, ARC, OpenBookQA, or NAME={ARITHMETIC}"
+    )
+    choice_layout: Literal["plain", "answer", "chat"] | None = flag(
+        None,
+        "plain: question, blank, option; answer: Question: …, Answer: option; chat: the option is the reply under "
+        "the model's chat template; plain for files, chat for the embedded set if not given",
     )
     pairs: str | None = flag(
         None, "preference: rows with prompt, answer_a, answer_b (and choice, A or B, by people) that models judge"
@@ -60,6 +71,8 @@ class Config:
         "python:FILE.py:FUNCTION",
     )
     judge_url: str | None = flag(None, "base URL of a judge openai:MODEL")
+    budget: str | None = flag(None, "limits for a hosted judge, such as calls=500,tokens=200000,usd=2.5")
+    judge_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
     limit: int | None = flag(None, "first rows of every file")
     batch_size: int = flag(32, "texts computed together; changes no figure")
     seed: int = flag(0, "random seed of sampling and intervals")
@@ -70,6 +83,13 @@ class Config:
         """The same settings, checked. Raises UserError for a value out of range or a missing file."""
         named = tuple(model_name(name, "student") for name in self.model)
         config = dataclasses.replace(self, model=named)
+        if not named and not self.measures():
+            config = dataclasses.replace(
+                self,
+                model=("embedded:student", "embedded:teacher"),
+                prompts_file=STORIES,
+                choice=(f"arithmetic={ARITHMETIC}",),
+            )
         config._check()
         return config
 
@@ -88,10 +108,11 @@ class Config:
         for name, file in self.files():
             if not pathlib.Path(file).is_file():
                 raise UserError(f"no such file: {file} (given as --{name.replace('_', '-')})")
-        if not [name for name, _ in self.files() if name != "bbq_targets"]:
+        if not self.measures():
             raise UserError(
                 "nothing to measure: give --prompts-file, --toxicity-prompts, --stereoset, --crows-pairs, --bbq, "
-                "--choice NAME=FILE or --pairs"
+                f"--choice NAME=FILE or --pairs; without files there are --prompts-file {STORIES} and --choice "
+                f"arithmetic={ARITHMETIC}"
             )
         for name in ("continuations", "batch_size", "answer_tokens", "continuation_tokens", "limit"):
             value = getattr(self, name)
@@ -117,30 +138,50 @@ class Config:
         self._check_judge()
 
     def _check_judge(self) -> None:
-        if self.judge_url is not None and not (self.judge or "").startswith("openai:"):
-            raise UserError("--judge-url is for a hosted judge: use it with --judge openai:MODEL")
+        for name in ("judge_url", "budget", "judge_price"):
+            if getattr(self, name) is not None and not (self.judge or "").startswith("openai:"):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is for a hosted judge: use it with --judge openai:MODEL"
+                )
+        self.share()
         if self.judge is not None:
             check_name(self.judge, "--judge", self.judge_url)
             if self.prompts_file is None or len(self.model) < 2:
                 raise UserError("--judge compares answers of two models: give --prompts-file and --model twice")
 
-    def choices(self) -> dict[str, pathlib.Path]:
-        """The multiple-choice sets by name. Raises UserError for what is not NAME=FILE."""
-        found: dict[str, pathlib.Path] = {}
+    def share(self) -> Budget | None:
+        """What the judge may spend, on all models together. Raises UserError for a bad budget."""
+        if self.judge_price is not None:
+            Budget.parse("calls=1", self.judge_price)
+        return None if self.budget is None else Budget.parse(self.budget, self.judge_price)
+
+    def choices(self) -> dict[str, str]:
+        """Files of the multiple-choice sets, or `ARITHMETIC`, by name. Raises UserError for another form."""
+        found: dict[str, str] = {}
         for given in self.choice:
             name, _, file = given.partition("=")
             if not re.fullmatch(r"\w[\w.-]*", name) or not file:
                 raise UserError(f"--choice {given}: give NAME=FILE, such as arc_easy=test.jsonl")
             if name in found:
                 raise UserError(f"--choice {given}: the name {name} is given twice")
-            found[name] = pathlib.Path(file)
+            found[name] = file
         return found
 
+    def layout(self, file: str) -> str:
+        """How the questions of a multiple-choice set are put."""
+        return self.choice_layout or ("chat" if file == ARITHMETIC else "plain")
+
+    def measures(self) -> list[str]:
+        """The flags of what is to be measured."""
+        single = [name for name in FILES if name != "bbq_targets" and getattr(self, name) is not None]
+        return single + [name for name in ("bbq", "choice") if getattr(self, name)]
+
     def files(self) -> list[tuple[str, str]]:
-        """(flag, file) of all data that are read."""
+        """(flag, file) of all files that are read; the embedded sets are none."""
         single = [(name, getattr(self, name)) for name in FILES if getattr(self, name) is not None]
-        several = [("bbq", file) for file in self.bbq]
-        return single + several + [("choice", str(file)) for file in self.choices().values()]
+        several = [("bbq", file) for file in self.bbq] + [("choice", file) for file in self.choices().values()]
+        embedded = (("prompts_file", STORIES), ("choice", ARITHMETIC))
+        return [given for given in single + several if given not in embedded]
 
     def sampling(self, tokens: int) -> SampleConfig:
         """How continuations are drawn."""

@@ -7,22 +7,26 @@ Context and text are tokenised together, and the text's tokens are found by thei
 the first that ends beyond the context. Tokenising a text by itself gives other tokens, and a start token that is
 counted although nobody predicted it. In front stands what the tokenizer itself puts in front of plain text; where
 that is nothing and the text begins the string, the start token that the tokenizer names; where it names none, the
-first token is a condition only, and is not counted.
+first token is a condition only, and is not counted. A chat template writes its own start token.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.buckets import bucket
-from common.errors import UserError
-from common.models import LanguageModel
+from common.generate import Message
 from common.rundir import RunDir
-from common.score import SHORTEST, score
 from common.tokenizer import Tokenizer
 
-Text = tuple[str, str]
+if TYPE_CHECKING:
+    from common.models import LanguageModel
+
+Context = str | tuple[Message, ...]
+"""Text, or a conversation, which is put through the model's chat template where it has one."""
+
+Text = tuple[Context, str]
 """Context, and the text whose likelihood is wanted; joined they are what the model reads."""
 
 Score = tuple[float, int] | None
@@ -50,44 +54,32 @@ class Reader:
     """Texts as token ids under a model's tokenizer, with the place where the counted tokens begin."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self._backend = tokenizer._backend  # `Tokenizer` has no way to tell where in a text its tokens stand
-        if not getattr(self._backend, "is_fast", False):
-            raise UserError("the tokenizer cannot tell where its tokens stand: the folder needs a tokenizer.json")
-        self._put = list(tokenizer._bos)
-        named = self._backend.bos_token_id
-        self._start = self._put or ([] if named is None else [named])
-
-    @property
-    def has_template(self) -> bool:
-        return bool(self._backend.chat_template)
-
-    def plain(self, text: str) -> list[int]:
-        """Token ids of a text that is to be continued."""
-        return self._put + self._backend(text, add_special_tokens=False, verbose=False)["input_ids"]
+        self._tokenizer = tokenizer
+        named = tokenizer.bos_id
+        self._start = tokenizer.start_ids or ([] if named is None else [named])
 
     def pairs(self, texts: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
-        """(condition, counted tokens) of each text; both together are the joint string's tokens."""
-        if not texts:
-            return []
-        encoded = self._backend(
-            [context + text for context, text in texts],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+        """(condition, counted tokens) of each text; both together are the joint string's tokens.
+
+        Raises UserError for a tokenizer that cannot tell where its tokens stand.
+        """
+        parts = [
+            (context, text) if isinstance(context, str) else self._tokenizer.written(context, text)
+            for context, text in texts
+        ]
+        templates = [not isinstance(context, str) and self._tokenizer.has_template for context, _ in texts]
+        encoded = self._tokenizer.encode_with_places([context + text for context, text in parts])
         return [
-            self._pair(ids, offsets, len(context))
-            for (context, _), ids, offsets in zip(
-                texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
-            )
+            self._pair(ids, places, len(context), [] if template else self._tokenizer.start_ids)
+            for (context, _), (ids, places), template in zip(parts, encoded, templates, strict=True)
         ]
 
     def _pair(
-        self, ids: list[int], offsets: Sequence[tuple[int, int]], border: int
+        self, ids: list[int], places: Sequence[tuple[int, int]], border: int, put: list[int]
     ) -> tuple[list[int], list[int]]:
-        first = next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids))
+        first = next((i for i, (_, end) in enumerate(places) if end > border), len(ids))
         if first:
-            return self._put + ids[:first], ids[first:]
+            return put + ids[:first], ids[first:]
         return (self._start, ids) if self._start else (ids[:1], ids[1:])
 
 
@@ -98,10 +90,12 @@ class ModelLikelihood:
     size is another shape, for which XLA cuts products into other parts: sums differ in the last bits of float32.
     """
 
-    def __init__(self, model: LanguageModel, batch_size: int = 32):
+    def __init__(self, model: "LanguageModel", batch_size: int = 32):
         self._model, self._batch_size, self._reader = model, batch_size, Reader(model.tokenizer)
 
     def __call__(self, texts: Sequence[Text]) -> list[Score]:
+        from common.score import SHORTEST, score
+
         pairs = self._reader.pairs(texts)
         found: list[Score] = [None] * len(pairs)
 

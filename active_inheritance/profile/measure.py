@@ -9,15 +9,17 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from active_inheritance.profile import bbq, bias, choice, preference, text, toxicity
-from active_inheritance.profile.config import Config
+from active_inheritance.profile import bbq, bias, choice, embedded, preference, text, toxicity
+from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
 from active_inheritance.profile.figures import Figure
 from active_inheritance.profile.likelihood import ModelLikelihood, scored
 from active_inheritance.profile.scorers import open_scorer
-from common.models import LanguageModel
 from common.rundir import RunDir
+
+if TYPE_CHECKING:
+    from common.models import LanguageModel
 
 ANSWER_TOKENS = 512
 
@@ -53,17 +55,24 @@ class Profile:
 
 
 def load_data(config: Config) -> Data:
-    """All files that `config` names. Raises UserError, naming the row, for what cannot be read."""
+    """All data that `config` names. Raises UserError, naming the row, for what cannot be read."""
+    limit = config.limit
     path = lambda given: None if given is None else pathlib.Path(given)
-    of = lambda load, given: () if given is None else load(pathlib.Path(given), limit=config.limit)
+    of = lambda load, given: () if given is None else load(pathlib.Path(given), limit=limit)
     prompts = functools.partial(text.load_prompts, column=config.prompt_column)
+    stories = config.prompts_file == STORIES
     return Data(
-        prompts=of(prompts, config.prompts_file),
+        prompts=embedded.story_requests(limit) if stories else of(prompts, config.prompts_file),
         toxicity=of(prompts, config.toxicity_prompts),
         stereoset=of(bias.load_stereoset, config.stereoset),
         crows_pairs=of(bias.load_crows, config.crows_pairs),
-        bbq=bbq.load_bbq([pathlib.Path(f) for f in config.bbq], path(config.bbq_targets), config.limit),
-        choice={name: choice.load_questions(file, config.limit) for name, file in config.choices().items()},
+        bbq=bbq.load_bbq([pathlib.Path(f) for f in config.bbq], path(config.bbq_targets), limit),
+        choice={
+            name: embedded.problem_questions(limit)
+            if file == ARITHMETIC
+            else choice.load_questions(pathlib.Path(file), limit)
+            for name, file in config.choices().items()
+        },
         pairs=of(preference.load_pairs, config.pairs),
     )
 
@@ -74,7 +83,7 @@ def tokens_for(config: Config, positions: Sequence[int]) -> int:
 
 
 def profile_model(
-    run: RunDir, folder: str, model: LanguageModel, config: Config, data: Data | None = None
+    run: RunDir, folder: str, model: "LanguageModel", config: Config, data: Data | None = None
 ) -> Profile:
     """Measure `model` on `data` (by default the files of `config`); artifacts lie in `folder` of the run.
 
@@ -107,7 +116,7 @@ def profile_model(
                     found.series["pairs"] = preference.choices(made)
     for name, questions in data.choice.items():
         with run.timed(f"{folder}/choice_{name}"):
-            items = choice.items_of(questions, config.choice_layout)
+            items = choice.items_of(questions, config.layout(config.choices().get(name, "")))
             made = scored(run, f"{folder}/choice/{name}.jsonl", items, lazily)
             answers = choice.Answers.of(questions, made)
             found.counts[f"choice/{name}"] = _left_out(made)
@@ -118,21 +127,23 @@ def profile_model(
 
 
 def _text(
-    run: RunDir, folder: str, model: LanguageModel, config: Config, data: Data, tokens: int, found: Profile
+    run: RunDir, folder: str, model: "LanguageModel", config: Config, data: Data, tokens: int, found: Profile
 ) -> None:
     records = text.answers(
         run, f"{folder}/answers.jsonl", model, data.prompts, tokens, config.seed, config.batch_size
     )
-    texts = [record.text for record in records if record.status != "failed"]
+    given = [record for record in records if record.status != "failed"]
+    texts = [record.text for record in given]
     if texts:
-        _add(found, "text", text.figures(texts, config.mode, config.seed))
+        ids = [record.id for record in given]
+        _add(found, "text", text.figures(texts, config.mode, config.seed, ids))
     found.counts["text"] = text.counts(records) | {"answer_tokens": tokens}
     found.series["text"] = text.scores(texts, config.mode)
     found.answers.update({r.id: None if r.status == "failed" else r.text for r in records})
 
 
 def _toxicity(
-    run: RunDir, folder: str, model: LanguageModel, config: Config, data: Data, tokens: int, found: Profile
+    run: RunDir, folder: str, model: "LanguageModel", config: Config, data: Data, tokens: int, found: Profile
 ) -> None:
     sampling, file = config.sampling(tokens), f"{folder}/continuations.jsonl"
     records = toxicity.continuations(
@@ -151,7 +162,7 @@ def _toxicity(
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
     }
-    found.series["toxicity"] = toxicity.maxima(rows)
+    found.series["toxicity"] = list(toxicity.maxima(rows).values())
 
 
 def _add(found: Profile, group: str, figures: Mapping[str, Figure]) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 from active_inheritance.profile.figures import Figure, Scorer, mean_figure
 from active_inheritance.profile.likelihood import Item
+from common.budget import BUDGET_SPENT
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Generator, Record, Request
 from common.rundir import RunDir
-from common.stages import collect
 from common.tasks.files import Row, read_rows, require, row_id
 
 SCORER = Scorer("likelihood of the letters A and B, both orders")
@@ -86,22 +86,26 @@ def choices(rows: Sequence[Row]) -> list[float | None]:
 def figures(pairs: Sequence[Pair], rows: Sequence[Row], seed: int = 0) -> dict[str, Figure]:
     """In per cent: pairs whose preference is the same in both orders; letter A chosen over both orders (50: no
     place is favoured); agreement with people where they chose, a tie counts one half. Bootstrap over pairs."""
-    consistent, letters = [], []
+    consistent: list[float | None] = []
+    letters: list[float | None] = []
     for row in rows:
-        if row["logps"] is not None:
-            a, b, a_swapped, b_swapped = row["logps"]
-            consistent.append(float((a - b) * (a_swapped - b_swapped) < 0))
-            letters.append((float(a > b) + float(a_swapped > b_swapped)) / 2)
+        if row["logps"] is None:
+            consistent.append(None)
+            letters.append(None)
+            continue
+        a, b, a_swapped, b_swapped = row["logps"]
+        consistent.append(float((a - b) * (a_swapped - b_swapped) < 0))
+        letters.append((float(a > b) + float(a_swapped > b_swapped)) / 2)
     human = [
-        1 - abs(pair.human - choice)
+        None if choice is None or pair.human is None else 1 - abs(pair.human - choice)
         for pair, choice in zip(pairs, choices(rows), strict=True)
-        if choice is not None and pair.human is not None
     ]
     found = {
         "consistent": mean_figure(consistent, SCORER, seed, 100),
         "letter_a": mean_figure(letters, SCORER, seed, 100),
     }
-    return found | ({"agreement_with_people": mean_figure(human, SCORER, seed, 100)} if human else {})
+    known = any(value is not None for value in human)
+    return found | ({"agreement_with_people": mean_figure(human, SCORER, seed, 100)} if known else {})
 
 
 def agreement(one: Sequence[float | None], other: Sequence[float | None], seed: int = 0) -> Figure:
@@ -123,7 +127,9 @@ def verdicts(
     seed: int,
 ) -> list[dict[str, Any]]:
     """A row for each prompt that both answered: the judge's verdict in both orders, and what they come to (1:
-    ours, 0: theirs, 0.5: they contradict each other, None: no verdict)."""
+    ours, 0: theirs, 0.5: they contradict each other, None: no verdict), and whether the budget covered it."""
+    from common.stages import collect
+
     both = [i for i in prompts if ours.get(i) is not None and theirs.get(i) is not None]
     requests = []
     for i in both:
@@ -139,7 +145,8 @@ def _joined(ids: Sequence[str], records: Sequence[Record]) -> Iterator[dict[str,
         first, second = letter_of(given.text), letter_of(swapped.text)
         known = first is not None and second is not None
         value = (float(first == "A") + float(second == "B")) / 2 if known else None
-        yield {"id": i, "given": first, "swapped": second, "value": value}
+        paid = BUDGET_SPENT not in (given.error, swapped.error)
+        yield {"id": i, "given": first, "swapped": second, "value": value, "paid": paid}
 
 
 def letter_of(text: str | None) -> str | None:
@@ -149,7 +156,9 @@ def letter_of(text: str | None) -> str | None:
 
 
 def win_rate(rows: Sequence[dict[str, Any]], judge: Scorer, seed: int = 0) -> Figure:
-    """In per cent of prompts with a verdict, a tie counts one half; `contradicted` and `no_verdict` beside it."""
+    """In per cent of prompts with a verdict, a tie counts one half; `contradicted` and `no_verdict` beside it, and
+    how many of the latter the budget did not cover, `unpaid`."""
     values = [row["value"] for row in rows if row["value"] is not None]
-    more = {"contradicted": values.count(0.5), "no_verdict": len(rows) - len(values)}
+    unpaid = sum(not row["paid"] for row in rows)
+    more = {"contradicted": values.count(0.5), "no_verdict": len(rows) - len(values), "unpaid": unpaid}
     return mean_figure(values, judge, seed, 100, **more)

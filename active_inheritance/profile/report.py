@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.figures import Figure, relative_change
+from active_inheritance.profile.figures import Figure, changes
 from active_inheritance.profile.measure import Data, Profile
 from active_inheritance.profile.preference import agreement
 from active_inheritance.profile.scorers import note_of
@@ -23,6 +23,7 @@ GROUPS = {
     "pairs": "Preference: models as judges, %",
 }
 SHOWN_TEXT = ("words", "mtld")
+SHOWN_ANSWERS = 4
 
 
 def finish(
@@ -52,7 +53,6 @@ def summarise(
     `preference` holds the agreement of every two models as judges, and the win rates by an outside judge.
     """
     first, *others = profiles
-    base = profiles[first].figures
     agreed = {
         f"{a} | {b}": agreement(profiles[a].series["pairs"], profiles[b].series["pairs"], config.seed)
         for i, a in enumerate(profiles)
@@ -66,19 +66,10 @@ def summarise(
         "settings": {"mode": config.mode, "answer_tokens": config.answer_tokens, "seed": config.seed},
         "models": {name: {"figures": p.figures, "counts": p.counts} for name, p in profiles.items()},
         "change_from_first": {
-            name: {key: changed(base[key], entry) for key, entry in profiles[name].figures.items() if key in base}
-            for name in others
+            name: changes(profiles[first].figures, profiles[name].figures, config.seed) for name in others
         },
         "preference": {"agreement": agreed, "wins_over_first": dict(judged or {})},
     }
-
-
-def changed(before: Figure, after: Figure) -> dict[str, float | None]:
-    """`absolute` in the figure's unit, `relative` in per cent; None where they are not defined."""
-    if before["value"] is None or after["value"] is None:
-        return {"absolute": None, "relative": None}
-    relative = relative_change(before["value"], after["value"]) if before["value"] else None
-    return {"absolute": after["value"] - before["value"], "relative": relative}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -120,17 +111,15 @@ def label(key: str) -> str:
     return key.partition("/")[2].replace("/", ": ").replace("_", " ")
 
 
-def shown(entry: Figure | None) -> str:
-    """Value and interval, "12.3 [11.0, 13.5]"."""
-    if entry is None or entry["value"] is None:
+def shown(entry: Mapping[str, Any] | None, key: str = "value", sign: str = "") -> str:
+    """Value and interval, "12.3 [11.0, 13.5]"; with the sign "+" also that of what is above 0."""
+    if entry is None or entry[key] is None:
         return "–"
-    scale = max(abs(entry["value"]), *(map(abs, entry["ci95"] or [0])))
-    places = 1 if scale >= 20 else 2 if scale >= 2 else 3
-    value = f"{entry['value']:.{places}f}"
-    if entry["ci95"] is None:
-        return value
-    low, high = entry["ci95"]
-    return f"{value} [{low:.{places}f}, {high:.{places}f}]"
+    numbers = [entry[key], *(entry["ci95"] or [])]
+    scale = max(map(abs, numbers))
+    places = 1 if scale >= 20 else 2 if scale >= 2 else 3 if scale else 0
+    value, *interval = (f"{number:{sign}.{places}f}" for number in numbers)
+    return f"{value} [{', '.join(interval)}]" if interval else value
 
 
 def _count_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
@@ -142,7 +131,14 @@ def _count_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
             share = counts.get("truncated_share")
             truncated = None if share is None else round(100 * share, 1)
             rows.append(
-                [named[name], group.replace("/", ": "), asked, counts["left_out"], counts.get("empty"), truncated]
+                [
+                    named[name],
+                    group.replace("/", ": ").replace("_", " "),
+                    asked,
+                    counts["left_out"],
+                    counts.get("empty"),
+                    truncated,
+                ]
             )
     return rows
 
@@ -151,20 +147,23 @@ def notes(config: Config, summary: Mapping[str, Any]) -> list[str]:
     """What a reader should know before believing the tables, a line each."""
     lines = []
     models = summary["models"]
+    named = titles(models)
     if any(counts["left_out"] for entry in models.values() for counts in entry["counts"].values()):
         lines.append(
-            "what does not fit into a model's positions is left out of its figures, so n may differ: compare "
-            "models where n is nearly the same; a smaller --answer-tokens leaves more room for prompts"
+            "What does not fit into a model's positions is left out of its figures, so n may differ: compare "
+            "by the table of changes, over what both have; a smaller --answer-tokens leaves more room for prompts"
         )
     for name, entry in models.items():
         share = entry["counts"].get("text", {}).get("truncated_share")
         if share and share > 0.2:
             lines.append(
-                f"{name}: {100 * share:.0f}% of the answers were cut at {config.answer_tokens} tokens; lengths "
-                "are too short by that, and what depends on them"
+                f"{named[name]}: {100 * share:.0f}% of the answers were cut at {config.answer_tokens} tokens; "
+                "lengths are too short by that, and what depends on them"
             )
+    if unpaid := sum(entry["unpaid"] for entry in summary["preference"]["wins_over_first"].values()):
+        lines.append(f"The budget of the judge did not cover {unpaid} comparisons, which are left out of the wins")
     if config.toxicity_scorer and (note := note_of(config.toxicity_scorer)):
-        lines.append(f"toxicity: {note}")
+        lines.append(f"Toxicity: {note}")
     return lines
 
 
@@ -201,19 +200,27 @@ def _page(config: Config, data: Data, profiles: Mapping[str, Profile], summary: 
     page.add_table("What was asked", headers, _count_rows(summary))
     first, *others = profiles
     if others:
-        headers = ["", *(column for name in others for column in (named[name], "in %"))]
-        page.add_table(f"Change from {named[first]}", headers, _change_rows(summary))
-    if data.prompts:
-        columns = ["Prompt", *named.values()]
-        rows = [
-            [prompt.text, *(p.answers.get(prompt.id) or "(none)" for p in profiles.values())]
-            for prompt in data.prompts
-            if any(p.answers.get(prompt.id) for p in profiles.values())
-        ][:4]
-        page.add_examples("Answers", columns, rows)
+        headers = ["", *(column for name in others for column in (named[name], "in %", "n"))]
+        page.add_table(f"Change from {named[first]}", headers, _change_rows(summary), note=CHANGE_NOTE)
+    answered = [prompt for prompt in data.prompts if any(p.answers.get(prompt.id) for p in profiles.values())]
+    for prompt in answered[:SHOWN_ANSWERS]:
+        answers = [p.answers.get(prompt.id) or "(none)" for p in profiles.values()]
+        page.add_examples(f"Answers to: {shorten(prompt.text)}", list(named.values()), [answers])
     return page
 
 
+def shorten(text: str, limit: int = 300) -> str:
+    """The beginning of a text in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+CHANGE_NOTE = (
+    "Over the n prompts, target terms, pairs or questions that both models have a value of, so it may differ a "
+    "little from the difference of the values above; 95% bootstrap that draws the same of them for both models. "
+    "Without n: the difference of the values. Of changes that are none, one in twenty has an interval that leaves "
+    "out 0, and many are shown."
+)
 PREFERENCE_NOTE = (
     "Agreement: of models as judges of the same pairs. Wins: prompts on which the judge prefers a model's answer "
     "to the first model's, asked in both orders; a tie or a contradiction counts one half."
@@ -252,15 +259,16 @@ def _figures(page: Report, group: str, profiles: Mapping[str, Profile]) -> None:
 
 
 def _change_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
-    changes = summary["change_from_first"]
-    keys = dict.fromkeys(key for entry in changes.values() for key in entry)
+    changed = summary["change_from_first"]
+    keys = dict.fromkeys(key for entry in changed.values() for key in entry)
     rows = []
     for key in keys:
         row: list[Any] = [f"{key.partition('/')[0].replace('_', ' ')}: {label(key)}"]
-        for entry in changes.values():
-            found = entry.get(key, {"absolute": None, "relative": None})
-            row.append(None if found["absolute"] is None else f"{found['absolute']:+.3g}")
-            row.append(None if found["relative"] is None else f"{found['relative']:+.1f}")
+        for entry in changed.values():
+            found = entry.get(key)
+            row.append(shown(found, "absolute", "+"))
+            row.append("–" if not found or found["relative"] is None else f"{found['relative']:+.1f}")
+            row.append(None if not found else found["n"])
         rows.append(row)
     return rows
 

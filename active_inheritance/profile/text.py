@@ -3,17 +3,19 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from active_inheritance.profile.figures import Figure, Scorer, figure, mean_figure
 from common.config import SampleConfig
 from common.diversity import self_bleu
 from common.errors import UserError
 from common.generate import Record, Request
-from common.models import LanguageModel
 from common.rundir import VERSION, RunDir
-from common.stages import collect
 from common.tasks.files import read_rows, require, row_id
 from common.textstats import METRICS, compression_ratio, profile
+
+if TYPE_CHECKING:
+    from common.models import LanguageModel
 
 COLUMNS = ("prompt", "instruction", "inputs", "question", "query", "text")
 BLEU_SAMPLE = 200
@@ -56,7 +58,7 @@ def slots_for(batch_size: int) -> int:
 def answers(
     run: RunDir,
     name: str,
-    model: LanguageModel,
+    model: "LanguageModel",
     prompts: Sequence[Prompt],
     tokens: int,
     seed: int,
@@ -67,6 +69,7 @@ def answers(
     A prompt that leaves no room within the model's positions gives a failed record.
     """
     from common.local import LocalGenerator
+    from common.stages import collect
 
     requests = [Request(prompt.id, ({"role": "user", "content": prompt.text},)) for prompt in prompts]
     make = lambda: LocalGenerator(
@@ -95,12 +98,12 @@ def scores(texts: Sequence[str], mode: str) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in METRICS}
 
 
-def figures(texts: Sequence[str], mode: str, seed: int = 0) -> dict[str, Figure]:
+def figures(texts: Sequence[str], mode: str, seed: int = 0, ids: Sequence[str] | None = None) -> dict[str, Figure]:
     """Means over texts of all metrics of `common.textstats`, self-BLEU, and the compression ratio of all texts.
 
     Intervals by bootstrap over texts. `short` counts the texts below the words that the metric needs to say
     something; they are in the mean. Self-BLEU and the ratio of the corpus have no interval: a text that is drawn
-    twice repeats itself, so a bootstrap would measure the drawing.
+    twice repeats itself, so a bootstrap would measure the drawing. `ids`: of the prompts that were answered.
     """
     version = f"{mode}, seedloop {VERSION}"
     of_texts = scores(texts, mode)
@@ -108,7 +111,7 @@ def figures(texts: Sequence[str], mode: str, seed: int = 0) -> dict[str, Figure]
     for name, values in of_texts.items():
         least = METRICS[name].least_words
         more = {"short": sum(words < least for words in of_texts["words"])} if least else {}
-        found[name] = mean_figure(values, Scorer(f"common.textstats.{name}", version), seed, **more)
+        found[name] = mean_figure(values, Scorer(f"common.textstats.{name}", version), seed, 1, ids, **more)
     written = [text for text in texts if text.strip()]
     bleu = self_bleu(written, sample=BLEU_SAMPLE, seed=seed) if len(written) > 1 else None
     drawn = min(len(written), BLEU_SAMPLE)
