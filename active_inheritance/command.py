@@ -12,11 +12,15 @@ import dataclasses
 import itertools
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from active_inheritance.config import Config, profile_settings
 from common.cli import parse
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.backends import Opener
 
 ABOUT = "Select what a student learns from by what it should become (Active Inheritance)."
 LOOKED_AT = 200
@@ -32,12 +36,17 @@ def main(argv: list[str]) -> None:
         prompts, held_out = given_prompts(config)
         for name, what in plan(config, beginning(config) if config.pool else [], prompts, held_out):
             print(f"{name:28}{what}")
+    elif config.students:
+        from active_inheritance.grid import grid
+
+        grid(config)
     else:
         run(config)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds."""
+def run(config: Config, sources: "Mapping[str, Opener] | None" = None) -> dict[str, Any]:
+    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds. `sources`: in
+    place of those that `config` names, under the same names."""
     config = config.resolved()
     trains = config.trains() and not config.select_only
     prompts, held_out = given_prompts(config)
@@ -52,7 +61,7 @@ def run(config: Config) -> dict[str, Any]:
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
     stored = identity(config)
     RunDir.check(config.run_dir, "active-inheritance", stored)
-    sources = open_sources(config)
+    sources = open_sources(config) if sources is None else sources
     data = load_data(profile_settings(config)) if trains and config.profile else None
     student = loaded(config) if trains else None
     asked = held_out if student is None else fitting(held_out, student, config.answer_tokens)
@@ -119,8 +128,9 @@ def identity(config: Config) -> dict[str, Any]:
         files += [scorer.partition(":")[2]] if scorer.startswith("lexicon:") else []
         named += [scorer]
     models = {f"source {name}": name for name in config.source}
-    if config.trains():
-        models["student"] = model_name(config.student, "student")
+    for number, name in enumerate(config.students or (config.student,)):
+        if name != "none":
+            models[f"student {number}" if config.students else "student"] = model_name(name, "student")
     return config.stored() | {
         "file_hashes": file_hashes(files, named),
         "models": fingerprints(models),

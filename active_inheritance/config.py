@@ -102,6 +102,9 @@ class Config:
     max_repeats: float = flag(0.5, "share of repeated runs of four words above which an answer is repeating")
     select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
     student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")
+    students: tuple[str, ...] = flag(
+        (), "in place of one student: each learns from each --source alone, and a table shows what it takes over"
+    )
     arms: tuple[str, ...] = flag(
         ("base", "first", "random", "selected"), f"students compared, of {', '.join(ARMS)}"
     )
@@ -145,7 +148,8 @@ class Config:
         none = ("none",)
         sampled = self.pool is None
         demo = sampled and self.prompts_file is None
-        embedded = model_name(self.student, "student").startswith("embedded:")
+        trained = self.students or (self.student,)
+        embedded = all(model_name(name, "student").startswith("embedded:") for name in trained)
         floor = least_words(names)
         rank = self.lora_rank if self.lora_rank is not None else 0 if embedded else 16
         samples = self.test_samples if self.test_samples is not None else 8 if demo else 1
@@ -261,9 +265,18 @@ class Config:
             )
         if self.profile:
             profile_settings(self).check_measures()
+        if self.students:
+            if self.pool is not None or self.select_only or len(set(self.students)) < len(self.students):
+                raise UserError(
+                    f"--students {','.join(self.students)}: name each once, and give --source, not --pool or "
+                    "--select-only: every student learns from every source alone"
+                )
+            if self.budget is not None and len(self.source) > 1:
+                raise UserError("--budget with --students is for one --source: give every hosted one its own run")
         if self.trains():
-            if not is_model(self.student):
-                raise UserError(f"--student {self.student} cannot be trained: name a checkpoint, or none")
+            for name in self.students or (self.student,):
+                if not is_model(name):
+                    raise UserError(f"--student {name} cannot be trained: name a checkpoint, or none")
             if not self.select_only and not self.measured():
                 raise UserError(
                     f"no score of --objective {','.join(self.objective)} can be made of a student's answers: use "

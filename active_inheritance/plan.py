@@ -32,7 +32,10 @@ def plan(
         return [*lines, ("student", "none: the run ends with the selected data")]
     count = len(held_out) or f"at most {config.test_prompts}"
     how = f"adapters of rank {config.lora_rank}" if config.lora_rank else "all weights"
-    lines.append(("student", f"{config.student}, {how}, rate {config.learning_rate:g}, {config.epochs:g} epochs"))
+    if config.students:
+        lines.append(("runs", f"{len(config.students) * len(config.source)}: every student with every source"))
+    names = ", ".join(config.students or (config.student,))
+    lines.append(("student", f"{names}, {how}, rate {config.learning_rate:g}, {config.epochs:g} epochs"))
     lines.append(("arms", f"{', '.join(config.arms)}; {config.repeats} repeats"))
     if prompts:
         updates = config.training(0).total_steps(config.top * len(prompts))

@@ -101,7 +101,7 @@ def _records(
         with run.timed("sample"), opener(purse) as account:
             found[name] = collect(
                 run,
-                _file(folder, number),
+                file_of(folder, number),
                 lambda account=account: account(folder),
                 requests,
                 config.answering(),
@@ -110,7 +110,8 @@ def _records(
     return found
 
 
-def _file(folder: str, number: int) -> str:
+def file_of(folder: str, number: int) -> str:
+    """Where the answers of a pool's source of that number lie."""
     return f"{folder}/samples/source_{number}.jsonl"
 
 
@@ -119,7 +120,7 @@ def accounts(run: RunDir, names: Sequence[str], folders: Sequence[str]) -> dict[
     `prompt_tokens` count a prompt once for each of its answers, as hosted models do."""
     table = {}
     for number, name in enumerate(names):
-        files = [_file(folder, number) for folder in folders]
+        files = [file_of(folder, number) for folder in folders]
         rows = [row for file in files if (run.path / file).exists() for row in run.once(file, list)]
         table[name] = {
             "calls": len(rows),

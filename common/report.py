@@ -384,3 +384,28 @@ def share_figure(
     if names:
         _legend(figure, axes)
     return figure
+
+
+def heat_figure(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str]) -> "Figure":
+    """A table of signed numbers, coloured by the sign and by the share of the row's largest: rows may have units
+    of their own. None is left white."""
+    import numpy as np
+
+    figure, axes = _axes("", "")
+    table = np.array(values, np.float64).reshape(len(rows), len(columns))
+    largest = np.nanmax(np.abs(np.where(np.isfinite(table), table, 0)), axis=1, keepdims=True)
+    shades = np.divide(table, largest, out=np.zeros_like(table), where=largest > 0)
+    figure.set_figheight(1.2 + 0.3 * len(rows))
+    axes.grid(visible=False)
+    # No shade is too dark to read on. Rectangles, for an image would be pixels within the drawing.
+    axes.pcolormesh(shades, cmap="RdBu_r", vmin=-1.6, vmax=1.6, edgecolors="white", linewidth=1)
+    for i, row in enumerate(table):
+        for j, value in enumerate(row):
+            if math.isfinite(value):
+                axes.text(j + 0.5, i + 0.5, f"{value:+.1f}", ha="center", va="center", fontsize=8, color="#111111")
+    turned = {"rotation": 20, "ha": "right"} if len(columns) > 2 else {}
+    places = [j + 0.5 for j in range(len(columns))]
+    axes.set_xticks(places, [_label(name) for name in columns], parse_math=False, **turned)
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], [_label(name) for name in rows], parse_math=False)
+    axes.invert_yaxis()
+    return figure

@@ -1,0 +1,158 @@
+"""Students by teachers: what every student takes over from every source alone (passive inheritance), beside what
+selection makes of it.
+
+    python run.py active-inheritance --students A,B --source T,U --run-dir runs/grid
+
+Each cell is a whole run in `RUN_DIR/cells/STUDENT_SOURCE`, with the same prompts, held-out prompts and seeds. A
+source answers once for all students. The random arm learns what the source gives, unselected: its difference to
+the base is passive inheritance.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from active_inheritance.command import identity, run
+from active_inheritance.config import Config
+from active_inheritance.sampling import file_of
+from active_inheritance.student_report import interval, percent, short
+from common.backends import Opener, Purse
+from common.config import SampleConfig
+from common.generate import Record, Request
+from common.report import Report, heat_figure, terminal_table
+from common.rundir import RunDir, read_jsonl, write_json
+
+STEPS = {"passive": "random - base", "active": "selected - base"}
+HEADERS = ["figure", "student", "source", "base", "source's", "passive", "in %", "of the way", "active", "in %"]
+
+
+def grid(config: Config) -> dict[str, Any]:
+    """Carry out (or continue) all cells; returns what `summary.json` of the grid holds."""
+    config = config.resolved()
+    top = pathlib.Path(config.run_dir)
+    cells: dict[str, dict[str, Any]] = {student: {} for student in config.students}
+    with RunDir.open(top, "active-inheritance", identity(config)) as place:
+        for j, source in enumerate(config.source):
+            for i, student in enumerate(config.students):
+                print(f"\n{student} learns from {source}")
+                folder = f"cells/{i}_{j}"
+                own = dataclasses.replace(
+                    config, students=(), student=student, source=(source,), run_dir=str(top / folder)
+                )
+                again = None if i == 0 else {source: _stored(top / f"cells/0_{j}")}
+                cells[student][source] = _cell(run(own, again)) | {"run": folder}
+        result = {
+            "schema": 1,
+            "method": "active-inheritance",
+            "status": "complete",
+            "grid": cells,
+            "repeats": config.repeats,
+        }
+        _page(config, result).write(place.path / "report.html")
+        write_json(place.path / "summary.json", result)
+    print(f"\n{terminal_table(HEADERS, rows(result))}")
+    print(f"\nreport: {top / 'report.html'}   figures: {top / 'summary.json'}")
+    return result
+
+
+class _Stored:
+    """The answers that another cell has of the same source, as a back end of `common.generate`."""
+
+    name = "stored"
+
+    def __init__(self, file: pathlib.Path):
+        self._records = [Record(**row) for row in read_jsonl(file)]
+
+    def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
+        wanted = {request.id for request in requests}
+        yield [record for record in self._records if record.id in wanted]
+
+    def seen(self, records: Sequence[Record]) -> None:
+        pass
+
+
+def _stored(cell: pathlib.Path) -> Opener:
+    def opened(purse: Purse) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext(lambda folder: _Stored(cell / file_of(folder, 0)))
+
+    return opened
+
+
+def _cell(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """By figure: the base's value, the mean of the source's answers where it is a score of texts, and the steps of
+    `STEPS`. "of_the_way": the passive step as a share of the way from the base to the source."""
+    found = {}
+    for name, base in summary["arms"]["base"]["metrics"].items():
+        steps = {kind: summary["gains"][pair]["metrics"][name] for kind, pair in STEPS.items()}
+        found[name] = _figure(base["value"], summary["data"]["scores"][name]["pool"], steps)
+    profile = summary["profile"] or {"arms": {"base": {}}}
+    for key, base in profile["arms"]["base"].items():
+        steps = {kind: profile["changes"][pair][key] for kind, pair in STEPS.items()}
+        values = {
+            kind: {
+                "value": step["absolute"],
+                "ci95": step["ci95"],
+                "relative": None if step["relative"] is None else step["relative"] / 100,
+            }
+            for kind, step in steps.items()
+        }
+        found[key] = _figure(base["value"], None, values)
+    return {"figures": found}
+
+
+def _figure(base: float | None, source: float | None, steps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    kept = {kind: {key: step[key] for key in ("value", "ci95", "relative")} for kind, step in steps.items()}
+    way = None if base is None or source is None else source - base
+    share = kept["passive"]["value"] / way if way and kept["passive"]["value"] is not None else None
+    return {"base": base, "source": source, **kept, "of_the_way": share}
+
+
+def rows(result: Mapping[str, Any]) -> list[list[Any]]:
+    """A row for every figure of every cell, figure by figure."""
+    table = []
+    for name in _names(result):
+        for student, of_sources in result["grid"].items():
+            for source, cell in of_sources.items():
+                entry = cell["figures"][name]
+                row = [name.replace("/", ": "), student, source, short(entry["base"]), short(entry["source"])]
+                row += [interval(entry["passive"]), percent(entry["passive"]["relative"])]
+                row += [None if entry["of_the_way"] is None else f"{entry['of_the_way']:.2f}"]
+                table.append([*row, interval(entry["active"]), percent(entry["active"]["relative"])])
+    return table
+
+
+def _names(result: Mapping[str, Any]) -> list[str]:
+    first = next(iter(next(iter(result["grid"].values())).values()))
+    return list(first["figures"])
+
+
+def _page(config: Config, result: Mapping[str, Any]) -> Report:
+    page = Report(
+        f"Students by sources: {', '.join(config.objective)}",
+        f"{len(config.students)} students, {len(config.source)} sources, {config.repeats} repeats, "
+        f"seed {config.seed}",
+    )
+    names = _names(result)
+    pairs = [(student, source) for student, of in result["grid"].items() for source in of]
+    for kind, caption in (
+        ("passive", "Passive: after random answers"),
+        ("active", "Active: after selected answers"),
+    ):
+        values = [[result["grid"][a][b]["figures"][name][kind]["relative"] for a, b in pairs] for name in names]
+        labels = [f"{student} ← {source}" for student, source in pairs]
+        shown = [[None if v is None else 100 * v for v in row] for row in values]
+        page.add_figure(f"{caption}, change from the base in %", heat_figure(shown, names, labels))
+    page.add_table("Every figure", HEADERS, rows(result), note=_note(config))
+    return page
+
+
+def _note(config: Config) -> str:
+    how = "Student's t over repeats" if config.repeats > 1 else "bootstrap over prompts or items, of one training"
+    return (
+        f"95% intervals by {how}. Passive: the student after random answers of the source, minus the base. "
+        "Active: after selected ones. Source's: the mean over its usable answers to the learned prompts. Of the "
+        "way: the passive change as a share of the way from the base to the source; below 0 it moved away. Each "
+        "cell's own page lies in cells/."
+    )
