@@ -1,9 +1,11 @@
 """Make the tiny checkpoints in tests/fixtures and their logits, and check what we write. Development only.
 
-Needs PyTorch, which nothing else in the project does (`adapters` also PEFT and TRL, in 0.21 and 1.16):
+Needs PyTorch, which nothing else in the project does (`adapters` also PEFT and TRL, in 0.21 and 1.16; `harness`
+also lm-eval 0.4.13):
 
     python tests/make_fixtures.py make      # writes the checkpoints in tests/fixtures
     python tests/make_fixtures.py adapters  # writes adapters for two of them, dpo.npz and rmsprop.npz
+    python tests/make_fixtures.py harness   # writes harness.json: answers of lm_eval's own model to requests
     python tests/make_fixtures.py check     # logits of checkpoints and adapters saved by us, against the fixtures
 
 Each fixture is a random model of 32 hidden dimensions with a `golden.npz`: token ids (2, 24) and the float32
@@ -295,6 +297,62 @@ def _make_rmsprop() -> None:
     np.savez_compressed(FIXTURES / "rmsprop.npz", start=start, gradients=gradients, weights=np.stack(weights))
 
 
+def harness() -> None:
+    """What lm_eval's own model for transformers gives for requests of its three kinds, one at a time, in float32:
+    for a model with a chat template and no start token, and for one with a start token before each text."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    scored = [
+        ("Question: Tom has 3 pears.\nAnswer:", " 12."),
+        ("A blank at the end ", "of the context"),
+        ("The end of the word is not the end of the tok", "en, says Zoe"),
+        ("", "A text by itself."),
+        ("word " * 700, "and the end"),
+        ("Once upon a time", ", there was a little girl named Lily."),
+    ]
+    generated = [
+        ("Tom has 3 pears and gets 4 more. How many has he?", {"until": [".", "\n\n"], "max_gen_toks": 48}),
+        ("So", {"until": [], "max_gen_toks": 6}),
+        ("word " * 700 + "Once upon", {"until": ["\n"], "max_gen_toks": 24}),
+        ("Write a story about a fox.", {"until": ["<|reply|>", "</s>"], "max_gen_toks": 32}),
+    ]
+    chat = [
+        [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is 2 and 2?"}],
+        [{"role": "user", "content": "What is 2 and 2?"}, {"role": "assistant", "content": "The answer is"}],
+    ]
+    rolling = ["So", "The fox sat by the river.", "Once there was a fox. " * 120]
+    models, found = {"student": ROOT.parent / "common" / "embedded" / "student", "llama2": FIXTURES / "llama2"}, {}
+    for name, folder in models.items():
+        lm = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=1)
+
+        def ask(kind, requests, lm=lm):
+            instances = [Instance(request_type=kind, doc={}, arguments=arguments, idx=0) for arguments in requests]
+            return getattr(lm, kind)(instances)
+
+        own = [*scored]
+        if lm.tokenizer.chat_template:  # what the model says itself is greedy
+            prompt = lm.apply_chat_template(chat[0])
+            own += [(prompt, ask("generate_until", [(prompt, {"until": [], "max_gen_toks": 12})])[0])]
+        logps = ask("loglikelihood", own)
+        sums = ask("loglikelihood_rolling", [(text,) for text in rolling])
+        found[name] = {
+            "loglikelihood": [
+                [*pair, round(logp, 5), greedy] for pair, (logp, greedy) in zip(own, logps, strict=True)
+            ],
+            "loglikelihood_rolling": [[text, round(logp, 5)] for text, logp in zip(rolling, sums, strict=True)],
+            "generate_until": [
+                [*r, text] for r, text in zip(generated, ask("generate_until", generated), strict=True)
+            ],
+            "chat": [
+                [turns, turns[-1]["role"] == "user", lm.apply_chat_template(turns, turns[-1]["role"] == "user")]
+                for turns in chat
+                if lm.tokenizer.chat_template
+            ],
+        }
+    (FIXTURES / "harness.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 def check() -> None:
     """Load each fixture, save it, and compare the logits of the saved folder with the golden ones."""
     sys.path.insert(0, str(ROOT.parent))
@@ -341,4 +399,4 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    {"make": make, "adapters": adapters, "check": check}[sys.argv[1]]()
+    {"make": make, "adapters": adapters, "harness": harness, "check": check}[sys.argv[1]]()
