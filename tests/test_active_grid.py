@@ -1,7 +1,7 @@
 """Students by sources: one small run a cell."""
 
 import pytest
-from test_active_run import FLAGS, bytes_of
+from test_active_run import FLAGS
 
 import run as program
 from active_inheritance.config import Config
@@ -9,6 +9,7 @@ from active_inheritance.grid import grid
 from common.errors import UserError
 from common.report import figure_svg, heat_figure
 from common.rundir import read_json, read_jsonl
+from killing import bytes_of
 
 SMALL = FLAGS | {
     "repeats": 1,

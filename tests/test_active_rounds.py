@@ -2,17 +2,12 @@
 
 import dataclasses
 import math
-import os
 import pathlib
-import signal
 import statistics
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from test_active_run import FLAGS, ROOT, bytes_of
+from test_active_run import FLAGS
 
 from active_inheritance.before_after import profile_figures
 from active_inheritance.command import run
@@ -24,6 +19,7 @@ from common.errors import UserError
 from common.models import LanguageModel
 from common.rundir import read_json, read_jsonl
 from common.score import all_logps
+from killing import check_killed, words_of
 
 ROUNDS = FLAGS | {"rounds": 3, "repeats": 1, "prompts": 10}
 
@@ -147,7 +143,7 @@ STAGES = (
     "repeat_0/base/profile/figures.json",
     "repeat_0/selected/drift.jsonl",
     "repeat_0/selected/profile/choice/arithmetic.jsonl",
-    "repeat_0/round_1/random/samples/source_0.jsonl.part",
+    "repeat_0/round_1/random/samples/source_0.jsonl*",
     "repeat_0/round_1/random/samples/pool.jsonl",
     "repeat_0/round_1/selected/selection/part-00000.jsonl",
     "repeat_0/round_1/selected/student",
@@ -158,22 +154,7 @@ STAGES = (
 
 def test_killed_in_the_stages_of_rounds_it_ends_with_the_same_bytes(finished, tmp_path):
     _, _, whole = finished
-    folder = tmp_path / "killed"
-    words = [sys.executable, "run.py", "active-inheritance", "--run-dir", str(folder)]
-    for name, value in ROUNDS.items():
-        words += ["--" + name.replace("_", "-"), ",".join(value) if isinstance(value, tuple) else str(value)]
-    for artifact in STAGES:
-        there = lambda name=artifact: (folder / name).exists() or (folder / name.removesuffix(".part")).exists()
-        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            while process.poll() is None and not there():
-                time.sleep(0.01)
-            assert there(), process.stderr.read().decode()
-            os.kill(process.pid, signal.SIGKILL)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    before, after = bytes_of(whole), bytes_of(folder)
-    assert before.keys() == after.keys()
-    assert [name for name in before if before[name] != after[name]] == []
+    check_killed(["active-inheritance", *words_of(ROUNDS)], tmp_path / "killed", STAGES, whole)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,10 @@ import collections
 import dataclasses
 import json
 import math
-import os
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -23,8 +20,8 @@ from common.errors import UserError
 from common.generate import Request
 from common.rundir import read_json, read_jsonl
 from common.textstats import METRICS
+from killing import ROOT, bytes_of, check_killed, words_of
 
-ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {
     "prompts": 12,
     "k": 4,
@@ -49,14 +46,6 @@ def finished(tmp_path_factory):
     assert (first["status"], first["student"], "arms" in first) == ("selected", None, False)
     assert not (pathlib.Path(config.run_dir) / "repeat_0/base").exists()
     return config, first, run(config)
-
-
-def bytes_of(folder: pathlib.Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name not in ("timing.jsonl", ".lock")
-    }
 
 
 def test_summary_has_the_documented_schema(finished):
@@ -207,21 +196,8 @@ STAGES = (
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once an artifact of each stage appears, start again, and compare every file at the end."""
     config, _, _ = finished
-    folder = tmp_path / "killed"
-    words = [sys.executable, "run.py", "active-inheritance", "--run-dir", str(folder)]
-    for name, value in FLAGS.items():
-        words += ["--" + name.replace("_", "-"), ",".join(value) if isinstance(value, tuple) else str(value)]
-    for artifact in STAGES:
-        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            while process.poll() is None and not (folder / artifact).exists():
-                time.sleep(0.01)
-            assert (folder / artifact).exists(), process.stderr.read().decode()
-            os.kill(process.pid, signal.SIGKILL)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    whole, killed = bytes_of(pathlib.Path(config.run_dir)), bytes_of(folder)
-    assert whole.keys() == killed.keys()
-    assert [name for name in whole if whole[name] != killed[name]] == []
+    words = ["active-inheritance", *words_of(FLAGS)]
+    check_killed(words, tmp_path / "killed", STAGES, pathlib.Path(config.run_dir))
 
 
 @pytest.fixture

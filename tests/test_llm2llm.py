@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,10 @@ import pytest
 from common.errors import UserError
 from common.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
+from killing import ROOT, bytes_of, check_killed, words_of
 from llm2llm.command import run
 from llm2llm.config import Config
 
-ROOT = Path(__file__).parent.parent
 FLAGS = {
     "seed_examples": 6,
     "rounds": 3,
@@ -128,14 +126,6 @@ def test_report_is_whole_and_escaped(finished):
     assert "<script" not in page
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name not in ("timing.jsonl", ".lock")
-    }
-
-
 def test_the_same_command_again_changes_nothing(finished):
     config, summary = finished
     before = bytes_of(Path(config.run_dir))
@@ -179,11 +169,8 @@ def test_changed_data_are_refused(finished, files):
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once an artifact of each stage appears, start again, and compare every file at the end."""
     config, _ = finished
-    folder = tmp_path / "killed"
-    words = [sys.executable, "run.py", "llm2llm", "--run-dir", str(folder)]
-    for name in (*FLAGS, "train_file", "dev_file", "test_file"):
-        words += ["--" + name.replace("_", "-"), str(getattr(config, name))]
-    for artifact in (
+    settings = {name: getattr(config, name) for name in (*FLAGS, "train_file", "dev_file", "test_file")}
+    stages = (
         "metrics.jsonl",  # within the first training
         "repeat_0/fine-tune/round_0/student",
         "repeat_0/fine-tune/round_0/seeds.jsonl",
@@ -191,17 +178,8 @@ def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
         "repeat_0/llm2llm/round_1/student",
         "repeat_0/untargeted/round_0/new.jsonl",
         "dataset",
-    ):
-        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            while process.poll() is None and not (folder / artifact).exists():
-                time.sleep(0.01)
-            assert (folder / artifact).exists(), process.stderr.read().decode()
-            os.kill(process.pid, signal.SIGKILL)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    whole, killed = bytes_of(Path(config.run_dir)), bytes_of(folder)
-    assert whole.keys() == killed.keys()
-    assert [name for name in whole if whole[name] != killed[name]] == []
+    )
+    check_killed(["llm2llm", *words_of(settings)], tmp_path / "killed", stages, Path(config.run_dir))
 
 
 def test_a_pool_of_real_examples_teaches_a_classifier(tmp_path):

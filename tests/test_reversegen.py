@@ -5,10 +5,8 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,10 +15,10 @@ from common.errors import UserError
 from common.novelty import History
 from common.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
+from killing import ROOT, bytes_of, check_killed, words_of
 from reversegen.command import run
 from reversegen.config import Config, preset
 
-ROOT = Path(__file__).parent.parent
 FLAGS = {
     "seed_instructions": 16,
     "rounds": 2,
@@ -220,14 +218,6 @@ def test_products_load(finished):
     assert "warm-up-failures" in page
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name not in ("timing.jsonl", ".lock")
-    }
-
-
 def test_the_same_command_again_changes_nothing(finished):
     config, summary = finished
     before = bytes_of(Path(config.run_dir))
@@ -285,21 +275,8 @@ STAGES = (
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once an artifact of each stage appears, start again, and compare every file at the end."""
     config, _ = finished
-    folder = tmp_path / "killed"
-    words = [sys.executable, "run.py", "reversegen", "--run-dir", str(folder)]
-    for name in (*FLAGS, "seeds_file", "test_file"):
-        words += ["--" + name.replace("_", "-"), str(getattr(config, name))]
-    for artifact in STAGES:
-        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            while process.poll() is None and not (folder / artifact).exists():
-                time.sleep(0.01)
-            assert (folder / artifact).exists(), process.stderr.read().decode()
-            os.kill(process.pid, signal.SIGKILL)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    whole, killed = bytes_of(Path(config.run_dir)), bytes_of(folder)
-    assert whole.keys() == killed.keys()
-    assert [name for name in whole if whole[name] != killed[name]] == []
+    settings = {name: getattr(config, name) for name in (*FLAGS, "seeds_file", "test_file")}
+    check_killed(["reversegen", *words_of(settings)], tmp_path / "killed", STAGES, Path(config.run_dir))
 
 
 def test_the_options_together(files, tmp_path):
