@@ -1,6 +1,6 @@
 """What else the student became: its profile before and after, in every arm (see `active_inheritance/profile`).
 
-    settings, data = profile_settings(config), load_data(settings)
+    data = load_data(config.profile_settings())
     figures = profiled(run, config, student, model, data, "repeat_0/selected")
     entry = profile_figures(config, outcomes)          # "profile" of summary.json
 
@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from active_inheritance.config import Config, profile_settings
+from active_inheritance.config import Config
 from active_inheritance.profile.figures import Figure, changes, relative_change
 from active_inheritance.profile.measure import Data, profile_model
 from common.models import LanguageModel
@@ -35,7 +35,7 @@ def profiled(
         return {}
     stored = run.path / name / "profile/figures.json"
     source = student if stored.exists() else model()
-    settings = profile_settings(config)
+    settings = config.profile_settings()
     figures = profile_model(run, f"{name}/profile", dataclasses.replace(source, name=name), settings, data).figures
     if not stored.exists():
         write_json(stored, figures)

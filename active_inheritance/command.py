@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from active_inheritance.config import Config, profile_settings
+from active_inheritance.config import Config
 from common.cli import parse
 from common.errors import UserError
 
@@ -62,7 +62,7 @@ def run(config: Config, sources: "Mapping[str, Opener] | None" = None) -> dict[s
     stored = identity(config)
     RunDir.check(config.run_dir, "active-inheritance", stored)
     sources = open_sources(config) if sources is None else sources
-    data = load_data(profile_settings(config)) if trains and config.profile else None
+    data = load_data(config.profile_settings()) if trains and config.profile else None
     student = loaded(config) if trains else None
     asked = held_out if student is None else fitting(held_out, student, config.answer_tokens)
     with RunDir.open(config.run_dir, "active-inheritance", stored) as place:
@@ -122,11 +122,8 @@ def identity(config: Config) -> dict[str, Any]:
     files = [config.pool, config.prompts_file, config.test_prompts_file]
     named = [*config.scores(), *config.source]
     if config.profile:
-        settings = profile_settings(config)
-        files += [file for _, file in settings.files()]
-        scorer = settings.toxicity_scorer or ""
-        files += [scorer.partition(":")[2]] if scorer.startswith("lexicon:") else []
-        named += [scorer]
+        more, code = config.profile_settings().read()
+        files, named = files + more, named + code
     models = {f"source {name}": name for name in config.source}
     for number, name in enumerate(config.students or (config.student,)):
         if name != "none":

@@ -15,7 +15,7 @@ from active_inheritance.profile.config import ARITHMETIC
 from active_inheritance.profile.config import Config as ProfileConfig
 from common.backends import check_name, is_model, model_name
 from common.budget import Budget
-from common.cli import flag, parse
+from common.cli import flag
 from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 
@@ -264,7 +264,7 @@ class Config:
                 "--test-samples 1"
             )
         if self.profile:
-            profile_settings(self).check_measures()
+            self.profile_settings().check_measures()
         if self.students:
             if self.pool is not None or self.select_only or len(set(self.students)) < len(self.students):
                 raise UserError(
@@ -361,6 +361,10 @@ class Config:
         """Names of the objectives' scores that can be made of new answers: not those that came with the pool."""
         return [o.name for o in self.rule().objectives if not o.name.startswith("column:")]
 
+    def profile_settings(self) -> ProfileConfig:
+        """What --profile asks for. Raises UserError for what is no flag of a profile."""
+        return dataclasses.replace(ProfileConfig.asked(self.profile, "--profile"), seed=self.seed)
+
     def share(self) -> Budget | None:
         """What one hosted source may spend in one repeat. Raises UserError for a bad budget."""
         if self.source_price is not None:
@@ -389,24 +393,6 @@ class Config:
             lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
             seed=seed,
         )
-
-
-PROFILED = tuple(
-    field.name
-    for field in dataclasses.fields(ProfileConfig)
-    if field.name not in ("model", "judge", "judge_url", "judge_price", "budget", "seed", "run_dir", "dry_run")
-)
-
-
-def profile_settings(config: Config) -> ProfileConfig:
-    """What --profile asks for, as settings of a profile. Raises UserError for what is none of its flags."""
-    words = []
-    for given in config.profile:
-        name, sign, value = given.partition("=")
-        if name.replace("-", "_") not in PROFILED or not sign:
-            raise UserError(f"--profile {given}: give NAME=VALUE, of {', '.join(PROFILED)}")
-        words += ["--" + name.replace("_", "-"), value]
-    return dataclasses.replace(parse(ProfileConfig, words, "run.py profile"), seed=config.seed)
 
 
 def _flag(name: str) -> str:

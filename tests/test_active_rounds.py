@@ -11,7 +11,7 @@ from test_active_run import FLAGS
 
 from active_inheritance.before_after import profile_figures
 from active_inheritance.command import run
-from active_inheritance.config import Config, profile_settings
+from active_inheritance.config import Config
 from active_inheritance.figures import drift_figure
 from active_inheritance.loop import LINEAGES
 from active_inheritance.prompts import messages
@@ -182,5 +182,5 @@ def test_scores_of_a_pool_cannot_be_made_in_later_rounds(tmp_path):
 
 def test_nothing_is_profiled_if_nothing_is_asked_for():
     assert Config(profile=("none",)).resolved().profile == ()
-    settings = profile_settings(dataclasses.replace(Config().resolved(), profile=("choice=a=b", "choice=c=d")))
+    settings = dataclasses.replace(Config(), profile=("choice=a=b", "choice=c=d")).profile_settings()
     assert settings.choice == ("a=b", "c=d")

@@ -107,12 +107,7 @@ def identity(config: Config) -> dict[str, Any]:
     """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
     from common.backends import file_hashes, fingerprints, is_model, model_name
 
-    files = [file for _, file in config.files()]
-    scorer, named = config.toxicity_scorer or "", [name for name in (config.judge,) if name]
-    if scorer.startswith("lexicon:"):
-        files.append(scorer.partition(":")[2])
-    if scorer.startswith("python:"):
-        named.append(scorer)
+    files, named = config.read()
     models = {f"model {name}": name for name in config.model}
     if config.judge is not None and is_model(config.judge):
         models["judge"] = model_name(config.judge, "teacher")

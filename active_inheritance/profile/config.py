@@ -9,11 +9,12 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from common.backends import check_name, is_model, model_name
 from common.budget import Budget
-from common.cli import flag
+from common.cli import flag, parse
 from common.config import SampleConfig
 from common.errors import UserError
 
@@ -92,6 +93,18 @@ class Config:
             )
         config._check()
         return config
+
+    @classmethod
+    def asked(cls, words: Sequence[str], flag_name: str) -> "Config":
+        """What another command's flag of NAME=VALUE asks for: the flags that say what is measured, not on whom.
+        Raises UserError for another name."""
+        line = []
+        for given in words:
+            name, sign, value = given.partition("=")
+            if name.replace("-", "_") not in MEASURING or not sign:
+                raise UserError(f"{flag_name} {given}: give NAME=VALUE, of {', '.join(MEASURING)}")
+            line += ["--" + name.replace("_", "-"), value]
+        return parse(cls, line, "run.py profile")
 
     def _check(self) -> None:
         if not self.model:
@@ -183,6 +196,13 @@ class Config:
         embedded = (("prompts_file", STORIES), ("choice", ARITHMETIC))
         return [given for given in single + several if given not in embedded]
 
+    def read(self) -> tuple[list[str], list[str]]:
+        """Files whose content decides the results, and names of Python back ends whose code does."""
+        scorer = self.toxicity_scorer or ""
+        files = [file for _, file in self.files()]
+        files += [scorer.partition(":")[2]] if scorer.startswith("lexicon:") else []
+        return files, [name for name in (scorer, self.judge) if name]
+
     def sampling(self, tokens: int) -> SampleConfig:
         """How continuations are drawn."""
         return SampleConfig(self.continuation_tokens or tokens, temperature=self.temperature, top_p=self.top_p)
@@ -193,3 +213,11 @@ class Config:
         for name in ("run_dir", "dry_run", "batch_size"):
             del values[name]
         return values
+
+
+MEASURING = tuple(
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.name not in ("model", "judge", "judge_url", "judge_price", "budget", "seed", "run_dir", "dry_run")
+)
+"""The flags that say what is measured."""
