@@ -265,16 +265,19 @@ UTILITY = ("accuracy", "ece", "ece_1_bin", "brier")
 
 
 def _costs(summary: Summary) -> list[str]:
-    """What the selection costs elsewhere: figures of multiple choice that are worse than the random control's."""
-    found = summary["profile"] and summary["profile"]["changes"][f"selected - {AGAINST}"]
+    """What it costs elsewhere: figures of multiple choice that are worse than before, or than after random
+    answers."""
     lines = []
-    for key, step in (found or {}).items():
-        name = key.rpartition("/")[2]
-        if key.startswith("choice/") and name in UTILITY and step["ci95"] is not None:
+    for other, than in (("base", "before"), (AGAINST, "after random answers")):
+        found = summary["profile"] and summary["profile"]["changes"][f"selected - {other}"]
+        for key, step in (found or {}).items():
+            name = key.rpartition("/")[2]
+            if not key.startswith("choice/") or name not in UTILITY or step["ci95"] is None:
+                continue
             low, high = step["ci95"] if name == "accuracy" else (-step["ci95"][1], -step["ci95"][0])
-            if high < 0 and low < 0:
+            if high < 0:
                 shown = interval({"value": step["absolute"], "ci95": step["ci95"]})
-                lines.append(f"utility: {label(key)} is worse than after random answers, by {shown}")
+                lines.append(f"utility: {label(key)} of the selected student is worse than {than}, by {shown}")
     return lines
 
 
