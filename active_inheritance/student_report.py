@@ -274,8 +274,8 @@ def _costs(summary: Summary) -> list[str]:
             name = key.rpartition("/")[2]
             if not key.startswith("choice/") or name not in UTILITY or step["ci95"] is None:
                 continue
-            low, high = step["ci95"] if name == "accuracy" else (-step["ci95"][1], -step["ci95"][0])
-            if high < 0:
+            best = step["ci95"][1] if name == "accuracy" else -step["ci95"][0]
+            if best < 0:
                 shown = interval({"value": step["absolute"], "ci95": step["ci95"]})
                 lines.append(f"utility: {label(key)} of the selected student is worse than {than}, by {shown}")
     return lines

@@ -73,7 +73,7 @@ def _more_data(arm: Arm, count: int) -> list[Example]:
 
 
 def _auggpt(arm: Arm, calls: int) -> tuple[list[Example], Row]:
-    slots = spread(arm.seeds, calls, f"auggpt {arm.seed}")
+    slots = spread(arm.seeds, calls // arm.setting.samples, f"auggpt {arm.seed}")
     made = augment(
         arm.run,
         f"{arm.folder}/round_0",

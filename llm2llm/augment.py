@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from common.budget import BUDGET_SPENT
 from common.config import SampleConfig
@@ -28,12 +28,27 @@ VOTE_TEMPERATURE = 0.7
 """Of the teacher when it solves a new example several times and the majority counts."""
 
 
+class Refine(Protocol):
+    """What may stand between the teacher and the checks of what it writes, such as a choice among several replies.
+    Called with the teacher's generator it gives the one that writes, a record a request, whose `attempts` are the
+    replies asked of the teacher for it. `str` of it goes into the report."""
+
+    samples: int
+    """Replies asked of the teacher for each that is handed on."""
+    stored: Mapping[str, Any]
+    """JSON values that decide what comes out; another refinement is refused in the same run folder."""
+
+    def __call__(self, generator: Generator) -> Generator: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Who writes (and solves, for the label check), what about, and under which settings. `fits` tells whether the
-    student can learn and answer an example of that length."""
+    """Who solves (for the label check), who writes and in how many calls an example, what about, and under which
+    settings. `fits` tells whether the student can learn and answer an example of that length."""
 
     generator: Generator
+    writer: Generator
+    samples: int
     task: Task
     config: Config
     fits: Callable[[Example], bool]
@@ -60,13 +75,14 @@ class _Bill:
         self.prompt_tokens = self.completion_tokens = 0
         self.exhausted = False
 
-    def add(self, records: Sequence[Record]) -> int:
-        """Book these records; returns how many were really asked."""
-        refused = sum(r.error == BUDGET_SPENT for r in records)
-        self.exhausted |= refused > 0
+    def add(self, records: Sequence[Record], samples: int = 1) -> int:
+        """Book these records, of `samples` replies each; returns how many replies were really asked."""
+        asked = [r for r in records if r.error != BUDGET_SPENT]
+        self.exhausted |= len(asked) < len(records)
         self.prompt_tokens += sum(r.prompt_tokens for r in records)
         self.completion_tokens += sum(r.completion_tokens for r in records)
-        return len(records) - refused
+        # A record of one reply may have taken two attempts; it counts as the one call that was wanted.
+        return sum(min(r.attempts, samples) for r in asked)
 
 
 def augment(
@@ -112,8 +128,8 @@ def _augment(run, folder, teacher, slots, known, seed, round_number, attempts, h
             for slot, parent in open_slots
         ]
         sampling = teacher.config.writing(task.example_tokens)
-        records = collect(run, f"{folder}/teacher_{attempt}.jsonl", teacher.generator, requests, sampling, seed)
-        calls += bill.add(records)
+        records = collect(run, f"{folder}/teacher_{attempt}.jsonl", teacher.writer, requests, sampling, seed)
+        calls += bill.add(records, teacher.samples)
         read = [_read(teacher, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
         repeats = known.repeats([new.question if new.refused is None else None for new in read])
         read = [
@@ -226,7 +242,7 @@ def _row(
         "parent": parent.id,
         "round": round_number,
         "attempt": attempt,
-        "teacher": teacher.generator.name,
+        "teacher": teacher.writer.name,
         "prompt_hash": hashlib.sha256(prompt).hexdigest()[:16],
     }
 

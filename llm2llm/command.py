@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.backends import Purse, Write, backend, file_hashes, fingerprints, model_name
 from common.cli import parse
@@ -22,6 +22,9 @@ from common.tasks.files import check_ids
 from common.tasks.registry import get_task
 from llm2llm.config import PRESETS, Config
 from llm2llm.plan import plan, sweep_plan
+
+if TYPE_CHECKING:
+    from llm2llm.augment import Refine
 
 
 def main(argv: list[str]) -> None:
@@ -78,15 +81,21 @@ def check_data(config: Config) -> tuple[Task, Task, dict[str, list[Example]]]:
     return plain, task, data
 
 
-def run(config: Config, teacher: Write | None = None, purse: Purse | None = None) -> dict[str, Any]:
+def run(
+    config: Config, teacher: Write | None = None, purse: Purse | None = None, refine: "Refine | None" = None
+) -> dict[str, Any]:
     """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds.
 
     `teacher`: a function from chat messages to the reply, in place of the teacher that `config` names. `purse`: by
     default the replies lie in the run directory and each arm of each repeat has an equal share of the budget.
+    `refine`: what every reply that is to be a new example comes through (see `llm2llm.augment.Refine`); the label
+    check asks the teacher itself. It is not for a pool, whose examples are given out once.
     """
     if teacher is not None:
         config = dataclasses.replace(config, teacher=f"function:{getattr(teacher, '__qualname__', 'teacher')}")
     config = config.resolved()
+    if refine is not None and config.pool is not None:
+        raise UserError("a pool gives out every example once, so there is nothing to refine: leave out refine")
     judge, task, data = check_data(config)
     evaluated = task
     if config.official:
@@ -103,7 +112,7 @@ def run(config: Config, teacher: Write | None = None, purse: Purse | None = None
     from llm2llm.students import Setting
 
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
-    stored = identity(config)
+    stored = identity(config) | ({} if refine is None else {"refine": dict(refine.stored)})
     RunDir.check(config.run_dir, "llm2llm", stored)
     runtime.enable_compile_cache()
     base = LanguageModel.load(model_name(config.student, "student"))
@@ -119,7 +128,8 @@ def run(config: Config, teacher: Write | None = None, purse: Purse | None = None
     with RunDir.open(config.run_dir, "llm2llm", stored) as place, open_teacher(place.path) as make:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
-        setting = Setting(config, task, evaluated, judge, base, make, data["train"], data["dev"], data["test"])
+        splits = (data["train"], data["dev"], data["test"])
+        setting = Setting(config, task, evaluated, judge, base, make, *splits, refine)
         repeats = [run_repeat(place, setting, repeat) for repeat in range(config.repeats)]
         return finish(place, setting, repeats)
 

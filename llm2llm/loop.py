@@ -45,14 +45,14 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
         rounds += targeted
         results |= equal_budget_arms(arm, results["llm2llm"], student)
     if "untargeted" in config.arms:
-        budgets = [entry["teacher_calls"] for entry in targeted]
+        budgets = [entry["teacher_calls"] // setting.samples for entry in targeted]
         results["untargeted"], untargeted, _ = loop(arm("untargeted"), first, budgets)
         rounds += untargeted
     return {"arms": {name: results[name] for name in config.arms}, "rounds": rounds}
 
 
 def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tuple[Row, list[Row], Student]:
-    """The rounds of `llm2llm`, or of `untargeted` with the teacher calls of each round in `budgets`.
+    """The rounds of `llm2llm`, or of `untargeted` with the requests to the teacher of each round in `budgets`.
 
     Returns the arm's result, one entry a round, and the student that counts.
     """

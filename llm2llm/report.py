@@ -103,7 +103,7 @@ def _card(setting: Setting, rows: list[Row], summary: dict[str, Any]) -> Dataset
         license="apache-2.0" if config.teacher == "embedded" else None,
         title=f"Synthetic {setting.task.name} data by LLM2LLM",
         made_by=(
-            f"Written by {config.teacher} for seeds chosen by what {config.student} makes of them (target: "
+            f"Written by {setting.written_by} for seeds chosen by what {config.student} makes of them (target: "
             f"{config.target}), in up to {config.trainings - 1} rounds. Label check: {config.label_check}. "
             "Near-duplicates were refused."
         ),
@@ -119,7 +119,7 @@ def _page(
     config = setting.config
     page = Report(
         f"LLM2LLM on {setting.task.name}",
-        f"student {config.student}, teacher {config.teacher}, {config.seed_examples} seeds, "
+        f"student {config.student}, teacher {setting.written_by}, {config.seed_examples} seeds, "
         f"{len(repeats)} repeat{'s' if len(repeats) > 1 else ''}, seed {config.seed}",
     )
     page.add_table(

@@ -20,7 +20,7 @@ from common.score import score
 from common.stages import trained
 from common.tasks.base import Example, Task
 from common.train import Log, fine_tune
-from llm2llm.augment import Teacher
+from llm2llm.augment import Refine, Teacher
 from llm2llm.config import Config
 from llm2llm.known import Known
 from llm2llm.select import Row, deal_folds
@@ -35,7 +35,8 @@ class Setting:
 
     `evaluated` is the task as the student is asked and graded, `judge` the one with this project's grader; they
     differ from `task` only where the authors' program does. `teacher(given, scope)` makes the back end of an arm:
-    `given` are questions that it must not give out, `scope` is the name its spending is booked under.
+    `given` are questions that it must not give out, `scope` is the name its spending is booked under. `refine` is
+    what its new examples go through before they are read, if anything.
     """
 
     config: Config
@@ -47,6 +48,17 @@ class Setting:
     train: list[Example]
     dev: list[Example]
     test: list[Example]
+    refine: Refine | None = None
+
+    @property
+    def samples(self) -> int:
+        """Calls of the teacher for one new example."""
+        return 1 if self.refine is None else self.refine.samples
+
+    @property
+    def written_by(self) -> str:
+        """The teacher, and what became of its replies, for the reader."""
+        return self.config.teacher if self.refine is None else f"{self.config.teacher} ({self.refine})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +218,9 @@ class Arm:
         """Who writes for this arm; a pool gives out no seed, test or dev question."""
         setting = self.setting
         given = {example.question for example in (*self.seeds, *setting.test, *setting.dev)}
-        return Teacher(setting.teacher(given, self.folder), setting.task, setting.config, self.fits)
+        generator = setting.teacher(given, self.folder)
+        writer = generator if setting.refine is None else setting.refine(generator)
+        return Teacher(generator, writer, setting.samples, setting.task, setting.config, self.fits)
 
     def fits(self, example: Example) -> bool:
         """Whether the student can learn the example and, asked its question, has room to answer."""

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+from common.diversity import self_bleu
 from common.rundir import RunDir, read_jsonl
 from common.stats import arm_summary, gain, macro_f1, per_class
 from llm2llm.select import Row
 from llm2llm.students import Setting
 
 SCHEMA = 1
+
+BLEU_SAMPLE = 100
+"""New questions of a repeat that self-BLEU is taken of; fewer have none, as it grows with their number."""
 
 
 def summarise(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def summarise(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> d
         if setting.config.official:
             arms[name]["regraded"] = [_regraded(setting, rows) for rows in answers[name]]
     entries = [entry for repeat in repeats for entry in repeat["rounds"]]
+    written = list(dict.fromkeys(entry["arm"] for entry in entries))
     return {
         "schema": SCHEMA,
         "method": "llm2llm",
@@ -43,6 +48,7 @@ def summarise(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> d
         "gains": _gains(arms, answers),
         "rounds": entries,
         "seed_words": _seed_words(run, len(repeats)),
+        "new_questions": {name: _new_questions(run, setting, name, len(repeats)) for name in written},
         "accounting": _accounting(setting, repeats),
     }
 
@@ -81,6 +87,20 @@ def _seed_words(run: RunDir, repeats: int) -> dict[str, float]:
         f"{part}_words": round(sum(len(row[part].split()) for row in seeds) / len(seeds), 2)
         for part in ("question", "answer")
     }
+
+
+def _new_questions(run: RunDir, setting: Setting, arm: str, repeats: int) -> dict[str, list[float | None]]:
+    """Of the accepted questions of every repeat the mean length in words, and how alike they are."""
+    found: dict[str, list[float | None]] = {"words": [], "self_bleu": []}
+    for repeat in range(repeats):
+        folders = [run.path / f"repeat_{repeat}/{arm}/round_{number}" for number in range(setting.config.rounds)]
+        files = [folder / "new.jsonl" for folder in folders if (folder / "new.jsonl").exists()]
+        texts = [row["question"] for file in files for row in read_jsonl(file)]
+        words = round(sum(len(text.split()) for text in texts) / len(texts), 2) if texts else None
+        enough = len(texts) >= BLEU_SAMPLE
+        found["words"].append(words)
+        found["self_bleu"].append(round(self_bleu(texts, sample=BLEU_SAMPLE), 4) if enough else None)
+    return found
 
 
 def _accounting(setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
@@ -124,10 +144,11 @@ def warnings(run: RunDir, setting: Setting, summary: dict[str, Any]) -> list[str
     for name in summary["arms"]:
         entries = [e for e in summary["rounds"] if e["arm"] == name and e["teacher_calls"]]
         kept, calls = (sum(e[key] for e in entries) for key in ("accepted", "teacher_calls"))
-        if calls and kept < calls / 2:
+        handed_on = calls // setting.samples
+        if calls and kept < handed_on / 2:
             reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
             lines.append(
-                f"note: {name} kept {kept} of {calls} replies ({reasons}); see refused.jsonl of its rounds"
+                f"note: {name} kept {kept} of {handed_on} replies ({reasons}); see refused.jsonl of its rounds"
             )
     return lines and ["", *lines]
 

@@ -10,6 +10,7 @@ from common.generate import Message
 from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
 from common.tasks.files import read_rows, require, row_id
 from common.tasks.grading import MARK, final_answer, same_number
+from common.tasks.hub import require_any
 from common.tasks.problems import SKILLS, recognise, write
 from common.tasks.replies import read_worked, with_hints
 
@@ -50,7 +51,8 @@ class Arithmetic:
         return found[split]
 
     def _from_row(self, row: dict, place: str) -> Example:
-        question, answer = require(row, "question", place), require(row, "answer", place)
+        # "query" is what ReverseGen's data sets call it.
+        question, answer = require_any(row, ("question", "query"), place), require(row, "answer", place)
         label = final_answer(answer)
         if label is None:
             raise UserError(f"{place}: the answer holds no number: end it with '#### NUMBER'")

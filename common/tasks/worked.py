@@ -63,7 +63,7 @@ class WorkedAnswer:
 
     name: str
     hub: Hub | None = None
-    question_columns: tuple[str, ...] = ("question",)
+    question_columns: tuple[str, ...] = ("question", "query")  # ReverseGen's data sets have queries
     context_columns: tuple[str, ...] = ()
     answer_columns: tuple[str, ...] = ("answer",)
     equation_columns: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ GSM8K = WorkedAnswer(name="gsm8k", hub=Hub("openai/gsm8k", "main"))
 SVAMP = WorkedAnswer(
     name="svamp",
     hub=Hub("ChilleD/SVAMP"),
-    question_columns=("question", "Question"),
+    question_columns=("question", "Question", "query"),
     context_columns=("body", "Body"),
     answer_columns=("answer", "Answer"),
     equation_columns=("equation", "Equation"),
