@@ -211,7 +211,8 @@ def add_student_details(page: Report, config: Config, summary: Summary, first: O
     for name in config.measured()[:3]:
         answers = lambda arm, n=name: [row["scores"][n] for row in first.last(arm)["answers"]]
         series = {"pool": tally.sample[:, tally.metrics.index(name)]}
-        series |= {f"student: {arm}": answers(arm) for arm in ("base", AGAINST, "selected")}
+        # Colours go by the order, here as in the figures of the data.
+        series |= {f"student: {arm}": answers(arm) for arm in (AGAINST, "selected", "base")}
         page.add_figure(f"{name} of the students' answers (first repeat)", histogram_figure(series, name))
     spreads = {name: summary["data"]["scores"][name]["spread"] for name in summary["transfer"]}
     shown = [
