@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from active_inheritance.config import Config
+from active_inheritance.profile.config import Config as ProfileConfig
 from common.cli import parse
 from common.errors import UserError
 
@@ -121,8 +122,8 @@ def identity(config: Config) -> dict[str, Any]:
 
     files = [config.pool, config.prompts_file, config.test_prompts_file]
     named = [*config.scores(), *config.source]
-    if config.profile:
-        more, code = config.profile_settings().read()
+    for settings in (config.profile_settings(), ProfileConfig(toxicity_scorer=config.toxicity_scorer)):
+        more, code = settings.read()
         files, named = files + more, named + code
     models = {f"source {name}": name for name in config.source}
     for number, name in enumerate(config.students or (config.student,)):

@@ -78,6 +78,9 @@ class Config:
     min_words: int | None = flag(
         None, "floor on words; what the objectives' metrics need if not given (mtld: 50), 0: none"
     )
+    toxicity_scorer: str | None = flag(
+        None, "who makes the score toxicity, from 0 to 1: as of run.py profile, such as hf:FOLDER"
+    )
     combine: Literal["sum", "product", "lexicographic", "pareto"] = flag(
         "sum", "how several objectives become one"
     )
@@ -214,7 +217,7 @@ class Config:
             raise UserError(f"--top {self.top} of --k {self.k} answers selects nothing: use a smaller --top")
         self._check_rule()
         for name in self.scores():
-            check_scorer(name)
+            check_scorer(name, self.toxicity_scorer)
             if name.startswith("column:") and (self.source or self.rounds > 1):
                 more = f"; use --rounds 1, not {self.rounds}" if self.pool is not None else ""
                 raise UserError(f"{name} names a score that a --pool FILE holds: sampled answers have none{more}")
@@ -336,7 +339,8 @@ class Config:
         """All scores that are made: of objectives, constraints, the words that break ties, and the metrics."""
         rule = self.rule()
         needed = [o.name for o in rule.objectives] + [c.name for c in rule.constraints]
-        return tuple(dict.fromkeys([*needed, "words", *(self.metrics or ())]))
+        toxicity = ["toxicity"] if self.toxicity_scorer else []
+        return tuple(dict.fromkeys([*needed, "words", *(self.metrics or ()), *toxicity]))
 
     def layout(self) -> "Layout":
         from active_inheritance.pools import Layout

@@ -1,7 +1,8 @@
-"""Scores of answers: by a metric of `common.textstats`, a function of the user's, or a column of the pool.
+"""Scores of answers: by a metric of `common.textstats`, a function of the user's, a scorer of toxicity, or a
+column of the pool.
 
-    scorers = Scorers.open(("words", "mtld", "column:toxicity", "python:score.py:politeness"))
-    scorers.score("Name a bird.", answers)      # [{"words": 31.0, "mtld": 74.2, "column:toxicity": 0.1, …}, …]
+    scorers = Scorers.open(("words", "mtld", "column:likes", "python:score.py:politeness"))
+    scorers.score("Name a bird.", answers)      # [{"words": 31.0, "mtld": 74.2, "column:likes": 4.0, …}, …]
 
 A score that is missing, no number or infinite is None: it never wins. A function of the user's takes (prompt,
 answer) and gives a number; it is called once for each different answer to a prompt.
@@ -10,12 +11,16 @@ answer) and gives a number; it is called once for each different answer to a pro
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from active_inheritance.pools import Answer
 from common.callback import load_callable
 from common.errors import UserError
 from common.rundir import VERSION
 from common.textstats import METRICS, profile
+
+if TYPE_CHECKING:
+    from active_inheritance.profile.scorers import Score as ToxicityScore
 
 USUAL = (
     "words",
@@ -30,14 +35,27 @@ USUAL = (
 )
 """Scored without being asked for: what selection does beside its aim."""
 
+TOXICITY = "toxicity"
+"""The score that --toxicity-scorer makes, see `active_inheritance.profile.scorers`."""
+
 BREAKER = 5
 """Failed calls of a function in a row before the run stops."""
 
 Score = dict[str, float | None]
 
 
-def check_scorer(name: str) -> None:
-    """Raises UserError for a name that is no scorer's, or whose function cannot be loaded."""
+def check_scorer(name: str, toxicity: str | None = None) -> None:
+    """Raises UserError for a name that is no scorer's, or whose function cannot be loaded. `toxicity`: who scores
+    that."""
+    if name == TOXICITY:
+        if toxicity is None:
+            raise UserError(
+                "toxicity is scored by whom you name: --toxicity-scorer hf:FOLDER, python:FILE.py:FUNCTION, … "
+                "(see active_inheritance/profile/README.md)"
+            )
+        from active_inheritance.profile.scorers import check_scorer as check_toxicity
+
+        return check_toxicity(toxicity)
     if name.startswith("python:"):
         load_callable(name)
     elif not name.removeprefix("column:"):
@@ -54,11 +72,16 @@ def least_words(names: Sequence[str]) -> int:
     return max((METRICS[name].least_words for name in names if name in METRICS), default=0)
 
 
-def versions(names: Sequence[str], hashes: Mapping[str, str]) -> dict[str, str]:
+def versions(names: Sequence[str], hashes: Mapping[str, str], toxicity: str | None = None) -> dict[str, str]:
     """What every score was made by. `hashes`: those of the files the run reads; a function is known by its
-    file's."""
+    file's. `toxicity`: who scored that."""
 
     def version(name: str) -> str:
+        if name == TOXICITY:
+            from active_inheritance.profile.scorers import open_scorer
+
+            scorer = open_scorer(toxicity)[1]
+            return f"{scorer.name}, {scorer.version}"
         if name.startswith("python:"):
             return f"sha256 {hashes[name.removeprefix('python:').rpartition(':')[0]]}"
         return "as in the pool" if name.startswith("column:") else f"common.textstats, clean, seedloop {VERSION}"
@@ -72,24 +95,36 @@ class Scorers:
 
     names: tuple[str, ...]
     functions: Mapping[str, Callable[[str, str], float]]
+    toxicity: "ToxicityScore | None" = None
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     """Failed calls of each function in a row."""
 
     @classmethod
-    def open(cls, names: Sequence[str]) -> "Scorers":
-        """Load the functions among `names`. Raises UserError for those that cannot be."""
-        return cls(tuple(names), {name: load_callable(name) for name in names if name.startswith("python:")})
+    def open(cls, names: Sequence[str], toxicity: str | None = None, texts: str = "the answers") -> "Scorers":
+        """Load the functions among `names`, and who scores toxicity. Raises UserError for those that cannot be.
+        `texts`: where the texts lie, for scorers whose user scores them."""
+        functions = {name: load_callable(name) for name in names if name.startswith("python:")}
+        toxic = None
+        if TOXICITY in names:
+            from active_inheritance.profile.scorers import open_scorer
+
+            toxic, _ = open_scorer(toxicity, texts)
+        return cls(tuple(names), functions, toxic)
 
     def score(self, prompt: str, answers: Sequence[Answer]) -> list[Score]:
         """All scores of every answer. Raises UserError when a function fails several times in a row."""
         measured = [name for name in self.names if name in METRICS]
         by_text: dict[str, Score] = {}
         rows = []
+        if self.toxicity is not None:
+            texts = list(dict.fromkeys(answer.text for answer in answers if answer.text.strip()))
+            toxic = dict(zip(texts, self.toxicity(texts), strict=True)) if texts else {}
         for answer in answers:
             text = answer.text
             if text not in by_text:
                 found = dict(profile(text, measured))
                 found |= {name: self._called(name, prompt, text) for name in self.functions}
+                found |= {TOXICITY: toxic.get(text)} if self.toxicity is not None else {}
                 by_text[text] = found
             own = {f"column:{name}": value for name, value in answer.columns.items()}
             rows.append({name: _finite((by_text[text] | own).get(name)) for name in self.names})

@@ -111,8 +111,9 @@ def _scored(folder: pathlib.Path, config: Config, file: pathlib.Path) -> dict[st
     if not path.exists():
         groups = read_pool(file, config.layout())
         drawn = (draw(group, config.sources, config.k, config.seed) for group in groups)
+        scorers = Scorers.open(config.scores(), config.toxicity_scorer, str(file))
         with _processes(config, file.stat().st_size) as each:
-            work = functools.partial(_score_part, folder, config, Scorers.open(config.scores()))
+            work = functools.partial(_score_part, folder, config, scorers)
             done = tqdm(each(work, enumerate(_parts(drawn))), desc="scored", unit=" parts", disable=None)
             counted = list(done)
         index = _index(counted, file.stat().st_size)
@@ -251,12 +252,13 @@ class _processes:
     """Gives `each(function, arguments)`: the results in order, by several processes where that is worth it. Few
     arguments are in memory at a time.
 
-    Functions of the user's stay in this process: they may hold a model, or count their calls.
+    Functions of the user's and scorers of toxicity stay in this process: they may hold a model, or count their
+    calls.
     """
 
     def __init__(self, config: Config, size: int):
-        alone = size < SMALL or any(name.startswith("python:") for name in config.scores())
-        self._count = 1 if alone else config.workers
+        here = config.toxicity_scorer or any(name.startswith("python:") for name in config.scores())
+        self._count = 1 if here or size < SMALL else config.workers
 
     def __enter__(self) -> Each:
         if self._count == 1:

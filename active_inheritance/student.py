@@ -151,7 +151,7 @@ def measure(
 
     def scored() -> list[Row]:
         names = [name for name in config.scores() if not name.startswith("column:")]
-        scorers, rows = Scorers.open(names), []
+        scorers, rows = Scorers.open(names, config.toxicity_scorer, str(run.path / f"{name}/raw.jsonl")), []
         for n, prompt in enumerate(held_out):
             own = records[n * config.test_samples : (n + 1) * config.test_samples]
             answers = [Answer("student", i, record.text or "") for i, record in enumerate(own)]

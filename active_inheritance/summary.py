@@ -41,7 +41,7 @@ def summarise(
             "temperature": rule.temperature,
             "top": rule.top,
         },
-        "scorers": versions(config.scores(), hashes),
+        "scorers": versions(config.scores(), hashes, config.toxicity_scorer),
         "data": forecast(config, selection.tally),
     }
 
