@@ -15,7 +15,7 @@ from active_inheritance.profile.config import ARITHMETIC
 from active_inheritance.profile.config import Config as ProfileConfig
 from common.backends import check_name, is_model, model_name
 from common.budget import Budget
-from common.cli import flag
+from common.cli import check_ranges, flag, flag_name
 from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 
@@ -186,31 +186,12 @@ class Config:
         from active_inheritance.scores import check_scorer
 
         self._check_pool()
-        optional = ("k", "prompts")
-        counts = (
-            "top",
-            "workers",
-            "answer_tokens",
-            "test_prompts",
-            "test_samples",
-            "rounds",
-            "repeats",
-            "batch_size",
-            "max_length",
-        )
-        for name in (*counts, *(name for name in optional if getattr(self, name) is not None)):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{_flag(name)} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "epochs", "lora_alpha"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{_flag(name)} must be above 0, not {getattr(self, name)}")
+        counts = ("k", "prompts", "top", "workers", "answer_tokens", "test_prompts", "test_samples", "rounds")
+        counts += ("repeats", "batch_size", "max_length")
         least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "lora_rank", "source_temperature")
-        least += ("diversity_penalty",)
-        for name in (*least, "test_temperature"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"--{_flag(name)} must be at least 0, not {getattr(self, name)}")
-        if not 0 < self.source_top_p <= 1:
-            raise UserError(f"--source-top-p must lie above 0 and at most at 1, not {self.source_top_p}")
+        least += ("diversity_penalty", "test_temperature")
+        above = ("learning_rate", "epochs", "lora_alpha")
+        check_ranges(self, counts=counts, above=above, least=least, shares=("source_top_p",))
         if unknown := [name for name in self.drop if name not in GUARDS]:
             raise UserError(f"--drop {','.join(unknown)}: there are {', '.join(GUARDS)}, or none")
         if self.k is not None and self.top >= self.k:
@@ -227,14 +208,14 @@ class Config:
         for name in ("pool", "prompts_file", "test_prompts_file"):
             file = getattr(self, name)
             if file is not None and not pathlib.Path(file).is_file():
-                raise UserError(f"no such file: {file} (given as --{_flag(name)})")
+                raise UserError(f"no such file: {file} (given as {flag_name(name)})")
         for flag_, names in (("--sources", self.sources), ("--source", self.source)):
             if len(set(names)) < len(names):
                 raise UserError(f"{flag_} {','.join(names)}: name each once")
         if self.pool is not None:
             for name in ("source", "prompts_file", "prompts"):
                 if getattr(self, name):
-                    raise UserError(f"--pool {self.pool} holds the answers already: leave out --{_flag(name)}")
+                    raise UserError(f"--pool {self.pool} holds the answers already: leave out {flag_name(name)}")
         elif self.sources:
             raise UserError("--sources names those of a --pool FILE; who is to answer is said with --source")
         hosted = [name for name in self.source if name.startswith("openai:")]
@@ -242,7 +223,7 @@ class Config:
             check_name(name, "--source", self.source_url if name in hosted else None)
         for name in ("source_url", "budget", "source_price"):
             if getattr(self, name) is not None and not hosted:
-                raise UserError(f"--{_flag(name)} is for hosted sources: use it with --source openai:MODEL")
+                raise UserError(f"{flag_name(name)} is for hosted sources: use it with --source openai:MODEL")
         if self.sampling == "diverse-beam":
             if odd := [name for name in self.source if not is_model(name)]:
                 raise UserError(f"--sampling diverse-beam is for models in this process, not for {', '.join(odd)}")
@@ -397,7 +378,3 @@ class Config:
             lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
             seed=seed,
         )
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

@@ -13,11 +13,14 @@ flag given several times), and any of these or None.
 
 import argparse
 import dataclasses
+import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
+
+from common.errors import UserError
 
 C = TypeVar("C")
 
@@ -57,8 +60,7 @@ def parse(
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        name = "--" + field.name.replace("_", "-")
-        parser.add_argument(name, **_argument(hints[field.name], field))
+        parser.add_argument(flag_name(field.name), **_argument(hints[field.name], field))
     if presets is not None:
         parser.set_defaults(**presets.get(_preset(argv), {}))
     values = vars(parser.parse_args(argv))
@@ -89,6 +91,33 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
         options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}
     default = "" if field.default in (None, ()) else f" (default: {shown})"
     return options | {"help": (field.metadata["help"] + default).replace("%", "%%")}
+
+
+def flag_name(field: str) -> str:
+    """ "--run-dir" of "run_dir"."""
+    return "--" + field.replace("_", "-")
+
+
+def check_ranges(
+    config: Any,
+    counts: Sequence[str] = (),
+    above: Sequence[str] = (),
+    least: Sequence[str] = (),
+    shares: Sequence[str] = (),
+) -> None:
+    """Raises UserError, naming the flag, for a field of `config` that is out of range: `counts` are at least 1,
+    `above` above 0, `least` at least 0, all of them finite; `shares` above 0 and at most 1. None is left out."""
+    ranges = (
+        (counts, "be at least 1", lambda value: 1 <= value < math.inf),
+        (above, "be above 0", lambda value: 0 < value < math.inf),
+        (least, "be at least 0", lambda value: 0 <= value < math.inf),
+        (shares, "lie above 0 and at most at 1", lambda value: 0 < value <= 1),
+    )
+    for names, what, fits in ranges:
+        for name in names:
+            value = getattr(config, name)
+            if value is not None and not fits(value):
+                raise UserError(f"{flag_name(name)} must {what}, not {value}")
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -7,13 +7,12 @@ Importing this loads no jax. Values of `None` are filled in by `resolved()`, by 
 """
 
 import dataclasses
-import math
 import pathlib
 from typing import Any, Literal
 
 from common.backends import check_name
 from common.budget import Budget
-from common.cli import flag
+from common.cli import check_ranges, flag, flag_name
 from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
 
@@ -171,19 +170,10 @@ class Config:
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
         positive += ("micro_batch_size", "max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
-        optional = ("answer_tokens", "max_per_seed", "max_per_class")
-        for name in (*positive, *(name for name in optional if getattr(self, name) is not None)):
-            if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{_flag(name)} must be above 0, not {getattr(self, name)}")
-        for name in ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise UserError(f"--{_flag(name)} must lie above 0 and at most at 1, not {value}")
-        for name in ("teacher_temperature", "student_temperature", "show_earlier"):
-            if not getattr(self, name) >= 0 or not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{_flag(name)} must be at least 0, not {getattr(self, name)}")
-        if self.seed < 0:
-            raise UserError(f"--seed must be at least 0, not {self.seed}")
+        positive += ("answer_tokens", "max_per_seed", "max_per_class")
+        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed")
+        shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
+        check_ranges(self, above=positive, least=least, shares=shares)
         if self.rounds > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
         if self.detect != "in-sample":
@@ -202,7 +192,7 @@ class Config:
         files = {name: getattr(self, name) for name in ("train_file", "dev_file", "test_file")}
         for name, file in files.items():
             if file is not None and not pathlib.Path(file).is_file():
-                raise UserError(f"no such file: {file} (given as --{_flag(name)})")
+                raise UserError(f"no such file: {file} (given as {flag_name(name)})")
 
     def _check_arms(self) -> None:
         if self.wordnet is not None and not (pathlib.Path(self.wordnet) / "data.noun").is_file():
@@ -232,7 +222,9 @@ class Config:
         if not self.teacher.startswith("openai:"):
             for name in ("teacher_url", "budget", "teacher_price"):
                 if getattr(self, name) is not None:
-                    raise UserError(f"--{_flag(name)} is for a hosted teacher: use it with --teacher openai:MODEL")
+                    raise UserError(
+                        f"{flag_name(name)} is for a hosted teacher: use it with --teacher openai:MODEL"
+                    )
             return
         if self.teacher_price is not None:
             Budget.parse("calls=1", self.teacher_price)
@@ -300,7 +292,3 @@ def preset(name: str, **settings: Any) -> Config:
 
 def _default(name: str) -> Any:
     return next(field.default for field in dataclasses.fields(Config) if field.name == name)
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from common.backends import check_name, is_model
 from common.budget import Budget
-from common.cli import flag
+from common.cli import check_ranges, flag, flag_name
 from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 
@@ -204,17 +204,10 @@ class Config:
         positive += ("target_samples", "min_pairs", "max_pairs", "beta", "repeats", "clip_norm", "batch_size")
         positive += ("dpo_batch_size", "max_length", "epochs", "dpo_epochs", "warm_up_epochs", "learning_rate")
         positive += ("dpo_learning_rate", "warm_up_learning_rate", "temperature", "lora_alpha", "entropy_cut")
-        optional = ("query_tokens", "answer_tokens", "warmup_steps")
-        for name in (*positive, *(name for name in optional if getattr(self, name) is not None)):
-            if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{_flag(name)} must be above 0, not {getattr(self, name)}")
-        for name in ("jaccard", "semantic", "top_p", "entropy_quantile"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise UserError(f"--{_flag(name)} must lie above 0 and at most at 1, not {value}")
-        for name in ("mix", "likelihood_guard", "collapse", "lora_rank", "target_temperature", "seed"):
-            if not getattr(self, name) >= 0 or not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{_flag(name)} must be at least 0, not {getattr(self, name)}")
+        positive += ("query_tokens", "answer_tokens", "warmup_steps")
+        least = ("mix", "likelihood_guard", "collapse", "lora_rank", "target_temperature", "seed")
+        shares = ("jaccard", "semantic", "top_p", "entropy_quantile")
+        check_ranges(self, above=positive, least=least, shares=shares)
         if self.target_samples > 1 and self.target_temperature == 0:
             raise UserError(
                 f"--target-temperature 0 gives {self.target_samples} equal answers, whose entropy and failure "
@@ -230,7 +223,7 @@ class Config:
         for name in ("seeds_file", "test_file", "general_file", "human_file"):
             file = getattr(self, name)
             if file is not None and not pathlib.Path(file).is_file():
-                raise UserError(f"no such file: {file} (given as --{_flag(name)})")
+                raise UserError(f"no such file: {file} (given as {flag_name(name)})")
 
     def _check_prompts(self) -> None:
         """Groups of seeds are drawn at random until an unused one comes, so there must be some to spare."""
@@ -356,7 +349,3 @@ def preset(name: str, **settings: Any) -> Config:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
     return Config(**PRESETS[name] | settings | {"preset": name})
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

@@ -239,8 +239,8 @@ def test_the_command_prints_and_writes_results(own_only, tasks, tmp_path, capsys
     [
         ({}, "no task"),
         ({"tasks": ("x",), "include_path": "no/such"}, "there is no such folder"),
-        ({"tasks": ("x",), "limit": 0}, "--limit is at least 1, not 0"),
-        ({"tasks": ("x",), "batch_size": 0}, "--batch-size is at least 1"),
+        ({"tasks": ("x",), "limit": 0}, "--limit must be at least 1, not 0"),
+        ({"tasks": ("x",), "batch_size": 0}, "--batch-size must be at least 1"),
     ],
 )
 def test_settings_are_checked_first(settings, message):

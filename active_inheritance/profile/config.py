@@ -6,7 +6,6 @@ Importing this loads no jax.
 """
 
 import dataclasses
-import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from common.backends import check_name, is_model, model_name
 from common.budget import Budget
-from common.cli import flag, parse
+from common.cli import check_ranges, flag, flag_name, parse
 from common.config import SampleConfig
 from common.errors import UserError
 
@@ -95,15 +94,15 @@ class Config:
         return config
 
     @classmethod
-    def asked(cls, words: Sequence[str], flag_name: str) -> "Config":
+    def asked(cls, words: Sequence[str], asking: str) -> "Config":
         """What another command's flag of NAME=VALUE asks for: the flags that say what is measured, not on whom.
         Raises UserError for another name."""
         line = []
         for given in words:
             name, sign, value = given.partition("=")
             if name.replace("-", "_") not in MEASURING or not sign:
-                raise UserError(f"{flag_name} {given}: give NAME=VALUE, of {', '.join(MEASURING)}")
-            line += ["--" + name.replace("_", "-"), value]
+                raise UserError(f"{asking} {given}: give NAME=VALUE, of {', '.join(MEASURING)}")
+            line += [flag_name(name), value]
         return parse(cls, line, "run.py profile")
 
     def _check(self) -> None:
@@ -120,26 +119,15 @@ class Config:
         """The part that does not name models."""
         for name, file in self.files():
             if not pathlib.Path(file).is_file():
-                raise UserError(f"no such file: {file} (given as --{name.replace('_', '-')})")
+                raise UserError(f"no such file: {file} (given as {flag_name(name)})")
         if not self.measures():
             raise UserError(
                 "nothing to measure: give --prompts-file, --toxicity-prompts, --stereoset, --crows-pairs, --bbq, "
                 f"--choice NAME=FILE or --pairs; without files there are --prompts-file {STORIES} and --choice "
                 f"arithmetic={ARITHMETIC}"
             )
-        for name in ("continuations", "batch_size", "answer_tokens", "continuation_tokens", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"--temperature must be above 0, not {self.temperature}: continuations are sampled")
-        for name in ("top_p", "threshold"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(
-                    f"--{name.replace('_', '-')} must be above 0 and at most 1, not {getattr(self, name)}"
-                )
-        if self.seed < 0:
-            raise UserError(f"--seed must be at least 0, not {self.seed}")
+        counts = ("continuations", "batch_size", "answer_tokens", "continuation_tokens", "limit")
+        check_ranges(self, counts=counts, above=("temperature",), least=("seed",), shares=("top_p", "threshold"))
         if self.bbq_targets and not self.bbq:
             raise UserError("--bbq-targets belongs to --bbq FILE: give both")
         if (self.toxicity_prompts is None) != (self.toxicity_scorer is None):
@@ -153,9 +141,7 @@ class Config:
     def _check_judge(self) -> None:
         for name in ("judge_url", "budget", "judge_price"):
             if getattr(self, name) is not None and not (self.judge or "").startswith("openai:"):
-                raise UserError(
-                    f"--{name.replace('_', '-')} is for a hosted judge: use it with --judge openai:MODEL"
-                )
+                raise UserError(f"{flag_name(name)} is for a hosted judge: use it with --judge openai:MODEL")
         self.share()
         if self.judge is not None:
             check_name(self.judge, "--judge", self.judge_url)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from active_inheritance.profile.likelihood import DIGITS
 from common import runtime
 from common.buckets import bucket, power_of_two
-from common.cli import fail, flag, parse
+from common.cli import check_ranges, fail, flag, parse
 from common.config import SampleConfig
 from common.errors import UserError
 from common.local import _before_stop, _stop_finder, sample_seed
@@ -280,10 +280,7 @@ class Config:
             raise UserError("no task: give --tasks NAME")
         if self.include_path is not None and not pathlib.Path(self.include_path).is_dir():
             raise UserError(f"--include-path {self.include_path}: there is no such folder")
-        for name, least in (("num_fewshot", 0), ("limit", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} is at least {least}, not {value}")
+        check_ranges(self, counts=("limit", "batch_size"), least=("num_fewshot",))
 
 
 def main(argv: list[str]) -> None:
