@@ -36,7 +36,9 @@ class PickBest:
     constraint: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.k < 1 or not self.objective:
+        if isinstance(self.objective, str) or isinstance(self.constraint, str):
+            raise UserError("PickBest: give objective and constraint as tuples, such as objective=('mtld:max',)")
+        if not isinstance(self.k, int) or self.k < 1 or not self.objective:
             raise UserError(f"the best of {self.k} by {self.objective}: give a k of at least 1 and an objective")
         for name in self.scores:
             if name.startswith("column:"):

@@ -79,13 +79,13 @@ def run(config: Config, sources: "Mapping[str, Opener] | None" = None) -> dict[s
 def given_prompts(config: Config) -> tuple[list[Any], list[Any]]:
     """Prompts for the sources, and held-out ones where they are known before the pool. Raises UserError for files
     that do not fit the settings."""
-    from active_inheritance.prompts import load_prompts, read_prompts
+    from active_inheritance.prompts import PROMPTS, columns_of, load_prompts, read_prompts
 
     if config.pool is None:
         return load_prompts(config)
     beginning(config)
     given = config.test_prompts_file
-    return [], read_prompts(given, None) if given is not None else []
+    return [], read_prompts(given, (*columns_of(config), *PROMPTS)) if given is not None else []
 
 
 def loaded(config: Config) -> Any:
@@ -100,11 +100,16 @@ def loaded(config: Config) -> Any:
 
 def beginning(config: Config) -> list[Any]:
     """The first prompts of the pool. Raises UserError where the settings do not fit them."""
-    from active_inheritance.pools import read_pool
+    from active_inheritance.pools import draw, read_pool
 
     groups = list(itertools.islice(read_pool(pathlib.Path(config.pool), config.layout()), LOOKED_AT))
     answers = [answer for group in groups for answer in group.answers]
     there = dict.fromkeys(answer.source for answer in answers)
+    most = max(len(draw(group, config.sources, config.k, config.seed).answers) for group in groups)
+    if config.top >= most > 1:
+        raise UserError(
+            f"--top {config.top} of {most} answers of {config.pool} selects nothing: use a smaller --top"
+        )
     if unknown := [source for source in config.sources if source not in there]:
         raise UserError(
             f"--sources {','.join(unknown)}: not among the first {len(groups)} prompts of {config.pool}, whose "

@@ -194,8 +194,9 @@ class Config:
         check_ranges(self, counts=counts, above=above, least=least, shares=("source_top_p",))
         if unknown := [name for name in self.drop if name not in GUARDS]:
             raise UserError(f"--drop {','.join(unknown)}: there are {', '.join(GUARDS)}, or none")
-        if self.k is not None and self.top >= self.k:
-            raise UserError(f"--top {self.top} of --k {self.k} answers selects nothing: use a smaller --top")
+        k = self.k or (K if self.rounds > 1 else None)
+        if k is not None and self.top >= k:
+            raise UserError(f"--top {self.top} of --k {k} answers selects nothing: use a smaller --top")
         self._check_rule()
         for name in self.scores():
             check_scorer(name, self.toxicity_scorer)

@@ -21,6 +21,10 @@ AGAINST = "random"
 """The arm that tells selection from distillation."""
 
 
+LEAST = 0.1
+"""Change of the data in their standard deviations below which a transfer ratio would be noise over noise."""
+
+
 def student_figures(config: Config, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """ "arms", "gains" and "transfer" of summary.json, every arm after the last round that it has."""
     names = [name for name in config.scores() if not name.startswith("column:")]
@@ -40,10 +44,13 @@ def student_figures(config: Config, outcomes: Sequence[Outcome]) -> dict[str, An
             "round": found[0]["round"],
             "updates": [o["updates"] for o in found],
             "examples": [len(o["learned"]) for o in found],
+            "tokens": [sum(row["tokens"] for row in o["learned"]) for o in found],
             "cut": [sum(row["cut"] for row in o["learned"]) for o in found],
         }
     pairs = [("selected", arm) for arm in config.arms if arm != "selected"]
     pairs += [(arm, "base") for arm in config.arms if arm not in ("base", "selected")]
+    rounds = {arm: found[0]["round"] for arm, found in of_arms.items()}
+    pairs = [(a, b) for a, b in pairs if b == "base" or rounds[a] == rounds[b]]  # others learned another time
     gains = {f"{a} - {b}": _gains(tables[a], tables[b], main) for a, b in pairs}
     learned = {arm: [o["learned"] for o in of_arms[arm]] for arm in ("selected", AGAINST)}
     return {"arms": arms, "gains": gains, "transfer": _transfer(learned, gains[f"selected - {AGAINST}"], names)}
@@ -51,7 +58,7 @@ def student_figures(config: Config, outcomes: Sequence[Outcome]) -> dict[str, An
 
 def drift_figure(of_repeats: Sequence[Sequence[Row]]) -> dict[str, Any]:
     """Nats a token by which the student finds its own answers likelier than the base does: Kullback-Leibler
-    divergence where it answered at temperature 1. Over repeats; of one repeat a bootstrap over answers."""
+    divergence where it answered at temperature 1. Over repeats; of one repeat a bootstrap over prompts."""
     per_repeat = []
     for rows in of_repeats:
         tokens = sum(row["tokens"] for row in rows)
@@ -61,7 +68,11 @@ def drift_figure(of_repeats: Sequence[Sequence[Row]]) -> dict[str, Any]:
     if len(per_repeat) > 1:
         value, *interval = mean_ci95(per_repeat)
         return {"value": value, "ci95": interval, "per_repeat": per_repeat}
-    sums = np.array([(row["logp"] - row["base_logp"], row["tokens"]) for row in of_repeats[0]])
+    by_prompt: dict[str, list[float]] = {}
+    for row in of_repeats[0]:
+        total = by_prompt.setdefault(row["id"], [0.0, 0.0])
+        total[0], total[1] = total[0] + row["logp"] - row["base_logp"], total[1] + row["tokens"]
+    sums = np.array(list(by_prompt.values()))
     drawn = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
     ratios = sums[drawn].sum(axis=1)
     interval = np.quantile(ratios[:, 0] / ratios[:, 1], [0.025, 0.975]).tolist()
@@ -139,17 +150,19 @@ def _gains(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], main: str
 def _transfer(
     learned: dict[str, Sequence[Sequence[Row]]], gain: dict[str, Any], names: Sequence[str]
 ) -> dict[str, Any]:
-    """How much of the data's change, selected against random, is in the students': "ratio" of the means over
-    repeats; None where the data did not change."""
+    """How much of the change of what was learned, selected against random, is in the students': "ratio" of the
+    means over repeats; None where the data changed by less than `LEAST` of the spread of random answers."""
     table = {}
     for name in names:
-        per_repeat = []
+        per_repeat, spreads = [], []
         for rows in zip(learned["selected"], learned[AGAINST], strict=True):
             ours, theirs = ([v for row in own if (v := row["scores"][name]) is not None] for own in rows)
             per_repeat.append(statistics.fmean(ours) - statistics.fmean(theirs) if ours and theirs else None)
+            spreads.append(statistics.pstdev(theirs) if theirs else 0.0)
         data = None if None in per_repeat else statistics.fmean(per_repeat)
         student = gain["metrics"][name]["value"]
-        ratio = student / data if data and student is not None else None
+        enough = data is not None and student is not None and abs(data) > LEAST * statistics.fmean(spreads)
+        ratio = student / data if enough else None
         table[name] = {"data": data, "data_per_repeat": per_repeat, "student": student, "ratio": ratio}
     return table
 

@@ -36,26 +36,30 @@ def expected_max(k: int) -> float:
     return float(np.trapezoid(x * density, x))
 
 
-def kl_bound(k: float) -> float:
-    """ln k - (k - 1) / k, in nats: no best of k answers is further from its source (Beirami et al. 2024, arXiv
-    2401.01879), whatever it is chosen by."""
-    return math.log(k) - (k - 1) / k
+def kl_bound(k: float, one_score: bool = True) -> float:
+    """Nats by which a choice of one of k drawn answers is at most further from what they were drawn from.
+
+    `one_score`: the best by one score of k independent draws from one source, ln k - (k - 1) / k (Beirami et al.
+    2024, arXiv 2401.01879). Otherwise ln k, whatever is chosen by: a chosen answer is one of the k, so that none
+    is more than k times as likely as in the mean of their sources.
+    """
+    return math.log(k) - ((k - 1) / k if one_score else 0.0)
 
 
 @functools.cache
 def best_of(n: int, feasible: int, fallback: str, longest: int = LONGEST_SWEEP) -> Array:
     """The chance (longest, n) that of k = 1, 2, … answers drawn from n without replacement, the one of rank r is
     the best: C(n-1-r, k-1) / C(n, k). The first `feasible` ranks meet the constraints; a draw without any of them
-    takes the next ("violation"), any ("baseline") or is left out ("drop"). k above n is n."""
+    takes the next ("violation"), any ("baseline") or none: then rows sum to the chance of being kept ("drop"). k
+    above n is n."""
     table = np.zeros((longest, n))
     for row, k in enumerate(min(k, n) for k in range(1, longest + 1)):
         table[row] = [math.comb(n - 1 - r, k - 1) / math.comb(n, k) for r in range(n)]
     rest = table[:, feasible:].sum(axis=1, keepdims=True)
     if fallback == "baseline" and feasible < n:
         table[:, feasible:] = rest / (n - feasible)
-    elif fallback == "drop" and feasible:
+    elif fallback == "drop":
         table[:, feasible:] = 0
-        table /= 1 - rest
     return table
 
 
@@ -71,7 +75,7 @@ class Tally:
     spread: Array  # (P, M) standard deviation over them; NaN for one answer
     feasible: Array  # (P, M) mean over the feasible ones; NaN without any
     feasible_spread: Array  # (P, M)
-    sizes: Array  # (P, 2) usable, feasible
+    sizes: Array  # (P, 3) usable, feasible, drawn
     best: Array  # (P, J) the best score of a usable answer by each objective alone
     arms: Array  # (P, A, M) mean over what an arm takes
     products: Array  # (M, M) products of deviations from the prompt's mean
@@ -115,14 +119,14 @@ def tally(config: Config, rows: Sequence[dict[str, Any]], choices: Sequence[Choi
     P, M, J = len(kept), len(metrics), len(rule.objectives)
     n_max = max((len(choice.order) for _, choice in kept), default=1)
     values = np.full((P, n_max, M), np.nan)  # best first
-    sizes, arms = np.zeros((P, 2)), np.full((P, len(ARMS), M), np.nan)
+    sizes, arms = np.zeros((P, 3)), np.full((P, len(ARMS), M), np.nan)
     for p, (row, choice) in enumerate(kept):
         table = np.array([[a["scores"][name] for name in metrics] for a in row["answers"]], np.float64)
         values[p, : len(choice.order)] = table[list(choice.order)]
-        sizes[p] = len(choice.order), choice.feasible
+        sizes[p] = len(choice.order), choice.feasible, len(row["answers"])
         for a, name in enumerate(ARMS):
             arms[p, a] = _mean(table[list(choice.arm(name))], 0)
-    is_feasible = np.arange(n_max) < sizes[:, 1:]
+    is_feasible = np.arange(n_max) < sizes[:, 1:2]
     pool = _mean(values, 1)
     deviations = values - pool[:, None]
     there = np.isfinite(deviations).reshape(-1, M).astype(np.float64)
@@ -142,7 +146,7 @@ def tally(config: Config, rows: Sequence[dict[str, Any]], choices: Sequence[Choi
         arms=arms,
         products=flat.T @ flat,
         squares=(flat * flat).T @ there,
-        sweep=_sweep(values, sizes, rule.fallback),
+        sweep=_sweep(values, sizes[:, :2], rule.fallback),
         sample=np.concatenate([values[p, : int(sizes[p, 0])] for p in picked] or [np.zeros((0, M))]),
         sample_of=np.repeat(np.array(picked, np.int64), sizes[picked, 0].astype(int)),
         reasons=reasons,
@@ -230,15 +234,21 @@ def forecast(config: Config, found: Tally) -> dict[str, Any]:
         "prompts": len(found.pool),
         "answers_usable": int(usable.sum()),
         "infeasible_share": float((found.sizes[:, 1] == 0).mean()),
-        "kl_bound_nats": float(np.mean([kl_bound(n) for n in usable])),
+        "kl_bound_nats": float(np.mean([kl_bound(n, _one_score(config, found)) for n in found.sizes[:, 2]])),
         "expected_max_sigma": float(np.mean([expected_max(int(n)) for n in usable])),
         "reasons": dict(sorted(found.reasons.items())),
         "objectives": _objectives(config, found),
         "scores": _scores(config, found),
         "correlations": _correlations(found),
-        "sweep": _sweep_figures(found),
+        "sweep": _sweep_figures(config, found),
         "sources": _source_figures(config, found),
     }
+
+
+def _one_score(config: Config, found: Tally) -> bool:
+    """Whether every prompt has the best of independent draws from one source by one score: constraints and guards
+    count as the lowest, but the pick of a combination depends on the other answers."""
+    return len(found.sources) == 1 and len(config.rule().objectives) == 1 and config.sampling == "sample"
 
 
 def _objectives(config: Config, found: Tally) -> dict[str, Any]:
@@ -309,9 +319,13 @@ def _correlations(found: Tally) -> dict[str, dict[str, float | None]]:
     return _plain({a: {b: table[i, j] for j, b in enumerate(names)} for i, a in enumerate(names)})
 
 
-def _sweep_figures(found: Tally) -> dict[str, Any]:
+def _sweep_figures(config: Config, found: Tally) -> dict[str, Any]:
     """Expected scores of the best of k = 1, 2, … answers, over all ways to draw k of each prompt's usable ones:
-    what a smaller pool would have given. Prompts with fewer than k count with all they have."""
+    what a smaller pool would have given. Prompts with fewer than k count with all they have.
+
+    The best is that of the full pool's ranking: "exact" for one objective; a combination of several would rank
+    the answers of a smaller pool anew. With a temperature or several answers taken it is still the one best.
+    """
     longest = int(min(found.sizes[:, 0].max(), LONGEST_SWEEP))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (found.sweep[0] / found.sweep[1])[:longest]
@@ -319,7 +333,8 @@ def _sweep_figures(found: Tally) -> dict[str, Any]:
         {
             "k": list(range(1, longest + 1)),
             "scores": {name: list(means[:, m]) for m, name in enumerate(found.metrics)},
-            "kl_bound_nats": [kl_bound(k) for k in range(1, longest + 1)],
+            "exact": len(config.rule().objectives) == 1,
+            "kl_bound_nats": [kl_bound(k, _one_score(config, found)) for k in range(1, longest + 1)],
         }
     )
 

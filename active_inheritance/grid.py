@@ -16,6 +16,7 @@ from typing import Any
 
 from active_inheritance.command import identity, run
 from active_inheritance.config import Config
+from active_inheritance.figures import LEAST
 from active_inheritance.sampling import file_of
 from active_inheritance.student_report import interval, percent, short
 from common.backends import Opener, Purse
@@ -86,7 +87,8 @@ def _cell(summary: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, base in summary["arms"]["base"]["metrics"].items():
         steps = {kind: summary["gains"][pair]["metrics"][name] for kind, pair in STEPS.items()}
-        found[name] = _figure(base["value"], summary["data"]["scores"][name]["pool"], steps)
+        pool = summary["data"]["scores"][name]
+        found[name] = _figure(base["value"], pool["pool"], steps, LEAST * (pool["spread"] or 0.0))
     profile = summary["profile"] or {"arms": {"base": {}}}
     for key, base in profile["arms"]["base"].items():
         steps = {kind: profile["changes"][pair][key] for kind, pair in STEPS.items()}
@@ -98,14 +100,17 @@ def _cell(summary: Mapping[str, Any]) -> dict[str, Any]:
             }
             for kind, step in steps.items()
         }
-        found[key] = _figure(base["value"], None, values)
+        found[key] = _figure(base["value"], None, values, 0.0)
     return {"figures": found}
 
 
-def _figure(base: float | None, source: float | None, steps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _figure(
+    base: float | None, source: float | None, steps: Mapping[str, Mapping[str, Any]], least: float
+) -> dict[str, Any]:
+    """`least`: a way from base to source that is no longer has no share."""
     kept = {kind: {key: step[key] for key in ("value", "ci95", "relative")} for kind, step in steps.items()}
-    way = None if base is None or source is None else source - base
-    share = kept["passive"]["value"] / way if way and kept["passive"]["value"] is not None else None
+    way = 0.0 if base is None or source is None else source - base
+    share = kept["passive"]["value"] / way if abs(way) > least and kept["passive"]["value"] is not None else None
     return {"base": base, "source": source, **kept, "of_the_way": share}
 
 

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from active_inheritance.config import Config
+from active_inheritance.config import Config, K
 from active_inheritance.forecast import expected_max, kl_bound
 from active_inheritance.pools import Group, draw
 
@@ -17,6 +17,7 @@ def plan(
     rule = config.rule()
     k, lines = _file_lines(config, beginning) if config.pool else _source_lines(config, prompts)
     several = len(rule.objectives) > 1
+    one = len(config.source) == 1 and not several
     lines += [
         ("objectives", ", ".join(map(str, rule.objectives)) + (f", by {rule.combine}" if several else "")),
         ("constraints", f"{', '.join(map(str, rule.constraints)) or 'none'}; else {rule.fallback}"),
@@ -25,7 +26,7 @@ def plan(
         (
             "to be expected",
             f"best of {k}: {expected_max(k):.2f} standard deviations within a prompt if scores are normal, at "
-            f"most {kl_bound(k):.2f} nats from the pool",
+            f"most {kl_bound(k, one):.2f} nats from what is drawn from",
         ),
     ]
     if config.select_only or not config.trains():
@@ -37,6 +38,9 @@ def plan(
     names = ", ".join(config.students or (config.student,))
     lines.append(("student", f"{names}, {how}, rate {config.learning_rate:g}, {config.epochs:g} epochs"))
     lines.append(("arms", f"{', '.join(config.arms)}; {config.repeats} repeats"))
+    if config.rounds > 1:
+        k, later = config.k or K, config.rounds - 1
+        lines.append(("further rounds", f"{later}: two students answer every prompt {k} times in each"))
     if prompts:
         updates = config.training(0).total_steps(config.top * len(prompts))
         lines.append(("updates of an arm", f"{updates}, on at most {config.top * len(prompts)} answers"))

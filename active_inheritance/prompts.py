@@ -39,9 +39,9 @@ def load_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
     if config.prompts_file is None:
         learned, held_out = story_prompts(config.test_prompts)
     else:
-        learned, held_out = read_prompts(config.prompts_file, config.prompt_column), []
+        learned, held_out = read_prompts(config.prompts_file, columns_of(config)), []
     if config.test_prompts_file is not None:
-        held_out = read_prompts(config.test_prompts_file, None)
+        held_out = read_prompts(config.test_prompts_file, (*columns_of(config), *PROMPTS))
     elif not held_out:
         held_out = split(learned, config.test_prompts, config.seed)
     taken = {prompt.text for prompt in held_out}
@@ -54,15 +54,21 @@ def load_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
     return learned, held_out
 
 
-def read_prompts(name: str, column: str | None) -> list[Prompt]:
-    """The prompts of a file, those of one text once. Raises UserError, naming the row, for one that is missing and
-    for an id that comes twice."""
+def columns_of(config: Config) -> tuple[str, ...]:
+    """Where the prompt may stand in a row."""
+    return PROMPTS if config.prompt_column is None else (config.prompt_column,)
+
+
+def read_prompts(name: str, columns: Sequence[str]) -> list[Prompt]:
+    """The prompts of a file, from the first of `columns` that a row has, those of one text once. Raises UserError,
+    naming the row, for one that is missing and for an id that comes twice."""
     found: dict[str, Prompt] = {}
     ids: set[str] = set()
     for row, place in stream_rows(pathlib.Path(name)):
-        key = column or next((key for key in PROMPTS if key in row), None)
+        key = next((key for key in columns if key in row), None)
         if key is None:
-            raise UserError(f"{place}: no column {' or '.join(PROMPTS)}: name it with --prompt-column")
+            there = " or ".join(dict.fromkeys(columns))
+            raise UserError(f"{place}: no column {there}: name the column of the prompt with --prompt-column")
         text = require(row, key, place)
         prompt = Prompt(row_id(row, hashlib.sha256(text.encode()).hexdigest()[:16]), text, place)
         if text not in found:

@@ -52,6 +52,9 @@ def finish(
 ) -> dict[str, Any]:
     """Write all products of a run and print its tables; returns the summary. See `summarise`."""
     summary = summarise(run, config, outcomes, hashes, unasked)
+    if not outcomes[0].rounds and (run.path / "model").exists():
+        print(f"{final_tables(summary)}\nthe student of this run is there already: {run.path / 'report.html'}")
+        return summary
     selection, trained = outcomes[0].selection, summary["student"] is not None
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
@@ -133,12 +136,18 @@ def _outcomes(summary: dict[str, Any]) -> dict[str, int]:
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-OBJECTIVE_HEADERS = ["objective", "pool", "spread", "lift predicted", "lift realised", "best of pool", "headroom"]
+OBJECTIVE_HEADERS = ["objective", "pool", "spread", "none, %", "lift predicted", "lift realised", "best of pool"]
+OBJECTIVE_HEADERS += ["headroom"]
 
 
 def objective_rows(summary: dict[str, Any]) -> list[list[Any]]:
-    keys = ("pool", "within_prompt_spread", "lift_predicted", "lift_realised", "best_of_pool", "headroom")
-    return [[name, *(short(entry[key]) for key in keys)] for name, entry in summary["data"]["objectives"].items()]
+    rows = []
+    for name, entry in summary["data"]["objectives"].items():
+        row = [name, short(entry["pool"]), short(entry["within_prompt_spread"])]
+        row.append(f"{100 * entry['without_spread_share']:.1f}")
+        keys = ("lift_predicted", "lift_realised", "best_of_pool", "headroom")
+        rows.append([*row, *(short(entry[key]) for key in keys)])
+    return rows
 
 
 SCORE_HEADERS = ["score", "pool", "random", "matched", "selected", "selected - random", "relative", "in spreads"]
@@ -220,7 +229,9 @@ def _page(config: Config, summary: dict[str, Any], outcomes: Sequence[Outcome]) 
     )
     if summary["student"]:
         add_student(page, summary)
-    page.add_table("What was selected for", OBJECTIVE_HEADERS, objective_rows(summary), note=OBJECTIVE_NOTE)
+    page.add_table(
+        "What was selected for", OBJECTIVE_HEADERS, objective_rows(summary), note=_objective_note(summary)
+    )
     if notes := warnings(config, summary):
         page.add_text("\n\n".join(notes), "Know before believing")
     if summary["student"]:
@@ -262,11 +273,16 @@ def _page(config: Config, summary: dict[str, Any], outcomes: Sequence[Outcome]) 
     return page
 
 
-OBJECTIVE_NOTE = (
-    "Spread: standard deviation within a prompt, averaged. Lifts are over the mean of the pool; predicted: what "
-    "the objective alone would give if scores of the feasible answers were normal. Best of pool: without "
-    "constraints and other objectives; headroom: how far the selection stays from it."
-)
+def _objective_note(summary: dict[str, Any]) -> str:
+    data = summary["data"]
+    return (
+        "Spread: standard deviation within a prompt, averaged; none: share of prompts without any. Lifts are over "
+        "the mean of the pool; predicted: what the objective alone would give if scores of the feasible answers "
+        "were normal. Best of pool: without constraints and other objectives; headroom: how far the selection "
+        f"stays from it. The choice is at most {data['kl_bound_nats']:.2f} nats from what was drawn from."
+    )
+
+
 SOURCE_NOTE = "By chance: the share a uniform draw from the usable answers would have."
 
 
@@ -296,7 +312,8 @@ def _figures(page: Report, config: Config, selection: Selection, summary: dict[s
         curves[str(objective)] = (data["sweep"]["k"], lifts)
     if len(data["sweep"]["k"]) > 1:
         figure = line_figure(curves, "answers of a prompt (k)", "lift in spreads")
-        page.add_figure("Lift against k, over all ways to thin the pool", figure)
+        how = "" if data["sweep"]["exact"] else ", by the ranking of the full pool"
+        page.add_figure(f"Lift of the best against k, over all ways to thin the pool{how}", figure)
     if len(objectives) == 2:
         page.add_figure(
             "Both objectives, as differences to the mean of the prompt's pool in standard deviations within it",

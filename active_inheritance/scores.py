@@ -133,14 +133,14 @@ class Scorers:
     def _called(self, name: str, prompt: str, text: str) -> float | None:
         try:
             value = float(self.functions[name](prompt, text))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.failures[name] = self.failures.get(name, 0) + 1
             if self.failures[name] < BREAKER:
                 return None
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"{name} failed {BREAKER} times in a row, the last with: {what}; mend it, and the same command "
-                "continues"
+                f"{name} failed {BREAKER} times in a row, the last with: {what}; mend it and take a new "
+                "--run-dir; what was sampled is in repeat_0/samples/pool.jsonl of this one, for --pool"
             ) from error
         self.failures[name] = 0
         return value

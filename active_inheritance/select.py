@@ -23,6 +23,10 @@ ARMS = ("first", "random", "matched", "selected")
 usable answers the one whose number of words is nearest to the selected one's, so that length explains nothing."""
 
 
+AUGMENT = 1e-6
+"""Weight of the sum beside the largest of the shortfalls, so small that it decides between equal ones only."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """A score to be raised, lowered, or brought near `target`."""
@@ -316,8 +320,10 @@ def _pareto(
     """The front each candidate is on (0: beaten by none; 1: by none but those; …) and how good a pick of it it is.
 
     Both picks scale the gains of a front to 0..1. Chebyshev: minus the largest weighted shortfall from the best
-    values of the front, which need not be reached by one answer. Knee: the height over the plane through the best
-    in each objective, by which it is the sum of the scaled gains (Das 1999, Structural Optimization 18:107-115).
+    values of the front, which need not be reached by one answer, and of equal ones the least in sum (the augmented
+    form, Steuer and Choo 1983, Mathematical Programming 26:326-344). Knee: the height over the plane through the
+    best in each objective, by which it is the sum of the scaled gains (Das 1999, Structural Optimization
+    18:107-115).
     """
     place: dict[int, int] = {}
     utility: dict[int, float] = {}
@@ -331,7 +337,8 @@ def _pareto(
             if rule.pick == "knee":
                 utility[i] = math.fsum(column[n] for column in scaled)
             else:
-                utility[i] = -max(rule.weight(j) * (0.0 if flat[j] else 1 - s[n]) for j, s in enumerate(scaled))
+                short = [rule.weight(j) * (0.0 if flat[j] else 1 - s[n]) for j, s in enumerate(scaled)]
+                utility[i] = -max(short) - AUGMENT * math.fsum(short)
         rest = [i for i in rest if i not in place]
         if not rest:
             break

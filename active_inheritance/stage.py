@@ -95,6 +95,12 @@ def select_stage(
         with _processes(config, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
             found = Tally.joined(list(tqdm(done, "selected", index["parts"], unit=" parts", disable=None)))
+    if not len(found.pool):
+        rule = config.rule()
+        raise UserError(
+            f"no prompt has an answer that can be taken under {', '.join(map(str, rule.constraints)) or rule}: "
+            f"relax --constraint or --min-words, or use another --fallback than {rule.fallback}"
+        )
     return Selection(scored, own, config, index, found)
 
 
@@ -118,7 +124,7 @@ def _scored(folder: pathlib.Path, config: Config, file: pathlib.Path) -> dict[st
             counted = list(done)
         index = _index(counted, file.stat().st_size)
         if not index["usable_prompts"]:
-            raise UserError(f"{file}: no answer is usable: see --drop and --sources")
+            raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
         write_json(path, index)
     return read_json(path)
 
@@ -173,7 +179,7 @@ def _counts(rows: Rows, config: Config) -> dict[str, Any]:
             count.update(["answers", *answer["flags"]])
             count["usable"] += _usable(answer, config)
             count["words"] += int(answer["scores"]["words"] or 0)
-            count["unscored"] += sum(value is None for value in answer["scores"].values())
+            count.update(f"without {name}" for name, value in answer["scores"].items() if value is None)
     sizes = collections.Counter(len(row["answers"]) for row in rows)
     usable = sum(any(_usable(answer, config) for answer in row["answers"]) for row in rows)
     return {"prompts": len(rows), "usable_prompts": usable, "sizes": sizes, "sources": sources}
@@ -237,7 +243,7 @@ def _selected_row(rule: Rule, row: dict[str, Any], choice: Choice | None) -> dic
         "feasible": choice.feasible,
         "reason": choice.reason,
         "selected": [name(i) | {"scores": row["answers"][i]["scores"]} for i in choice.selected],
-        "runner_up": name(choice.order[1]) if choice.feasible > 1 else None,
+        "runner_up": next((name(i) for i in choice.order[: choice.feasible] if i not in choice.selected), None),
         "margin": choice.margin,
     }
     return entry | ({"front": [name(i) for i in choice.front]} if rule.combine == "pareto" else {})

@@ -16,7 +16,7 @@ random numbers of training and of answering are the same in all arms.
 
 import dataclasses
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.before_after import profiled
@@ -33,6 +33,7 @@ from common.models import LanguageModel
 from common.rundir import RunDir
 from common.score import score
 from common.stages import Lazy, collect, fine_tuned
+from common.textstats import METRICS
 
 Row = dict[str, Any]
 
@@ -80,14 +81,29 @@ def learned_rows(
         if None in sequences:
             left_out += 1
             continue
-        for arm, row, (_, cut) in zip(selections, rows, sequences, strict=True):
-            kept[arm].append({name: row[name] for name in keep} | {"cut": cut})
+        for arm, row, (sequence, cut) in zip(selections, rows, sequences, strict=True):
+            tokens = sequence.tokens[sequence.prompt_length :]
+            entry = {name: row[name] for name in keep} | {"cut": cut, "tokens": len(tokens)}
+            if cut:  # what the data teach is told by what is left of them
+                entry["scores"] = _scores_of(student.tokenizer.decode(tokens), row["scores"])
+            kept[arm].append(entry)
+    if not kept["selected"] and not left_out:
+        raise UserError(
+            "no prompt has an answer that every arm can learn: relax --constraint or --min-words, or use another "
+            f"--fallback than {config.fallback}"
+        )
     if not kept["selected"]:
         raise UserError(
             f"nothing is left for the student to learn: {left_out} answers or their prompts are longer than "
             f"--max-length {config.max_length} or the student takes"
         )
     return kept, left_out
+
+
+def _scores_of(text: str, names: Iterable[str]) -> dict[str, float | None]:
+    """The metrics of a text; None for scores that others made, of which a part would cost another call."""
+    (scores,) = Scorers.open(tuple(name for name in names if name in METRICS)).score("", [Answer("", 0, text)])
+    return {name: scores.get(name) for name in names}
 
 
 def encoded(config: Config, student: LanguageModel, row: Row) -> tuple[Encoded, bool] | None:

@@ -45,7 +45,7 @@ def arm_table(summary: Summary) -> tuple[list[str], list[list[Any]]]:
     """Every arm on the held-out prompts, and by how much the selected one differs."""
     metric = summary["arms"]["base"]["metric"]
     headers = ["student", metric, "selected - it", "relative", "words", "drift, nats a token", "truncated, %"]
-    headers += ["examples", "updates"]
+    headers += ["examples", "tokens", "updates"]
     rows = []
     for name, arm in summary["arms"].items():
         gain = summary["gains"].get(f"selected - {name}")
@@ -54,7 +54,7 @@ def arm_table(summary: Summary) -> tuple[list[str], list[list[Any]]]:
         rows[-1] += [
             "" if arm["drift"] is None else short(arm["drift"]["value"]),
             round(100 * _mean(arm["truncated_share"]), 1),
-            *(round(_mean(arm[k])) for k in ("examples", "updates")),
+            *(round(_mean(arm[k])) for k in ("examples", "tokens", "updates")),
         ]
     return headers, rows
 
@@ -191,7 +191,7 @@ def add_student(page: Report, summary: Summary) -> None:
         *arm_table(summary),
         note=f"{own['name']} on {own['held_out_prompts']} held-out prompts, {own['answers_of_a_prompt']} answers "
         f"to each at temperature {own['temperature']:g}; {intervals_are(summary)}. Trained arms learn from "
-        "the same prompts for as many updates.",
+        f"the same prompts for as many updates{', within a round' if own['rounds'] > 1 else ''}.",
     )
 
 
@@ -299,7 +299,8 @@ def student_warnings(config: Config, summary: Summary) -> list[str]:
         if any(arm["cut"]):
             share = 100 * sum(arm["cut"]) / sum(arm["examples"])
             lines.append(
-                f"{name}: {share:.0f}% of the answers were learned up to --max-length {config.max_length}"
+                f"{name}: {max(share, 1):.0f}% of the answers were learned up to --max-length {config.max_length} "
+                "only; the scores of what was learned are those of the beginning"
             )
     for name, arm in summary["arms"].items():
         if (share := max(arm["truncated_share"])) > 0.1:

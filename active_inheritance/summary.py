@@ -12,6 +12,7 @@ from active_inheritance.sampling import accounts
 from active_inheritance.scores import versions
 from active_inheritance.student_report import student_warnings
 from common.rundir import RunDir
+from common.textstats import METRICS
 
 SCHEMA = 1
 
@@ -105,8 +106,11 @@ def warnings(config: Config, summary: dict[str, Any]) -> list[str]:
                 f"{name}: {100 * entry['without_spread_share']:.0f}% of the prompts leave nothing to choose"
             )
     for name, entry in data["scores"].items():
+        count = sum(source.get(f"without {name}", 0) for source in pool["sources"].values())
         if entry["pool"] is None:
             lines.append(f"{name}: no answer has this score")
+        elif count and METRICS.keys().isdisjoint([name]):
+            lines.append(f"{name}: {count} of {pool['answers']} answers have no such score, and never win by it")
     words = data["scores"]["words"]["selected - random"]
     if not any(name.startswith(("words:", "characters:", "tokens:")) for name in data["objectives"]):
         low, high = words["ci95"]

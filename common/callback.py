@@ -72,7 +72,7 @@ class CallbackGenerator:
     def _call(self, request: Request, sample: int) -> Record:
         try:
             text = self._function([dict(message) for message in request.messages])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Record(request.id, sample, "failed", None, _said(error))
         if not isinstance(text, str):
             error = f"the function gave {type(text).__name__}, not str"

@@ -298,6 +298,15 @@ def test_expected_maximum_of_normals():
 def test_kl_bound():
     """A8"""
     assert (round(kl_bound(10), 2), round(kl_bound(25), 2), kl_bound(1)) == (1.40, 2.26, 0)
+    # Two sources that always give one answer each, and the choice always takes the first's: ln 2 from their mean.
+    assert kl_bound(2, one_score=False) == pytest.approx(math.log(2))
+
+
+def test_the_kl_bound_of_a_pool_counts_what_was_drawn(tmp_path):
+    """Answers that a guard drops were drawn: dropping them is choosing, too."""
+    prompts = [[(float(i), 0.0) for i in range(4)] for _ in range(3)]
+    found, _ = forecast_of(prompts, tmp_path)
+    assert found["kl_bound_nats"] == pytest.approx(math.log(4))  # of two sources
 
 
 @pytest.mark.parametrize("fallback", ["baseline", "violation", "drop"])
@@ -312,7 +321,7 @@ def test_best_of_k_against_all_subsets(fallback, feasible):
                 chance[min(subset)] += 1
             elif fallback == "baseline":
                 chance[list(subset)] += 1 / len(subset)
-        np.testing.assert_allclose(table[k - 1], chance / chance.sum(), atol=1e-12)
+        np.testing.assert_allclose(table[k - 1], chance / len(subsets), atol=1e-12)
 
 
 def test_intervals_of_columns_are_those_of_each():
@@ -360,7 +369,7 @@ def test_the_forecast_of_normal_scores_comes_true(tmp_path):
     assert figures["correlations"]["column:s"]["column:t"] == pytest.approx(2 / math.sqrt(5), abs=0.02)
     lifts = [figures["scores"][name]["selected - pool"]["value"] for name in ("column:s", "column:t")]
     assert lifts[1] == pytest.approx(lifts[0], rel=0.05)
-    assert figures["kl_bound_nats"] == pytest.approx(kl_bound(10))
+    assert figures["kl_bound_nats"] == pytest.approx(math.log(10))  # two sources
     sweep = figures["sweep"]["scores"]["column:s"]
     assert sweep[0] == pytest.approx(prompts[..., 0].mean())
     assert sweep[-1] == pytest.approx(prompts[..., 0].max(1).mean())
