@@ -327,6 +327,8 @@ class Config:
     def layout(self) -> "Layout":
         from active_inheritance.pools import Layout
 
+        if self.source:  # the run's own file
+            return Layout()
         columns = [name.removeprefix("column:") for name in self.scores() if name.startswith("column:")]
         return Layout(self.prompt_column, self.answers_column, tuple(columns))
 

@@ -19,7 +19,7 @@ from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
 from common.rundir import read_json, read_jsonl
-from common.textstats import METRICS
+from common.textstats import METRICS, profile
 from killing import ROOT, bytes_of, check_killed, words_of
 
 FLAGS = {
@@ -173,6 +173,8 @@ def test_the_same_command_again_changes_nothing(finished):
     before = bytes_of(pathlib.Path(config.run_dir))
     assert run(config) == summary
     assert bytes_of(pathlib.Path(config.run_dir)) == before
+    assert run(dataclasses.replace(config, select_only=True))["status"] == "selected"
+    assert bytes_of(pathlib.Path(config.run_dir)) == before, "the student's figures stay"
     with pytest.raises(UserError, match=r"epochs: 1\.0 -> 2\.0"):
         run(dataclasses.replace(config, epochs=2.0))
     assert bytes_of(pathlib.Path(config.run_dir)) == before
@@ -282,17 +284,24 @@ def test_answers_that_are_too_long(pool, tmp_path):
             sequence, cut = encoded(config, student, row)
             assert len(sequence.tokens) <= 24
             assert row["cut"] == cut == (sequence.tokens[-1] not in ends)
+            learned = sequence.tokens[sequence.prompt_length :]
+            assert row["tokens"] == len(learned)
+            # What was learned is what is scored: the beginning of a cut answer.
+            assert row["scores"]["words"] == profile(student.tokenizer.decode(learned), ["words"])["words"]
 
 
 def test_a_function_as_source_and_prompts_from_files(tmp_path):
     (tmp_path / "tell.py").write_text("def tell(messages):\n    return messages[-1]['content'] + ' Once.'\n")
     for name, count in (("learn", 9), ("test", 3)):
         rows = [{"instruction": f"Say {name} {i}."} for i in range(count)] + [{"instruction": "Say learn 0."}]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        column = {"learn": "body", "test": "instruction"}[name]
+        lines = [json.dumps({column: row["instruction"]}) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     config = Config(
         **FLAGS | {"prompts": None, "k": 2, "repeats": 1, "min_words": 0, "test_samples": 1},
         source=(f"python:{tmp_path / 'tell.py'}:tell",),
         prompts_file=str(tmp_path / "learn.jsonl"),
+        prompt_column="body",
         test_prompts_file=str(tmp_path / "test.jsonl"),
         run_dir=str(tmp_path / "run"),
     )

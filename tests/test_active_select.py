@@ -17,7 +17,7 @@ from active_inheritance.config import Config
 from active_inheritance.scores import USUAL
 from active_inheritance.select import ARMS
 from common.errors import UserError
-from common.rundir import RunDir, read_json
+from common.rundir import RunDir, read_json, read_jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent
 WORDS = (
@@ -253,3 +253,36 @@ def test_the_real_pool(shared_data, tmp_path):
     assert len(summary["pool"]["sources"]) == 14
     lift = summary["data"]["scores"]["mtld"]["selected - random"]
     assert lift["ci95"][0] > 20
+
+
+def test_nothing_feasible_is_one_line(pool):
+    with pytest.raises(UserError, match=r"no prompt has an answer that can be taken under words>=900: relax"):
+        run(config(pool, min_words=900, fallback="drop"))
+
+
+def test_a_function_that_leaves_the_program_is_a_failure(pool):
+    score = pool.parent / "score.py"
+    score.write_text("def f(prompt, answer):\n    raise SystemExit(3)\n")
+    with pytest.raises(UserError, match=r"failed 5 times in a row, the last with: SystemExit: 3"):
+        run(config(pool, objective=(f"python:{score}:f:max",)))
+
+
+def test_failures_of_a_function_are_counted_and_said(pool, capsys):
+    score = pool.parent / "score.py"
+    score.write_text("def f(prompt, answer):\n    return len(answer) if len(answer) % 5 else float('nan')\n")
+    name = f"python:{score}:f"
+    summary = run(config(pool, objective=(f"{name}:max",), drop=("none",)))
+    pooled = [answer for row in read_parts(pool.parent / "run/pool") for answer in row["answers"]]
+    missing = sum(answer["scores"][name] is None for answer in pooled)
+    assert 0 < missing < len(pooled)
+    assert sum(count[f"without {name}"] for count in summary["pool"]["sources"].values()) == missing
+    assert f"note: {name}: {missing} of {len(pooled)} answers have no such score" in capsys.readouterr().out
+
+
+def read_parts(folder):
+    return [row for file in sorted(folder.glob("part-*.jsonl")) for row in read_jsonl(file)]
+
+
+def test_all_of_a_prompts_answers_are_no_selection(pool):
+    with pytest.raises(UserError, match=r"--top 6 of 6 answers of .* selects nothing"):
+        run(config(pool, top=6))

@@ -241,6 +241,16 @@ def test_picks_of_a_front_by_hand():
         assert set(choice.front) == {0, 1, 2, 3}
 
 
+def test_among_extremes_the_least_shortfall_in_sum_is_taken():
+    """Each is the worst in one objective, so that the largest shortfall is 1 for all."""
+    points = [(1.0, 0.0, 0.1), (0.0, 1.0, 0.1), (0.9, 0.8, 0.0), (0.0, 0.0, 0.2)]
+    found = [
+        Candidate("x", i, str(i), {"words": 9.0, "s": s, "t": -t, "u": u}) for i, (s, t, u) in enumerate(points)
+    ]
+    rule = Rule((*TWO, Objective("u", "max")), combine="pareto")
+    assert choose(rule, "p", found).selected == (2,)
+
+
 def test_a_sum_weighs_normalised_objectives():
     found = pool(5)
     s, t = (np.array([c.scores[name] for c in found]) for name in ("s", "t"))
