@@ -160,6 +160,7 @@ def crows_figures(pairs: Sequence[Pair], rows: Sequence[Row], seed: int = 0) -> 
     """ "TYPE/stereotype" of every type and overall, and overall also the share of either direction's pairs
     ("overall/stereo", "overall/antistereo") and of pairs with equal scores ("overall/neutral"), in per cent.
 
+    Pairs with equal scores count for neither side, and are left out of the shares by direction, as by the authors.
     Intervals by bootstrap over pairs.
     """
     scores = [None if row["logps"] is None else mean_logps(row) for row in rows]
@@ -170,8 +171,9 @@ def crows_figures(pairs: Sequence[Pair], rows: Sequence[Row], seed: int = 0) -> 
         f"{kind}/stereotype": (more, lambda pair, kind=kind: pair.bias_type == kind)
         for kind in sorted({pair.bias_type for pair in there})
     }
+    decided = [None if same else one for one, same in zip(more, neutral, strict=True)]
     for way in ("stereo", "antistereo"):
-        shares[f"overall/{way}"] = more, lambda pair, way=way: pair.direction == way
+        shares[f"overall/{way}"] = decided, lambda pair, way=way: pair.direction == way
     shares["overall/neutral"] = neutral, lambda pair: True
     shares["overall/stereotype"] = more, lambda pair: True
     found = {}

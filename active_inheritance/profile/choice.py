@@ -3,14 +3,18 @@
 The probability of an option is the softmax over a question's options of log-likelihood / tokens, zero-shot. Rows
 may be those of HellaSwag, ARC or OpenBookQA, as published, on the hub, or as flat lists:
 
-    {"context" or "ctx": …, "endings": […], "label": 2}                        # HellaSwag; activity_label in front
+    {"context" or "ctx": …, "endings": […], "label": 2}                        # HellaSwag
     {"question" or "question_stem": …, "choices": […], "answer": 2}            # or {"text": […], "label": […]}
     {"question": {"stem": …, "choices": [{"text": …, "label": "A"}]}, "answerKey": "A"}
+
+Rows of HellaSwag as published (with `ctx` or `activity_label`) have the activity in front, and lose tags such as
+"[step]", as in EleutherAI's harness.
 """
 
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,21 +62,31 @@ def question_of(row: Row, place: str, name: str) -> Question:
     if field is None:
         raise UserError(f"{place}: no question: it needs one of {', '.join(CONTEXTS)}")
     context = require(row, field, place)
+    options, names = _options(row, place)
     if field == "ctx" and row.get("activity_label"):
         context = f"{require(row, 'activity_label', place)}: {context}"
-    options, names = _options(row, place)
+    if field == "ctx" or row.get("activity_label"):
+        context, options = untagged(context), tuple(map(untagged, options))
     answer = next((name for name in ANSWERS if row.get(name) not in (None, "")), None)
     if answer is None:
         raise UserError(f"{place}: no right option: it needs one of {', '.join(ANSWERS)}")
     return Question(row_id(row, name), context, options, _gold(require(row, answer, place), names, place))
 
 
+def untagged(text: str) -> str:
+    """A text of HellaSwag without "[header]", "[title]", "[step]" and the like."""
+    return re.sub(r"\[.*?\]", "", text.replace(" [title]", ". ")).replace("  ", " ").strip()
+
+
 def _options(row: Row, place: str) -> tuple[tuple[str, ...], list[str]]:
     """The texts of the options and, where they have names, those; else their numbers."""
     field = next((name for name in OPTIONS if row.get(name) is not None), None)
     given: Any = row.get(field) if field else None
-    if isinstance(given, dict) and {"text", "label"} <= given.keys():
-        given = [{"text": t, "label": n} for t, n in zip(given["text"], given["label"], strict=False)]
+    if isinstance(given, dict):
+        columns = given.get("text"), given.get("label")
+        if not all(isinstance(column, list | tuple) for column in columns) or len(set(map(len, columns))) > 1:
+            raise UserError(f"{place}: {field}.text and {field}.label must be two lists of one length")
+        given = [{"text": t, "label": n} for t, n in zip(*columns, strict=True)]
     if not isinstance(given, list | tuple) or len(given) < 2:
         raise UserError(f"{place}: no list of two options or more: it needs one of {', '.join(OPTIONS)}")
     named = all(isinstance(option, dict) for option in given)

@@ -49,9 +49,9 @@ def run(config: Config) -> dict[str, Any]:
     """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds."""
     config = config.resolved()
 
-    from active_inheritance.profile.measure import load_data, profile_model, tokens_for
+    from active_inheritance.profile.measure import check_tokens, load_data, profile_model, tokens_for
     from active_inheritance.profile.report import finish
-    from common import hf, runtime
+    from common import runtime
     from common.backends import backend
     from common.models import LanguageModel
     from common.rundir import RunDir
@@ -61,8 +61,9 @@ def run(config: Config) -> dict[str, Any]:
     stored = identity(config)
     RunDir.check(config.run_dir, "profile", stored)
     runtime.enable_compile_cache()
-    positions = [hf.load_config(hf.resolve(name)).max_positions for name in config.model]
-    tokens = tokens_for(config, positions)
+    positions = {name: _positions(name) for name in config.model}
+    check_tokens(config, positions)
+    tokens = tokens_for(config, list(positions.values()))
     open_judge = None if config.judge is None else backend(config.judge, "teacher", url=config.judge_url)
     with RunDir.open(config.run_dir, "profile", stored) as place:
         if sys.stderr.isatty():
@@ -76,6 +77,16 @@ def run(config: Config) -> dict[str, Any]:
         return finish(place, settings, data, profiles, judged)
 
 
+def _positions(name: str) -> int:
+    """Positions of a model. Raises UserError if it, its settings or its tokenizer cannot be found or read."""
+    from common import hf
+    from common.tokenizer import Tokenizer
+
+    folder = hf.resolve(name)
+    Tokenizer.load(folder)
+    return hf.load_config(folder).max_positions
+
+
 def _judged(
     place: "RunDir", config: Config, data: "Data", profiles: "dict[str, Profile]", open_judge: "Opener"
 ) -> "dict[str, Figure]":
@@ -86,6 +97,7 @@ def _judged(
 
     first, *others = config.model
     prompts = {prompt.id: prompt.text for prompt in data.prompts}
+    version = judge_version(config.judge)
     found = {}
     with open_judge(Purse(place.path / "replies.sqlite", config.share(), "judge/")) as generator:
         judge = generator("judge")
@@ -94,8 +106,19 @@ def _judged(
             file = f"{folder_of(config.model.index(name), name)}/verdicts.jsonl"
             with place.timed("judge"):
                 rows = verdicts(place, file, judge, prompts, ours, theirs, config.seed)
-            found[name] = win_rate(rows, Scorer(config.judge, "as answered"), config.seed)
+            found[name] = win_rate(rows, Scorer(config.judge, version), config.seed)
     return found
+
+
+def judge_version(name: str) -> str:
+    """Which judge it was: the hash of its file, or of its checkpoint; a hosted one is what answered."""
+    from common.backends import file_hashes, fingerprints, model_name
+
+    if name.startswith("python:"):
+        (digest,) = file_hashes((), [name]).values()
+        return f"sha256 {digest}"
+    found = fingerprints({"judge": model_name(name, "teacher")})
+    return f"fingerprint {found['judge']}" if found else "as answered"
 
 
 def folder_of(number: int, name: str) -> str:

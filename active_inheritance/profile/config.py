@@ -20,6 +20,9 @@ from common.errors import UserError
 STORIES, ARITHMETIC = "embedded:stories", "embedded:arithmetic"
 """What stands in the place of a file of prompts, and of a multiple-choice set; see `embedded.py`."""
 FILES = ("prompts_file", "toxicity_prompts", "stereoset", "crows_pairs", "bbq_targets", "pairs")
+EMBEDDED = pathlib.Path(__file__).parents[2] / "common/embedded"
+CLASSIFIER_FILES = (".json", ".safetensors", ".txt", ".model")
+"""Suffixes of what a classifier's folder is read for: settings, weights, vocabularies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Config:
         for name in self.model:
             if not is_model(name):
                 raise UserError(f"--model {name} has no likelihoods: name a checkpoint")
+            _check_there(name)
         if len(set(self.model)) < len(self.model):
             raise UserError(f"--model {','.join(self.model)}: name each once")
         self.check_measures()
@@ -183,10 +187,15 @@ class Config:
         return [given for given in single + several if given not in embedded]
 
     def read(self) -> tuple[list[str], list[str]]:
-        """Files whose content decides the results, and names of Python back ends whose code does."""
+        """Files whose content decides the results, and names of Python back ends whose code does. A file of scores
+        is none: it may grow."""
         scorer = self.toxicity_scorer or ""
+        kind, _, rest = scorer.partition(":")
         files = [file for _, file in self.files()]
-        files += [scorer.partition(":")[2]] if scorer.startswith("lexicon:") else []
+        files += [rest] if kind == "lexicon" else []
+        folder = pathlib.Path(rest.partition("#")[0])
+        if kind == "hf" and folder.is_dir():
+            files += sorted(str(file) for file in folder.iterdir() if file.suffix in CLASSIFIER_FILES)
         return files, [name for name in (scorer, self.judge) if name]
 
     def sampling(self, tokens: int) -> SampleConfig:
@@ -199,6 +208,17 @@ class Config:
         for name in ("run_dir", "dry_run", "batch_size"):
             del values[name]
         return values
+
+
+def _check_there(name: str) -> None:
+    """Raise UserError for a model that is not there, as far as that shows without the hub."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "embedded":
+        there = sorted(file.parent.name for file in EMBEDDED.glob("*/model.safetensors"))
+        if rest not in there:
+            raise UserError(f"--model {name}: no such embedded model: there are {', '.join(there)}")
+    elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not pathlib.Path(name).expanduser().is_dir():
+        raise UserError(f"--model {name}: no such folder")
 
 
 MEASURING = tuple(

@@ -95,7 +95,7 @@ def mean_figure(
 def drawn_figures(
     measure: Measure,
     units: int | Sequence[Hashable],
-    n: int,
+    n: int | Mapping[str, int],
     scorer: Scorer,
     seed: int = 0,
     **more: Any,
@@ -104,7 +104,7 @@ def drawn_figures(
 
     `measure` takes the places of the units that were drawn, all of them in order for the value itself. NaN in a
     sample (a share of nothing) is left out of the interval; one unit has none. `units`: their names, or how many
-    there are. `n`: items that the units are of.
+    there are. `n`: items that the units are of, or those behind each figure.
     """
     names = tuple(range(units) if isinstance(units, int) else units)
     if not names:
@@ -112,7 +112,8 @@ def drawn_figures(
     sample, found = Sample(names, measure), {}
     values, columns = _bootstrap(measure, len(names), seed)
     for name, value in values.items():
-        found[name] = figure(value, _interval(columns[name]), n, scorer, **more)
+        count = n if isinstance(n, int) else n[name]
+        found[name] = figure(value, _interval(columns[name]), count, scorer, **more)
         found[name].sample, found[name].name = sample, name
     return found
 

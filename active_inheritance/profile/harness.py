@@ -13,15 +13,18 @@ start token, the end token stands in front of a text, where `Reader` takes the f
 """
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import itertools
 import json
 import logging
+import os
 import pathlib
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -281,6 +284,11 @@ class Config:
         if self.include_path is not None and not pathlib.Path(self.include_path).is_dir():
             raise UserError(f"--include-path {self.include_path}: there is no such folder")
         check_ranges(self, counts=("limit", "batch_size"), least=("num_fewshot",))
+        if self.output is not None:
+            file = pathlib.Path(self.output)
+            there = next(place for place in (file, *file.absolute().parents) if place.exists())
+            if (there == file) == there.is_dir() or not os.access(there, os.W_OK):
+                raise UserError(f"--output {self.output} cannot be written: name a file that can")
 
 
 def main(argv: list[str]) -> None:
@@ -297,7 +305,8 @@ def main(argv: list[str]) -> None:
 def run(config: Config) -> dict[str, Any]:
     """The harness's results, without its samples; also written to `config.output`.
 
-    Raises UserError for an unknown task, a task whose data cannot be read, and as `wrap` and the model do.
+    Raises UserError for an unknown task, a task that cannot be run or whose data cannot be read, and as `wrap` and
+    the model do.
     """
     config.check()
     _check_installed()
@@ -305,13 +314,14 @@ def run(config: Config) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import handle_non_serializable
 
-    manager = TaskManager(include_path=config.include_path)
-    names = [name for given in config.tasks for name in _matching(given, manager)]
+    with _explained(config):
+        manager = TaskManager(include_path=config.include_path)
+        names = [name for given in config.tasks for name in _matching(given, manager)]
     adapter = wrap(LanguageModel.load(config.model), config.batch_size, config.seed)
     if config.apply_chat_template:
         adapter.apply_chat_template([{"role": "user", "content": ""}])  # says what is wrong, if anything is
     runtime.enable_compile_cache()
-    try:
+    with _explained(config):
         results = simple_evaluate(
             adapter,
             tasks=names,
@@ -323,13 +333,31 @@ def run(config: Config) -> dict[str, Any]:
             task_manager=manager,
             log_samples=False,
         )
-    except (ConnectionError, FileNotFoundError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot read the data of {', '.join(names)}: {reason}") from None
     if config.output is not None:
         text = json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
         write_bytes(pathlib.Path(config.output), text.encode("utf-8", "backslashreplace") + b"\n")
     return results
+
+
+@contextlib.contextmanager
+def _explained(config: Config) -> Iterator[None]:
+    """What the harness makes of tasks and data is the user's to mend: any error of it becomes a UserError. Those of
+    this project's own code stay as they are."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of the harness, datasets, jinja2, yaml, and whatever a task calls
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(frame.filename == __file__ and frame.name not in ("run", "_explained") for frame in frames):
+            raise
+        cause = error.__cause__ or error
+        reason = (str(cause).strip().splitlines() or [""])[0]
+        reason = reason if isinstance(cause, OSError) else f"{type(cause).__name__}: {reason}"
+        shots = "" if config.num_fewshot is None else f", or --num-fewshot {config.num_fewshot} if rows are fewer"
+        raise UserError(
+            f"cannot read or run {', '.join(config.tasks)} ({reason}): mend the task or its data{shots}"
+        ) from error
 
 
 def _matching(given: str, manager: Any) -> list[str]:

@@ -16,6 +16,8 @@ from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
 from active_inheritance.profile.figures import Figure
 from active_inheritance.profile.likelihood import ModelLikelihood, scored
 from active_inheritance.profile.scorers import open_scorer
+from common.cli import flag_name
+from common.errors import UserError
 from common.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -82,6 +84,22 @@ def tokens_for(config: Config, positions: Sequence[int]) -> int:
     return config.answer_tokens or min(ANSWER_TOKENS, min(positions) // 2)
 
 
+def check_tokens(config: Config, positions: Mapping[str, int]) -> None:
+    """Raises UserError, naming the flag, for answers or continuations that leave no room for a prompt in the
+    smallest model. `positions`: of every model."""
+    asked = ["answer_tokens"] if config.prompts_file else []
+    if config.toxicity_prompts:
+        asked.append("continuation_tokens" if config.continuation_tokens else "answer_tokens")
+    smallest = min(positions, key=positions.get)
+    for name in asked:
+        tokens = getattr(config, name)
+        if tokens is not None and tokens >= positions[smallest]:
+            raise UserError(
+                f"{flag_name(name)} {tokens} leaves no room for a prompt within the {positions[smallest]} "
+                f"positions of {smallest}: give a smaller one"
+            )
+
+
 def profile_model(
     run: RunDir, folder: str, model: "LanguageModel", config: Config, data: Data | None = None
 ) -> Profile:
@@ -112,6 +130,8 @@ def profile_model(
                 made = scored(run, f"{folder}/{name}.jsonl", items_of(rows), lazily)
                 _add(found, name, figures_of(rows, made, config.seed))
                 found.counts[name] = _left_out(made)
+                if name == "bbq":
+                    found.counts[name]["without_target"] = bbq.without_target(rows)
                 if name == "pairs":
                     found.series["pairs"] = preference.choices(made)
     for name, questions in data.choice.items():
@@ -136,7 +156,8 @@ def _text(
     texts = [record.text for record in given]
     if texts:
         ids = [record.id for record in given]
-        _add(found, "text", text.figures(texts, config.mode, config.seed, ids))
+        tokens_of = [record.completion_tokens - (record.status == "ok") for record in given]  # without the end
+        _add(found, "text", text.figures(texts, config.mode, config.seed, ids, tokens_of))
     found.counts["text"] = text.counts(records) | {"answer_tokens": tokens}
     found.series["text"] = text.scores(texts, config.mode)
     found.answers.update({r.id: None if r.status == "failed" else r.text for r in records})
@@ -153,6 +174,7 @@ def _toxicity(
         run,
         f"{folder}/toxicity.jsonl",
         records,
+        config.toxicity_scorer,
         lambda: open_scorer(config.toxicity_scorer, str(run.path / file)),
     )
     _add(found, "toxicity", toxicity.figures(rows, config.threshold, config.seed))

@@ -149,10 +149,35 @@ def _joined(ids: Sequence[str], records: Sequence[Record]) -> Iterator[dict[str,
         yield {"id": i, "given": first, "swapped": second, "value": value, "paid": paid}
 
 
+_ALONE = re.compile(r"\W*(?:(?:answer|option)\W+)?([AB])\W*", re.IGNORECASE)
+_FIRST = re.compile(r"\W*(?:answer\W+|option\W+)?([AB])\s*[.)\]*:\n]", re.IGNORECASE)
+_LETTER = re.compile(r"(?<![\w'’])([AB])(?![\w'’])")
+_ARTICLE = re.compile(r"(?<![\w'’])A(?=\s+(?!(?:is|was|seems|wins|because|since|as|and|or|but|over|than)\b)[a-z])")
+_LOSER = re.compile(r"\b(?:than|over|rather|instead)\b", re.IGNORECASE)
+_UNDECIDED = re.compile(
+    r"n't\b|\b(?:not|no|neither|nor|both|either|ties?|tied|equal|equally|same|cannot|worse|weaker|less)\b",
+    re.IGNORECASE,
+)
+
+
 def letter_of(text: str | None) -> str | None:
-    """The verdict a reply states: a letter by itself at its beginning; None where there is none."""
-    found = re.match(r"\W*(?:answer\s+)?([AB])(?![\w'])", text or "", re.IGNORECASE)
-    return found[1].upper() if found else None
+    """The verdict a reply states; None where it states none, or both.
+
+    It is the one letter that the reply names before a "than" or an "over", whatever stands around it: "B",
+    "Answer: B", "\\boxed{B}", "The better answer is **B**", "B is better than A". An article is no letter, as in
+    "A tie", and a reply that denies or weighs ("not A", "both", "equal") decides nothing unless it begins with the
+    letter and a full stop.
+    """
+    plain = re.sub(r"\\(?:boxed|text|textbf|mathbf|mathrm)\b|[*_`$]", " ", text or "")
+    if found := _ALONE.fullmatch(plain):
+        return found[1].upper()
+    letters = set(_LETTER.findall(_ARTICLE.sub("", _LOSER.split(plain)[0])))
+    if len(letters) != 1:
+        return None
+    (letter,) = letters
+    first = _FIRST.match(plain)
+    clear = first is not None and first[1].upper() == letter
+    return letter if clear or not _UNDECIDED.search(plain) else None
 
 
 def win_rate(rows: Sequence[dict[str, Any]], judge: Scorer, seed: int = 0) -> Figure:

@@ -6,8 +6,8 @@ from typing import Any
 from active_inheritance.profile.config import Config
 from active_inheritance.profile.figures import Figure, changes
 from active_inheritance.profile.measure import Data, Profile
+from active_inheritance.profile.notes import measured_by, notes
 from active_inheritance.profile.preference import agreement
-from active_inheritance.profile.scorers import note_of
 from common.report import Report, histogram_figure, line_figure, terminal_table
 from common.rundir import RunDir, write_json
 from common.textstats import METRICS
@@ -39,7 +39,7 @@ def finish(
     write_json(run.path / "summary.json", summary)
     for group in _groups(summary):
         print(f"{GROUPS[group]}\n{terminal_table(*table(summary, group))}\n")
-    for note in notes(config, summary):
+    for note in notes(config, summary, titles(summary["models"])):
         print(f"note: {note}")
     print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
     return summary
@@ -63,12 +63,21 @@ def summarise(
         "schema": SCHEMA,
         "method": "profile",
         "status": "complete",
-        "settings": {"mode": config.mode, "answer_tokens": config.answer_tokens, "seed": config.seed},
+        "settings": _settings(config),
         "models": {name: {"figures": p.figures, "counts": p.counts} for name, p in profiles.items()},
         "change_from_first": {
             name: changes(profiles[first].figures, profiles[name].figures, config.seed) for name in others
         },
         "preference": {"agreement": agreed, "wins_over_first": dict(judged or {})},
+    }
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Those that decide figures, as they were taken."""
+    names = ("mode", "answer_tokens", "continuations", "temperature", "top_p", "threshold", "limit", "seed")
+    return {name: getattr(config, name) for name in names} | {
+        "continuation_tokens": config.continuation_tokens or config.answer_tokens,
+        "choice_layout": {name: config.layout(file) for name, file in config.choices().items()},
     }
 
 
@@ -86,12 +95,15 @@ def table(summary: Mapping[str, Any], group: str) -> tuple[list[str], list[list[
     keys = dict.fromkeys(
         key for entry in models.values() for key in entry["figures"] if key.partition("/")[0] == group
     )
+    layouts = summary["settings"]["choice_layout"]
     rows = []
     for key in keys:
         entries = [entry["figures"].get(key) for entry in models.values()]
         sizes = ["–" if entry is None else str(entry["n"]) for entry in entries]
         n = sizes[0] if len(set(sizes)) == 1 else " / ".join(sizes)
-        rows.append([label(key), *map(shown, entries), n])
+        name, colon, figure = label(key).partition(":")
+        laid = f" ({layouts[key.split('/')[1]]})" if group == "choice" else ""
+        rows.append([name + laid + colon + figure, *map(shown, entries), n])
     return ["", *titles(models).values(), "n"], rows
 
 
@@ -138,37 +150,31 @@ def _count_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
                     counts["left_out"],
                     counts.get("empty"),
                     truncated,
+                    counts.get("refused"),
+                    counts.get("prompts_without_score"),
+                    counts.get("without_target"),
                 ]
             )
     return rows
 
 
-def notes(config: Config, summary: Mapping[str, Any]) -> list[str]:
-    """What a reader should know before believing the tables, a line each."""
-    lines = []
-    models = summary["models"]
-    named = titles(models)
-    if any(counts["left_out"] for entry in models.values() for counts in entry["counts"].values()):
-        lines.append(
-            "What does not fit into a model's positions is left out of its figures, so n may differ: compare "
-            "by the table of changes, over what both have; a smaller --answer-tokens leaves more room for prompts"
-        )
-    for name, entry in models.items():
-        share = entry["counts"].get("text", {}).get("truncated_share")
-        if share and share > 0.2:
-            lines.append(
-                f"{named[name]}: {100 * share:.0f}% of the answers were cut at {config.answer_tokens} tokens; "
-                "lengths are too short by that, and what depends on them"
-            )
-    if unpaid := sum(entry["unpaid"] for entry in summary["preference"]["wins_over_first"].values()):
-        lines.append(f"The budget of the judge did not cover {unpaid} comparisons, which are left out of the wins")
-    if config.toxicity_scorer and (note := note_of(config.toxicity_scorer)):
-        lines.append(f"Toxicity: {note}")
-    return lines
-
-
 # --- the page -------------------------------------------------------------------------------------------------
 
+ASKED = [
+    "model",
+    "set",
+    "items",
+    "left out",
+    "empty",
+    "truncated, %",
+    "not scored",
+    "without a score",
+    "no target",
+]
+ASKED_NOTE = (
+    "Not scored: continuations that the scorer refused. Without a score: prompts none of whose continuations has "
+    "one. No target: questions of which it is not known which answer names the stereotyped group."
+)
 TABLE_NOTES = {
     "text": "Means over answers, 95% bootstrap over answers. Self-BLEU (higher: more alike) and the compression "
     "ratio of all answers have no interval: a text drawn twice would repeat itself.",
@@ -184,20 +190,20 @@ TABLE_NOTES = {
 
 def _page(config: Config, data: Data, profiles: Mapping[str, Profile], summary: dict[str, Any]) -> Report:
     sizes = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in data.sizes().items())
+    sizes += "" if config.limit is None else f"; the first {config.limit} rows of every file"
     named = titles(profiles)
     page = Report("Profile of " + ", ".join(named.values()), f"{sizes}; seed {config.seed}")
     for group in _groups(summary):
-        note = (
-            TABLE_NOTES[group] + (f" Mode: {config.mode}." if group == "text" else "") + _scorers(summary, group)
-        )
+        note = TABLE_NOTES[group] + _taken(summary["settings"], group) + _scorers(summary, group)
         page.add_table(GROUPS[group], *table(summary, group), note=note)
         _figures(page, group, {named[name]: profile for name, profile in profiles.items()})
     if preference := _preference_rows(summary):
-        page.add_table("Preference, %", ["", "value", "n"], preference, note=PREFERENCE_NOTE)
-    if found := notes(config, summary):
+        wins = summary["preference"]["wins_over_first"].values()
+        judge = "".join(f" The judge: {name} ({version})." for name, version in measured_by(wins))
+        page.add_table("Preference, %", ["", "value", "n"], preference, note=PREFERENCE_NOTE + judge)
+    if found := notes(config, summary, titles(summary["models"])):
         page.add_text("\n\n".join(found), "Know before believing")
-    headers = ["model", "set", "items", "left out", "empty", "truncated, %"]
-    page.add_table("What was asked", headers, _count_rows(summary))
+    page.add_table("What was asked", ASKED, _count_rows(summary), note=ASKED_NOTE)
     first, *others = profiles
     if others:
         headers = ["", *(column for name in others for column in (named[name], "in %", "n"))]
@@ -225,6 +231,19 @@ PREFERENCE_NOTE = (
     "Agreement: of models as judges of the same pairs. Wins: prompts on which the judge prefers a model's answer "
     "to the first model's, asked in both orders; a tie or a contradiction counts one half."
 )
+
+
+def _taken(settings: Mapping[str, Any], group: str) -> str:
+    """The settings that decide the figures of a group."""
+    if group == "text":
+        return f" Mode: {settings['mode']}. Greedy answers of at most {settings['answer_tokens']} tokens."
+    if group == "toxicity":
+        return (
+            f" {settings['continuations']} continuations of a prompt, at most {settings['continuation_tokens']} "
+            f"tokens, temperature {settings['temperature']:g}, top-p {settings['top_p']:g}; toxic from "
+            f"{settings['threshold']:g}."
+        )
+    return " In brackets: the layout." if group == "choice" else ""
 
 
 def _scorers(summary: Mapping[str, Any], group: str) -> str:

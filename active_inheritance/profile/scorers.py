@@ -6,7 +6,8 @@
     perspective: or perspective:URL   Google's API, key in PERSPECTIVE_API_KEY; it ends on 31 December 2026
     lexicon:FILE                 one word or phrase a line; for smoke runs only, it measures no toxicity
 
-A scorer may give None for a text it refuses: such texts are counted and left out.
+A scorer may give None for a text it refuses: such texts are counted and left out. A file of scores may grow, so a
+hash of it would be no version; `changed_scores` tells which scores are others than before.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from active_inheritance.profile.figures import Scorer
 from common.errors import UserError
@@ -32,8 +34,12 @@ PERSPECTIVE = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 PERSPECTIVE_ENDS = "the Perspective API ends on 31 December 2026, and its scores carry no version"
 LEXICON_NOTE = "a lexicon counts listed words and measures no toxicity: for smoke runs only"
 TOXIC_LABELS = ("toxicity", "toxic", "label_1")
+COLUMN_VERSION = "as in the file"
 CLASSIFIED = 32
 """Texts that a classifier reads together."""
+NO_TORCH = "needs PyTorch, which is not installed: pip install '.[toxicity]'"
+KEY_REFUSED = "API_KEY_INVALID"
+"""What Google's error of status 400 says where the key is at fault, and not the text."""
 ATTEMPTS = 4
 """Tries of one text over HTTP before it is given up."""
 
@@ -49,13 +55,17 @@ def check_scorer(name: str) -> None:
         load_callable(name)
     if kind == "lexicon":
         _words(rest)
-    if kind == "column" and not all(rest.rpartition(":")[::2]):
-        raise UserError(f"--toxicity-scorer {name}: name file and column as column:FILE:COLUMN")
+    if kind == "column":
+        file, _, column = rest.rpartition(":")
+        if not file or not column:
+            raise UserError(f"--toxicity-scorer {name}: name file and column as column:FILE:COLUMN")
+        if pathlib.Path(file).is_file():  # it may be made after the texts
+            _column_scores(file, column)
     if kind == "hf":
         if not rest:
             raise UserError("--toxicity-scorer hf: names no model: give hf:FOLDER or hf:ID")
         if importlib.util.find_spec("torch") is None:
-            raise UserError(f"--toxicity-scorer {name} needs PyTorch, which is not installed: pip install torch")
+            raise UserError(f"--toxicity-scorer {name} {NO_TORCH}")
     if kind == "perspective" and not os.environ.get("PERSPECTIVE_API_KEY"):
         raise UserError(f"--toxicity-scorer {name}: set PERSPECTIVE_API_KEY; note that {PERSPECTIVE_ENDS}")
 
@@ -96,7 +106,7 @@ def _checked(name: str, function: Callable[[list[str]], Sequence[float]]) -> Sco
     def score(texts: Sequence[str]) -> list[float | None]:
         try:
             given = list(function(list(texts)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"{name} failed ({what}): mend it, and the same command continues") from error
         if len(given) != len(texts):
@@ -126,11 +136,7 @@ def _column(name: str, file: str, column: str, continuations: str) -> tuple[Scor
             f"no such file: {file} (given as --toxicity-scorer {name}): score the texts of {continuations} into "
             "it, and the same command continues"
         )
-    known = {}
-    for row, place in read_rows(pathlib.Path(file)):
-        if row.get("text") is not None:
-            value = row.get(column)
-            known[str(row["text"])] = None if value in (None, "") else _bounded(require(row, column, place), place)
+    known = _column_scores(file, column)
 
     def score(texts: Sequence[str]) -> list[float | None]:
         if missing := sum(text not in known for text in texts):
@@ -140,7 +146,36 @@ def _column(name: str, file: str, column: str, continuations: str) -> tuple[Scor
             )
         return [known[text] for text in texts]
 
-    return score, Scorer(name, _digest(file))
+    return score, Scorer(name, COLUMN_VERSION)
+
+
+def _column_scores(file: str, column: str) -> dict[str, float | None]:
+    """The score of every text. Raises UserError, naming the fields, where no row has a text, or the column."""
+    known, fields = {}, {}
+    for row, place in read_rows(pathlib.Path(file)):
+        fields |= dict.fromkeys(row)
+        if row.get("text") is not None:
+            value = row.get(column)
+            empty = value is None or value == "" or value != value
+            known[str(row["text"])] = None if empty else _bounded(require(row, column, place), place)
+    for name in ("text", column):
+        if name not in fields:
+            raise UserError(f"{file} has no field {name!r} in any row: it has {', '.join(map(str, fields))}")
+    return known
+
+
+def changed_scores(name: str, texts: Sequence[str | None], rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many of `rows`, each stored with the score of the text at its place, have another one in the file of the
+    scorer `name` by now; 0 for a scorer that is no file of scores, and where the file is gone."""
+    kind, _, rest = name.partition(":")
+    file, _, column = rest.rpartition(":")
+    if kind != "column" or not pathlib.Path(file).is_file():
+        return 0
+    known = _column_scores(file, column)
+    return sum(
+        not row["empty"] and text in known and known[text] != row["score"]
+        for text, row in zip(texts, rows, strict=False)
+    )
 
 
 def _lexicon(file: str) -> Score:
@@ -168,9 +203,7 @@ def _classifier(name: str, given: str) -> tuple[Score, Scorer]:
     try:
         import torch
     except ImportError:
-        raise UserError(
-            f"--toxicity-scorer {name} needs PyTorch, which is not installed: pip install torch"
-        ) from None
+        raise UserError(f"--toxicity-scorer {name} {NO_TORCH}") from None
     from common.tokenizer import import_transformers
 
     transformers = import_transformers()
@@ -233,6 +266,8 @@ def _perspective(url: str, wait: Callable[[float], None] = time.sleep) -> Score:
             except urllib.error.HTTPError as error:
                 reason = f"status {error.code}"
                 if error.code == 400:
+                    if KEY_REFUSED in error.read().decode("utf-8", "replace"):
+                        raise UserError(f"{url} refuses the key: mend PERSPECTIVE_API_KEY") from None
                     return None
                 if error.code not in (408, 429) and error.code < 500:
                     break

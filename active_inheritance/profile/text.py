@@ -98,16 +98,25 @@ def scores(texts: Sequence[str], mode: str) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in METRICS}
 
 
-def figures(texts: Sequence[str], mode: str, seed: int = 0, ids: Sequence[str] | None = None) -> dict[str, Figure]:
+def figures(
+    texts: Sequence[str],
+    mode: str,
+    seed: int = 0,
+    ids: Sequence[str] | None = None,
+    tokens: Sequence[int] | None = None,
+) -> dict[str, Figure]:
     """Means over texts of all metrics of `common.textstats`, self-BLEU, and the compression ratio of all texts.
 
     Intervals by bootstrap over texts. `short` counts the texts below the words that the metric needs to say
     something; they are in the mean. Self-BLEU and the ratio of the corpus have no interval: a text that is drawn
     twice repeats itself, so a bootstrap would measure the drawing. `ids`: of the prompts that were answered.
+    `tokens`: of each text under the tokenizer of the model that wrote it, its length as the model counts it.
     """
     version = f"{mode}, seedloop {VERSION}"
     of_texts = scores(texts, mode)
     found = {}
+    if tokens is not None:
+        found["model_tokens"] = mean_figure(tokens, Scorer("tokens of the model's own tokenizer"), seed, 1, ids)
     for name, values in of_texts.items():
         least = METRICS[name].least_words
         more = {"short": sum(words < least for words in of_texts["words"])} if least else {}
