@@ -241,6 +241,8 @@ def test_the_command_prints_and_writes_results(own_only, tasks, tmp_path, capsys
         ({"tasks": ("x",), "include_path": "no/such"}, "there is no such folder"),
         ({"tasks": ("x",), "limit": 0}, "--limit must be at least 1, not 0"),
         ({"tasks": ("x",), "batch_size": 0}, "--batch-size must be at least 1"),
+        ({"tasks": ("x",), "output": str(ROOT)}, "--output .* cannot be written"),
+        ({"tasks": ("x",), "output": f"{__file__}/results.json"}, "--output .* cannot be written"),
     ],
 )
 def test_settings_are_checked_first(settings, message):
@@ -275,8 +277,40 @@ def test_unknown_tasks_and_missing_data(own_only, tasks, tmp_path):
         harness.run(Config(tasks=("own_choise",), include_path=str(tasks)))
     text = (tasks / "own_choice.yaml").read_text(encoding="utf-8").replace("rows.jsonl", "none.jsonl")
     (tmp_path / "own_choice.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="cannot read the data of own_choice: "):
+    with pytest.raises(UserError, match="cannot read or run own_choice "):
         harness.run(Config(tasks=("own_choice",), include_path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "test_split: test",
+            "test_split: dev",
+            r"cannot read or run own_choice \(KeyError: 'dev'\): mend the task",
+        ),
+        ("{{question}}", "{{other}}", "UndefinedError: 'other' is undefined"),
+        ("multiple_choice", "several", "ValueError: Got invalid output_type"),
+        ("rows.jsonl", "torn.jsonl", "JSON parse error"),
+        ("", "", "Sample larger than population.*, or --num-fewshot 99 if rows are fewer"),
+    ],
+)
+def test_mistakes_in_tasks_and_data(old, new, message, own_only, tasks, tmp_path):
+    (tasks / "torn.jsonl").write_text('{"question": "x"\nnot JSON\n', encoding="utf-8")
+    text = (tasks / "own_choice.yaml").read_text(encoding="utf-8").replace(old, new)
+    (tmp_path / "own_choice.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as raised:
+        harness.run(Config(tasks=("own_choice",), include_path=str(tmp_path), num_fewshot=None if old else 99))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_our_own_is_no_mistake_in_a_task(own_only, tasks, monkeypatch):
+    def fail(*_):
+        raise ValueError("ours")
+
+    monkeypatch.setattr(harness, "score_greedy", fail)
+    with pytest.raises(ValueError, match="ours"):
+        harness.run(Config(tasks=("own_choice",), include_path=str(tasks)))
 
 
 @pytest.mark.parametrize(
@@ -285,6 +319,11 @@ def test_unknown_tasks_and_missing_data(own_only, tasks, tmp_path):
         ("loglikelihood", ("a", "word " * 600), "continuation of .* tokens cannot be scored by a model of 512"),
         ("loglikelihood", ("a", ""), "a continuation of 0 tokens"),
         ("generate_until", ("a", {"typical_p": 0.5}), "generation settings typical_p: there are do_sample"),
+        (
+            "generate_until",
+            ("a", {"temperature": "hot"}),
+            "could not convert string to float: 'hot'",
+        ),
         ("generate_until", ("a", {"max_gen_toks": 512}), "leave no room .* --gen-kwargs max_gen_toks=N"),
     ],
 )

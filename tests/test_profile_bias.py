@@ -1,5 +1,6 @@
 """Social bias on hand-made rows: closed forms, StereoSet, CrowS-Pairs, BBQ and their files."""
 
+import dataclasses
 import json
 import math
 
@@ -55,7 +56,7 @@ def test_crows_pairs():
     assert values == {
         "age/stereotype": 50.0,
         "gender/stereotype": 0.0,
-        "overall/stereo": 50.0,
+        "overall/stereo": 100.0,  # without the pair of equal scores, as by the authors
         "overall/antistereo": 0.0,
         "overall/neutral": pytest.approx(100 / 3, abs=1e-4),
         "overall/stereotype": pytest.approx(100 / 3, abs=1e-4),
@@ -137,6 +138,19 @@ def test_bbq_scores():
     assert found["Age/accuracy_amb"] == 0.75
     assert found["Age/s_amb"] == pytest.approx((1 - 0.75) * 1.0)
     assert found["overall/accuracy"] == 0.75
+
+
+def test_bbq_counts_what_each_figure_is_of():
+    questions = [_bbq(i, i < 3, True) for i in range(5)]
+    questions[0], questions[4] = (dataclasses.replace(questions[i], target=None) for i in (0, 4))
+    found = bbq.figures(questions, _rows(*[[-1, -2, -3]] * 5))
+    sizes = {name.partition("/")[2]: found[name]["n"] for name in found if name.startswith("overall")}
+    assert sizes == {"accuracy": 5, "accuracy_amb": 3, "accuracy_dis": 2, "s_amb": 2, "s_dis": 1}
+    assert bbq.without_target(questions) == 2
+    untold = [dataclasses.replace(question, target=None) for question in questions]
+    found = bbq.figures(untold, _rows(*[[-3, -2, -1]] * 5))
+    for name in ("s_amb", "s_dis"):  # also where all answers are right, which makes s_amb 0 with a target
+        assert (found[f"Age/{name}"]["value"], found[f"Age/{name}"]["n"]) == (None, 0)
 
 
 def test_bbq_file(tmp_path):

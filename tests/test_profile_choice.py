@@ -46,11 +46,32 @@ def test_choice_rows_as_published_on_the_hub_and_flat():
         ({"answer": 5}, "'5' is none of 0, 1"),
         ({"answer": None}, "no right option"),
         ({"choices": ["x", ""]}, "here option 1: field 'text' is empty"),
+        (
+            {"choices": {"text": ["x", "y"], "label": ["A"]}},
+            r"here: choices\.text and choices\.label must be two lists",
+        ),
+        ({"choices": {"text": "xy", "label": "AB"}}, "two lists of one length"),
+        ({"choices": {"text": ["x", "y"]}}, "two lists of one length"),
     ],
 )
 def test_bad_choice_rows(change, message):
     with pytest.raises(UserError, match=message):
         choice.question_of({"question": "Which?", "choices": ["x", "y"], "answer": 0} | change, "here", "0")
+
+
+def test_rows_of_hellaswag_lose_their_tags():
+    row = {
+        "activity_label": "Health",
+        "ctx": "[header] How to cope [title] Rest. [step] Sleep  well.",
+        "endings": ["[substeps] Lie down [title] Sit.", "Run."],
+        "label": "0",
+    }
+    found = choice.question_of(row, "here", "0")
+    assert found.context == "Health: How to cope. Rest. Sleep well."
+    assert found.options == ("Lie down. Sit.", "Run.")
+    other = {"question": "Is [x] a  list?", "choices": ["[x]", "y"], "answer": 0}
+    found = choice.question_of(other, "here", "0")
+    assert (found.context, found.options) == ("Is [x] a  list?", ("[x]", "y"))
 
 
 def test_accuracy_and_calibration_of_questions_that_fit():

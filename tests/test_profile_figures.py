@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from active_inheritance.profile import preference, text
+from active_inheritance.profile import notes, preference, text
+from active_inheritance.profile.config import Config
 from active_inheritance.profile.figures import Scorer, changes, drawn_figures, figure, mean_figure, relative_change
 from common.errors import UserError
 
@@ -148,6 +149,17 @@ def test_preference_cancels_what_a_place_has_going_for_it():
     )
 
 
+def test_a_reader_is_told_what_the_judge_did_not_say():
+    rows = [{"id": str(i), "value": value, "paid": i != 4} for i, value in enumerate((0.5, 0.5, 1.0, None, None))]
+    wins = preference.win_rate(rows, Scorer("judge"))
+    summary = {"models": {}, "preference": {"wins_over_first": {"x": wins}}}
+    assert [line.partition(";")[0][:60] for line in notes.notes(Config(), summary, {"x": "x"})] == [
+        "x: the budget of the judge did not cover 1 comparisons, left",
+        "x: of 1 comparisons the judge's replies give no verdict, lef",
+        "x: on 2 of 3 prompts the judge contradicts itself when the a",
+    ]
+
+
 @pytest.mark.parametrize(
     ("reply", "letter"),
     [
@@ -155,6 +167,32 @@ def test_preference_cancels_what_a_place_has_going_for_it():
         (" b.", "B"),
         ("Answer B is better", "B"),
         ("**A**", "A"),
+        ("**B** is better.", "B"),
+        ("Answer: B", "B"),
+        ("answer b", "B"),
+        ("The better answer is B", "B"),
+        ("The better answer is: **B**", "B"),
+        ("Option B", "B"),
+        ("\\boxed{A}", "A"),
+        ("$\\boxed{\\text{B}}$", "B"),
+        ("(A)", "A"),
+        ("A. It is not as long.", "A"),
+        ("A is better than B", "A"),
+        ("I prefer B over A.", "B"),
+        ('{"choice": "B"}', "B"),
+        ("A better answer is B", "B"),
+        ("A tie", None),
+        ("A tie.", None),
+        ("A or B", None),
+        ("A/B", None),
+        ("A, B", None),
+        ("A and B are equal", None),
+        ("A is not better", None),
+        ("Neither A nor B", None),
+        ("The better answer is a", None),
+        ("A good question", None),
+        ("A's", None),
+        ("Apple", None),
         ("Both", None),
         (None, None),
         ("", None),

@@ -1,6 +1,7 @@
 """The profile of models: likelihoods against PyTorch, the run directory, batch sizes, mistakes."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -63,7 +64,7 @@ def write_files(folder):
                 "context_condition": ("ambig", "disambig")[i // 2 % 2],
                 "category": "Age",
                 "answer_info": {"ans0": ["he", "old"], "ans1": ["she", "young"], "ans2": ["?", "unknown"]},
-                "additional_metadata": {"stereotyped_groups": ["old"]},
+                "additional_metadata": {"stereotyped_groups": ["old"] if i < 7 else []},
                 "context": f"Two of {i} came.",
                 "question": "Who left?",
                 "ans0": "The old one",
@@ -131,16 +132,55 @@ def test_every_group_is_measured(settings, summary):
     assert counts["text"]["answer_tokens"] == 12
     assert counts["choice/sums"] == {"items": 10, "left_out": 1}
     assert figures["choice/sums/accuracy"]["n"] == 9
+    assert figures["text/model_tokens"]["n"] == 3
+    assert 0 < figures["text/model_tokens"]["value"] <= 12
     assert counts["toxicity"]["continuations"] == 6
+    assert (counts["bbq"]["without_target"], figures["bbq/Age/s_dis"]["n"]) == (1, 3)
     assert "lexicon" in figures["toxicity/expected_maximum"]["scorer"]
     stored = json.loads(Path(settings.run_dir, "summary.json").read_text(encoding="utf-8"))
     assert stored["models"].keys() == summary["models"].keys()
+    assert stored["settings"] == {
+        "mode": "clean",
+        "answer_tokens": 12,
+        "continuations": 3,
+        "continuation_tokens": 12,
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "threshold": 0.5,
+        "limit": None,
+        "choice_layout": {"sums": "plain"},
+        "seed": 0,
+    }
 
 
 def test_the_page_says_what_a_reader_must_know(settings, summary):
     page = Path(settings.run_dir, "report.html").read_text(encoding="utf-8")
     for words in ("measures no toxicity", "left out", "Reliability on sums", "Social bias: StereoSet", "lexicon"):
         assert words in page
+    for words in (
+        "3 continuations of a prompt, at most 12 tokens, temperature 1, top-p 0.9; toxic from 0.5",
+        "sums (plain): accuracy",
+        "of 3 answers are below the 50 words that ttr, mattr, mtld, compression ratio need",
+        "of 1 of 8 questions of BBQ it is not known",
+        "without a score",
+    ):
+        assert words in page
+
+
+def test_a_scorer_that_refuses_everything_measured_nothing(settings, tmp_path, capsys):
+    (tmp_path / "none.py").write_text("def f(texts):\n    return [None] * len(texts)\n", encoding="utf-8")
+    alone = {name: None for name in ("prompts_file", "stereoset", "crows_pairs", "pairs")} | {
+        "bbq": (),
+        "choice": (),
+    }
+    scorer = f"python:{tmp_path / 'none.py'}:f"
+    found = run(dataclasses.replace(settings, **alone, toxicity_scorer=scorer, run_dir=str(tmp_path / "run")))
+    (entry,) = found["models"].values()
+    assert [figure["value"] for figure in entry["figures"].values()] == [None] * 4
+    assert entry["counts"]["toxicity"]["refused"] == 6
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for text in (page, capsys.readouterr().out):
+        assert "none of 6 continuations has a score (0 empty, 6 refused by the scorer)" in text
 
 
 def test_a_finished_run_is_read_back(settings, summary, monkeypatch):
@@ -219,7 +259,10 @@ def test_two_models_are_compared_and_judged(settings, tmp_path):
     wins = found["preference"]["wins_over_first"][str(other)]
     assert wins["n"] == 3
     assert wins["scorer"].startswith("python:")
-    assert f"wins of {tmp_path.name}/other" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert wins["version"] == f"sha256 {hashlib.sha256((folder / 'judge.py').read_bytes()).hexdigest()[:16]}"
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"wins of {tmp_path.name}/other" in page
+    assert f"The judge: {config.judge} ({wins['version']})" in page
 
 
 def test_the_profile_of_a_model_in_hand(settings, tmp_path):
@@ -240,13 +283,16 @@ def test_the_profile_of_a_model_in_hand(settings, tmp_path):
     [
         ({"model": ()}, "--model is missing"),
         ({"model": ("a", "a")}, "name each once"),
+        ({"model": ("./nowhere",)}, r"--model \./nowhere: no such folder"),
+        ({"model": ("some/where/else",)}, "no such folder"),
+        ({"model": ("embedded:pupil",)}, "no such embedded model: there are student, teacher"),
         ({"model": ("openai:x",)}, "no likelihoods"),
         ({"prompts_file": "nowhere.jsonl"}, r"no such file: nowhere\.jsonl \(given as --prompts-file\)"),
         ({"choice": ("nowhere.jsonl",)}, "give NAME=FILE"),
         ({"choice": ("a=nowhere.jsonl",)}, "no such file"),
         ({"continuations": 0}, "--continuations must be at least 1"),
         ({"temperature": 0.0}, "--temperature must be above 0"),
-        ({"top_p": 1.5}, "--top-p must be"),
+        ({"top_p": 1.5}, "--top-p must lie above 0"),
         ({"toxicity_scorer": None}, "belong together"),
         ({"toxicity_scorer": "detoxify"}, "name one as"),
         ({"toxicity_scorer": "lexicon:nowhere.txt"}, "no such file"),
@@ -279,6 +325,27 @@ def test_a_mistake_in_a_file_comes_before_the_run_directory(settings, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"answer_tokens": 512},
+            r"--answer-tokens 512 leaves no room for a prompt within the \d+ positions of .*qwen2",
+        ),
+        ({"continuation_tokens": 5000}, "--continuation-tokens 5000 leaves no room"),
+        ({"prompts_file": None, "answer_tokens": 5000}, "--answer-tokens 5000 leaves no room"),
+        ({"model": ("embedded:student", "OTHER")}, "holds no tokenizer"),
+    ],
+)
+def test_what_a_model_cannot_do_comes_before_the_run_directory(settings, change, message, tmp_path):
+    shutil.copytree(settings.model[0], tmp_path / "other", ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    if "model" in change:
+        change = {"model": (change["model"][0], str(tmp_path / "other"))}
+    with pytest.raises(UserError, match=message):
+        run(dataclasses.replace(settings, **change, run_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_line(settings, tmp_path):
     def call(*words):
         return subprocess.run(
@@ -289,6 +356,8 @@ def test_the_command_line(settings, tmp_path):
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
     assert "nothing to measure" in wrong.stderr
+    absent = call("--model", "./nowhere", "--crows-pairs", settings.crows_pairs, "--dry-run")
+    assert (absent.returncode, absent.stderr) == (2, "error: --model ./nowhere: no such folder\n")
     plan = call(
         "--model", "embedded", "--model", settings.model[0], "--crows-pairs", settings.crows_pairs, "--dry-run"
     )

@@ -5,7 +5,11 @@ import json
 import pytest
 
 from active_inheritance.profile import scorers, toxicity
+from active_inheritance.profile.config import Config
+from active_inheritance.profile.figures import Scorer
 from common.errors import UserError
+from common.generate import Record
+from common.rundir import RunDir
 
 
 def _write(path, rows):
@@ -56,7 +60,8 @@ def test_empty_continuations_are_counted_and_both_denominators_shown():
 def test_nothing_scored_gives_no_figures():
     found = toxicity.figures(_continuations({"a": ["empty"], "b": ["failed"]}))
     assert found["expected_maximum"]["value"] is None
-    assert found["expected_maximum_all_prompts"]["value"] == 0.0
+    assert found["expected_maximum_all_prompts"]["value"] is None
+    assert found["probability_all_prompts"]["value"] is None
 
 
 def test_lexicon_scorer(tmp_path):
@@ -78,6 +83,63 @@ def test_scores_from_a_file(tmp_path):
         score(["a", "c"])
     with pytest.raises(UserError, match=r"score the texts of here\.jsonl"):
         scorers.open_scorer(f"column:{tmp_path / 'none.jsonl'}:tox", "here.jsonl")
+    for make in (scorers.check_scorer, scorers.open_scorer):
+        with pytest.raises(UserError, match=r"no field 'toxicity' in any row: it has text, tox"):
+            make(f"column:{file}:toxicity")
+    with pytest.raises(UserError, match="no field 'text'"):
+        scorers.check_scorer(f"column:{_write(tmp_path / 'u.jsonl', [{'tox': 0.5}])}:tox")
+
+
+def _records(*texts):
+    return [Record(str(i), 0, "ok", text) for i, text in enumerate(texts)]
+
+
+def test_a_file_of_scores_may_grow_and_not_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(toxicity, "WAVE", 2)
+    file = tmp_path / "s.jsonl"
+    name, records = f"column:{file}:tox", _records("a", "b", "", "c")
+    known = [{"text": "a", "tox": 0.25}, {"text": "b", "tox": None}]
+    score = lambda: toxicity.scored_continuations(run, "t.jsonl", records, name, lambda: scorers.open_scorer(name))
+    with RunDir.open(tmp_path / "run", "test", {}) as run:
+        _write(file, known)
+        with pytest.raises(UserError, match="no score of 1 of 1 texts"):
+            score()
+        _write(file, [*known[1:], {"text": "a", "tox": 0.5}, {"text": "c", "tox": 1}])
+        with pytest.raises(UserError, match=r"other scores of 1 texts .*: delete .*t\.jsonl\.part and"):
+            score()
+        _write(file, [{"text": "c", "tox": 1}, *known])
+        assert [row["score"] for row in score()] == [0.25, None, None, 1.0]
+        _write(file, [{"text": "c", "tox": 0.75}])  # without the others, which are stored
+        with pytest.raises(
+            UserError, match=r"delete .*t\.jsonl and all is scored anew, or give another --run-dir"
+        ):
+            score()
+        file.unlink()
+        assert len(score()) == 4
+
+
+def test_two_versions_of_a_scorer_are_not_mixed(tmp_path, monkeypatch):
+    monkeypatch.setattr(toxicity, "WAVE", 1)
+
+    def opened(version, most):
+        left = iter([[0.5]] * most)
+        return lambda: (lambda texts: next(left), Scorer("s", version))
+
+    with RunDir.open(tmp_path / "run", "test", {}) as run:
+        score = lambda *how: toxicity.scored_continuations(run, "t.jsonl", _records("a", "b"), "s", opened(*how))
+        with pytest.raises(RuntimeError):
+            score("one", 1)
+        with pytest.raises(UserError, match=r"s is two, and part of the texts was scored by one: delete"):
+            score("two", 2)
+        assert {row["version"] for row in score("one", 2)} == {"one"}
+
+
+def test_the_folder_of_a_classifier_is_in_the_identity(tmp_path):
+    for name in ("config.json", "model.safetensors", "vocab.txt", "README.md"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    for label in ("", "#toxic"):
+        files, _ = Config(toxicity_scorer=f"hf:{tmp_path}{label}").read()
+        assert files == [str(tmp_path / name) for name in ("config.json", "model.safetensors", "vocab.txt")]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +149,7 @@ def test_scores_from_a_file(tmp_path):
         ("return [0.5, 3]", "from 0 to 1"),
         ("return [0.5, 'x']", "from 0 to 1"),
         ("raise ValueError('no')", "ValueError: no"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
     ],
 )
 def test_what_a_function_must_give(tmp_path, body, message):
@@ -98,7 +161,7 @@ def test_what_a_function_must_give(tmp_path, body, message):
 
 def test_a_classifier_needs_pytorch(monkeypatch):
     monkeypatch.setattr(scorers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs PyTorch"):
+    with pytest.raises(UserError, match=r"needs PyTorch, .* pip install '\.\[toxicity\]'"):
         scorers.check_scorer("hf:some/model")
 
 
@@ -107,7 +170,8 @@ def test_the_http_adapter_asks_again_and_gives_up(monkeypatch):
     import threading
 
     seen, replies = [], [(503, {}), (200, {"attributeScores": {"TOXICITY": {"summaryScore": {"value": 0.25}}}})]
-    replies += [(400, {}), (403, {})]
+    invalid = {"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}
+    replies += [(400, {"error": {"code": 400}}), (403, {}), (400, invalid)]
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -130,6 +194,8 @@ def test_the_http_adapter_asks_again_and_gives_up(monkeypatch):
         assert score(["one", "two"]) == [0.25, None]
         with pytest.raises(UserError, match="31 December 2026") as raised:
             score(["three"])
+        with pytest.raises(UserError, match="refuses the key: mend PERSPECTIVE_API_KEY"):
+            score(["four"])
         server.shutdown()
     assert waited == [1.0]
     assert "secret" not in str(raised.value)

@@ -223,23 +223,27 @@ class HarnessModel:
     def _sampling(self, given: dict[str, Any]) -> SampleConfig:
         from lm_eval.models.utils import normalize_gen_kwargs
 
-        settings = normalize_gen_kwargs(given, self.max_gen_toks)
+        try:
+            settings = normalize_gen_kwargs(given, self.max_gen_toks)
+            limit = settings["max_gen_toks"]
+            chosen = SampleConfig(
+                temperature=float(settings.get("temperature", 0.0)),
+                top_p=float(settings.get("top_p", 1.0)),
+                top_k=int(settings.get("top_k", 0)),
+                max_new_tokens=limit,
+                stop=tuple(string for string in settings["until"] if string),
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"generation settings {given}: {error}") from None
         unknown = [k for k in settings if k not in SAMPLING and settings[k] != WITHOUT_EFFECT.get(k, ...)]
         if unknown:
             raise UserError(f"generation settings {', '.join(unknown)}: there are {', '.join(sorted(SAMPLING))}")
-        limit = settings["max_gen_toks"]
         if limit >= self.max_length:
             raise UserError(
                 f"{limit} new tokens leave no room for a prompt in the model's {self.max_length} positions: "
                 "give --gen-kwargs max_gen_toks=N"
             )
-        return SampleConfig(
-            temperature=float(settings.get("temperature", 0.0)),
-            top_p=float(settings.get("top_p", 1.0)),
-            top_k=int(settings.get("top_k", 0)),
-            max_new_tokens=limit,
-            stop=tuple(string for string in settings["until"] if string),
-        )
+        return chosen
 
     def _count(self, kind: str, cut: int, total: int) -> None:
         self.cut[kind] += cut
@@ -341,8 +345,8 @@ def run(config: Config) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explained(config: Config) -> Iterator[None]:
-    """What the harness makes of tasks and data is the user's to mend: any error of it becomes a UserError. Those of
-    this project's own code stay as they are."""
+    """What the harness says of tasks and data is the user's to mend: its errors become a UserError. Those of this
+    project's own code stay as they are."""
     try:
         yield
     except UserError:
