@@ -53,23 +53,28 @@ def run(config: Config, sources: "Mapping[str, Opener] | None" = None) -> dict[s
     prompts, held_out = given_prompts(config)
 
     from active_inheritance.loop import Setting, run_repeat
-    from active_inheritance.profile.measure import load_data
     from active_inheritance.prompts import fitting
     from active_inheritance.report import finish
-    from active_inheritance.sampling import open_sources
     from common.rundir import RunDir
 
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
     stored = identity(config)
     RunDir.check(config.run_dir, "active-inheritance", stored)
-    sources = open_sources(config) if sources is None else sources
-    data = load_data(config.profile_settings()) if trains and config.profile else None
-    student = loaded(config) if trains else None
+    if config.source and sources is None:
+        from active_inheritance.sampling import open_sources
+
+        sources = open_sources(config)
+    data = student = None
+    if trains:
+        from active_inheritance.profile.measure import load_data
+
+        data = load_data(config.profile_settings()) if config.profile else None
+        student = loaded(config)
     asked = held_out if student is None else fitting(held_out, student, config.answer_tokens)
     with RunDir.open(config.run_dir, "active-inheritance", stored) as place:
         if sys.stderr.isatty():
             print(f"run directory: {config.run_dir}", file=sys.stderr)
-        setting, outcomes = Setting(config, sources, prompts, asked, student, data), []
+        setting, outcomes = Setting(config, sources or {}, prompts, asked, student, data), []
         for repeat in range(config.repeats if trains else 1):
             outcomes.append(run_repeat(place, setting, repeat))
             setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)  # of a pool: the same for all

@@ -13,9 +13,10 @@ import numpy as np
 
 from active_inheritance.config import Config
 from active_inheritance.loop import Outcome
-from active_inheritance.student import Row
 from common.diversity import self_bleu
 from common.stats import bootstrap_ci95, mean_ci95
+
+Row = dict[str, Any]
 
 AGAINST = "random"
 """The arm that tells selection from distillation."""

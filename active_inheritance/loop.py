@@ -13,19 +13,17 @@ Every student is trained from the base: what rounds change, they change through 
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from active_inheritance.before_after import profiled
 from active_inheritance.config import Config, K
-from active_inheritance.profile.measure import Data
 from active_inheritance.prompts import Prompt, fitting
-from active_inheritance.sampling import accounts, from_folder, sample_pool
 from active_inheritance.stage import Selection, select_stage
-from active_inheritance.student import choose_held_out, learned_rows, measure, run_students
-from common.backends import Opener
-from common.models import LanguageModel
 from common.rundir import RunDir
-from common.stages import Lazy
+
+if TYPE_CHECKING:
+    from active_inheritance.profile.measure import Data
+    from common.backends import Opener
+    from common.models import LanguageModel
 
 LINEAGES = ("random", "selected")
 """Arms that have further rounds."""
@@ -39,11 +37,11 @@ class Setting:
     known before the pool. `student`: None where the selection is all that is wanted."""
 
     config: Config
-    sources: Mapping[str, Opener]
+    sources: "Mapping[str, Opener]"
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
-    student: LanguageModel | None
-    profile: Data | None = None
+    student: "LanguageModel | None"
+    profile: "Data | None" = None
     """What students are profiled on, before and after."""
 
 
@@ -74,10 +72,18 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
     folder, seed = f"repeat_{repeat}", config.seed + repeat
     sampled = None
     if config.source:
+        from active_inheritance.sampling import sample_pool
+
         sampled = sample_pool(run, config, setting.sources, setting.prompts, folder, seed)
     selection = select_stage(run, config, folder if repeat else "", seed, sampled)
     if student is None:
         return Outcome(selection)
+
+    # A selection alone needs no jax.
+    from active_inheritance.before_after import profiled
+    from active_inheritance.student import choose_held_out, learned_rows, measure, run_students
+    from common.stages import Lazy
+
     held_out = choose_held_out(config, student, selection, setting.held_out)
     as_it_came = Lazy(lambda: student)
     base = {
@@ -111,7 +117,7 @@ def folder_of(repeat: int, number: int) -> str:
     return f"repeat_{repeat}/round_{number}" if number else f"repeat_{repeat}"
 
 
-def _learnable(rows: Sequence[Mapping[str, Any]], config: Config, student: LanguageModel) -> list[Prompt]:
+def _learnable(rows: Sequence[Mapping[str, Any]], config: Config, student: "LanguageModel") -> list[Prompt]:
     """The prompts of the first round's data that leave the student room to answer."""
     prompts: dict[str, Prompt] = {}
     for row in rows:  # several rows of a prompt where several of its answers are taken
@@ -123,6 +129,8 @@ def _own_answers(
     run: RunDir, config: Config, prompts: Sequence[Prompt], repeat: int, number: int, arm: str
 ) -> tuple[Selection, dict[str, Any]]:
     """A pool of the arm's own student's answers, and the choice from it. The student is deleted after it."""
+    from active_inheritance.sampling import accounts, from_folder, sample_pool
+
     before = run.path / folder_of(repeat, number - 1) / arm / "student"
     own, name = f"{folder_of(repeat, number)}/{arm}", f"{arm} student {number - 1}"
     later = dataclasses.replace(

@@ -6,7 +6,6 @@ from typing import Any
 from active_inheritance.config import Config
 from active_inheritance.figures import AGAINST
 from active_inheritance.loop import Outcome
-from active_inheritance.profile.report import label
 from common.report import Report, histogram_figure, line_figure, share_figure
 
 Summary = dict[str, Any]
@@ -98,6 +97,8 @@ PROFILE_HEADERS = ["profile", "base", AGAINST, "selected", f"selected - {AGAINST
 
 def profile_rows(summary: Summary) -> list[list[Any]]:
     """Every figure of the students' profiles, before and after."""
+    from active_inheritance.profile.report import label  # loads jax, which a selection does without
+
     arms, changed = summary["profile"]["arms"], summary["profile"]["changes"]
     rows = []
     for key, base in arms["base"].items():
@@ -268,6 +269,8 @@ UTILITY = ("accuracy", "ece", "ece_1_bin", "brier")
 def _costs(summary: Summary) -> list[str]:
     """What it costs elsewhere: figures of multiple choice that are worse than before, or than after random
     answers."""
+    from active_inheritance.profile.report import label
+
     lines = []
     for other, than in (("base", "before"), (AGAINST, "after random answers")):
         found = summary["profile"] and summary["profile"]["changes"][f"selected - {other}"]

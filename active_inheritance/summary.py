@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from active_inheritance.before_after import profile_figures
 from active_inheritance.config import Config
 from active_inheritance.figures import round_figures, student_figures
 from active_inheritance.forecast import forecast
 from active_inheritance.loop import Outcome, folder_of
-from active_inheritance.sampling import accounts
 from active_inheritance.scores import versions
 from active_inheritance.student_report import student_warnings
 from common.rundir import RunDir
@@ -31,7 +29,7 @@ def summarise(
         "status": "complete" if found else "selected",
         **own,
         "student": _student(config, outcomes, unasked) if found else None,
-        "profile": profile_figures(config, outcomes) if found else None,
+        "profile": _profile(config, outcomes) if found else None,
         "pool": selection.pool | {"file": config.pool, "sha256": hashes.get(config.pool), "k": config.k},
         "sampling": _sampling(run, config) if config.source else None,
         "rule": {
@@ -45,6 +43,12 @@ def summarise(
         "scorers": versions(config.scores(), hashes, config.toxicity_scorer),
         "data": forecast(config, selection.tally),
     }
+
+
+def _profile(config: Config, outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    from active_inheritance.before_after import profile_figures  # loads jax, which a selection does without
+
+    return profile_figures(config, outcomes)
 
 
 def _student(config: Config, outcomes: Sequence[Outcome], unasked: int) -> dict[str, Any]:
@@ -63,6 +67,8 @@ def _student(config: Config, outcomes: Sequence[Outcome], unasked: int) -> dict[
 
 def _sampling(run: RunDir, config: Config) -> dict[str, Any]:
     """How the pool was made, so that it is not compared with one made otherwise."""
+    from active_inheritance.sampling import accounts
+
     chance = config.sampling == "sample"
     return {
         "method": config.sampling,
