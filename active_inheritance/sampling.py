@@ -13,7 +13,7 @@ from typing import Any
 
 from active_inheritance.config import Config
 from active_inheritance.prompts import Prompt, messages
-from common import hf
+from common import checkpoint, hf
 from common.backends import Opener, Purse, backend, is_model
 from common.generate import Record, Request
 from common.rundir import RunDir, write_jsonl
@@ -33,7 +33,7 @@ def open_sources(config: Config) -> dict[str, Opener]:
 
 
 def _local(name: str, config: Config) -> Opener:
-    folder = hf.resolve(name)
+    folder = checkpoint.resolve(name)
     hf.load_config(folder)
     Tokenizer.load(folder)
     return from_folder(name, config)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from common.budget import Budget
+from common.checkpoint import fingerprint, resolve
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ def _hosted(model: str, url: str | None) -> Opener:
 
 def fingerprints(models: dict[str, str]) -> dict[str, str]:
     """Hashes of the checkpoints among `models` (role: name), so that a run is not continued with others."""
-    from common import hf
-
-    return {role: hf.fingerprint(hf.resolve(name)) for role, name in models.items() if is_model(name)}
+    return {role: fingerprint(resolve(name)) for role, name in models.items() if is_model(name)}
 
 
 def file_hashes(files: Iterable[str | None], backends: Iterable[str] = ()) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Hugging Face checkpoints in and out: one table of names, read in both directions.
 
-    folder = resolve("Qwen/Qwen2.5-0.5B-Instruct")            # or a local folder, or embedded:NAME
-    config = load_config(folder)
+    config = load_config(folder)                              # see `common.checkpoint.resolve`
     params = load_params(folder, config)
     save("out", params, source=folder)                        # a folder that transformers loads
 
@@ -9,12 +8,10 @@ Only safetensors are read: pickled `*.bin` files can run code. Tensors are read 
 slices that each device needs, so that the host never holds a second copy of the model.
 """
 
-import hashlib
 import json
 import math
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -27,19 +24,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from common import runtime  # noqa: F401  (process-wide switches)
+from common.checkpoint import first_line
 from common.config import FAMILIES, ModelConfig
 from common.errors import UserError
 from common.model import Params, abstract_params
 from common.sharding import param_shardings
 from common.tokenizer import import_transformers
 
-EMBEDDED = pathlib.Path(__file__).parent / "embedded"
 SHARD_BYTES = 5 * 10**9
 """Size above which `save` starts another file."""
 
 INDEX = "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")
-_HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -88,69 +84,6 @@ LAYER_RULES = (
 )
 
 
-def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
-    """The folder of a checkpoint: a local folder, `embedded:NAME`, or a hub id (fetched into the hub's cache).
-
-    Raises UserError when there is no such folder, embedded model or hub model, or the hub cannot be reached.
-    """
-    name = os.fspath(name_or_path)
-    if name.startswith("embedded:"):
-        return _resolve_embedded(name.removeprefix("embedded:"))
-    path = pathlib.Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"{name} is a file: name the checkpoint's folder")
-    if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name):
-        raise UserError(f"no such folder: {name}")
-    return _fetch(name)
-
-
-def _resolve_embedded(name: str) -> pathlib.Path:
-    present = sorted(file.parent.name for file in EMBEDDED.glob("*/model.safetensors"))
-    if name not in present:
-        raise UserError(f"no embedded model {name!r}: there are {', '.join(present) or 'none'}")
-    return EMBEDDED / name
-
-
-def _fetch(repo: str) -> pathlib.Path:
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(repo, allow_patterns=list(_HUB_PATTERNS)))
-    except errors.GatedRepoError:
-        raise UserError(
-            f"model {repo} is gated: accept its licence on the hub, then run `hf auth login`"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise UserError(
-            f"no model {repo}: neither a local folder nor on the hub (a private one needs `hf auth login`)"
-        ) from None
-    except Exception as error:  # the hub's HTTP client, hence its network errors, differs between versions
-        raise UserError(
-            f"cannot fetch {repo} from the hub ({_line(error)}): check the network, or name a local folder"
-        ) from None
-
-
-def fingerprint(folder: str | os.PathLike) -> str:
-    """A short hash of a checkpoint: names and sizes of its files, and the first and last megabyte of each.
-
-    Two trainings of one model differ in it, and 16 GB are looked at in no time; single changed weights in the
-    middle of a large file are not seen.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(pathlib.Path(folder).iterdir()):
-        if file.suffix in (".json", ".safetensors"):
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}\n".encode())
-            with file.open("rb") as data:
-                digest.update(data.read(2**20))
-                data.seek(max(0, size - 2**20))
-                digest.update(data.read())
-    return digest.hexdigest()[:16]
-
-
 def load_config(folder: str | os.PathLike) -> ModelConfig:
     """Read a checkpoint's config.json. Raises UserError when it is missing, broken or of an unknown model."""
     file = pathlib.Path(folder) / "config.json"
@@ -163,7 +96,7 @@ def load_config(folder: str | os.PathLike) -> ModelConfig:
     try:
         normalised = transformers.AutoConfig.from_pretrained(file.parent, trust_remote_code=False).to_dict()
     except Exception as error:  # validation errors of transformers have many classes
-        raise UserError(f"cannot read {file}: {_line(error)}") from None
+        raise UserError(f"cannot read {file}: {first_line(error)}") from None
     return ModelConfig.from_hf(normalised)
 
 
@@ -240,7 +173,7 @@ def save(
         _replace(partial, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"cannot write {folder}: {_line(error)}") from None
+        raise UserError(f"cannot write {folder}: {first_line(error)}") from None
     return folder
 
 
@@ -265,7 +198,7 @@ def _open_files(folder: pathlib.Path) -> dict[str, Any]:
             opened = safe_open(file, framework="numpy")
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{file} is truncated or not a safetensors file ({_line(error)}): fetch it again"
+                f"{file} is truncated or not a safetensors file ({first_line(error)}): fetch it again"
             ) from None
         files |= {tensor: (file, opened) for tensor in opened.keys()}  # noqa: SIM118  (not a dict)
     return files
@@ -375,12 +308,7 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"no such file: {file}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({_line(error)})") from None
+        raise UserError(f"{file} is not readable JSON ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a JSON object")
     return content
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's message, without a full stop at its end."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from common import hf, runtime
+from common import checkpoint, hf, runtime
 from common.config import ModelConfig, TrainConfig
 from common.data import Encoded
 from common.embed import embed
@@ -39,7 +39,7 @@ class LanguageModel:
 
         Raises UserError if it cannot be found, read or understood.
         """
-        folder = hf.resolve(name)
+        folder = checkpoint.resolve(name)
         config = hf.load_config(folder)
         tokenizer = Tokenizer.load(folder)
         if tokenizer.vocab_size > config.vocab_size:

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from common.checkpoint import EMBEDDED
 from common.embedded.text import paragraphs_of, similar_prompt, similar_reply, story, stream
-from common.hf import EMBEDDED
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.problems import SKILLS, recognise, write
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from common import hf, model
+from common import checkpoint, hf, model
 from common.errors import UserError
 
 FIXTURES = ("llama2", "llama3", "llama_linear", "llama_sharded", "mistral", "qwen2", "qwen2_windows", "qwen3")
@@ -251,32 +251,32 @@ def test_a_bad_config_is_refused_in_one_line(tmp_path, content, message):
 
 
 def test_resolve_takes_folders_as_they_are(tmp_path):
-    assert hf.resolve(tmp_path) == tmp_path
-    assert hf.resolve(str(tmp_path)) == tmp_path
+    assert checkpoint.resolve(tmp_path) == tmp_path
+    assert checkpoint.resolve(str(tmp_path)) == tmp_path
 
 
 def test_resolve_finds_embedded_models_and_lists_them_otherwise(tmp_path, monkeypatch):
-    monkeypatch.setattr(hf, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(checkpoint, "EMBEDDED", tmp_path)
     with pytest.raises(UserError, match="no embedded model 'student': there are none"):
-        hf.resolve("embedded:student")
+        checkpoint.resolve("embedded:student")
     for name in ("student", "teacher", "notes"):
         (tmp_path / name).mkdir()
     for name in ("student", "teacher"):
         (tmp_path / name / "model.safetensors").touch()
-    assert hf.resolve("embedded:student") == tmp_path / "student"
+    assert checkpoint.resolve("embedded:student") == tmp_path / "student"
     for name in ("notes", "", "../x", "."):
         with pytest.raises(UserError, match="there are student, teacher"):
-            hf.resolve(f"embedded:{name}")
+            checkpoint.resolve(f"embedded:{name}")
 
 
 def test_resolve_refuses_files_and_folders_that_do_not_exist(tmp_path):
     file = tmp_path / "model.safetensors"
     file.touch()
     with pytest.raises(UserError, match="is a file: name the checkpoint's folder"):
-        hf.resolve(file)
+        checkpoint.resolve(file)
     for name in (tmp_path / "nonesuch", "./nonesuch", "a/b/c", "~/nonesuch-folder"):
         with pytest.raises(UserError, match="no such folder"):
-            hf.resolve(name)
+            checkpoint.resolve(name)
 
 
 def test_resolve_fetches_hub_models_without_pickles(tmp_path, monkeypatch):
@@ -289,7 +289,7 @@ def test_resolve_fetches_hub_models_without_pickles(tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert hf.resolve("some-owner/Some.Model-1B") == tmp_path
+    assert checkpoint.resolve("some-owner/Some.Model-1B") == tmp_path
     ((repo, patterns),) = calls
     assert repo == "some-owner/Some.Model-1B"
     assert not any(pathlib.PurePath(name).match(p) for p in patterns for name in ("pytorch_model.bin", "model.py"))
@@ -307,11 +307,11 @@ def test_an_unreachable_hub_is_said_in_one_line(tmp_path, monkeypatch):
 
     fails(ConnectionError("name not resolved\nand much more"))
     with pytest.raises(UserError, match=r"cannot fetch some/model from the hub \(name not resolved\)") as caught:
-        hf.resolve("some/model")
+        checkpoint.resolve("some/model")
     assert "\n" not in str(caught.value)
     fails(errors.LocalEntryNotFoundError("offline"))
     with pytest.raises(UserError, match=r"check the network, or name a local folder"):
-        hf.resolve("some/model")
+        checkpoint.resolve("some/model")
 
 
 def _greedy(folder, prompt, length):

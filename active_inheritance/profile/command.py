@@ -79,10 +79,10 @@ def run(config: Config) -> dict[str, Any]:
 
 def _positions(name: str) -> int:
     """Positions of a model. Raises UserError if it, its settings or its tokenizer cannot be found or read."""
-    from common import hf
+    from common import checkpoint, hf
     from common.tokenizer import Tokenizer
 
-    folder = hf.resolve(name)
+    folder = checkpoint.resolve(name)
     Tokenizer.load(folder)
     return hf.load_config(folder).max_positions
 

@@ -238,7 +238,7 @@ def _classifier(name: str, given: str) -> tuple[Score, Scorer]:
 
     version = getattr(config, "_commit_hash", None)
     if pathlib.Path(where).is_dir():
-        from common.hf import fingerprint
+        from common.checkpoint import fingerprint
 
         version = f"fingerprint {fingerprint(where)}"
     return score, Scorer(f"hf:{where}, label {labels[place]}, cut at {longest} tokens", str(version))
