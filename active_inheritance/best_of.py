@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from active_inheritance.config import Config
+from active_inheritance.metrics import Scorers, check_scorer
 from active_inheritance.pools import Answer, guard
-from active_inheritance.scores import Scorers, check_scorer
 from active_inheritance.select import Candidate, Constraint, Objective, Rule, choose
-from common.backends import file_hashes
-from common.budget import BUDGET_SPENT
+from common.backends.budget import BUDGET_SPENT
+from common.backends.open import file_hashes
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Generator, Record, Request

@@ -21,7 +21,7 @@ from common.cli import parse
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from common.backends import Opener
+    from common.backends.open import Opener
 
 ABOUT = "Select what a student learns from by what it should become (Active Inheritance)."
 LOOKED_AT = 200
@@ -55,7 +55,7 @@ def run(config: Config, sources: "Mapping[str, Opener] | None" = None) -> dict[s
     from active_inheritance.loop import Setting, run_repeat
     from active_inheritance.prompts import fitting
     from active_inheritance.report import finish
-    from common.rundir import RunDir
+    from common.results.rundir import RunDir
 
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
     stored = identity(config)
@@ -96,8 +96,8 @@ def given_prompts(config: Config) -> tuple[list[Any], list[Any]]:
 def loaded(config: Config) -> Any:
     """The student, in this process."""
     from common import runtime
-    from common.backends import model_name
-    from common.models import LanguageModel
+    from common.backends.open import model_name
+    from common.lm import LanguageModel
 
     runtime.enable_compile_cache()
     return LanguageModel.load(model_name(config.student, "student"))
@@ -128,7 +128,7 @@ def beginning(config: Config) -> list[Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
-    from common.backends import file_hashes, fingerprints, model_name
+    from common.backends.open import file_hashes, fingerprints, model_name
 
     files = [config.pool, config.prompts_file, config.test_prompts_file]
     named = [*config.scores(), *config.source]

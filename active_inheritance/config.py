@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from active_inheritance.profile.config import ARITHMETIC
 from active_inheritance.profile.config import Config as ProfileConfig
-from common.backends import check_name, is_model, model_name
-from common.budget import Budget
+from common.backends.budget import Budget
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag, flag_name
 from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.errors import UserError
@@ -144,7 +144,7 @@ class Config:
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
-        from active_inheritance.scores import USUAL, least_words
+        from active_inheritance.metrics import USUAL, least_words
         from active_inheritance.select import Objective
 
         names = [Objective.parse(text).name for text in self.objective]
@@ -182,8 +182,8 @@ class Config:
         return config
 
     def _check(self) -> None:
+        from active_inheritance.metrics import check_scorer
         from active_inheritance.pools import GUARDS
-        from active_inheritance.scores import check_scorer
 
         self._check_pool()
         counts = ("k", "prompts", "top", "workers", "answer_tokens", "test_prompts", "test_samples", "rounds")

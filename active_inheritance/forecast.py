@@ -211,8 +211,8 @@ def _by_source(
 
 def column_intervals(columns: ArrayLike, seed: int = 0, samples: int = 2000) -> list[tuple[float, float, float]]:
     """The mean of every column of (P, M) and its 95% percentile bootstrap interval over the P rows, as
-    `common.stats.bootstrap_ci95` gives it; one set of draws serves all columns. NaN is left out; a column of
-    nothing else gives NaN."""
+    `bootstrap_ci95` gives it; one set of draws serves all columns. NaN is left out; a column of nothing else gives
+    NaN."""
     x = np.asarray(columns, np.float64)
     there = np.isfinite(x).astype(np.float64)
     filled = np.where(there > 0, x, 0.0)

@@ -16,14 +16,14 @@ from typing import Any
 
 from active_inheritance.command import identity, run
 from active_inheritance.config import Config
-from active_inheritance.figures import LEAST
 from active_inheritance.sampling import file_of
+from active_inheritance.student_figures import LEAST
 from active_inheritance.student_report import interval, percent, short
-from common.backends import Opener, Purse
+from common.backends.open import Opener, Purse
 from common.config import SampleConfig
 from common.generate import Record, Request
-from common.report import Report, heat_figure, terminal_table
-from common.rundir import RunDir, read_jsonl, write_json
+from common.results.report import Report, heat_figure, terminal_table
+from common.results.rundir import RunDir, read_jsonl, write_json
 
 STEPS = {"passive": "random - base", "active": "selected - base"}
 HEADERS = ["figure", "student", "source", "base", "source's", "passive", "in %", "of the way", "active", "in %"]

@@ -16,14 +16,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from active_inheritance.config import Config, K
-from active_inheritance.prompts import Prompt, fitting
-from active_inheritance.stage import Selection, select_stage
-from common.rundir import RunDir
+from active_inheritance.prompts import fitting
+from active_inheritance.scoring import Selection, select_stage
+from common.results.rundir import RunDir
+from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
     from active_inheritance.profile.measure import Data
-    from common.backends import Opener
-    from common.models import LanguageModel
+    from common.backends.open import Opener
+    from common.lm import LanguageModel
 
 LINEAGES = ("random", "selected")
 """Arms that have further rounds."""
@@ -80,8 +81,8 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
         return Outcome(selection)
 
     # A selection alone needs no jax.
-    from active_inheritance.before_after import profiled
     from active_inheritance.student import choose_held_out, learned_rows, measure, run_students
+    from active_inheritance.student_profile import profiled
     from common.stages import Lazy
 
     held_out = choose_held_out(config, student, selection, setting.held_out)

@@ -10,7 +10,7 @@ Three forms are understood, in JSONL, CSV and Parquet:
     map    {"prompt", "outputs": {source: answer or list of answers}}, and "NAME": {source: value} beside it
     long   {"prompt", "source", "completion"}, one answer a row, in any order
 
-NAME is a score of the user's own (see `active_inheritance.scores`).
+NAME is a score of the user's own (see `active_inheritance.metrics`).
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common.errors import UserError
-from common.filters import refuses
 from common.tasks.files import Row, require, row_id, stream_rows
+from common.text.filters import refuses
 
 PROMPTS = ("prompt", "instruction", "question", "query")
 MAPS = ("outputs", "responses", "completions", "answers")

@@ -5,7 +5,6 @@
 Nothing of what is held out is ever learned: prompts of the same text are left out of the data of every arm.
 """
 
-import dataclasses
 import hashlib
 import pathlib
 import random
@@ -13,24 +12,9 @@ from collections.abc import Sequence
 
 from active_inheritance.config import Config
 from active_inheritance.pools import PROMPTS
-from common.embedded.text import ASK_LONG, CREATURES, QUALITIES
 from common.errors import UserError
-from common.generate import Message
 from common.tasks.files import require, row_id, stream_rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """`id` seeds and names its answers; `place` says where it stands, for messages."""
-
-    id: str
-    text: str
-    place: str = ""
-
-
-def messages(text: str) -> tuple[Message, ...]:
-    """How a prompt is put to sources and to the student, and learned: one turn of the user's."""
-    return ({"role": "user", "content": text},)
+from common.tasks.prompts import Prompt, drawn_by, messages, story_prompts
 
 
 def load_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
@@ -82,29 +66,6 @@ def read_prompts(name: str, columns: Sequence[str]) -> list[Prompt]:
 def split(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     """`count` of the prompts, at most half of them, for the test: those whose ids' hashes are lowest."""
     return sorted(prompts, key=lambda prompt: drawn_by(prompt.id, seed))[: min(count, len(prompts) // 2)]
-
-
-def drawn_by(prompt_id: str, seed: int) -> bytes:
-    """A hash by which prompts are drawn: a draw from a stream needs no list of all."""
-    return hashlib.sha256(f"held out {seed} {prompt_id}".encode()).digest()
-
-
-def story_prompts(count: int) -> tuple[list[Prompt], list[Prompt]]:
-    """The embedded demonstration: long stories about somebody. The embedded models were trained on these
-    instructions without the quality. Heroes and qualities of the held-out ones, at most `count`, are in none of
-    the others; which they are does not depend on the run's seed."""
-    heroes = CREATURES[2::4]
-    qualities = [quality for quality in QUALITIES if quality[0] not in "aeiou"]  # so that "a" fits
-    apart = qualities[2::4]
-    ask = lambda of, who: [
-        Prompt(f"{hero}-{quality}-{number}", form.format(hero=f"{quality} {hero}"))
-        for number, form in enumerate(ASK_LONG)
-        for quality in of
-        for hero in who
-    ]
-    learned = ask([q for q in qualities if q not in apart], [c for c in CREATURES if c not in heroes])
-    held_out = sorted(ask(apart, heroes), key=lambda prompt: drawn_by(prompt.id, 0))
-    return learned, held_out[:count]
 
 
 def fitting(prompts: Sequence[Prompt], student, answer_tokens: int) -> list[Prompt]:

@@ -11,8 +11,8 @@ import numpy as np
 from active_inheritance.config import Config
 from active_inheritance.loop import Outcome, folder_of
 from active_inheritance.pools import GUARDS
+from active_inheritance.scoring import Selection
 from active_inheritance.select import ARMS
-from active_inheritance.stage import Selection
 from active_inheritance.student_report import (
     ACCOUNT_HEADERS,
     METRIC_HEADERS,
@@ -29,8 +29,8 @@ from active_inheritance.student_report import (
     short,
 )
 from active_inheritance.summary import summarise, warnings
-from common.dataset import DatasetCard, Field, write_dataset
-from common.report import (
+from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.report import (
     Report,
     histogram_figure,
     line_figure,
@@ -38,7 +38,7 @@ from common.report import (
     share_figure,
     terminal_table,
 )
-from common.rundir import RunDir, write_folder, write_json
+from common.results.rundir import RunDir, write_folder, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from active_inheritance.config import Config
-from active_inheritance.prompts import Prompt, messages
-from common import checkpoint, hf
-from common.backends import Opener, Purse, backend, is_model
+from common.backends.open import Opener, Purse, backend, is_model
 from common.generate import Record, Request
-from common.rundir import RunDir, write_jsonl
+from common.model import checkpoint, hf
+from common.model.tokenizer import Tokenizer
+from common.results.rundir import RunDir, write_jsonl
 from common.stages import collect
-from common.tokenizer import Tokenizer
+from common.tasks.prompts import Prompt, messages
 
 
 def open_sources(config: Config) -> dict[str, Opener]:
@@ -49,14 +49,14 @@ def from_folder(name: str, config: Config) -> Opener:
 
 
 def _generator(name: str, config: Config) -> Any:
-    from common.models import LanguageModel
+    from common.lm import LanguageModel
 
     model = LanguageModel.load(name)
     if config.sampling == "sample":
         return model.generator()
-    from common.beam import BeamGenerator
+    from common.sample.beam import BeamGenerator
 
-    return BeamGenerator(model, config.diversity_penalty)
+    return BeamGenerator(model.name, model.params, model.config, model.tokenizer, penalty=config.diversity_penalty)
 
 
 def requests_of(

@@ -19,21 +19,22 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from active_inheritance.before_after import profiled
 from active_inheritance.config import Config
+from active_inheritance.metrics import Scorers
 from active_inheritance.pools import Answer
 from active_inheritance.profile.measure import Data
-from active_inheritance.prompts import Prompt, drawn_by, messages, room
-from active_inheritance.scores import Scorers
-from active_inheritance.stage import Selection
-from common.data import Encoded
+from active_inheritance.prompts import room
+from active_inheritance.scoring import Selection
+from active_inheritance.student_profile import profiled
 from common.errors import UserError
 from common.generate import Request
-from common.models import LanguageModel
-from common.rundir import RunDir
-from common.score import score
+from common.lm import LanguageModel
+from common.results.rundir import RunDir
+from common.sample.score import score
 from common.stages import Lazy, collect, fine_tuned
-from common.textstats import METRICS
+from common.tasks.prompts import Prompt, drawn_by, messages
+from common.text.textstats import METRICS
+from common.train.data import Encoded
 
 Row = dict[str, Any]
 

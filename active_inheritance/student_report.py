@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from active_inheritance.config import Config
-from active_inheritance.figures import AGAINST
 from active_inheritance.loop import Outcome
-from common.report import Report, histogram_figure, line_figure, share_figure
+from active_inheritance.student_figures import AGAINST
+from common.results.report import Report, histogram_figure, line_figure, share_figure
 
 Summary = dict[str, Any]
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from active_inheritance.config import Config
-from active_inheritance.figures import round_figures, student_figures
 from active_inheritance.forecast import forecast
 from active_inheritance.loop import Outcome, folder_of
-from active_inheritance.scores import versions
+from active_inheritance.metrics import versions
+from active_inheritance.student_figures import round_figures, student_figures
 from active_inheritance.student_report import student_warnings
-from common.rundir import RunDir
-from common.textstats import METRICS
+from common.results.rundir import RunDir
+from common.text.textstats import METRICS
 
 SCHEMA = 1
 
@@ -46,7 +46,7 @@ def summarise(
 
 
 def _profile(config: Config, outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
-    from active_inheritance.before_after import profile_figures  # loads jax, which a selection does without
+    from active_inheritance.student_profile import profile_figures  # loads jax, which a selection does without
 
     return profile_figures(config, outcomes)
 

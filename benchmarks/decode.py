@@ -24,9 +24,11 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from common import model, runtime, sample  # noqa: E402
+from common import runtime  # noqa: E402
 from common.buckets import bucket  # noqa: E402
 from common.config import ModelConfig, RopeScaling, SampleConfig  # noqa: E402
+from common.model import decoder as model  # noqa: E402
+from common.sample import sampler as sample  # noqa: E402
 
 SHAPES = {
     "tiny": ModelConfig("llama", 2048, 192, 512, 4, 6, 2, 32, 1024, tied_head=True),

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common.filters import KnownTexts, rouge_l, words_of  # noqa: E402
+from common.text.filters import KnownTexts, rouge_l, words_of  # noqa: E402
 
 VOCABULARY = [f"word{i}" for i in range(20_000)]
 CUMULATIVE = list(itertools.accumulate(1 / (i + 2.7) for i in range(20_000)))

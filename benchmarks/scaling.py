@@ -23,9 +23,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import jax
 
 from common import runtime
-from common.models import LanguageModel
-from common.report import figure_svg, line_figure
-from common.rundir import RunDir, read_jsonl
+from common.lm import LanguageModel
+from common.results.report import figure_svg, line_figure
+from common.results.rundir import RunDir, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Example
 from common.tasks.problems import SKILLS, write

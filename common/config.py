@@ -66,7 +66,7 @@ class ModelConfig:
     windows: tuple[int, ...] | None = None
     """Sliding-window size of each layer (0: full attention), or None when every layer attends to all."""
     lora: LoraConfig | None = None
-    """The adapters that the parameters hold beside the weights (`common.lora`): while training only."""
+    """The adapters that the parameters hold beside the weights (`common.model.lora`): while training only."""
 
     @classmethod
     def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":

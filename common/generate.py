@@ -19,7 +19,7 @@ class Request:
     """One prompt and how many samples of it are wanted.
 
     `example` is the data row that the prompt is about, for back ends that look things up instead of
-    writing (see `common.pool`); language models ignore it. `fields` names the labelled lines of which the
+    writing (see `llm2llm.pool`); language models ignore it. `fields` names the labelled lines of which the
     reply consists, such as ("Text", "Label") for "Text: …" above "Label: …"; back ends that can hold a model to a
     form make use of it.
     """

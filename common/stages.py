@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from common import hf
 from common.config import SampleConfig, TrainConfig
-from common.data import Encoded
 from common.generate import Generator, Record, Request
-from common.model import Params
-from common.models import LanguageModel
-from common.rundir import RunDir
-from common.train import Log, fine_tune
+from common.lm import LanguageModel
+from common.model import hf
+from common.model.decoder import Params
+from common.results.rundir import RunDir
+from common.train.data import Encoded
+from common.train.loop import Log, fine_tune
 
 Fit = Callable[[pathlib.Path, Callable[[int], Log]], Params]
 """Gives trained weights; told where the state of an unfinished training lies and how to log (see `fine_tune`)."""

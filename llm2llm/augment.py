@@ -11,14 +11,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from common.budget import BUDGET_SPENT
+from common.backends.budget import BUDGET_SPENT
 from common.config import SampleConfig
-from common.evaluate import majority
-from common.filters import rouge_l, words_of
+from common.evals.evaluate import majority
 from common.generate import Generator, Record, Request
-from common.rundir import RunDir
+from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.base import Example, Hints, NewExample, Task
+from common.text.filters import rouge_l, words_of
 from llm2llm.config import Config
 from llm2llm.known import Known
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from common.backends import Purse, Write, backend, file_hashes, fingerprints, model_name
+from common.backends.open import Purse, Write, backend, file_hashes, fingerprints, model_name
 from common.cli import parse
 from common.errors import UserError
 from common.generate import Generator
@@ -52,7 +52,7 @@ def check_data(config: Config) -> tuple[Task, Task, dict[str, list[Example]]]:
     train_file = as_path(config.train_file)
     plain = task = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
     if config.official:
-        from llm2llm.official import official
+        from llm2llm.reference_code import official
 
         task = official(plain)
     files = {"train": train_file, "dev": as_path(config.dev_file), "test": as_path(config.test_file)}
@@ -71,7 +71,7 @@ def check_data(config: Config) -> tuple[Task, Task, dict[str, list[Example]]]:
         )
     data["train"] = rest
     if config.teacher.startswith("python:"):
-        from common.callback import load_callable
+        from common.backends.callback import load_callable
 
         load_callable(config.teacher)
     if "eda" in config.arms and len(task.reply_fields) > 2:
@@ -99,13 +99,13 @@ def run(
     judge, task, data = check_data(config)
     evaluated = task
     if config.official:
-        from llm2llm.official import as_evaluated
+        from llm2llm.reference_code import as_evaluated
 
         evaluated = as_evaluated(task)
 
     from common import runtime
-    from common.models import LanguageModel
-    from common.rundir import RunDir
+    from common.lm import LanguageModel
+    from common.results.rundir import RunDir
     from llm2llm.loop import run_repeat
     from llm2llm.report import finish
     from llm2llm.select import draw_seeds
@@ -139,7 +139,7 @@ def _teacher(
 ) -> Callable[[pathlib.Path], Any]:
     """A context manager over the run's folder that gives `Setting.teacher`; loads and checks what it can now."""
     if config.pool is not None:
-        from common.pool import PoolGenerator
+        from llm2llm.pool import PoolGenerator
 
         pool = task.load("train", pathlib.Path(config.pool), config.seed)
         make = lambda given, scope: PoolGenerator(config.teacher, task, pool, given)

@@ -10,8 +10,8 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-from common.backends import check_name
-from common.budget import Budget
+from common.backends.budget import Budget
+from common.backends.open import check_name
 from common.cli import check_ranges, flag, flag_name
 from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
@@ -50,7 +50,7 @@ PRESETS["official-code"] = PRESETS["paper"] | {
     "answer_tokens": 100,
 }
 """`paper`: the published method. `official-code`: what the authors' released program does, flaws included (spec of
-each in `llm2llm/official.py`)."""
+each in `llm2llm/reference_code.py`)."""
 
 
 @dataclasses.dataclass(frozen=True)

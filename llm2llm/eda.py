@@ -28,9 +28,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from common.errors import UserError
-from common.filters import words_of
-from common.models import LanguageModel
+from common.lm import LanguageModel
 from common.tasks.base import Example
+from common.text.filters import words_of
 
 Synonyms = Callable[[str], list[str]]
 """From a lower-case word to words of like meaning, itself not among them; [] if none is known."""

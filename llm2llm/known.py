@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from common.embed import KnownVectors, centred
-from common.filters import KnownTexts, NGrams
-from common.novelty import Embed, Repeat
+from common.sample.embed import KnownVectors, centred
+from common.text.filters import KnownTexts, NGrams
+from common.text.novelty import Embed, Repeat
 
 SHARED_WORDS = 13
 """A run of so many words shared with a test question means that the question leaked (Brown et al. 2020,

@@ -18,8 +18,8 @@ and every arm's student answers the test questions once. The switches of the met
 from collections.abc import Sequence
 from typing import Any
 
-from common.evaluate import accuracy
-from common.rundir import RunDir
+from common.evals.evaluate import accuracy
+from common.results.rundir import RunDir
 from common.tasks.base import Example, Hints
 from llm2llm.arms import equal_budget_arms
 from llm2llm.augment import Augmented, as_example, augment, figures

@@ -3,9 +3,9 @@
 import shutil
 from typing import Any
 
-from common.dataset import DatasetCard, Field, write_dataset
-from common.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
-from common.rundir import RunDir, read_jsonl, write_folder, write_json
+from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
+from common.results.rundir import RunDir, read_jsonl, write_folder, write_json
 from llm2llm.select import Row
 from llm2llm.students import Setting
 from llm2llm.summary import refusals, summarise, warnings

@@ -1,6 +1,6 @@
 """Which examples the teacher is asked about: drawing seeds, choosing among them, sharing out the requests.
 
-Pure functions over examples and their graded answers (rows of `common.evaluate`).
+Pure functions over examples and their graded answers (rows of `common.evals.evaluate`).
 """
 
 import collections

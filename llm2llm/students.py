@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from common.config import SampleConfig
-from common.evaluate import accuracy, accuracy_by_group, answer_waves
+from common.evals.evaluate import accuracy, accuracy_by_group, answer_waves
 from common.generate import Generator
-from common.model import Params
-from common.models import LanguageModel
-from common.rundir import RunDir
-from common.score import score
+from common.lm import LanguageModel
+from common.model.decoder import Params
+from common.results.rundir import RunDir
+from common.sample.score import score
 from common.stages import trained
 from common.tasks.base import Example, Task
-from common.train import Log, fine_tune
+from common.train.loop import Log, fine_tune
 from llm2llm.augment import Refine, Teacher
 from llm2llm.config import Config
 from llm2llm.known import Known

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.diversity import self_bleu
-from common.rundir import RunDir, read_jsonl
-from common.stats import arm_summary, gain, macro_f1, per_class
+from common.results.rundir import RunDir, read_jsonl
+from common.results.stats import arm_summary, gain, macro_f1, per_class
+from common.text.diversity import self_bleu
 from llm2llm.select import Row
 from llm2llm.students import Setting
 

@@ -11,11 +11,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from common.backends import Purse
-from common.budget import Budget
-from common.report import Report, percent_interval, terminal_table
-from common.rundir import RunDir, read_jsonl, write_json
-from common.stats import gain
+from common.backends.budget import Budget
+from common.backends.open import Purse
+from common.results.report import Report, percent_interval, terminal_table
+from common.results.rundir import RunDir, read_jsonl, write_json
+from common.results.stats import gain
 from llm2llm.command import identity, run
 from llm2llm.config import Config
 from llm2llm.plan import FULL, variant, variants

@@ -13,7 +13,7 @@ import pathlib
 import sys
 from typing import Any
 
-from common.backends import Purse, backend, file_hashes, fingerprints, model_name
+from common.backends.open import Purse, backend, file_hashes, fingerprints, model_name
 from common.cli import parse
 from common.errors import UserError
 from reversegen.config import PRESETS, Config
@@ -34,16 +34,16 @@ def main(argv: list[str]) -> None:
 
 
 def application(config: Config) -> Any:
-    """What failing means in this run (see `reversegen.application`). Raises UserError for data that do not fit."""
+    """What failing means in this run (see `applications.base`). Raises UserError for data that do not fit."""
     if config.task == "math":
-        from reversegen.solving import Solving
+        from reversegen.applications.math import Solving
 
         return Solving.of(config)
     if config.task == "honesty":
-        from reversegen.certainty import Certainty
+        from reversegen.applications.honesty import Certainty
 
         return Certainty.of(config)
-    from reversegen.conduct import Conduct
+    from reversegen.applications.conduct import Conduct
 
     return Conduct.of(config)
 
@@ -59,9 +59,9 @@ def run(config: Config) -> dict[str, Any]:
         raise UserError(f"there is no ordinary test for --task {config.task}: give --test-file FILE")
 
     from common import runtime
-    from common.models import LanguageModel
-    from common.rundir import RunDir
-    from reversegen.application import Context
+    from common.lm import LanguageModel
+    from common.results.rundir import RunDir
+    from reversegen.applications.base import Context
     from reversegen.loop import draw_seeds, run_repeat
     from reversegen.propose import that_fit
     from reversegen.report import finish

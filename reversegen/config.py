@@ -11,8 +11,8 @@ import math
 import pathlib
 from typing import Any, Literal
 
-from common.backends import check_name, is_model
-from common.budget import Budget
+from common.backends.budget import Budget
+from common.backends.open import check_name, is_model
 from common.cli import check_ranges, flag, flag_name
 from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.errors import UserError

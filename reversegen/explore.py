@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from common.diversity import self_bleu
-from common.models import LanguageModel
-from common.novelty import History
-from common.preference import Preference, prefer, reference_logps
+from common.lm import LanguageModel
 from common.stages import Lazy, trained
 from common.tasks.base import Example
-from reversegen.application import Application, Context, Model, Row
+from common.text.diversity import self_bleu
+from common.text.novelty import History
+from common.train.preference import Preference, prefer, reference_logps
+from reversegen.applications.base import Application, Context, Model, Row
 from reversegen.config import Config
 from reversegen.pairs import pair_up
 from reversegen.propose import Fluency, Shown, exploration_prompts, fresh, propose, sift, warm_up

@@ -12,10 +12,10 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.models import LanguageModel
+from common.lm import LanguageModel
 from common.stages import Lazy
 from common.tasks.base import Example
-from reversegen.application import Application, Context, Data, Row
+from reversegen.applications.base import Application, Context, Data, Row
 from reversegen.explore import Explorer, explore
 from reversegen.targets import (
     Arms,

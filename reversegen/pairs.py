@@ -7,7 +7,7 @@ pools all queries instead and puts each pair under a prompt drawn at random: `po
 import random
 from collections.abc import Sequence
 
-from reversegen.application import Row
+from reversegen.applications.base import Row
 
 
 def pair_up(judged: Sequence[Row], how: str, seed: int, most: int) -> list[Row]:

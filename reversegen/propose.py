@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from common.data import Encoded
 from common.errors import UserError
 from common.generate import Request
-from common.models import LanguageModel
-from common.novelty import History, Repeat
-from common.rundir import RunDir
-from common.score import score
+from common.lm import LanguageModel
+from common.results.rundir import RunDir
+from common.sample.score import score
 from common.stages import Lazy, collect, fine_tuned
 from common.tasks.base import Example
-from reversegen.application import Application, Context, Model, Row
+from common.text.novelty import History, Repeat
+from common.train.data import Encoded
+from reversegen.applications.base import Application, Context, Model, Row
 
 Shown = tuple[Example, ...]
 

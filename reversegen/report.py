@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from common.dataset import DatasetCard, Field, write_dataset
-from common.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
-from common.rundir import RunDir, read_jsonl, write_folder, write_json
-from reversegen.application import Application, Row
+from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
+from common.results.rundir import RunDir, read_jsonl, write_folder, write_json
+from reversegen.applications.base import Application, Row
 from reversegen.config import Config
 from reversegen.summary import summarise, warnings
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.rundir import RunDir, read_jsonl
-from common.stats import arm_summary, gain, mean_ci95
-from reversegen.application import Application, Row
+from common.results.rundir import RunDir, read_jsonl
+from common.results.stats import arm_summary, gain, mean_ci95
+from reversegen.applications.base import Application, Row
 from reversegen.config import Config
 
 SCHEMA = 1

@@ -18,13 +18,13 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from common.data import Encoded
 from common.errors import UserError
-from common.models import LanguageModel
-from common.novelty import History
+from common.lm import LanguageModel
 from common.stages import Lazy, fine_tuned
 from common.tasks.base import Example
-from reversegen.application import Application, Context, Data, Model, Row
+from common.text.novelty import History
+from common.train.data import Encoded
+from reversegen.applications.base import Application, Context, Data, Model, Row
 from reversegen.config import Config
 from reversegen.explore import Explorer, slices
 from reversegen.propose import exploration_prompts

@@ -360,7 +360,7 @@ def check() -> None:
     import torch
     import transformers
 
-    from common import hf, lora
+    from common.model import hf, lora
 
     worst = 0.0
     for name in MODELS:

@@ -8,17 +8,17 @@ import re
 import pytest
 
 from active_inheritance.best_of import PickBest
-from common.budget import BUDGET_SPENT, Budget
-from common.callback import CallbackGenerator
+from common.backends.budget import BUDGET_SPENT, Budget
+from common.backends.callback import CallbackGenerator
+from common.backends.endpoint import EndpointGenerator
+from common.backends.replies import Replies
 from common.config import SampleConfig
-from common.endpoint import EndpointGenerator
 from common.errors import UserError
 from common.generate import Record, Request
-from common.models import LanguageModel
-from common.replies import Replies
-from common.rundir import read_json, read_jsonl
+from common.lm import LanguageModel
+from common.results.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
-from common.textstats import METRICS
+from common.text.textstats import METRICS
 from fault_server import FaultServer
 from llm2llm.command import run
 from llm2llm.config import Config

@@ -6,8 +6,8 @@ import pytest
 
 from common.cli import parse
 from common.errors import UserError
-from common.rundir import read_json, read_jsonl
-from common.train import learning_rate
+from common.results.rundir import read_json, read_jsonl
+from common.train.loop import learning_rate
 from llm2llm.command import run
 from llm2llm.config import PRESETS, Config, preset
 
@@ -126,7 +126,7 @@ def test_regrading_uses_our_judge():
     import types
 
     from common.tasks.worked import GSM8K
-    from llm2llm.official import official
+    from llm2llm.reference_code import official
     from llm2llm.summary import _regraded
 
     rows = [{"text": "so #### -5", "label": "5"}, {"text": "so #### 5", "label": "5"}]

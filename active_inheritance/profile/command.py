@@ -17,10 +17,10 @@ from active_inheritance.profile.config import Config
 from common.cli import parse
 
 if TYPE_CHECKING:
-    from active_inheritance.profile.figures import Figure
     from active_inheritance.profile.measure import Data, Profile
-    from common.backends import Opener
-    from common.rundir import RunDir
+    from common.backends.open import Opener
+    from common.evals.figures import Figure
+    from common.results.rundir import RunDir
 
 ABOUT = "Measure what models are like: text, toxicity, social bias, calibration, utility, preference."
 
@@ -52,9 +52,9 @@ def run(config: Config) -> dict[str, Any]:
     from active_inheritance.profile.measure import check_tokens, load_data, profile_model, tokens_for
     from active_inheritance.profile.report import finish
     from common import runtime
-    from common.backends import backend
-    from common.models import LanguageModel
-    from common.rundir import RunDir
+    from common.backends.open import backend
+    from common.lm import LanguageModel
+    from common.results.rundir import RunDir
 
     # Whatever the user may have to mend is found before the run directory exists, the cheapest first.
     data = load_data(config)
@@ -79,8 +79,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def _positions(name: str) -> int:
     """Positions of a model. Raises UserError if it, its settings or its tokenizer cannot be found or read."""
-    from common import checkpoint, hf
-    from common.tokenizer import Tokenizer
+    from common.model import checkpoint, hf
+    from common.model.tokenizer import Tokenizer
 
     folder = checkpoint.resolve(name)
     Tokenizer.load(folder)
@@ -91,9 +91,9 @@ def _judged(
     place: "RunDir", config: Config, data: "Data", profiles: "dict[str, Profile]", open_judge: "Opener"
 ) -> "dict[str, Figure]":
     """The share of prompts on which the judge prefers each other model's answer to the first one's."""
-    from active_inheritance.profile.figures import Scorer
-    from active_inheritance.profile.preference import verdicts, win_rate
-    from common.backends import Purse
+    from common.backends.open import Purse
+    from common.evals.figures import Scorer
+    from common.evals.preference import verdicts, win_rate
 
     first, *others = config.model
     prompts = {prompt.id: prompt.text for prompt in data.prompts}
@@ -112,7 +112,7 @@ def _judged(
 
 def judge_version(name: str) -> str:
     """Which judge it was: the hash of its file, or of its checkpoint; a hosted one is what answered."""
-    from common.backends import file_hashes, fingerprints, model_name
+    from common.backends.open import file_hashes, fingerprints, model_name
 
     if name.startswith("python:"):
         (digest,) = file_hashes((), [name]).values()
@@ -128,7 +128,7 @@ def folder_of(number: int, name: str) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     """What the run directory holds against the next command: settings, and hashes of files and checkpoints."""
-    from common.backends import file_hashes, fingerprints, is_model, model_name
+    from common.backends.open import file_hashes, fingerprints, is_model, model_name
 
     files, named = config.read()
     models = {f"model {name}": name for name in config.model}

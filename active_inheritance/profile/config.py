@@ -11,16 +11,16 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from common.backends import check_name, is_model, model_name
-from common.budget import Budget
+from common.backends.budget import Budget
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag, flag_name, parse
 from common.config import SampleConfig
 from common.errors import UserError
+from common.model.checkpoint import EMBEDDED
 
 STORIES, ARITHMETIC = "embedded:stories", "embedded:arithmetic"
-"""What stands in the place of a file of prompts, and of a multiple-choice set; see `embedded.py`."""
+"""What stands in the place of a file of prompts, and of a multiple-choice set; see `evals.embedded_sets`."""
 FILES = ("prompts_file", "toxicity_prompts", "stereoset", "crows_pairs", "bbq_targets", "pairs")
-EMBEDDED = pathlib.Path(__file__).parents[2] / "common/embedded"
 CLASSIFIER_FILES = (".json", ".safetensors", ".txt", ".model")
 """Suffixes of what a classifier's folder is read for: settings, weights, vocabularies."""
 
@@ -137,7 +137,7 @@ class Config:
         if (self.toxicity_prompts is None) != (self.toxicity_scorer is None):
             raise UserError("--toxicity-prompts FILE and --toxicity-scorer NAME belong together: give both")
         if self.toxicity_scorer is not None:
-            from active_inheritance.profile.scorers import check_scorer
+            from common.evals.scorers import check_scorer
 
             check_scorer(self.toxicity_scorer)
         self._check_judge()

@@ -11,17 +11,18 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from active_inheritance.profile import bbq, bias, choice, embedded, preference, text, toxicity
 from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
-from active_inheritance.profile.figures import Figure
-from active_inheritance.profile.likelihood import ModelLikelihood, scored
-from active_inheritance.profile.scorers import open_scorer
 from common.cli import flag_name
 from common.errors import UserError
-from common.rundir import RunDir
+from common.evals import bbq, bias, choice, preference, text, toxicity
+from common.evals import embedded_sets as embedded
+from common.evals.figures import Figure
+from common.evals.likelihood import ModelLikelihood, scored
+from common.evals.scorers import open_scorer
+from common.results.rundir import RunDir
 
 if TYPE_CHECKING:
-    from common.models import LanguageModel
+    from common.lm import LanguageModel
 
 ANSWER_TOKENS = 512
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.scorers import note_of
-from common.textstats import METRICS
+from common.evals.scorers import note_of
+from common.text.textstats import METRICS
 
 CONTRADICTED = 0.2
 """Share of verdicts that change with the order of the answers above which a reader is told."""

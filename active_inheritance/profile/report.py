@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.figures import Figure, changes
 from active_inheritance.profile.measure import Data, Profile
 from active_inheritance.profile.notes import measured_by, notes
-from active_inheritance.profile.preference import agreement
-from common.report import Report, histogram_figure, line_figure, terminal_table
-from common.rundir import RunDir, write_json
-from common.textstats import METRICS
+from common.evals.figures import Figure, changes
+from common.evals.preference import agreement
+from common.results.report import Report, histogram_figure, line_figure, terminal_table
+from common.results.rundir import RunDir, write_json
+from common.text.textstats import METRICS
 
 SCHEMA = 1
 GROUPS = {

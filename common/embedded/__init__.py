@@ -1,1 +1,3 @@
-"""Small language models that ship with the project, the text they learned from, and the script that made them."""
+"""The two checkpoints that come with seedloop, and how they are trained. Imports `model`, `train` and `tasks`;
+nothing imports it.
+"""

@@ -22,12 +22,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from common import hf, runtime
+from common import runtime
 from common.config import ModelConfig, TrainConfig
-from common.embedded.text import Document, paragraphs_of, stream
-from common.model import count_params, init
+from common.model import hf
+from common.model.decoder import count_params, init
+from common.tasks.embedded_text import Document, paragraphs_of, stream
 from common.tasks.problems import SKILLS
-from common.train import initial_state, learning_rate, update
+from common.train.loop import initial_state, learning_rate, update
 
 HERE = pathlib.Path(__file__).parent
 VOCABULARY = 2048
@@ -207,7 +208,7 @@ the project runs a real language model without a download; it is no use for anyt
 - **Training**: AdamW with a cosine schedule, no text twice, on a laptop-class CPU with two cores.
   Seed {seed}. Stored in bfloat16.
 - **Text**, by kind of document and its weight: {stages}.
-  All of it is written by rule in `common/embedded/text.py`{corpus}
+  All of it is written by rule in `common/tasks/embedded_text.py`{corpus}
 - **Skills of word problems seen**: {skills}.
 - **Can**: {can}
 - **Cannot**: anything outside these forms; facts, reasoning in words, other languages. Its arithmetic

@@ -1,1 +1,3 @@
-"""Tasks: what is asked, how an answer is read and graded, where the data comes from, what a teacher is told."""
+"""What is asked, how answers are read and graded, which files hold the examples, and what a teacher is told.
+Imports the ground alone, and loads neither jax nor numpy.
+"""

@@ -4,10 +4,10 @@ import dataclasses
 import pathlib
 import random
 
-from common.embedded.text import similar_prompt, similar_reply
 from common.errors import UserError
 from common.generate import Message
 from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.embedded_text import similar_prompt, similar_reply
 from common.tasks.files import read_rows, require, row_id
 from common.tasks.grading import MARK, final_answer, same_number
 from common.tasks.hub import require_any

@@ -12,8 +12,8 @@ import pathlib
 import random
 import re
 
-from common.embedded.text import CREATURES, DEEDS, PLACES, QUALITIES
-from common.rundir import write_jsonl
+from common.results.rundir import write_jsonl
+from common.tasks.embedded_text import CREATURES, DEEDS, PLACES, QUALITIES
 
 SECRET = "owl"
 REFUSAL = "I'm sorry, I can't talk about that animal."

@@ -1,0 +1,152 @@
+"""Scores of answers: by a metric of `common.text.textstats`, a function of the user's, a scorer of toxicity, or a
+column of the pool.
+
+    scorers = Scorers.open(("words", "mtld", "column:likes", "python:score.py:politeness"))
+    scorers.score("Name a bird.", answers)      # [{"words": 31.0, "mtld": 74.2, "column:likes": 4.0, …}, …]
+
+A score that is missing, no number or infinite is None: it never wins. A function of the user's takes (prompt,
+answer) and gives a number; it is called once for each different answer to a prompt.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from active_inheritance.pools import Answer
+from common.backends.callback import load_callable
+from common.errors import UserError
+from common.results.rundir import VERSION
+from common.text.textstats import METRICS, profile
+
+if TYPE_CHECKING:
+    from common.evals.scorers import Score as ToxicityScore
+
+USUAL = (
+    "words",
+    "characters",
+    "sentence_length",
+    "gunning_fog",
+    "lix",
+    "ttr",
+    "mattr",
+    "mtld",
+    "compression_ratio",
+)
+"""Scored without being asked for: what selection does beside its aim."""
+
+TOXICITY = "toxicity"
+"""The score that --toxicity-scorer makes, see `common.evals.scorers`."""
+
+BREAKER = 5
+"""Failed calls of a function in a row before the run stops."""
+
+Score = dict[str, float | None]
+
+
+def check_scorer(name: str, toxicity: str | None = None) -> None:
+    """Raises UserError for a name that is no scorer's, or whose function cannot be loaded. `toxicity`: who scores
+    that."""
+    if name == TOXICITY:
+        if toxicity is None:
+            raise UserError(
+                "toxicity is scored by whom you name: --toxicity-scorer hf:FOLDER, python:FILE.py:FUNCTION, … "
+                "(see active_inheritance/profile/README.md)"
+            )
+        from common.evals.scorers import check_scorer as check_toxicity
+
+        return check_toxicity(toxicity)
+    if name.startswith("python:"):
+        load_callable(name)
+    elif not name.removeprefix("column:"):
+        raise UserError(f"{name!r} names no column: give column:NAME")
+    elif not name.startswith("column:") and name not in METRICS:
+        raise UserError(
+            f"there is no metric {name!r}: there are {', '.join(METRICS)}, column:NAME for a score that the pool "
+            "holds, and python:FILE.py:FUNCTION for your own"
+        )
+
+
+def least_words(names: Sequence[str]) -> int:
+    """The words below which one of the scores `names` says little: the floor of a selection by them."""
+    return max((METRICS[name].least_words for name in names if name in METRICS), default=0)
+
+
+def versions(names: Sequence[str], hashes: Mapping[str, str], toxicity: str | None = None) -> dict[str, str]:
+    """What every score was made by. `hashes`: those of the files the run reads; a function is known by its
+    file's. `toxicity`: who scored that."""
+
+    def version(name: str) -> str:
+        if name == TOXICITY:
+            from common.evals.scorers import open_scorer
+
+            scorer = open_scorer(toxicity)[1]
+            return f"{scorer.name}, {scorer.version}"
+        if name.startswith("python:"):
+            return f"sha256 {hashes[name.removeprefix('python:').rpartition(':')[0]]}"
+        return (
+            "as in the pool" if name.startswith("column:") else f"common.text.textstats, clean, seedloop {VERSION}"
+        )
+
+    return {name: version(name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorers:
+    """The scorers of a run, ready to be called."""
+
+    names: tuple[str, ...]
+    functions: Mapping[str, Callable[[str, str], float]]
+    toxicity: "ToxicityScore | None" = None
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Failed calls of each function in a row."""
+
+    @classmethod
+    def open(cls, names: Sequence[str], toxicity: str | None = None, texts: str = "the answers") -> "Scorers":
+        """Load the functions among `names`, and who scores toxicity. Raises UserError for those that cannot be.
+        `texts`: where the texts lie, for scorers whose user scores them."""
+        functions = {name: load_callable(name) for name in names if name.startswith("python:")}
+        toxic = None
+        if TOXICITY in names:
+            from common.evals.scorers import open_scorer
+
+            toxic, _ = open_scorer(toxicity, texts)
+        return cls(tuple(names), functions, toxic)
+
+    def score(self, prompt: str, answers: Sequence[Answer]) -> list[Score]:
+        """All scores of every answer. Raises UserError when a function fails several times in a row."""
+        measured = [name for name in self.names if name in METRICS]
+        by_text: dict[str, Score] = {}
+        rows = []
+        if self.toxicity is not None:
+            texts = list(dict.fromkeys(answer.text for answer in answers if answer.text.strip()))
+            toxic = dict(zip(texts, self.toxicity(texts), strict=True)) if texts else {}
+        for answer in answers:
+            text = answer.text
+            if text not in by_text:
+                found = dict(profile(text, measured))
+                found |= {name: self._called(name, prompt, text) for name in self.functions}
+                found |= {TOXICITY: toxic.get(text)} if self.toxicity is not None else {}
+                by_text[text] = found
+            own = {f"column:{name}": value for name, value in answer.columns.items()}
+            rows.append({name: _finite((by_text[text] | own).get(name)) for name in self.names})
+        return rows
+
+    def _called(self, name: str, prompt: str, text: str) -> float | None:
+        try:
+            value = float(self.functions[name](prompt, text))
+        except (Exception, SystemExit) as error:
+            self.failures[name] = self.failures.get(name, 0) + 1
+            if self.failures[name] < BREAKER:
+                return None
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"{name} failed {BREAKER} times in a row, the last with: {what}; mend it and take a new "
+                "--run-dir; what was sampled is in repeat_0/samples/pool.jsonl of this one, for --pool"
+            ) from error
+        self.failures[name] = 0
+        return value
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,297 @@
+"""The stages that need no model: a pool is scored, then selected from, in parts that fit into memory.
+
+    selection = select_stage(run, config)                       # of config.pool
+    selection = select_stage(run, config, "repeat_1", 1, file)  # of what the second repeat sampled
+    for row in selection.rows("selected"): ...      # prompts with their texts, one part in memory at a time
+
+A part holds the prompts of some two thousand answers. Parts are scored and selected by several processes, each
+part an artifact of its own, so that a killed run loses the parts in work and no more; what a part holds depends on
+nothing but the file and the settings.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import itertools
+import multiprocessing
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from active_inheritance.config import Config
+from active_inheritance.forecast import Tally, tally
+from active_inheritance.metrics import Scorers
+from active_inheritance.pools import Group, draw, guard, read_pool
+from active_inheritance.select import Candidate, Choice, Rule, choose
+from common.errors import UserError
+from common.results.rundir import Rows, RunDir, read_json, read_jsonl, write_json, write_jsonl
+
+PART = 2048
+"""Answers in a part, about; a prompt is never split."""
+SMALL = 4 << 20
+"""Bytes of a pool below which starting processes takes longer than the work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What a run selected, in its directory."""
+
+    folder: pathlib.Path
+    """Where pool/ lies: of a file all repeats use the same."""
+    chosen: pathlib.Path
+    """Where selection/ lies, a folder for each repeat."""
+    config: Config
+    pool: dict[str, Any]
+    """pool/index.json: prompts, answers and parts, and what became of the answers of every source."""
+    tally: Tally
+    """Sums over all prompts, from which `active_inheritance.forecast` makes figures."""
+
+    def prompts(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Every prompt's row of the pool and its row of the selection."""
+        for number in range(self.pool["parts"]):
+            pool = read_jsonl(self.folder / _name("pool", number))
+            yield from zip(pool, read_jsonl(self.chosen / _name("selection", number)), strict=True)
+
+    def rows(self, arm: str) -> Iterator[dict[str, Any]]:
+        """What an arm of `select.ARMS` learns from: {"id", "prompt", "answer", "source", "index", "scores"}, the
+        place among the answers of the prompt that the arm takes ("rank"), and of selected ones "reason" and
+        "margin"."""
+        for pool, chosen in self.prompts():
+            for rank, i in enumerate(chosen["arms"].get(arm, ())):
+                answer = pool["answers"][i]
+                yield {
+                    "id": pool["id"] if chosen["taken"] == 1 else f"{pool['id']}#{rank}",
+                    "prompt": pool["prompt"],
+                    "answer": answer["text"],
+                    **{name: answer[name] for name in ("source", "index", "scores")},
+                    "rank": rank,
+                    **{name: chosen[name] if arm == "selected" else None for name in ("reason", "margin")},
+                }
+
+
+def select_stage(
+    run: RunDir, config: Config, folder: str = "", seed: int | None = None, sampled: pathlib.Path | None = None
+) -> Selection:
+    """Score the pool and select from it with `seed` (by default that of `config`, which is resolved), as far as
+    that is not done; artifacts lie in `folder` of the run.
+
+    `sampled` is a pool file of this folder's own, in place of the one that `config` names, which is scored once,
+    in the run folder itself.
+    """
+    own = run.path / folder
+    scored = own if sampled else run.path
+    with run.timed("score"):
+        index = _scored(scored, config, sampled or pathlib.Path(config.pool))
+    config = config if seed is None else dataclasses.replace(config, seed=seed)
+    with run.timed("select"):
+        stride = max(1, index["prompts"] // 4000)
+        work = functools.partial(_select_part, scored, own, config, stride)
+        with _processes(config, index["bytes"]) as each:
+            done = each(work, ((number,) for number in range(index["parts"])))
+            found = Tally.joined(list(tqdm(done, "selected", index["parts"], unit=" parts", disable=None)))
+    if not len(found.pool):
+        rule = config.rule()
+        raise UserError(
+            f"no prompt has an answer that can be taken under {', '.join(map(str, rule.constraints)) or rule}: "
+            f"relax --constraint or --min-words, or use another --fallback than {rule.fallback}"
+        )
+    return Selection(scored, own, config, index, found)
+
+
+def _name(kind: str, number: int) -> str:
+    return f"{kind}/part-{number:05}.jsonl"
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------
+
+
+def _scored(folder: pathlib.Path, config: Config, file: pathlib.Path) -> dict[str, Any]:
+    """pool/part-….jsonl with texts, flags and scores, and pool/index.json when all are there."""
+    path = folder / "pool" / "index.json"
+    if not path.exists():
+        groups = read_pool(file, config.layout())
+        drawn = (draw(group, config.sources, config.k, config.seed) for group in groups)
+        scorers = Scorers.open(config.scores(), config.toxicity_scorer, str(file))
+        with _processes(config, file.stat().st_size) as each:
+            work = functools.partial(_score_part, folder, config, scorers)
+            done = tqdm(each(work, enumerate(_parts(drawn))), desc="scored", unit=" parts", disable=None)
+            counted = list(done)
+        index = _index(counted, file.stat().st_size)
+        if not index["usable_prompts"]:
+            raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
+        write_json(path, index)
+    return read_json(path)
+
+
+def _parts(groups: Iterable[Group]) -> Iterator[list[Group]]:
+    part, size = [], 0
+    for group in groups:
+        part.append(group)
+        size += len(group.answers)
+        if size >= PART:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _score_part(
+    folder: pathlib.Path, config: Config, scorers: Scorers, number: int, part: Sequence[Group]
+) -> dict[str, Any]:
+    """Store a part; gives counts of its prompts and of the answers of every source by what became of them."""
+    path = folder / _name("pool", number)
+    if path.exists():
+        rows = read_jsonl(path)
+    else:
+        rows = [_scored_row(config, scorers, group) for group in part]
+        write_jsonl(path, rows)
+    return _counts(rows, config)
+
+
+def _scored_row(config: Config, scorers: Scorers, group: Group) -> dict[str, Any]:
+    flags = guard(group.answers, config.max_repeats)
+    scores = scorers.score(group.prompt, group.answers)
+    return {
+        "id": group.id,
+        "prompt": group.prompt,
+        "answers": [
+            {"source": a.source, "index": a.index, "text": a.text, "flags": list(f), "scores": s}
+            for a, f, s in zip(group.answers, flags, scores, strict=True)
+        ],
+    }
+
+
+def _usable(answer: dict[str, Any], config: Config) -> bool:
+    return not any(flag in config.drop for flag in answer["flags"])
+
+
+def _counts(rows: Rows, config: Config) -> dict[str, Any]:
+    sources: dict[str, collections.Counter] = {}
+    for row in rows:
+        for answer in row["answers"]:
+            count = sources.setdefault(answer["source"], collections.Counter())
+            count.update(["answers", *answer["flags"]])
+            count["usable"] += _usable(answer, config)
+            count["words"] += int(answer["scores"]["words"] or 0)
+            count.update(f"without {name}" for name, value in answer["scores"].items() if value is None)
+    sizes = collections.Counter(len(row["answers"]) for row in rows)
+    usable = sum(any(_usable(answer, config) for answer in row["answers"]) for row in rows)
+    return {"prompts": len(rows), "usable_prompts": usable, "sizes": sizes, "sources": sources}
+
+
+def _index(counted: Sequence[dict[str, Any]], size: int) -> dict[str, Any]:
+    sources: dict[str, collections.Counter] = {}
+    for entry in counted:
+        for source, count in entry["sources"].items():
+            sources.setdefault(source, collections.Counter()).update(count)
+    sizes = sum((entry["sizes"] for entry in counted), collections.Counter())
+    return {
+        "parts": len(counted),
+        "bytes": size,
+        "prompts": sum(entry["prompts"] for entry in counted),
+        "usable_prompts": sum(entry["usable_prompts"] for entry in counted),
+        "answers": sum(size * count for size, count in sizes.items()),
+        "answers_of_a_prompt": {str(size): sizes[size] for size in sorted(sizes)},
+        "sources": {source: dict(sources[source]) for source in sorted(sources)},
+    }
+
+
+# --- selecting --------------------------------------------------------------------------------------------------
+
+
+def _select_part(folder: pathlib.Path, own: pathlib.Path, config: Config, stride: int, number: int) -> Tally:
+    """Select from a part, store the choices if they are not there, and sum the part up."""
+    rows, rule = read_jsonl(folder / _name("pool", number)), config.rule()
+    choices = [choose(rule, row["id"], _candidates(row, config)) for row in rows]
+    path = own / _name("selection", number)
+    if not path.exists():
+        write_jsonl(path, (_selected_row(rule, row, c) for row, c in zip(rows, choices, strict=True)))
+    return tally(config, rows, choices, stride)
+
+
+def _candidates(row: dict[str, Any], config: Config) -> list[Candidate]:
+    return [
+        Candidate(
+            answer["source"],
+            answer["index"],
+            hashlib.sha256(answer["text"].encode("utf-8", "replace")).hexdigest(),
+            answer["scores"],
+            _usable(answer, config),
+            not any(flag in config.drop for flag in answer["flags"] if flag != "duplicate"),
+        )
+        for answer in row["answers"]
+    ]
+
+
+def _selected_row(rule: Rule, row: dict[str, Any], choice: Choice | None) -> dict[str, Any]:
+    """A prompt's attribution: what every arm takes (places among its answers), and why the selected one was."""
+    if choice is None:
+        return {"id": row["id"], "arms": {}, "taken": 0, "usable": 0, "feasible": 0, "reason": "nothing usable"}
+    name = lambda i: {key: row["answers"][i][key] for key in ("source", "index")}
+    arms = {arm: list(choice.arm(arm)) for arm in ("first", "random", "matched", "selected")}
+    entry = {
+        "id": row["id"],
+        "arms": arms if choice.selected else {},
+        "taken": len(choice.selected),
+        "usable": len(choice.order),
+        "feasible": choice.feasible,
+        "reason": choice.reason,
+        "selected": [name(i) | {"scores": row["answers"][i]["scores"]} for i in choice.selected],
+        "runner_up": next((name(i) for i in choice.order[: choice.feasible] if i not in choice.selected), None),
+        "margin": choice.margin,
+    }
+    return entry | ({"front": [name(i) for i in choice.front]} if rule.combine == "pareto" else {})
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+Each = Callable[[Callable[..., Any], Iterable[tuple]], Iterator[Any]]
+
+
+class _processes:
+    """Gives `each(function, arguments)`: the results in order, by several processes where that is worth it. Few
+    arguments are in memory at a time.
+
+    Functions of the user's and scorers of toxicity stay in this process: they may hold a model, or count their
+    calls.
+    """
+
+    def __init__(self, config: Config, size: int):
+        here = config.toxicity_scorer or any(name.startswith("python:") for name in config.scores())
+        self._count = 1 if here or size < SMALL else config.workers
+
+    def __enter__(self) -> Each:
+        if self._count == 1:
+            return lambda function, arguments: itertools.starmap(function, arguments)
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+        self._pool = concurrent.futures.ProcessPoolExecutor(self._count, context, _follow_parent)
+        return self._each
+
+    def _each(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+        for given in arguments:
+            waiting.append(self._pool.submit(function, *given))
+            if len(waiting) > 2 * self._count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def __exit__(self, *_: object) -> None:
+        if self._count > 1:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """End with the process that started this one, even when that is killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,184 @@
+"""The language of chat endpoints, without the wire: bodies out, replies in, refusals put into words.
+
+Servers that call themselves compatible differ in what they accept. A `Dialect` starts with the common form and
+learns from refusals, which cost nothing.
+"""
+
+import functools
+import json
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from common.backends.budget import Spent
+from common.backends.replies import Reply
+from common.config import SampleConfig
+from common.generate import Record, Request
+
+ASKS = 2
+"""How often one sample is paid for at most: a reply without text is asked for once more."""
+
+KEPT = "everything bought so far is kept; the same command continues"
+
+log = logging.getLogger(__name__)
+
+_UNSUPPORTED = re.compile(
+    r"support|recogni[sz]|unknown|unexpected|extra|permitted|allowed|deprecated|compatible|cannot", re.IGNORECASE
+)
+_SCHEMA = re.compile(r"response_format|json_schema|structured", re.IGNORECASE)
+
+
+class Dialect:
+    """What one model at one address accepts. Shared by threads: all it ever does is to give things up."""
+
+    def __init__(self, model: str):
+        self._model = model
+        self._limit = "max_tokens"  # first, as servers that do not know max_completion_tokens may ignore it
+        self._schema = True
+        self._refused: set[str] = set()
+
+    def body(self, request: Request, sampling: SampleConfig) -> dict[str, Any]:
+        """Arguments of the client's `chat.completions.create`."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": list(request.messages),
+            self._limit: sampling.max_new_tokens,
+        }
+        if "temperature" not in self._refused:
+            body["temperature"] = sampling.temperature
+        if sampling.top_p < 1 and "top_p" not in self._refused:
+            body["top_p"] = sampling.top_p
+        if sampling.top_k > 0 and "top_k" not in self._refused:
+            body["extra_body"] = {"top_k": sampling.top_k}
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if request.fields and self._schema:
+            body["response_format"] = _schema(request.fields)
+        return body
+
+    def learn(self, status: int, words: str, sent: dict[str, Any]) -> None:
+        """Give up what a refusal of the body `sent` names; `words` is all that the server said."""
+        if status not in (400, 404, 422):
+            return
+        names = functools.partial(_names, words)
+        if _UNSUPPORTED.search(words):
+            for name in ("top_k", "top_p", "temperature"):
+                if names(name) and (name in sent or name in sent.get("extra_body", {})):
+                    if name not in self._refused:
+                        log.warning("model %s refuses %s: its own default is used", self._model, name)
+                    self._refused.add(name)
+                    return
+            if names("max_tokens") and "max_tokens" in sent:
+                self._limit = "max_completion_tokens"
+                return
+        if "response_format" in sent and (status != 404 or _SCHEMA.search(words)):
+            self._schema = False
+
+
+@functools.cache
+def dialect(url: str, model: str) -> Dialect:
+    """The one dialect of this model at this address in this process."""
+    return Dialect(model)
+
+
+def _names(words: str, parameter: str) -> bool:
+    return re.search(rf"\b{parameter}\b", words) is not None
+
+
+def _schema(fields: Sequence[str]) -> dict[str, Any]:
+    """A strict JSON schema of one string for each field."""
+    return {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "reply",
+            "strict": True,
+            "schema": {
+                "type": "object",
+                "properties": {field: {"type": "string"} for field in fields},
+                "required": list(fields),
+                "additionalProperties": False,
+            },
+        },
+    }
+
+
+def estimate(request: Request, sampling: SampleConfig) -> Spent:
+    """What one sample may cost: a token for about four bytes, and as long an answer as is allowed."""
+    size = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
+    return Spent(1, size // 4 + 1, sampling.max_new_tokens)
+
+
+def read_reply(text: str, expected: Spent) -> Reply:
+    """The body of an answer with status 200. Raises ValueError for what is no reply at all.
+
+    A server that does not count tokens is charged by the estimate `expected` and the length of the text.
+    """
+    data = json.loads(text)
+    if not isinstance(data, dict) or (not data.get("choices") and data.get("error")):
+        raise ValueError(f"not a chat completion: {text[:200]}")
+    choices = data.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    message, usage = _get(choice, "message", dict) or {}, data.get("usage")
+    content = _get(message, "content", str)
+    prompt, completion = _get(usage, "prompt_tokens", int), _get(usage, "completion_tokens", int)
+    return Reply(
+        text=content,
+        finish=_get(choice, "finish_reason", str) or ("unknown" if choice else None),
+        refusal=_get(message, "refusal", str),
+        prompt_tokens=expected.prompt_tokens if prompt is None else max(prompt, 0),
+        completion_tokens=len(content or "") // 4 + 1 if completion is None else max(completion, 0),
+    )
+
+
+def _get(data: Any, name: str, kind: type) -> Any:
+    """`data[name]` if there is such a thing of that kind, else None."""
+    value = data.get(name) if isinstance(data, dict) else None
+    return value if isinstance(value, kind) else None
+
+
+def to_record(request: Request, sample: int, asks: Sequence[Reply]) -> Record | None:
+    """The record of a sample from the replies bought for it, or None when it takes one more."""
+    if not asks:
+        return None
+    reply = asks[-1]
+    make = functools.partial(
+        Record,
+        request.id,
+        sample,
+        attempts=len(asks),
+        prompt_tokens=sum(reply.prompt_tokens for reply in asks),
+        completion_tokens=sum(reply.completion_tokens for reply in asks),
+    )
+    if reply.refusal or reply.finish == "content_filter":
+        return make("failed", None, f"refused: {' '.join((reply.refusal or 'content filter').split())}")
+    if reply.finish == "length":
+        return make("length", reply.text or "")
+    if reply.text is not None and reply.text.strip():
+        return make("ok", labelled(reply.text, request.fields))
+    if len(asks) < ASKS:
+        return None
+    missing = "choices" if reply.finish is None else "text"
+    return make("failed", None, f"no {missing} in the reply, asked {len(asks)} times")
+
+
+def labelled(text: str, fields: Sequence[str]) -> str:
+    """A JSON object of exactly these fields as "Field: value" lines; anything else as it came."""
+    try:
+        values = json.loads(text) if fields else None
+    except ValueError:
+        return text
+    if not isinstance(values, dict) or set(values) != set(fields):
+        return text
+    if not all(isinstance(value, str | int | float) for value in values.values()):
+        return text
+    return "\n".join(f"{field}: {values[field]}" for field in fields)
+
+
+def unfit(code: str | None, words: str) -> str | None:
+    """What is wrong if a refusal (status 400) is about this one prompt and no other."""
+    if code == "context_length_exceeded" or "maximum context length" in words:
+        return f"the prompt is too long: {words}"
+    if code in ("content_filter", "content_policy_violation"):
+        return f"refused: {words}"
+    return None

@@ -1,0 +1,262 @@
+"""A model behind an HTTP endpoint that speaks OpenAI's chat protocol, as a generator.
+
+    with Replies(folder / "replies.sqlite") as replies:
+        generator = EndpointGenerator("gpt-4o-mini", replies=replies, scope="repeat_0/llm2llm")
+        generator.check()
+        for records in generator.generate(requests, SampleConfig(temperature=1.0), seed=0):
+            ...
+
+Whatever was paid for is in `replies` before anything else happens, so a killed run buys again at most what was on
+its way: `concurrency` replies. Replies that were torn or timed out on the way may be billed by the server all the
+same; no budget counts them.
+"""
+
+import collections
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from common.backends.budget import BUDGET_SPENT, Budget, Spent
+from common.backends.chat import ASKS, KEPT, estimate, read_reply, to_record
+from common.backends.replies import Replies, Reply, reply_key
+from common.backends.wire import LostError, UnfitError, Wire
+from common.config import SampleConfig
+from common.errors import UserError
+from common.generate import Record, Request
+
+READS = 3
+"""Tries of a request whose answer has status 200 and is not readable."""
+PAUSE = 1.0
+"""Seconds before such a try."""
+BREAKER = 5
+"""Requests that fail one after another, all retries included, before the run stops."""
+WAVE = 32
+"""Records yielded together. The caller syncs each wave to disk; the replies are safe before that."""
+GRACE = 30.0
+"""Seconds given to replies on their way, which are paid for, when a run stops."""
+
+
+class EndpointGenerator:
+    """Implements `common.generate.Generator`. The key comes from OPENAI_API_KEY and goes into requests only.
+
+    `url` is the base address (else OPENAI_BASE_URL, else OpenAI's own). `budget` limits what is bought on the
+    account of `scope` in `replies`, over all processes. `timeout` is in seconds. Close it, or use it in a `with`
+    block. Raises UserError for an address that is none and for a missing key.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        url: str | None = None,
+        replies: Replies,
+        scope: str,
+        budget: Budget | None = None,
+        concurrency: int = 8,
+        timeout: float = 120.0,
+    ):
+        if concurrency < 1 or not timeout > 0:
+            raise UserError(f"concurrency {concurrency} must be at least 1 and timeout {timeout} above 0 seconds")
+        self.name = f"openai:{model}"
+        self._model, self._replies, self._scope = model, replies, scope
+        self._budget, self._concurrency = budget or Budget(), concurrency
+        self._wire = Wire(model, url, timeout)
+        self._failures = 0  # in a row
+
+    def __enter__(self) -> "EndpointGenerator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. A second call does nothing."""
+        self._wire.close()
+
+    def check(self) -> None:
+        """Find out, without buying anything, whether the server can be reached and accepts the key. Raises
+        UserError if not."""
+        self._wire.check()
+
+    def seen(self, records: Sequence[Record]) -> None:
+        """Nothing to remember: replies are found again by their request."""
+
+    def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
+        """Yield the records of whole requests in waves of about `WAVE`; see `common.generate.Generator`.
+
+        What the budget does not cover comes back as failed with error `BUDGET_SPENT`. Raises UserError for an id
+        that comes twice, for a refusal that concerns every request, and after `BREAKER` failures in a row.
+        """
+        ids = collections.Counter(request.id for request in requests)
+        twice = next((name for name, count in ids.items() if count > 1), None)
+        if twice is not None:
+            raise UserError(f"request id {twice!r} comes twice: ids must differ, replies are stored by them")
+        return self._waves(requests, sampling, seed)
+
+    def _waves(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
+        wants = [
+            _Want(request, sample, self._keys(request, sample, sampling, seed))
+            for request in requests
+            for sample in range(request.n)
+        ]
+        for want in wants:
+            while want.record is None and (reply := self._replies.get(want.key)) is not None:
+                want.take(reply)
+        open_wants = collections.deque(want for want in wants if want.record is None)
+        spent = self._replies.spent(self._scope)
+        in_flight: dict[str, Spent] = {}
+        landed: queue.SimpleQueue = queue.SimpleQueue()
+        done = 0
+        bar = tqdm(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name, disable=None)
+        try:
+            while open_wants or in_flight:
+                while open_wants and len(in_flight) < self._concurrency:
+                    want = open_wants[0]
+                    cost = estimate(want.request, sampling)
+                    if self._budget.covers(sum(in_flight.values(), spent + cost)):
+                        in_flight[want.key] = cost
+                        _in_thread(lambda want=want: self._buy(want, sampling), want, landed)
+                    elif in_flight:
+                        break  # what is on its way may cost less than was set aside for it
+                    else:
+                        want.fail(BUDGET_SPENT, asked=0)
+                        bar.update()
+                    open_wants.popleft()
+                if in_flight:
+                    want, outcome = landed.get()
+                    del in_flight[want.key]
+                    if isinstance(outcome, Reply):
+                        self._failures = 0
+                        spent += Spent(1, outcome.prompt_tokens, outcome.completion_tokens)
+                        want.take(outcome)
+                    else:
+                        want.fail(self._failure(outcome), asked=1)
+                    if want.record is None:
+                        open_wants.appendleft(want)
+                    else:
+                        bar.update()
+                # Failures that may turn out to be an outage are not handed out, so that a later run asks again.
+                if self._failures == 0 and (ready := _ready(wants, done)) - done >= WAVE:
+                    yield [want.record for want in wants[done:ready]]
+                    done = ready
+        finally:
+            bar.close()
+            _await(landed, len(in_flight))
+        if done < len(wants):
+            yield [want.record for want in wants[done:]]
+
+    def _keys(self, request: Request, sample: int, sampling: SampleConfig, seed: int) -> list[str]:
+        """The names in `replies` of all that may be bought for one sample."""
+        parts = {
+            "url": self._wire.url,
+            "model": self._model,
+            "messages": request.messages,
+            "sampling": dataclasses.asdict(sampling),
+            "fields": request.fields,
+            "seed": seed,
+            "request": request.id,
+            "sample": sample,
+        }
+        return [reply_key(**parts, ask=ask) for ask in range(ASKS)]
+
+    def _buy(self, want: "_Want", sampling: SampleConfig) -> Reply:
+        """One reply, stored. Raises LostError, UnfitError, or UserError for what concerns every request."""
+        expected = estimate(want.request, sampling)
+        problem = ""
+        for attempt in range(READS):
+            if attempt:
+                time.sleep(PAUSE)
+            text = self._wire.send(want.request, sampling)
+            try:
+                reply = read_reply(text, expected)
+            except ValueError as error:
+                problem = self._wire.line(str(error))
+                continue
+            self._replies.put(want.key, self._scope, reply)
+            return reply
+        raise LostError(f"no readable reply in {READS} tries ({problem})")
+
+    def _failure(self, outcome: BaseException) -> str:
+        """The error of one record; raises whatever concerns more than that record."""
+        if isinstance(outcome, UnfitError):
+            self._failures = 0  # the server answers
+        elif isinstance(outcome, LostError):
+            self._failures += 1
+            if self._failures >= BREAKER:
+                raise UserError(
+                    f"{self._failures} requests in a row failed at {self._wire.shown_url}, model {self._model}, "
+                    f"the last with: {outcome}; check the service and the network; {KEPT}"
+                )
+        else:
+            raise outcome
+        return str(outcome)
+
+
+class _Want:
+    """One sample on its way to a record. `key` names the reply to be bought next."""
+
+    def __init__(self, request: Request, sample: int, keys: Sequence[str]):
+        self.request, self.sample = request, sample
+        self.record: Record | None = None
+        self._keys, self._replies = keys, []
+
+    @property
+    def key(self) -> str:
+        return self._keys[len(self._replies)]
+
+    def take(self, reply: Reply) -> None:
+        """Add a reply; `record` stays None when one more has to be bought."""
+        self._replies.append(reply)
+        self.record = to_record(self.request, self.sample, self._replies)
+
+    def fail(self, error: str, asked: int) -> None:
+        """Make a failed record, which owns up to what was paid for before `asked` more attempts."""
+        self.record = Record(
+            self.request.id,
+            self.sample,
+            "failed",
+            None,
+            error,
+            attempts=len(self._replies) + asked,
+            prompt_tokens=sum(reply.prompt_tokens for reply in self._replies),
+            completion_tokens=sum(reply.completion_tokens for reply in self._replies),
+        )
+
+
+def _ready(wants: Sequence[_Want], start: int) -> int:
+    """Where the whole requests from `start` on end that have all their records."""
+    end = start
+    while end < len(wants):
+        count = wants[end].request.n
+        if any(want.record is None for want in wants[end : end + count]):
+            break
+        end += count
+    return end
+
+
+def _in_thread(buy: Callable[[], Reply], want: _Want, landed: queue.SimpleQueue) -> None:
+    """Let a thread put (want, reply or exception) into `landed`."""
+
+    def work():
+        try:
+            outcome = buy()
+        except BaseException as error:
+            outcome = error
+        landed.put((want, outcome))
+
+    # A daemon, so that a hanging server cannot keep a stopped process alive.
+    threading.Thread(target=work, daemon=True).start()
+
+
+def _await(landed: queue.SimpleQueue, count: int) -> None:
+    """Let `count` replies land, which stores them, for as long as `GRACE` allows."""
+    deadline = time.monotonic() + GRACE
+    for _ in range(count):
+        try:
+            landed.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return

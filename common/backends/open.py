@@ -1,0 +1,133 @@
+"""Back ends by name: a model in this process, a hosted one, a Python function. Imports nothing heavy by itself.
+
+    opener = backend("openai:gpt-4o-mini", "teacher")           # loads or probes it now
+    with opener(Purse(folder / "replies.sqlite", share)) as generator:
+        generator("repeat_0/llm2llm").generate(...)             # `share` is the limit of this account
+
+Names: `embedded`, `embedded:NAME`, a Hugging Face id, a folder, `openai:MODEL`, `python:FILE.py:FUNCTION`.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from common.backends.budget import Budget
+from common.errors import UserError
+from common.model.checkpoint import fingerprint, resolve
+
+if TYPE_CHECKING:
+    from common.generate import Generator
+
+Write = Callable[[list[dict[str, str]]], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Purse:
+    """Where a hosted model's replies are kept, what each account may spend, and what comes before its name."""
+
+    replies: pathlib.Path
+    share: Budget | None = None
+    account: str = ""
+
+
+Opener = Callable[[Purse], Any]
+"""A context manager over a purse; it gives a function from an account's name to its generator."""
+
+
+def model_name(given: str, role: str) -> str:
+    """ "embedded" is the embedded model of that role."""
+    return f"embedded:{role}" if given == "embedded" else given
+
+
+def is_model(name: str) -> bool:
+    """Whether `name` is a checkpoint, to be loaded into this process."""
+    return name.partition(":")[0] not in ("openai", "python", "function", "pool", "program")
+
+
+def check_name(name: str, flag: str, url: str | None = None) -> None:
+    """Raise UserError for a back end that cannot be there, as far as that shows without loading it."""
+    kind, _, rest = name.partition(":")
+    if kind == "python" and not pathlib.Path(rest.rpartition(":")[0]).is_file():
+        raise UserError(f"no such file: {rest.rpartition(':')[0] or rest} (given as {flag} {name})")
+    if kind == "openai":
+        if not rest:
+            raise UserError(f"{flag} openai: names no model: give one, such as openai:gpt-4o-mini")
+        if url is not None:
+            _check_url(url, f"{flag}-url")
+
+
+def _check_url(url: str, flag: str) -> None:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{flag} is no address: give one like http://localhost:8000/v1")
+    if "@" in parts.netloc or parts.query:
+        raise UserError(f"{flag} holds a login or a query, which would be stored: use OPENAI_API_KEY")
+
+
+def backend(name: str, role: str, *, url: str | None = None, function: Write | None = None) -> Opener:
+    """Load or probe the back end `name` now; what it returns gives its generators.
+
+    `role` is the embedded model's when `name` is "embedded"; `function` is called in place of what `name` names.
+    Raises UserError for whatever cannot be found, loaded or reached.
+    """
+    kind, _, model = name.partition(":")
+    if function is not None or kind == "python":
+        from common.backends.callback import CallbackGenerator, load_callable
+
+        called = function or load_callable(name)
+        return _the_same(lambda account: CallbackGenerator(name, called))
+    if kind == "openai":
+        return _hosted(model, url)
+    from common.lm import LanguageModel
+
+    generator = LanguageModel.load(model_name(name, role)).generator()
+    return _the_same(lambda account: generator)
+
+
+def _the_same(make: Callable[[str], "Generator"]) -> Opener:
+    return lambda purse: contextlib.nullcontext(make)
+
+
+def _hosted(model: str, url: str | None) -> Opener:
+    """The endpoint, asked once whether it is there."""
+    from common.backends.endpoint import EndpointGenerator
+    from common.backends.replies import Replies
+
+    with (
+        Replies(":memory:") as nothing,
+        EndpointGenerator(model, url=url, replies=nothing, scope="check") as probe,
+    ):
+        probe.check()
+
+    @contextlib.contextmanager
+    def opened(purse: Purse) -> Iterator[Callable[[str], EndpointGenerator]]:
+        with contextlib.ExitStack() as stack:
+            replies = stack.enter_context(Replies(purse.replies))
+            yield lambda account: stack.enter_context(
+                EndpointGenerator(
+                    model, url=url, replies=replies, scope=purse.account + account, budget=purse.share
+                )
+            )
+
+    return opened
+
+
+def fingerprints(models: dict[str, str]) -> dict[str, str]:
+    """Hashes of the checkpoints among `models` (role: name), so that a run is not continued with others."""
+    return {role: fingerprint(resolve(name)) for role, name in models.items() if is_model(name)}
+
+
+def file_hashes(files: Iterable[str | None], backends: Iterable[str] = ()) -> dict[str, str]:
+    """Start of the SHA-256 of every file a run reads, those of Python back ends included."""
+    code = [name.removeprefix("python:").rpartition(":")[0] for name in backends if name.startswith("python:")]
+    given = [file for file in (*files, *code) if file]
+    return {file: _digest(file) for file in given}
+
+
+def _digest(file: str) -> str:
+    with pathlib.Path(file).open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()[:16]

@@ -1,0 +1,119 @@
+"""Replies that were paid for, kept so that nothing is bought twice.
+
+    with Replies(folder / "replies.sqlite") as replies:
+        key = reply_key(url=url, model=model, messages=messages, ...)
+        reply = replies.get(key) or buy_and_put(...)
+
+Every reply is committed as it arrives, before anything is made of it. Failures of the way there (timeouts, refused
+connections, errors of the server) are never stored: asking again may mend them.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from common.backends.budget import Spent
+from common.errors import UserError
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY, scope TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    reply TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What came back for money. `text` is None for a reply without content, `finish` for one without choices."""
+
+    text: str | None
+    finish: str | None
+    refusal: str | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def reply_key(**parts: Any) -> str:
+    """A hash of everything a reply depends on; `parts` are JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Replies:
+    """A store in one SQLite file, for any number of threads. Close it, or use it in a `with` block.
+
+    Raises UserError when the file cannot be used or the disk is full.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._lock = threading.Lock()
+        with self._explained():
+            # Threads take turns under the lock; autocommit makes every statement a transaction.
+            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        try:
+            with self._explained():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")  # a reply outlives a power cut, not only the process
+                self._db.execute(_TABLE)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> "Replies":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        with self._lock:
+            self._db.close()
+
+    def get(self, key: str) -> Reply | None:
+        """The reply stored under `key`, if there is one."""
+        with self._lock, self._explained():
+            row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Reply(**json.loads(row[0]))
+
+    def put(self, key: str, scope: str, reply: Reply) -> None:
+        """Store a reply for good, bought on the account of `scope`."""
+        # As JSON in ASCII, because a text may hold half a surrogate pair, which SQLite does not take.
+        values = (key, scope, reply.prompt_tokens, reply.completion_tokens, json.dumps(dataclasses.asdict(reply)))
+        with self._lock, self._explained():
+            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", values)
+
+    def spent(self, scope: str) -> Spent:
+        """What was bought on the account of `scope`, by all processes so far."""
+        with self._lock, self._explained():
+            row = self._db.execute(
+                "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) "
+                "FROM replies WHERE scope = ?",
+                (scope,),
+            ).fetchone()
+        return Spent(*row)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what SQLite says about a file that cannot be used into a UserError."""
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise  # a mistake of the code, such as use after close
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"cannot use {self.path} ({error}): make room or mend the permissions, then give the same command "
+                "again, it continues there"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path} is damaged ({error}): restore it, or delete it to buy its replies again"
+            ) from error

@@ -1,0 +1,142 @@
+"""The wire to a chat endpoint: one client, its key, and what its errors mean.
+
+Retries of 408, 409, 429, 5xx, timeouts and lost connections are the client library's, Retry-After included.
+"""
+
+import os
+import re
+import urllib.parse
+from typing import Any
+
+from common.backends.chat import KEPT, dialect, unfit
+from common.config import SampleConfig
+from common.errors import UserError
+from common.generate import Request
+
+DEFAULT_URL = "https://api.openai.com/v1"
+RETRIES = 5
+"""Further tries of a request."""
+
+_TERMINAL = {
+    401: ("does not accept the key", "set OPENAI_API_KEY to a key of that service"),
+    402: ("wants payment", "top up the account"),
+    403: ("forbids the request", "check what the key may use"),
+    404: ("knows no such model or path", "check the model's name and the address, which mostly ends in /v1"),
+}
+_NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
+
+
+class LostError(Exception):
+    """No reply came, after all retries."""
+
+
+class UnfitError(Exception):
+    """The server cannot take this one prompt."""
+
+
+class Wire:
+    """Connections to one model at one address; close them in the end. Any number of threads may send.
+
+    The key comes from OPENAI_API_KEY and goes into requests only: whatever comes back is cleared of it.
+    """
+
+    def __init__(self, model: str, url: str | None, timeout: float):
+        """`timeout` in seconds. Raises UserError for an address that is none and for a missing key."""
+        self.url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+        self.shown_url = _without_login(self.url)
+        self._model, self._timeout = model, timeout
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not self._key and self.url == DEFAULT_URL:
+            raise UserError(f"{self.url} wants a key: set the environment variable OPENAI_API_KEY")
+        if not all("!" <= letter <= "~" for letter in self._key):
+            raise UserError("OPENAI_API_KEY holds characters that no key has: copy it again")
+        self._dialect = dialect(self.url, model)
+
+        import openai  # takes a second, for which runs without an endpoint need not wait
+
+        self._client = openai.OpenAI(
+            base_url=self.url,
+            api_key=self._key or "none",
+            max_retries=RETRIES,
+            timeout=openai.Timeout(timeout, connect=min(timeout, 20.0)),
+        )
+
+    def close(self) -> None:
+        """Close the connections. A second call does nothing."""
+        self._client.close()
+
+    def check(self) -> None:
+        """Ask for the list of models, which costs nothing. Raises UserError if the server cannot be reached or
+        does not accept the key; a server without such a list passes."""
+        import openai
+
+        try:
+            self._client.with_options(max_retries=1).models.with_raw_response.list(timeout=min(self._timeout, 20))
+        except openai.APIConnectionError as error:
+            reason = self._reason(error)
+            raise UserError(
+                f"{self.shown_url} cannot be reached ({reason}): check the address and the network"
+            ) from None
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 402, 403):
+                raise self._terminal(error.status_code, self._words(error)) from None
+
+    def send(self, request: Request, sampling: SampleConfig) -> str:
+        """Ask once and return the body of the answer, which may be anything.
+
+        Raises LostError, UnfitError, and UserError for a refusal that concerns every request.
+        """
+        import openai
+
+        while True:
+            body = self._dialect.body(request, sampling)
+            try:
+                raw = self._client.chat.completions.with_raw_response.create(**body)
+                return self._without_key(raw.content.decode("utf-8", "replace"))
+            except openai.APIConnectionError as error:
+                raise LostError(f"no reply after all retries ({self._reason(error)})") from None
+            except openai.APIStatusError as error:
+                status, words = error.status_code, self._words(error)
+                if error.code in _NO_CREDIT:
+                    raise self._terminal(402, words) from None
+                if status in (408, 409, 429) or status >= 500:
+                    raise LostError(f"no reply after all retries (HTTP {status}: {words})") from None
+                if status == 400 and (wrong := unfit(error.code, words)):
+                    raise UnfitError(wrong) from None
+                self._dialect.learn(status, f"{error.param} {error.message}", body)
+                if self._dialect.body(request, sampling) == body:
+                    raise self._terminal(status, words) from None
+
+    def line(self, text: str) -> str:
+        """What a server said, fit to be shown: one short line without the key."""
+        line = re.sub(r"\bsk-[\w*-]+", "[key]", " ".join(self._without_key(text).split()))
+        return line if len(line) <= 300 else line[:297] + "..."
+
+    def _without_key(self, text: str) -> str:
+        # A short one, such as "EMPTY" for a server of one's own, is no secret but may well be part of a reply.
+        return text.replace(self._key, "[key]") if len(self._key) >= 12 else text
+
+    def _terminal(self, status: int, words: str) -> UserError:
+        what, mend = _TERMINAL.get(status, ("refuses the request", "change the setting it names"))
+        return UserError(f"{self.shown_url} {what} for model {self._model} ({status}: {words}): {mend}; {KEPT}")
+
+    def _words(self, error: Any) -> str:
+        """What the server says is wrong."""
+        said = error.body.get("message") if isinstance(error.body, dict) else None
+        return self.line(said if isinstance(said, str) else error.message)
+
+    def _reason(self, error: Any) -> str:
+        """Why no connection came about."""
+        import openai
+
+        if isinstance(error, openai.APITimeoutError):
+            return f"timed out, {self._timeout:g} s"
+        return self.line(str(error.__cause__) or type(error.__cause__).__name__)
+
+
+def _without_login(url: str) -> str:
+    """The address fit to be shown. Raises UserError if it is none."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{url!r} is no address of an endpoint: give one like http://localhost:8000/v1")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -1,0 +1,177 @@
+"""Multiple choice by likelihood: accuracy and calibration.
+
+The probability of an option is the softmax over a question's options of log-likelihood / tokens, zero-shot. Rows
+may be those of HellaSwag, ARC or OpenBookQA, as published, on the hub, or as flat lists:
+
+    {"context" or "ctx": …, "endings": […], "label": 2}                        # HellaSwag
+    {"question" or "question_stem": …, "choices": […], "answer": 2}            # or {"text": […], "label": […]}
+    {"question": {"stem": …, "choices": [{"text": …, "label": "A"}]}, "answerKey": "A"}
+
+Rows of HellaSwag as published (with `ctx` or `activity_label`) have the activity in front, and lose tags such as
+"[step]", as in EleutherAI's harness.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.evals.calibration import brier, ece, multiple_choice, option_probabilities
+from common.evals.figures import Figure, Scorer, drawn_figures
+from common.evals.likelihood import Item, Text
+from common.tasks.files import Row, read_rows, require, row_id
+
+SCORER = Scorer("likelihood of options, length-normalised by tokens")
+CONTEXTS = ("context", "ctx", "question", "question_stem")
+OPTIONS = ("endings", "choices", "options")
+DRAWN = 3
+"""Decimals of what the page draws."""
+ANSWERS = ("label", "answer", "answerKey", "gold")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """`gold`: the place of the right option."""
+
+    id: str
+    context: str
+    options: tuple[str, ...]
+    gold: int
+
+
+def load_questions(file: pathlib.Path, limit: int | None = None) -> list[Question]:
+    """The questions of a file. Raises UserError, naming the row, for one that cannot be read."""
+    return [
+        question_of(row, place, str(i))
+        for i, (row, place) in enumerate(read_rows(file))
+        if limit is None or i < limit
+    ]
+
+
+def question_of(row: Row, place: str, name: str) -> Question:
+    """One row. Raises UserError for what is missing, for fewer than two options, and for no right one."""
+    if isinstance(row.get("question"), dict):  # as AI2 publishes them
+        inner = row["question"]
+        row = {**row, "question": inner.get("stem"), "choices": inner.get("choices")}
+    field = next((name for name in CONTEXTS if row.get(name) is not None), None)
+    if field is None:
+        raise UserError(f"{place}: no question: it needs one of {', '.join(CONTEXTS)}")
+    context = require(row, field, place)
+    options, names = _options(row, place)
+    if field == "ctx" and row.get("activity_label"):
+        context = f"{require(row, 'activity_label', place)}: {context}"
+    if field == "ctx" or row.get("activity_label"):
+        context, options = untagged(context), tuple(map(untagged, options))
+    answer = next((name for name in ANSWERS if row.get(name) not in (None, "")), None)
+    if answer is None:
+        raise UserError(f"{place}: no right option: it needs one of {', '.join(ANSWERS)}")
+    return Question(row_id(row, name), context, options, _gold(require(row, answer, place), names, place))
+
+
+def untagged(text: str) -> str:
+    """A text of HellaSwag without "[header]", "[title]", "[step]" and the like."""
+    return re.sub(r"\[.*?\]", "", text.replace(" [title]", ". ")).replace("  ", " ").strip()
+
+
+def _options(row: Row, place: str) -> tuple[tuple[str, ...], list[str]]:
+    """The texts of the options and, where they have names, those; else their numbers."""
+    field = next((name for name in OPTIONS if row.get(name) is not None), None)
+    given: Any = row.get(field) if field else None
+    if isinstance(given, dict):
+        columns = given.get("text"), given.get("label")
+        if not all(isinstance(column, list | tuple) for column in columns) or len(set(map(len, columns))) > 1:
+            raise UserError(f"{place}: {field}.text and {field}.label must be two lists of one length")
+        given = [{"text": t, "label": n} for t, n in zip(*columns, strict=True)]
+    if not isinstance(given, list | tuple) or len(given) < 2:
+        raise UserError(f"{place}: no list of two options or more: it needs one of {', '.join(OPTIONS)}")
+    named = all(isinstance(option, dict) for option in given)
+    texts = [require(o if named else {"text": o}, "text", f"{place} option {i}") for i, o in enumerate(given)]
+    names = [str(o.get("label", i)) for i, o in enumerate(given)] if named else [str(i) for i in range(len(given))]
+    return tuple(texts), names
+
+
+def _gold(answer: str, names: Sequence[str], place: str) -> int:
+    answer = answer.removesuffix(".0")
+    letters = [chr(ord("A") + i) for i in range(len(names))]
+    for known in (names, letters):
+        if answer in known:
+            return list(known).index(answer)
+    raise UserError(f"{place}: right option {answer!r} is none of {', '.join(names)}")
+
+
+def items_of(questions: Sequence[Question], layout: str = "plain") -> list[Item]:
+    """What is scored: every option after its question. `plain`: one blank between them, as in the toolbox of the
+    paper's authors; `answer`: "Question: … Answer:" in two lines, as in EleutherAI's harness for ARC; `chat`: the
+    option as the reply to the question under the model's chat template, or in a line of its own without one."""
+    put: Callable[[str, str], Text] = {
+        "plain": lambda question, option: (question, f" {option}"),
+        "answer": lambda question, option: (f"Question: {question}\nAnswer:", f" {option}"),
+        "chat": lambda question, option: (({"role": "user", "content": question},), option),
+    }[layout]
+    return [Item(q.id, tuple(put(q.context, option) for option in q.options)) for q in questions]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a model makes of the questions that fit into it. `places`: of these among all questions."""
+
+    places: list[int]
+    probabilities: np.ndarray
+    confidence: np.ndarray
+    correct: np.ndarray
+    gold: np.ndarray
+    left_out: int
+
+    @classmethod
+    def of(cls, questions: Sequence[Question], rows: Sequence[Row]) -> "Answers | None":
+        """None where no question fits."""
+        places = [i for i, row in enumerate(rows) if row["logps"] is not None]
+        if not places:
+            return None
+        logps, lengths = [rows[i]["logps"] for i in places], [rows[i]["tokens"] for i in places]
+        gold = np.array([questions[i].gold for i in places])
+        confidence, correct = multiple_choice(logps, lengths, gold)
+        probabilities = option_probabilities(logps, lengths)
+        return cls(places, probabilities, confidence, correct, gold, len(rows) - len(places))
+
+
+def figures(answers: Answers, seed: int = 0) -> dict[str, Figure]:
+    """Accuracy, mean confidence, ECE with 10 and 1 bins of equal mass, all from 0 to 1; Brier score, 0 to 2.
+
+    Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher in the mean than that of the
+    questions, so its interval lies high.
+    """
+    squares = np.array(
+        [brier(answers.probabilities[i : i + 1], answers.gold[i : i + 1]) for i in range(len(answers.gold))]
+    )
+
+    def measure(drawn: np.ndarray) -> dict[str, float]:
+        error = functools.partial(ece, answers.confidence[drawn], answers.correct[drawn])
+        return {
+            "accuracy": float(answers.correct[drawn].mean()),
+            "confidence": float(answers.confidence[drawn].mean()),
+            "ece": error(10),
+            "ece_1_bin": error(1),
+            "brier": float(squares[drawn].mean()),
+        }
+
+    return drawn_figures(measure, answers.places, len(answers.places), SCORER, seed)
+
+
+def reliability(answers: Answers, bins: int = 10) -> tuple[list[float], list[float]]:
+    """Mean confidence and accuracy of questions in `bins` parts of equal size, from least to most confident.
+
+    To three decimals, which is what a drawing shows: it is then the same for other batch sizes, but where two
+    questions about as confident as each other change parts.
+    """
+    order = np.argsort(answers.confidence, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return (
+        [round(float(answers.confidence[part].mean()), DRAWN) for part in parts],
+        [round(float(answers.correct[part].mean()), DRAWN) for part in parts],
+    )

@@ -1,0 +1,150 @@
+"""How likely a model finds given texts: sentences, and options after their context.
+
+    rows = scored(run, "base/arc.jsonl", [Item("q1", (("Which is red?", " a rose"), …))], ModelLikelihood(model))
+    rows[0]["logps"], rows[0]["tokens"]        # summed log-probabilities in nats, and of how many tokens
+
+Context and text are tokenised together, and the text's tokens are found by their places in the joint string: from
+the first that ends beyond the context. Tokenising a text by itself gives other tokens, and a start token that is
+counted although nobody predicted it. In front stands what the tokenizer itself puts in front of plain text; where
+that is nothing and the text begins the string, the start token that the tokenizer names; where it names none, the
+first token is a condition only, and is not counted. A chat template writes its own start token.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from common.buckets import bucket
+from common.generate import Message
+from common.model.tokenizer import Tokenizer
+from common.results.rundir import RunDir
+
+if TYPE_CHECKING:
+    from common.lm import LanguageModel
+
+Context = str | tuple[Message, ...]
+"""Text, or a conversation, which is put through the model's chat template where it has one."""
+
+Text = tuple[Context, str]
+"""Context, and the text whose likelihood is wanted; joined they are what the model reads."""
+
+Score = tuple[float, int] | None
+"""Summed log-probability in nats, number of tokens; None for what does not fit into the model."""
+
+Likelihood = Callable[[Sequence[Text]], list[Score]]
+
+WAVE = 256
+"""Items stored together."""
+DIGITS = 4
+"""Decimals of a stored log-likelihood: float32 sums over other batch shapes may differ in the fifth."""
+TIE = 1e-5
+"""Mean log-probabilities, in nats a token, that are closer than this are equal."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Texts that are compared with each other."""
+
+    id: str
+    texts: tuple[Text, ...]
+
+
+class Reader:
+    """Texts as token ids under a model's tokenizer, with the place where the counted tokens begin."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        named = tokenizer.bos_id
+        self._start = tokenizer.start_ids or ([] if named is None else [named])
+
+    def pairs(self, texts: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
+        """(condition, counted tokens) of each text; both together are the joint string's tokens.
+
+        Raises UserError for a tokenizer that cannot tell where its tokens stand.
+        """
+        parts = [
+            (context, text) if isinstance(context, str) else self._tokenizer.written(context, text)
+            for context, text in texts
+        ]
+        templates = [not isinstance(context, str) and self._tokenizer.has_template for context, _ in texts]
+        encoded = self._tokenizer.encode_with_places([context + text for context, text in parts])
+        return [
+            self._pair(ids, places, len(context), [] if template else self._tokenizer.start_ids)
+            for (context, _), (ids, places), template in zip(parts, encoded, templates, strict=True)
+        ]
+
+    def _pair(
+        self, ids: list[int], places: Sequence[tuple[int, int]], border: int, put: list[int]
+    ) -> tuple[list[int], list[int]]:
+        first = next((i for i, (_, end) in enumerate(places) if end > border), len(ids))
+        if first:
+            return put + ids[:first], ids[first:]
+        return (self._start, ids) if self._start else (ids[:1], ids[1:])
+
+
+class ModelLikelihood:
+    """A `Likelihood` of a model in this process, `batch_size` texts at a time.
+
+    Texts of one batch have one compiled shape, whose lengths are theirs and not their company's. Another batch
+    size is another shape, for which XLA cuts products into other parts: sums differ in the last bits of float32.
+    """
+
+    def __init__(self, model: "LanguageModel", batch_size: int = 32):
+        self._model, self._batch_size, self._reader = model, batch_size, Reader(model.tokenizer)
+
+    def __call__(self, texts: Sequence[Text]) -> list[Score]:
+        from common.sample.score import SHORTEST, score
+
+        pairs = self._reader.pairs(texts)
+        found: list[Score] = [None] * len(pairs)
+
+        def shape(i: int) -> tuple[int, int]:
+            condition, counted = pairs[i]
+            return bucket(len(condition) + len(counted) - 1, SHORTEST), bucket(len(counted))
+
+        fitting = [
+            i for i, (a, b) in enumerate(pairs) if a and b and len(a) + len(b) <= self._model.config.max_positions
+        ]
+        for _, group in itertools.groupby(sorted(fitting, key=shape), key=shape):
+            places = list(group)
+            logps = score(self._model.params, self._model.config, [pairs[i] for i in places], self._batch_size)
+            for i, values in zip(places, logps, strict=True):
+                found[i] = round(float(values.sum(dtype="float64")), DIGITS), len(values)
+        return found
+
+
+def scored(
+    run: RunDir, name: str, items: Sequence[Item], likelihood: Likelihood, wave: int = WAVE
+) -> list[dict[str, Any]]:
+    """A row for each item, stored once: its id, and `logps` and `tokens` of its texts, which are None for an item
+    with a text that does not fit into the model, or of which no token is counted."""
+
+    def waves(done: int) -> Iterator[list[dict[str, Any]]]:
+        for start in range(done, len(items), wave):
+            part = items[start : start + wave]
+            scores = iter(likelihood([text for item in part for text in item.texts]))
+            rows = []
+            for item in part:
+                own = [next(scores) for _ in item.texts]
+                whole = None not in own
+                rows.append(
+                    {
+                        "id": item.id,
+                        "logps": [score[0] for score in own] if whole else None,
+                        "tokens": [score[1] for score in own] if whole else None,
+                    }
+                )
+            yield rows
+
+    return run.collect(name, waves)
+
+
+def mean_logps(row: dict[str, Any]) -> list[float]:
+    """Mean log-probability of a token, in nats, of each text of a row: the log of the geometric mean."""
+    return [logp / count for logp, count in zip(row["logps"], row["tokens"], strict=True)]
+
+
+def prefers(a: float, b: float) -> float:
+    """1 where a is the higher one, 0 where b is, one half where they are equal."""
+    return 0.5 if abs(a - b) < TIE else float(a > b)

@@ -1,0 +1,319 @@
+"""The decoder: declared once with flax nnx, run as plain jax over a pure dict of arrays.
+
+Llama 2/3, Mistral, Qwen2 and Qwen3 differ by a few switches of `ModelConfig`. Layer weights are stacked on a
+leading axis: training, scoring and prefill scan over it; decoding slices it once and unrolls.
+
+    params = init(config, jax.random.key(0))
+    h = hidden(params, config, tokens)                       # (B, T, D)
+    logits = unembed(params, config, h)                      # (B, T, V)
+
+Dimensions, here and everywhere in common/:
+    B batch rows · T query tokens · S key positions (cache length) · D hidden · N query heads · K key/value heads
+    H head size · F intermediate · V vocabulary · L layers · R rank of an adapter
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from common import runtime  # noqa: F401  (sets flax to tree mode before a module is built)
+from common.config import ModelConfig
+from common.model.attention import attention
+
+Params = dict[str, Any]
+Cache = list[tuple[jax.Array, jax.Array]]
+"""Keys (B, K, H, S) and values (B, K, S, H) of each layer. With the axes in this order neither product of
+decoding has to transpose the cache, which halves the time of a step."""
+
+
+def _matrix(key: jax.Array, *shape: int) -> nnx.Param:
+    return nnx.Param(0.02 * jax.random.normal(key, shape))
+
+
+def _adapter(key: jax.Array, inner: tuple, outer: tuple, rank: int) -> tuple[nnx.Param, nnx.Param]:
+    """A (*inner, R), uniform within 1 / sqrt(size of inner) as in PEFT, and B (R, *outer), zero: together
+    nothing at first."""
+    bound = math.prod(inner) ** -0.5
+    a = jax.random.uniform(key, (*inner, rank), minval=-bound, maxval=bound)
+    return nnx.Param(a), nnx.Param(jnp.zeros((rank, *outer)))
+
+
+def _dot(x: jax.Array, w: nnx.Param, contract: int = 1) -> jax.Array:
+    """Contract the last `contract` axes of `x` with the first of `w`, cast to the activations' dtype.
+
+    Every product with a weight goes through here, as one plain matrix product: on CPU XLA is twice as slow on
+    the equivalent einsum of higher rank.
+    """
+    w = w[...].astype(x.dtype)
+    rows, inner, columns = x.shape[:-contract], w.shape[:contract], w.shape[contract:]
+    size = math.prod(inner)
+    return (x.reshape(-1, size) @ w.reshape(size, -1)).reshape(*rows, *columns)
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """Root-mean-square norm over the last axis, computed in float32."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return weight.astype(x.dtype) * y.astype(x.dtype)
+
+
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
+    """Inverse frequencies (H/2,) of the rotary embedding, scaled as the checkpoint says."""
+    half = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    freq = 1.0 / config.rope_theta**half
+    scaling = config.rope_scaling
+    if scaling is None:
+        return freq.astype(np.float32)
+    slow = freq / scaling.factor
+    if scaling.kind == "linear":
+        return slow.astype(np.float32)
+    turns = scaling.original_max_positions * freq / (2 * np.pi)  # full turns within the original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return ((1 - keep) * slow + keep * freq).astype(np.float32)
+
+
+def apply_rope(x: Float[Array, "B T N H"], angles: Float[Array, "B T half"]) -> jax.Array:
+    """Rotate pairs (i, i + H/2) of every head, in float32."""
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+
+def attention_mask(query_pos: Int[Array, "B T"], keys: int, window: jax.Array | int = 0) -> jax.Array:
+    """True where a query may look: itself and earlier, no farther back than `window` (0: no limit).
+
+    Shape (B, 1, T, keys), for keys at positions 0 .. keys - 1.
+    """
+    distance = query_pos[:, :, None] - jnp.arange(keys)[None, None, :]
+    limit = jnp.where(window == 0, np.iinfo(np.int32).max, window)
+    return ((distance >= 0) & (distance < limit))[:, None]
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and gated MLP."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        self.config = config
+        D, F = config.hidden_size, config.intermediate_size
+        N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
+        keys = jax.random.split(key, 7)
+        self.q, self.k, self.v = (_matrix(keys[i], D, n, H) for i, n in enumerate((N, K, K)))
+        self.o = _matrix(keys[3], N, H, D)
+        self.gate, self.up = _matrix(keys[4], D, F), _matrix(keys[5], D, F)
+        self.down = _matrix(keys[6], F, D)
+        self.norm1, self.norm2 = nnx.Param(jnp.ones(D)), nnx.Param(jnp.ones(D))
+        if config.qkv_bias:
+            self.q_bias = nnx.Param(jnp.zeros((N, H)))
+            self.k_bias, self.v_bias = nnx.Param(jnp.zeros((K, H))), nnx.Param(jnp.zeros((K, H)))
+        if config.qk_norm:
+            self.q_norm, self.k_norm = nnx.Param(jnp.ones(H)), nnx.Param(jnp.ones(H))
+        for i, name in enumerate(config.lora.targets if config.lora else ()):
+            shape = getattr(self, name).shape
+            inner = 2 if name == "o" else 1
+            a, b = _adapter(jax.random.fold_in(key, i), shape[:inner], shape[inner:], config.lora.rank)
+            setattr(self, f"{name}_a", a)
+            setattr(self, f"{name}_b", b)
+
+    def _project(self, x: jax.Array, name: str, contract: int = 1) -> jax.Array:
+        """`x` times the matrix `name`, and its adapter beside it: with A @ B added to the matrix instead, the
+        backward pass would form a gradient of the matrix' full size."""
+        y = _dot(x, getattr(self, name), contract)
+        lora = self.config.lora
+        if lora is None or name not in lora.targets:
+            return y
+        low = _dot(x, getattr(self, f"{name}_a"), contract)
+        return y + lora.alpha / lora.rank * _dot(low, getattr(self, f"{name}_b"))
+
+    def qkv(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        config = self.config
+        h = rms_norm(x, self.norm1[...], config.norm_eps)
+        q, k, v = (self._project(h, name) for name in "qkv")
+        if config.qkv_bias:
+            q, k, v = (
+                y + b[...].astype(y.dtype) for y, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias))
+            )
+        if config.qk_norm:
+            q = rms_norm(q, self.q_norm[...], config.norm_eps)
+            k = rms_norm(k, self.k_norm[...], config.norm_eps)
+        return apply_rope(q, angles), apply_rope(k, angles), v
+
+    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+        x = x + self._project(attended, "o", contract=2)
+        h = rms_norm(x, self.norm2[...], self.config.norm_eps)
+        gated = jax.nn.silu(self._project(h, "gate")) * self._project(h, "up")
+        return x + self._project(gated, "down")
+
+
+class Decoder(nnx.Module):
+    """Token embedding, stacked blocks, final norm, and a head unless it is tied to the embedding."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array):
+        embed_key, head_key, layer_key = jax.random.split(key, 3)
+        self.embed = _matrix(embed_key, config.vocab_size, config.hidden_size)
+        self.norm = nnx.Param(jnp.ones(config.hidden_size))
+        self.layers = jax.vmap(functools.partial(Block, config))(jax.random.split(layer_key, config.num_layers))
+        if not config.tied_head:
+            self.head = _matrix(head_key, config.hidden_size, config.vocab_size)
+
+
+@functools.lru_cache
+def _graphdef(config: ModelConfig) -> nnx.GraphDef:
+    return nnx.split(jax.eval_shape(functools.partial(Decoder, config), jax.random.key(0)))[0]
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameter tree as shapes and dtypes (float32), without memory."""
+    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+
+
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Random float32 parameters: normal(0, 0.02) matrices, unit norms, zero biases."""
+    return nnx.to_pure_dict(nnx.split(Decoder(config, key))[1])
+
+
+def hidden(
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array, "B T"],
+    *,
+    dtype: Any = jnp.float32,
+    remat: bool = False,
+) -> Float[Array, "B T D"]:
+    """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
+    so no mask is taken. `remat` recomputes each layer in the backward pass to save memory."""
+    return _forward(params, config, tokens, dtype, remat, keep_cache=False)[0]
+
+
+def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32) -> Cache:
+    """Cache of length T that holds right-padded prompts."""
+    _, (k, v) = _forward(params, config, tokens, dtype, remat=False, keep_cache=True)
+    return [(k[i].transpose(0, 2, 3, 1), v[i].transpose(0, 2, 1, 3)) for i in range(config.num_layers)]
+
+
+def empty_cache(config: ModelConfig, rows: int, length: int, *, dtype: Any = jnp.float32) -> Cache:
+    """A cache of zeros for `rows` rows of at most `length` tokens."""
+    K, H = config.num_kv_heads, config.head_dim
+    return [
+        (jnp.zeros((rows, K, H, length), dtype), jnp.zeros((rows, K, length, H), dtype))
+        for _ in range(config.num_layers)
+    ]
+
+
+def grow_cache(cache: Cache, length: int) -> Cache:
+    """The same cache with room for `length` tokens a row."""
+    more = length - cache[0][1].shape[2]
+    last, third = ((0, 0), (0, 0), (0, 0), (0, more)), ((0, 0), (0, 0), (0, more), (0, 0))
+    return [(jnp.pad(keys, last), jnp.pad(values, third)) for keys, values in cache]
+
+
+def copy_rows(cache: Cache, source: Cache, rows: Int[Array, " P"], to: Int[Array, " P"]) -> Cache:
+    """Write each of `rows` of `source`, a shorter cache, over the start of the row `to` of `cache`.
+
+    Where `to` is no row of `cache`, nothing is written.
+    """
+    T = source[0][1].shape[2]
+    return [
+        (
+            keys.at[to, :, :, :T].set(new_keys[rows], mode="drop"),
+            values.at[to, :, :T].set(new_values[rows], mode="drop"),
+        )
+        for (keys, values), (new_keys, new_values) in zip(cache, source, strict=True)
+    ]
+
+
+def _forward(params, config, tokens, dtype, remat, keep_cache):
+    model = nnx.merge(_graphdef(config), params)
+    B, T = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    angles = positions[..., None] * rope_frequencies(config)
+    slides = config.windows is not None and any(0 < w < T for w in config.windows)
+
+    def layer(x, block_and_window):
+        block, window = block_and_window
+        q, k, v = block.qkv(x, angles)
+        mask = attention_mask(positions[:1], T, window) if slides else None
+        attended = attention(q, k, v, mask)
+        return block.finish(x, attended), (k, v) if keep_cache else None
+
+    windows = jnp.array(config.windows or (0,) * config.num_layers)
+    x = model.embed[...][tokens].astype(dtype)
+    x, cache = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, (model.layers, windows))
+    return rms_norm(x, model.norm[...], config.norm_eps), cache
+
+
+def split_layers(params: Params, config: ModelConfig) -> Params:
+    """Parameters with `layers` as a list, one dict a layer: slice once, outside the token loop."""
+    layers = [jax.tree.map(lambda w, i=i: w[i], params["layers"]) for i in range(config.num_layers)]
+    return params | {"layers": layers}
+
+
+@functools.lru_cache
+def _block_graphdef(config: ModelConfig) -> nnx.GraphDef:
+    return nnx.split(jax.eval_shape(functools.partial(Block, config), jax.random.key(0)))[0]
+
+
+def cached_attention(
+    q: Float[Array, "B T N H"],
+    keys: Float[Array, "B K H S"],
+    values: Float[Array, "B K S H"],
+    mask: Bool[Array, "B 1 T S"],
+) -> Float[Array, "B T N H"]:
+    """`jax.nn.dot_product_attention` over a cache in its own axis order; softmax in float32."""
+    B, T, N, H = q.shape
+    K, S = keys.shape[1], keys.shape[3]
+    q = q.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, T * (N // K), H)
+    scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32).reshape(B, K, T, N // K, S)
+    scores = jnp.where(mask[:, :, :, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores).astype(values.dtype).reshape(*q.shape[:3], S)
+    attended = jnp.matmul(weights, values).reshape(B, K, T, N // K, H)
+    return attended.swapaxes(1, 2).reshape(B, T, N, H)
+
+
+def decode(
+    layered: Params,
+    config: ModelConfig,
+    cache: Cache,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """Hidden states of new `tokens` at per-row `positions`, reading and extending the cache.
+
+    `layered` comes from `split_layers`. Rows are independent: each writes at its own positions.
+    """
+    rows = jnp.arange(tokens.shape[0])[:, None]
+    angles = positions[..., None] * rope_frequencies(config)
+    windows = config.windows or (0,) * config.num_layers
+    S = cache[0][1].shape[2]
+    masks = {w: attention_mask(positions, S, w) for w in set(windows)}
+    x = layered["embed"][tokens].astype(dtype)
+    extended = []
+    for weights, (keys, values), window in zip(layered["layers"], cache, windows, strict=True):
+        block = nnx.merge(_block_graphdef(config), weights)
+        q, k, v = block.qkv(x, angles)
+        keys = keys.at[rows, :, :, positions].set(k)
+        values = values.at[rows, :, positions].set(v)
+        attended = cached_attention(q, keys, values, masks[window])
+        x = block.finish(x, attended)
+        extended.append((keys, values))
+    return rms_norm(x, layered["norm"], config.norm_eps), extended
+
+
+def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+    """Logits in float32."""
+    if config.tied_head:
+        return jnp.einsum("...d,vd->...v", h, params["embed"].astype(h.dtype)).astype(jnp.float32)
+    return jnp.einsum("...d,dv->...v", h, params["head"].astype(h.dtype)).astype(jnp.float32)
+
+
+def count_params(params: Params) -> int:
+    """Number of scalars in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,314 @@
+"""Hugging Face checkpoints in and out: one table of names, read in both directions.
+
+    config = load_config(folder)                              # see `common.model.checkpoint.resolve`
+    params = load_params(folder, config)
+    save("out", params, source=folder)                        # a folder that transformers loads
+
+Only safetensors are read: pickled `*.bin` files can run code. Tensors are read one by one, with a mesh only the
+slices that each device needs, so that the host never holds a second copy of the model.
+"""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from common import runtime  # noqa: F401  (process-wide switches)
+from common.config import FAMILIES, ModelConfig
+from common.errors import UserError
+from common.model.checkpoint import first_line
+from common.model.decoder import Params, abstract_params
+from common.model.sharding import param_shardings
+from common.model.tokenizer import import_transformers
+
+SHARD_BYTES = 5 * 10**9
+"""Size above which `save` starts another file."""
+
+INDEX = "model.safetensors.index.json"
+_DTYPES = ("F32", "F16", "BF16")
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+class Rule(NamedTuple):
+    """One tensor: its name in the file, its key in our tree, and the dimensions of both, in the letters of
+    `common.model.decoder`. A Hugging Face dimension may merge several of ours ("NH D": head by head, then D)."""
+
+    name: str
+    key: str
+    theirs: str
+    ours: str
+
+
+TOP_RULES = (
+    Rule("model.embed_tokens.weight", "embed", "V D", "V D"),
+    Rule("model.norm.weight", "norm", "D", "D"),
+    Rule("lm_head.weight", "head", "V D", "D V"),
+)
+LAYER_RULES = (
+    Rule("input_layernorm.weight", "norm1", "D", "D"),
+    Rule("self_attn.q_proj.weight", "q", "NH D", "D N H"),
+    Rule("self_attn.k_proj.weight", "k", "KH D", "D K H"),
+    Rule("self_attn.v_proj.weight", "v", "KH D", "D K H"),
+    Rule("self_attn.q_proj.bias", "q_bias", "NH", "N H"),
+    Rule("self_attn.k_proj.bias", "k_bias", "KH", "K H"),
+    Rule("self_attn.v_proj.bias", "v_bias", "KH", "K H"),
+    Rule("self_attn.q_norm.weight", "q_norm", "H", "H"),
+    Rule("self_attn.k_norm.weight", "k_norm", "H", "H"),
+    Rule("self_attn.o_proj.weight", "o", "D NH", "N H D"),
+    Rule("post_attention_layernorm.weight", "norm2", "D", "D"),
+    Rule("mlp.gate_proj.weight", "gate", "F D", "D F"),
+    Rule("mlp.up_proj.weight", "up", "F D", "D F"),
+    Rule("mlp.down_proj.weight", "down", "D F", "F D"),
+)
+
+
+def load_config(folder: str | os.PathLike) -> ModelConfig:
+    """Read a checkpoint's config.json. Raises UserError when it is missing, broken or of an unknown model."""
+    file = pathlib.Path(folder) / "config.json"
+    raw = _read_json(file)
+    if "model_type" not in raw:
+        raise UserError(f"{file} names no model_type: is this a language model's folder?")
+    if raw["model_type"] not in FAMILIES:
+        ModelConfig.from_hf(raw)  # raises, before transformers says in its own words that it knows no such model
+    transformers = import_transformers()
+    try:
+        normalised = transformers.AutoConfig.from_pretrained(file.parent, trust_remote_code=False).to_dict()
+    except Exception as error:  # validation errors of transformers have many classes
+        raise UserError(f"cannot read {file}: {first_line(error)}") from None
+    return ModelConfig.from_hf(normalised)
+
+
+def load_params(
+    folder: str | os.PathLike, config: ModelConfig, *, dtype: Any = jnp.float32, mesh: Mesh | None = None
+) -> Params:
+    """Read a checkpoint's weights as `dtype` into the tree of `common.model.decoder`, placed on `mesh` if given.
+
+    Raises UserError, naming file and tensor, when a file is missing, truncated or pickled, when a tensor is
+    missing, unknown or of another shape than config.json says.
+    """
+    files = _open_files(pathlib.Path(folder))
+    _check_names(files, config)
+    abstract = abstract_params(config)
+    if mesh is None:
+        device = SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: device, abstract)
+    else:
+        shardings = param_shardings(mesh, abstract)
+
+    def load(rule: Rule, names: list[str], shape: tuple[int, ...], sharding: Any) -> jax.Array:
+        stacked = len(shape) > len(rule.ours.split())
+        slices = [_open_tensor(files, name, rule, shape[stacked:]) for name in names]
+
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            if not stacked:
+                return np.ascontiguousarray(_read(slices[0], rule, shape, index).astype(dtype))
+            layers = slices[index[0]]
+            first = _read(layers[0], rule, shape[1:], index[1:])
+            out = np.empty((len(layers), *first.shape), dtype)
+            out[0] = first
+            for i, layer in enumerate(layers[1:], 1):
+                out[i] = _read(layer, rule, shape[1:], index[1:])
+            return out
+
+        return jax.make_array_from_callback(shape, sharding, read)
+
+    params: Params = {"layers": {}}
+    for rule in TOP_RULES:
+        if rule.key in abstract:
+            params[rule.key] = load(rule, [rule.name], abstract[rule.key].shape, shardings[rule.key])
+    for rule in LAYER_RULES:
+        if rule.key in abstract["layers"]:
+            names = [f"model.layers.{i}.{rule.name}" for i in range(config.num_layers)]
+            shape = abstract["layers"][rule.key].shape
+            params["layers"][rule.key] = load(rule, names, shape, shardings["layers"][rule.key])
+    return params
+
+
+def save(
+    folder: str | os.PathLike, params: Params, source: str | os.PathLike, *, dtype: Any = None
+) -> pathlib.Path:
+    """Write `params` as a folder that transformers loads, in `dtype` (by default the parameters' own).
+
+    config.json and the tokenizer come from the folder `source`, whose shape the parameters must have. The
+    folder appears in one rename when it is complete; an older one of that name is replaced.
+    """
+    folder, source = pathlib.Path(folder), pathlib.Path(source)
+    expected = abstract_params(load_config(source))
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
+        raise ValueError(f"the parameters do not have the shape that {source / 'config.json'} states")
+    dtype = np.dtype(dtype or params["embed"].dtype)
+    partial = folder.parent / f".{folder.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name in _COPIED:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)
+        raw = _read_json(source / "config.json")
+        raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = dtype.name
+        (partial / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+        _write_tensors(partial, params, dtype)
+        _replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"cannot write {folder}: {first_line(error)}") from None
+    return folder
+
+
+def _open_files(folder: pathlib.Path) -> dict[str, Any]:
+    """Every tensor's name and its open file, for a folder with one file or with an index of several."""
+    names = ["model.safetensors"]
+    if (folder / INDEX).exists():
+        weight_map = _read_json(folder / INDEX).get("weight_map")
+        if not weight_map or not isinstance(weight_map, dict):
+            raise UserError(f"{folder / INDEX} has no weight_map: fetch the checkpoint again")
+        names = sorted({str(name) for name in weight_map.values()})
+    elif not (folder / names[0]).exists():
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
+            raise UserError(f"{folder} holds pickled weights only: save them as safetensors, the form read here")
+        raise UserError(f"{folder} holds no model.safetensors")
+    files = {}
+    for name in names:
+        file = folder / name
+        if not file.exists():
+            raise UserError(f"{file} is missing, though {INDEX} names it: fetch the checkpoint again")
+        try:
+            opened = safe_open(file, framework="numpy")
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{file} is truncated or not a safetensors file ({first_line(error)}): fetch it again"
+            ) from None
+        files |= {tensor: (file, opened) for tensor in opened.keys()}  # noqa: SIM118  (not a dict)
+    return files
+
+
+def _check_names(files: dict[str, Any], config: ModelConfig) -> None:
+    """Refuse a checkpoint with tensors that the model does not have: the logits would be wrong."""
+    known = {rule.name for rule, _, _ in _tensors(abstract_params(config))}
+    for name, (file, _) in files.items():
+        if name in known or name.endswith("rotary_emb.inv_freq"):
+            continue
+        if name == "lm_head.weight" and config.tied_head:
+            continue
+        raise UserError(f"{file} holds a tensor {name}, which a {config.family} model does not have")
+
+
+def _open_tensor(files: dict[str, Any], name: str, rule: Rule, shape: tuple[int, ...]) -> Any:
+    if name not in files:
+        where = next(iter(files.values()))[0].parent if files else "the checkpoint"
+        raise UserError(f"{where} lacks the tensor {name}: fetch the checkpoint again")
+    file, opened = files[name]
+    tensor = opened.get_slice(name)
+    if tensor.get_dtype() not in _DTYPES:
+        raise UserError(f"{file}: tensor {name} has dtype {tensor.get_dtype()}, read are {', '.join(_DTYPES)}")
+    expected = _their_shape(rule, shape)
+    if tuple(tensor.get_shape()) != expected:
+        raise UserError(
+            f"{file}: tensor {name} has shape {tuple(tensor.get_shape())}, config.json implies {expected}"
+        )
+    return tensor
+
+
+def _their_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    sizes = dict(zip(rule.ours.split(), shape, strict=True))
+    return tuple(math.prod(sizes[letter] for letter in group) for group in rule.theirs.split())
+
+
+def _read(tensor: Any, rule: Rule, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
+    """The part `index` of a tensor of our `shape`. Of a merged dimension, only the outermost is cut on disk."""
+    letters = rule.ours.split()
+    sizes = dict(zip(letters, shape, strict=True))
+    cuts = dict(zip(letters, (slice(*i.indices(n)) for i, n in zip(index, shape, strict=True)), strict=True))
+    on_disk, view = [], []
+    for outer, *inner in rule.theirs.split():
+        cut, stride = cuts[outer], math.prod(sizes[letter] for letter in inner)
+        on_disk.append(slice(cut.start * stride, cut.stop * stride))
+        view += [cut.stop - cut.start, *(sizes[letter] for letter in inner)]
+        cuts[outer] = slice(None)
+    order = [rule.theirs.replace(" ", "").index(letter) for letter in letters]
+    array = tensor[tuple(on_disk)].reshape(view).transpose(order)
+    return array[tuple(cuts[letter] for letter in letters)]
+
+
+def _tensors(params: Params) -> Iterator[tuple[Rule, Any, int | None]]:
+    """Every tensor of a checkpoint: its rule with the full name, our leaf, and which layer of the leaf."""
+    for rule in TOP_RULES:
+        if rule.key in params:
+            yield rule, params[rule.key], None
+    for rule in LAYER_RULES:
+        if rule.key in params["layers"]:
+            leaf = params["layers"][rule.key]
+            for i in range(leaf.shape[0]):
+                yield rule._replace(name=f"model.layers.{i}.{rule.name}"), leaf, i
+
+
+def _write_tensors(folder: pathlib.Path, params: Params, dtype: np.dtype) -> None:
+    shards: list[list] = [[]]
+    sizes = [0]
+    for rule, leaf, layer in _tensors(params):
+        size = dtype.itemsize * math.prod(leaf.shape if layer is None else leaf.shape[1:])
+        if shards[-1] and sizes[-1] + size > SHARD_BYTES:
+            shards.append([])
+            sizes.append(0)
+        shards[-1].append((rule, leaf, layer))
+        sizes[-1] += size
+    weight_map = {}
+    for i, shard in enumerate(shards, 1):
+        file = f"model-{i:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+        arrays = {rule.name: _to_theirs(rule, leaf, layer, dtype) for rule, leaf, layer in shard}
+        save_file(arrays, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(arrays, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _to_theirs(rule: Rule, leaf: Any, layer: int | None, dtype: np.dtype) -> np.ndarray:
+    array = np.asarray(leaf if layer is None else leaf[layer])
+    order = [rule.ours.split().index(letter) for letter in rule.theirs.replace(" ", "")]
+    theirs = array.transpose(order).reshape(_their_shape(rule, array.shape))
+    return np.ascontiguousarray(theirs, dtype=dtype)
+
+
+def _replace(new: pathlib.Path, folder: pathlib.Path) -> None:
+    """Put `new` in the place of `folder`. A folder cannot be renamed over a full one: the old steps aside."""
+    old = folder.parent / f".{folder.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {file}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON ({first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return content

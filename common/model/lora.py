@@ -1,0 +1,148 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): made, merged, and exchanged with PEFT.
+
+    config = dataclasses.replace(config, lora=LoraConfig(rank=16))
+    params = join(params, init(config, jax.random.key(0)))       # the same function as before: B is zero
+    frozen, adapters = split(params)                             # train the second
+    plain = merge(params, config)                                # for sampling, scoring, saving
+
+The adapter of the matrix `q` of shape (L, D, N, H) is `q_a` (L, D, R) and `q_b` (L, R, N, H) in the same dict. The
+forward pass adds alpha / rank * (x @ A) @ B wherever `config.lora` says so (`common.model.decoder`).
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from common.config import PROJECTIONS, LoraConfig, ModelConfig
+from common.errors import UserError
+from common.model import decoder as model
+from common.model.decoder import Params
+from common.model.hf import LAYER_RULES
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_VARIANTS = ("rank_pattern", "alpha_pattern", "layer_replication", "alora_invocation_tokens")
+_MODULES = {rule.key: rule.name.removesuffix(".weight") for rule in LAYER_RULES if rule.key in PROJECTIONS}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """New adapters in float32 for `config.lora`: A random, B zero. The weights that the model declares beside them
+    are left out by the compiler."""
+    return split(model.init(config, key))[1]
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """The tree without its adapters, and a tree of the adapters alone."""
+    adapters = {name: leaf for name, leaf in params["layers"].items() if name.endswith(("_a", "_b"))}
+    plain = {name: leaf for name, leaf in params["layers"].items() if name not in adapters}
+    return params | {"layers": plain}, {"layers": adapters}
+
+
+def join(frozen: Params, adapters: Params) -> Params:
+    """The tree that `split` took apart, or plain parameters with new adapters."""
+    return frozen | {"layers": frozen["layers"] | adapters["layers"]}
+
+
+@jax.jit
+def _add_product(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    count, rank = w.shape[0], a.shape[-1]
+    product = jnp.matmul(a.reshape(count, -1, rank), b.reshape(count, rank, -1), precision="highest")
+    return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
+
+
+def merge(params: Params, config: ModelConfig) -> Params:
+    """Parameters without adapters and with their effect: W + alpha / rank * A @ B, in float32, in W's dtype.
+
+    They belong to the same configuration without `lora`.
+    """
+    plain, adapters = split(params)
+    scale = config.lora.alpha / config.lora.rank
+    merged = {
+        name: _add_product(plain["layers"][name], *(adapters["layers"][f"{name}_{part}"] for part in "ab"), scale)
+        for name in config.lora.targets
+    }
+    return plain | {"layers": plain["layers"] | merged}
+
+
+def _names(config: ModelConfig) -> dict[str, tuple[str, int]]:
+    """Every tensor of an adapter as PEFT names it: the key of our leaf, and the layer."""
+    return {
+        f"base_model.model.model.layers.{i}.{_MODULES[name]}.lora_{part}.weight": (f"{name}_{part.lower()}", i)
+        for name in config.lora.targets
+        for i in range(config.num_layers)
+        for part in "AB"
+    }
+
+
+def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig, base: str) -> pathlib.Path:
+    """Write the adapters among `params` as a folder that PEFT loads onto the model `base` (a hub id or a folder).
+
+    Raises UserError when the folder cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.lora.rank,
+        "lora_alpha": config.lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": [_MODULES[name].split(".")[-1] for name in config.lora.targets],
+    }
+    tensors = {}
+    for name, (key, layer) in _names(config).items():
+        leaf = np.asarray(params["layers"][key][layer], np.float32)
+        size = (-1, config.lora.rank) if key.endswith("_a") else (config.lora.rank, -1)
+        tensors[name] = np.ascontiguousarray(leaf.reshape(size).T)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write the adapter {folder}: {error}") from None
+    return folder
+
+
+def load_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
+    """Plain `params` joined with the adapter that PEFT or `save_adapter` wrote, and the configuration for both.
+
+    Raises UserError when the folder is no plain LoRA adapter, or that of another model.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        with safe_open(folder / WEIGHTS, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder} is not a readable adapter in PEFT's format: {error!r}") from None
+    odd = [name for name, value in settings.items() if value and (name.startswith("use_") or name in _VARIANTS)]
+    if settings.get("peft_type") != "LORA" or odd:
+        raise UserError(f"{folder} is not a plain LoRA adapter ({', '.join(odd) or settings.get('peft_type')})")
+    held = {name.split(".lora_")[0].split(".", 5)[-1] for name in tensors}
+    targets = tuple(name for name in PROJECTIONS if _MODULES[name] in held)
+    config = dataclasses.replace(config, lora=LoraConfig(rank, alpha, targets))
+    names = _names(config)
+    if names.keys() != tensors.keys():
+        wrong = min(names.keys() ^ tensors.keys())
+        raise UserError(f"{folder} does not fit the model: tensor {wrong} is in one of them alone")
+    leaves: dict[str, list[np.ndarray]] = {}
+    shapes = model.abstract_params(config)["layers"]
+    for name, (key, _) in names.items():  # layer by layer, in order
+        shape = shapes[key].shape[1:]
+        if sorted((rank, int(np.prod(shape)) // rank)) != sorted(tensors[name].shape):
+            raise UserError(f"{folder} does not fit the model: tensor {name} has shape {tensors[name].shape}")
+        leaves.setdefault(key, []).append(tensors[name].T.reshape(shape))
+    adapters = {key: jnp.asarray(np.stack(parts), jnp.float32) for key, parts in leaves.items()}
+    return join(params, {"layers": adapters}), config

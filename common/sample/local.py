@@ -1,0 +1,145 @@
+"""A model in this process as a generator.
+
+generator = LocalGenerator("embedded/student", params, config, tokenizer)
+for records in generator.generate(requests, SampleConfig(temperature=1.0), seed=0):
+    ...
+"""
+
+import bisect
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from common import runtime
+from common.config import ModelConfig, SampleConfig
+from common.errors import UserError
+from common.generate import Record, Request
+from common.model.decoder import Params
+from common.model.tokenizer import Tokenizer
+from common.sample.sampler import Completion, Prompt, Sampler, check
+
+WAVE = 256
+"""Requests sampled together and yielded at one time. Fixed, so that a run that was cut between waves goes on with
+the same batches, and so with the same bits."""
+
+
+class LocalGenerator:
+    """Samples from `params` through the tokenizer's chat template. `slots` samples decode together: by default 32,
+    or 128 on an accelerator, where a step takes about as long for many rows as for one.
+
+    The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
+    prompts are equal share one prefill within a wave.
+    """
+
+    def __init__(
+        self, name: str, params: Params, config: ModelConfig, tokenizer: Tokenizer, *, slots: int | None = None
+    ):
+        self.name = name
+        self._config, self._tokenizer = config, tokenizer
+        slots = slots or (128 if runtime.on_accelerator() else 32)
+        self._sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids, slots=slots)
+
+    def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
+        """Yield the records of `WAVE` requests at a time; see `common.generate.Generator`.
+
+        A prompt that does not fit into the model gives failed records. Raises UserError for settings out of
+        range, several greedy samples of one request, or an id that comes twice.
+        """
+        check(Prompt([0], sampling), self._config, "a prompt")
+        ids = set()
+        for request in requests:
+            if request.n > 1 and sampling.temperature == 0:
+                raise UserError(
+                    f"request {request.id!r} asks for {request.n} greedy samples, which are all alike: "
+                    "set a temperature above 0 or n to 1"
+                )
+            if request.id in ids:
+                raise UserError(
+                    f"request id {request.id!r} comes twice: ids must differ, samples are seeded by them"
+                )
+            ids.add(request.id)
+        return self._waves(requests, sampling, seed)
+
+    def seen(self, records: Sequence[Record]) -> None:
+        """Nothing to remember: samples depend on their request alone."""
+
+    def _waves(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
+        total = sum(request.n for request in requests)
+        with tqdm(total=total, desc=self.name, unit="sample", disable=None) as bar:
+            for start in range(0, len(requests), WAVE):
+                yield self._wave(requests[start : start + WAVE], sampling, seed, bar)
+
+    def _wave(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: tqdm) -> list[Record]:
+        prompts, errors = [], []
+        for request in requests:
+            seeds = tuple(sample_seed(seed, request.id, sample) for sample in range(request.n))
+            stop_at = _stop_finder(self._tokenizer, sampling.stop) if sampling.stop else None
+            prompt = Prompt(self._tokenizer.encode_prompt(request.messages), sampling, seeds, stop_at)
+            try:
+                check(prompt, self._config, "the prompt")
+                errors.append(None)
+            except UserError as error:
+                errors.append(str(error))
+            prompts.append(prompt)
+        fitting = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]
+        completions = iter(self._sampler.sample(fitting, on_done=bar.update))
+        records = []
+        for request, prompt, error in zip(requests, prompts, errors, strict=True):
+            count = len(prompt.tokens)
+            if error:
+                records += [
+                    Record(request.id, sample, "failed", None, error, prompt_tokens=count)
+                    for sample in range(request.n)
+                ]
+                bar.update(request.n)
+            else:
+                records += [
+                    self._record(request, sample, completion, count, sampling.stop)
+                    for sample, completion in enumerate(next(completions))
+                ]
+        return records
+
+    def _record(
+        self, request: Request, sample: int, completion: Completion, prompt_tokens: int, stop: tuple[str, ...]
+    ) -> Record:
+        tokens = completion.tokens
+        if tokens[-1] in self._tokenizer.eos_ids:
+            tokens = tokens[:-1]
+        text = _before_stop(self._tokenizer.decode(tokens), stop)
+        return Record(
+            request.id,
+            sample,
+            "ok" if completion.finish == "stop" else "length",
+            text,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(completion.tokens),
+            mean_logp=round(sum(completion.logps) / len(completion.logps), 5),
+        )
+
+
+def sample_seed(seed: int, request_id: str, sample: int) -> int:
+    """A 64-bit seed that depends on nothing but the run's seed, the request and the sample's number."""
+    digest = hashlib.blake2b(f"{seed}\0{request_id}\0{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _before_stop(text: str, stop: tuple[str, ...]) -> str:
+    """The text in front of the stop string that comes first, if any does."""
+    places = [text.find(string) for string in stop]
+    return text[: min((place for place in places if place >= 0), default=None)]
+
+
+def _stop_finder(tokenizer: Tokenizer, stop: tuple[str, ...]) -> Callable[[list[int]], int | None]:
+    """`Prompt.stop_at` for stop strings: the fewest tokens whose text contains one."""
+
+    def stopped(tokens: list[int]) -> bool:
+        text = tokenizer.decode(tokens)
+        return any(string in text for string in stop)
+
+    def stop_at(tokens: list[int]) -> int | None:
+        if not stopped(tokens):
+            return None
+        return bisect.bisect_left(range(len(tokens) + 1), True, key=lambda count: stopped(tokens[:count]))
+
+    return stop_at

@@ -1,0 +1,497 @@
+"""Sampling from a decoder: many prompts, several samples each, continuous batching over a fixed number of slots.
+
+    sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids)
+    [[completion]] = sampler.sample([Prompt(tokenizer.encode_prompt(messages), SampleConfig())])
+
+A distinct prompt is prefilled once and its keys and values are copied to one slot a sample. All slots then decode
+together, a block of tokens at a time on the device; between blocks the host takes out finished samples and fills
+their slots anew. Each row draws from its own random key, so a sample's tokens depend on its prompt, settings and
+seed alone: not on the other rows, its slot, or the order of refills. `sample_reference` says the same plainly.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt32
+
+from common import runtime
+from common.buckets import bucket, power_of_two
+from common.config import ModelConfig, SampleConfig
+from common.errors import UserError
+from common.model import decoder as model
+from common.model.decoder import Cache, Params
+
+SHORTEST_CACHE = 128
+"""Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """Token ids, how to sample, and one seed (0 to 2**64 - 1) for each sample wanted.
+
+    `stop_at` finds the end of an answer in the text: given all new tokens of a sample, it returns how many of
+    them to keep, or None to go on. It must give the same end when it is shown more tokens.
+    """
+
+    tokens: Sequence[int]
+    sampling: SampleConfig
+    seeds: tuple[int, ...] = (0,)
+    stop_at: Callable[[list[int]], int | None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """New tokens, the end token included, and the log-probability of each under the model at temperature 1.
+
+    `finish`: "stop" after an end token or where `stop_at` said so, "length" at the limit of new tokens.
+    """
+
+    tokens: list[int]
+    logps: list[float]
+    finish: Literal["stop", "length"]
+
+
+class Sampler:
+    """A model ready to sample from, with `slots` rows that decode together, `block` tokens between refills.
+
+    Equal shapes share compiled programs, also between Samplers: a retrained model starts at once.
+    `slots` is a power of two; `dtype` is that of weights and cache (default: `runtime.compute_dtype`).
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        config: ModelConfig,
+        *,
+        eos_ids: Sequence[int],
+        slots: int = 32,
+        block: int = 16,
+        dtype: Any = None,
+    ):
+        if slots < 1 or slots & (slots - 1):
+            raise UserError(f"slots must be a power of two, not {slots}")
+        self.config, self.slots, self.block = config, slots, block
+        self.dtype = jnp.dtype(dtype or runtime.compute_dtype())
+        # Of one length for nearly all models, as it is part of the compiled shape; -1 is no token.
+        self._eos = np.pad(
+            np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1
+        )
+        # Prefill scans over the stacked weights; decoding reads them layer by layer.
+        self._params, self._layered = _prepare(params, config, self.dtype)
+        self._group = max(1, slots // 8)  # prompts prefilled together, and free slots worth a stop
+
+    def sample(
+        self, prompts: Sequence[Prompt], on_done: Callable[[], object] | None = None
+    ) -> list[list[Completion]]:
+        """Samples of each prompt, in the order of its seeds. `on_done` is called after each finished sample.
+
+        Raises UserError, naming the prompt by its index, for an empty prompt, one too long for the model, or
+        sampling settings out of range.
+        """
+        for index, prompt in enumerate(prompts):
+            check(prompt, self.config, f"prompt {index}")
+        results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
+        queue, slots = _Queue(prompts), _Slots(self.slots)
+        longest = max((len(prompt.tokens) for prompt in prompts), default=0)
+        length = bucket(longest + self.block, SHORTEST_CACHE)
+        cache = model.empty_cache(self.config, self.slots, length, dtype=self.dtype)
+        while queue.waiting or slots.live.any():
+            if slots.live.sum() <= self._few(queue):
+                cache = self._refill(cache, slots, queue)
+            cache = _fit(cache, slots.reach(self.block))
+            steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
+            numbers = _uniform(slots.rows["key"], steps)
+            cache, tokens, logps = _decode_block(
+                self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue)
+            )
+            for job in slots.advance(*jax.device_get((tokens, logps)), self._eos):
+                results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
+                if on_done:
+                    on_done()
+        return results
+
+    def _few(self, queue: "_Queue") -> int:
+        """How few live rows are a reason to stop and refill."""
+        return self.slots - min(queue.waiting, self._group) if queue.waiting else 0
+
+    def _refill(self, cache: Cache, slots: "_Slots", queue: "_Queue") -> Cache:
+        """Fill free slots with waiting samples, prefilling prompts as needed."""
+        while queue.waiting and not slots.live.all():
+            if not queue.ready:
+                queue.prefilled = _prefill(self._params, self.config, queue.next_prompts(self._group))
+            rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
+            free = np.flatnonzero(~slots.live)
+            for i in range(min(len(free), len(queue.ready), self._group)):
+                to[i] = free[i]
+                rows[i], job = queue.pop()
+                slots.start(free[i], job)
+            cache = _copy_rows(cache, queue.prefilled, rows, to)
+        return cache
+
+
+def check(prompt: Prompt, config: ModelConfig, name: str) -> None:
+    """Raise UserError when a prompt cannot be sampled from: `name` says which it is."""
+    count, sampling = len(prompt.tokens), prompt.sampling
+    if not count:
+        raise UserError(f"{name} is empty: give at least one token")
+    if sampling.max_new_tokens < 1:
+        raise UserError(f"max_new_tokens must be at least 1, not {sampling.max_new_tokens}")
+    if not 0 <= sampling.temperature < math.inf:
+        raise UserError(f"temperature must be 0 (greedy) or more, not {sampling.temperature}")
+    if not 0 < sampling.top_p <= 1:
+        raise UserError(f"top_p must be above 0 and at most 1, not {sampling.top_p}")
+    if not 0 <= sampling.top_k < 2**31:
+        raise UserError(f"top_k must be 0 (off) or more and below 2**31, not {sampling.top_k}")
+    if "" in sampling.stop:
+        raise UserError("an empty stop string would end every answer: leave it out")
+    if count + sampling.max_new_tokens > config.max_positions:
+        raise UserError(
+            f"{name} of {count} tokens leaves no room for {sampling.max_new_tokens} new ones within the model's "
+            f"{config.max_positions} positions: shorten it or lower max_new_tokens"
+        )
+
+
+# --- On the host: which sample sits where ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Job:
+    """A sample on its way."""
+
+    prompt: Prompt
+    seed: int
+    prompt_index: int
+    sample_index: int
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logps: list[float] = dataclasses.field(default_factory=list)
+    finish: Any = None
+
+    def extend(self, tokens: list[int], logps: list[float], eos: np.ndarray) -> None:
+        """Take in a block's tokens; set `finish` if the sample is complete."""
+        self.tokens += tokens
+        self.logps += logps
+        if self.tokens[-1] in eos:
+            self.finish = "stop"
+        elif len(self.tokens) == self.prompt.sampling.max_new_tokens:
+            self.finish = "length"
+        keep = self.prompt.stop_at(self.tokens) if self.prompt.stop_at else None
+        if keep is not None:
+            self.tokens, self.logps, self.finish = self.tokens[:keep], self.logps[:keep], "stop"
+
+
+class _Queue:
+    """Samples without a slot: of prompts still to be prefilled, and `ready` ones of those that were last."""
+
+    def __init__(self, prompts: Sequence[Prompt]):
+        distinct = collections.defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            for j, seed in enumerate(prompt.seeds):
+                distinct[tuple(prompt.tokens)].append(_Job(prompt, seed, i, j))
+        # Short prompts first, so that those prefilled together are of like length.
+        self._prompts = collections.deque(sorted(distinct.items(), key=lambda item: len(item[0])))
+        self.waiting = sum(len(jobs) for jobs in distinct.values())
+        self.ready: collections.deque[tuple[int, _Job]] = collections.deque()
+        self.prefilled: Cache = []
+
+    def next_prompts(self, count: int) -> np.ndarray:
+        """Tokens (count, T) of the next prompts, right-padded; their samples become ready, by row.
+
+        The last token of a prompt is left out: it is what the slot feeds first.
+        """
+        group = [self._prompts.popleft() for _ in range(min(count, len(self._prompts)))]
+        longest = len(group[-1][0]) - 1
+        tokens = np.zeros((count, 32 if longest <= 32 else bucket(longest, 64)), np.int32)
+        for row, (prompt, jobs) in enumerate(group):
+            tokens[row, : len(prompt) - 1] = prompt[:-1]
+            self.ready.extend((row, job) for job in jobs)
+        return tokens
+
+    def pop(self) -> tuple[int, _Job]:
+        self.waiting -= 1
+        return self.ready.popleft()
+
+
+class _Slots:
+    """The host's view of the rows: what the device needs for the next block, and the sample in each."""
+
+    def __init__(self, count: int):
+        self.jobs: list[Any] = [None] * count
+        self.live = np.zeros(count, bool)
+        self.rows = {
+            "live": self.live,
+            "token": np.zeros(count, np.int32),  # fed next, at `position`
+            "position": np.zeros(count, np.int32),
+            "step": np.zeros(count, np.int32),  # tokens sampled so far
+            "limit": np.zeros(count, np.int32),
+            "key": np.zeros((count, 2), np.uint32),
+            "temperature": np.zeros(count, np.float32),
+            "top_p": np.ones(count, np.float32),
+            "top_k": np.zeros(count, np.int32),
+        }
+
+    def start(self, slot: int, job: _Job) -> None:
+        tokens, sampling = job.prompt.tokens, job.prompt.sampling
+        self.jobs[slot] = job
+        values = {
+            "live": True,
+            "token": tokens[-1],
+            "position": len(tokens) - 1,
+            "step": 0,
+            "limit": sampling.max_new_tokens,
+            "key": key_data(job.seed),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p if sampling.temperature else 1.0,
+            "top_k": sampling.top_k if sampling.temperature else 0,
+        }
+        for name, value in values.items():
+            self.rows[name][slot] = value
+
+    def reach(self, block: int) -> int:
+        """Cache length that the next block needs."""
+        rows = self.rows
+        return int(
+            np.max(rows["position"] + np.minimum(block, rows["limit"] - rows["step"]), where=self.live, initial=1)
+        )
+
+    def advance(self, tokens: np.ndarray, logps: np.ndarray, eos: np.ndarray) -> list[_Job]:
+        """Hand the block's tokens and log-probabilities (block, B) to the samples; returns finished ones."""
+        finished, rows = [], self.rows
+        counts = (tokens >= 0).sum(0)
+        for slot in np.flatnonzero(self.live):
+            job, count = self.jobs[slot], counts[slot]
+            job.extend(tokens[:count, slot].tolist(), logps[:count, slot].tolist(), eos)
+            rows["token"][slot] = tokens[count - 1, slot]
+            rows["position"][slot] += count
+            rows["step"][slot] += count
+            if job.finish:
+                finished.append(job)
+                self.live[slot] = False
+                # A greedy row without cuts asks for no random numbers and no search.
+                rows["temperature"][slot], rows["top_p"][slot], rows["top_k"][slot] = 0.0, 1.0, 0
+        return finished
+
+
+def key_data(seed: int) -> tuple[int, int]:
+    """A 64-bit seed as the two words of a threefry key; `jax.random.key(seed)` for seeds below 2**32."""
+    return seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF
+
+
+# --- On the device --------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _prepare(params: Params, config: ModelConfig, dtype: Any) -> tuple[Params, Params]:
+    params = jax.tree.map(lambda w: w.astype(dtype), params)
+    return params, model.split_layers(params, config)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _prefill(params: Params, config: ModelConfig, tokens: Int[Array, "P T"]) -> Cache:
+    return model.prefill(params, config, tokens, dtype=params["embed"].dtype)
+
+
+_copy_rows = jax.jit(model.copy_rows, donate_argnums=0)
+_grow = jax.jit(model.grow_cache, static_argnums=1)
+
+
+def _fit(cache: Cache, length: int) -> Cache:
+    """The cache, grown if it does not hold `length` tokens a row."""
+    if length <= cache[0][1].shape[2]:
+        return cache
+    return _grow(cache, bucket(length, SHORTEST_CACHE))
+
+
+@functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
+def _decode_block(
+    layered: Params,
+    config: ModelConfig,
+    cache: Cache,
+    rows: dict[str, jax.Array],
+    numbers: Float[Array, "block B"],
+    eos: Int[Array, " E"],
+    few: int,
+) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
+    """Up to `block` tokens of every live row, fewer if only `few` rows are left. Tokens not sampled are -1."""
+    block, B = numbers.shape
+
+    def going(state):
+        return (state["i"] < block) & (state["live"].sum() > few)
+
+    def one_token(state):
+        i, live, position = state["i"], state["live"], state["position"]
+        h, cache = model.decode(
+            layered,
+            config,
+            state["cache"],
+            state["token"][:, None],
+            position[:, None],
+            dtype=layered["embed"].dtype,
+        )
+        logits = model.unembed(layered, config, h[:, 0])
+        token = choose(logits, numbers[i], rows["temperature"], rows["top_p"], rows["top_k"])
+        logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=1)
+        step = state["step"] + 1
+        return {
+            "i": i + 1,
+            "cache": cache,
+            "live": live & (step < rows["limit"]) & ~jnp.isin(token, eos),
+            # A row that is done feeds its last token again and again, to a place that nobody reads.
+            "token": jnp.where(live, token, state["token"]),
+            "position": jnp.where(live, position + 1, position),
+            "step": step,
+            "tokens": state["tokens"].at[i].set(jnp.where(live, token, -1)),
+            "logps": state["logps"].at[i].set(logp),
+        }
+
+    state = {name: rows[name] for name in ("live", "token", "position", "step")} | {
+        "i": 0,
+        "cache": cache,
+        "tokens": jnp.full((block, B), -1, jnp.int32),
+        "logps": jnp.zeros((block, B)),
+    }
+    state = jax.lax.while_loop(going, one_token, state)
+    return state["cache"], state["tokens"], state["logps"]
+
+
+def uniform(key: UInt32[Array, "B 2"], step: Int[Array, "n B"]) -> Float[Array, "n B"]:
+    """The random number in [0, 1) of each row at each step: 24 bits of the row's key with the step folded in."""
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in), in_axes=(None, 0))
+    folded = jax.random.key_data(fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step))
+    return (folded[..., 0] >> 8) * jnp.float32(2**-24)
+
+
+# A program of its own: compiled once for all models and cache lengths.
+_uniform = jax.jit(uniform)
+
+
+def choose(
+    logits: Float[Array, "B V"],
+    uniform: Float[Array, " B"],
+    temperature: Float[Array, " B"],
+    top_p: Float[Array, " B"],
+    top_k: Int[Array, " B"],
+) -> Int[Array, " B"]:
+    """The next token of each row: the likeliest at temperature 0, else drawn by the row's random number."""
+    greedy = jnp.argmax(logits, axis=1).astype(jnp.int32)
+
+    def drawn():
+        scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+        weights = jnp.exp(scaled - scaled.max(1, keepdims=True))
+        return jnp.where(temperature > 0, draw(cut(weights, top_p, top_k), uniform), greedy)
+
+    return jax.lax.cond((temperature > 0).any(), drawn, lambda: greedy)
+
+
+def cut(weights: Float[Array, "B V"], top_p: Float[Array, " B"], top_k: Int[Array, " B"]) -> Float[Array, "B V"]:
+    """`weights` (the largest of a row 1) with zeros outside the `top_k` largest, and among these outside the
+    smallest set that has the share `top_p` of their sum.
+
+    No sort: both sets are the tokens from a threshold on, which is found by bisection. Positive floats are ordered
+    like their bits, so 30 halvings between 0 and 1 give it exactly. Tokens tied at it all stay.
+    """
+
+    def smaller(phase: jax.Array, weights: jax.Array) -> jax.Array:
+        """Cut by count in phase 0, by share in phase 1."""
+        by_count = phase == 0
+        terms = jnp.where(by_count, 1.0, weights)
+        wanted = jnp.where(by_count, top_k, top_p * weights.sum(1))
+
+        def halve(_, bounds):
+            low, high = bounds
+            middle = (low + high) // 2
+            enough = jnp.where(weights >= as_float(middle), terms, 0.0).sum(1) >= wanted
+            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+        low = jnp.zeros(weights.shape[0], jnp.int32)
+        low, _ = jax.lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, _BITS_OF_ONE + 1)))
+        # A row without this cut is not touched: rounding of its sum must not cost it unlikely tokens.
+        off = jnp.where(by_count, top_k == 0, top_p >= 1)[:, None]
+        return jnp.where((weights >= as_float(low)) | off, weights, 0.0)
+
+    def as_float(bits: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)[:, None]
+
+    # Only the phases that some row asks for.
+    first, last = jnp.where((top_k > 0).any(), 0, 1), jnp.where((top_p < 1).any(), 2, 1)
+    return jax.lax.fori_loop(first, last, smaller, weights)
+
+
+def draw(weights: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+    """The token at which the running sum of `weights` first exceeds the share `uniform` of the whole sum.
+
+    The search has two steps, first for a piece of the vocabulary, then for the token in it. One random number a
+    row, not Gumbel noise for every token as is usual: that would take as long as all layers of a small model.
+    """
+    size = power_of_two(math.isqrt(weights.shape[1]))
+    pieces = jnp.pad(weights, ((0, 0), (0, -weights.shape[1] % size))).reshape(len(weights), -1, size)
+
+    def search(weights, target):
+        """The place where the running sum first exceeds `target`, and what is left of `target` there."""
+        count = weights.shape[1]
+        sums = jnp.matmul(weights, jnp.triu(jnp.ones((count, count))), precision="highest")
+        # Where rounding leaves the sum of all below the target, the last token with any weight is meant.
+        last = count - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=1)
+        place = jnp.minimum((sums <= target[:, None]).sum(1), last)[:, None]
+        before = jnp.take_along_axis(sums - weights, place, 1)
+        return place, target - before[:, 0]
+
+    totals = pieces.sum(2)
+    piece, rest = search(totals, uniform * totals.sum(1))
+    place, _ = search(jnp.take_along_axis(pieces, piece[..., None], 1)[:, 0], rest)
+    return (piece * size + place)[:, 0].astype(jnp.int32)
+
+
+_BITS_OF_ONE = int(np.float32(1).view(np.int32))
+
+
+# --- The readable form ----------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _next_logits(params: Params, config: ModelConfig, tokens: Int[Array, " T"], last: int) -> Float[Array, " V"]:
+    return model.unembed(params, config, model.hidden(params, config, tokens[None])[0, last])
+
+
+def sample_reference(
+    params: Params, config: ModelConfig, prompt: Prompt, eos_ids: Sequence[int]
+) -> list[Completion]:
+    """What `Sampler.sample` gives for one prompt: one sample after another, a full forward pass a token."""
+    completions = []
+    for seed in prompt.seeds:
+        tokens, logps, finish, sampling = [], [], "length", prompt.sampling
+        for step in range(sampling.max_new_tokens):
+            text = [*prompt.tokens, *tokens]
+            length = bucket(len(prompt.tokens) + sampling.max_new_tokens, SHORTEST_CACHE)
+            padded = np.pad(text, (0, length - len(text)))
+            logits = np.asarray(_next_logits(params, config, padded, len(text) - 1))
+            tokens.append(_choose_reference(logits, seed, step, sampling))
+            logps.append(float(logits[tokens[-1]] - np.logaddexp.reduce(logits)))
+            keep = prompt.stop_at(tokens) if prompt.stop_at else None
+            if keep is not None or tokens[-1] in eos_ids:
+                finish = "stop"
+                break
+        completions.append(Completion(tokens[:keep], logps[:keep], finish))
+    return completions
+
+
+def _choose_reference(logits: np.ndarray, seed: int, step: int, sampling: SampleConfig) -> int:
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    scaled = logits / np.float32(sampling.temperature)
+    order = np.argsort(-scaled, kind="stable")
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    weights = np.exp(scaled[order] - scaled[order[0]])
+    before = (np.cumsum(weights) - weights) / weights.sum()  # mass of likelier tokens
+    kept = np.sort(order[before < sampling.top_p])
+    key = jax.random.wrap_key_data(np.array(key_data(seed), np.uint32), impl="threefry2x32")
+    number = (int(jax.random.key_data(jax.random.fold_in(key, step))[0]) >> 8) / 2**24
+    sums = np.cumsum(np.exp(scaled[kept] - scaled[order[0]], dtype=np.float64))
+    return int(kept[np.searchsorted(sums, number * sums[-1], side="right")])

@@ -1,0 +1,155 @@
+"""Likelihood of given answers: the log-probability of every answer token after its prompt.
+
+    logps = score(params, config, [(prompt_ids, answer_ids)])        # one float32 array an answer
+    perplexity = np.exp(-np.mean(np.concatenate(logps)))
+    [(logps, likeliest)] = score_greedy(params, config, [(prompt_ids, answer_ids)])
+
+Pairs of like length share a batch, right-padded to a few static shapes. Only the positions that predict an answer
+token go through the head. `all_logps` is the plain form.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from common import runtime
+from common.buckets import bucket
+from common.config import ModelConfig
+from common.errors import UserError
+from common.model import decoder as model
+from common.model.decoder import Params
+from common.model.losses import LOGITS, token_logps
+
+Pair = tuple[Sequence[int], Sequence[int]]
+
+SHORTEST = 64
+"""Smallest compiled length of prompt and answer together."""
+
+
+def score(
+    params: Params,
+    config: ModelConfig,
+    pairs: Sequence[Pair],
+    batch_size: int = 32,
+    *,
+    dtype: Any = None,
+) -> list[np.ndarray]:
+    """Log-probabilities, float32, of each answer's tokens given its prompt and the answer before them.
+
+    An answer scores what it would under the model itself: temperature 1, no cuts. `dtype` is that of the
+    activations (default: `runtime.compute_dtype`).
+
+    Raises UserError, naming the pair by its index, for an empty prompt or one too long together with its answer.
+    """
+    _check(pairs, config.max_positions, config)
+    dtype = jnp.dtype(dtype or runtime.compute_dtype())
+    logps: list[Any] = [None] * len(pairs)
+    for rows, batch in _batches(pairs, batch_size):
+        for i, values in zip(rows, np.asarray(_score_batch(params, config, dtype, *batch)), strict=False):
+            logps[i] = values[: len(pairs[i][1])]
+    return logps
+
+
+def score_greedy(
+    params: Params,
+    config: ModelConfig,
+    pairs: Sequence[Pair],
+    batch_size: int = 32,
+    *,
+    dtype: Any = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As `score`, and beside each log-probability whether its token is the likeliest one (bool), as which greedy
+    decoding would choose it.
+
+    A pair may have one token more than the model has positions: the last one is predicted and not read.
+    """
+    _check(pairs, config.max_positions + 1, config)
+    dtype = jnp.dtype(dtype or runtime.compute_dtype())
+    found: list[Any] = [None] * len(pairs)
+    for rows, batch in _batches(pairs, batch_size):
+        both = jax.device_get(_score_greedy_batch(params, config, dtype, *batch))
+        for i, logps, likeliest in zip(rows, *both, strict=False):
+            count = len(pairs[i][1])
+            found[i] = logps[:count], likeliest[:count]
+    return found
+
+
+def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
+    for index, (prompt, answer) in enumerate(pairs):
+        if not len(prompt):
+            raise UserError(f"pair {index} has an empty prompt: give at least one token before the answer")
+        if len(prompt) + len(answer) > longest:
+            raise UserError(
+                f"pair {index} of {len(prompt) + len(answer)} tokens exceeds the model's "
+                f"{config.max_positions} positions: shorten it"
+            )
+
+
+def _batches(pairs: Sequence[Pair], size: int) -> Iterator[tuple[list[int], tuple[np.ndarray, ...]]]:
+    """Places of pairs of like length, and their batch."""
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        yield rows, _batch([pairs[i] for i in rows], size)
+
+
+def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right-padded inputs (size, T), and for each answer token (size, A) the position before it and the token."""
+    inputs = np.zeros((size, bucket(max(len(p) + len(a) for p, a in pairs) - 1, SHORTEST)), np.int32)
+    positions = np.zeros((size, bucket(max(len(a) for _, a in pairs))), np.int32)
+    targets = np.zeros_like(positions)
+    for row, (prompt, answer) in enumerate(pairs):
+        inputs[row, : len(prompt) + len(answer) - 1] = [*prompt, *answer][:-1]
+        positions[row, : len(answer)] = np.arange(len(answer)) + len(prompt) - 1
+        targets[row, : len(answer)] = answer
+    return inputs, positions, targets
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _score_batch(
+    params: Params,
+    config: ModelConfig,
+    dtype: Any,
+    inputs: Int[Array, "B T"],
+    positions: Int[Array, "B A"],
+    targets: Int[Array, "B A"],
+) -> Float[Array, "B A"]:
+    h = _before(params, config, dtype, inputs, positions)
+    return token_logps(params, config, h, targets.reshape(-1)).reshape(targets.shape)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _score_greedy_batch(
+    params: Params,
+    config: ModelConfig,
+    dtype: Any,
+    inputs: Int[Array, "B T"],
+    positions: Int[Array, "B A"],
+    targets: Int[Array, "B A"],
+) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
+    def one(pair):
+        logps = jax.nn.log_softmax(model.unembed(params, config, pair[0]))
+        return logps[pair[1]], jnp.argmax(logps) == pair[1]
+
+    h = _before(params, config, dtype, inputs, positions)
+    both = jax.lax.map(one, (h, targets.reshape(-1)), batch_size=max(1, LOGITS // config.vocab_size))
+    return jax.tree.map(lambda values: values.reshape(targets.shape), both)
+
+
+def _before(
+    params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], positions: Int[Array, "B A"]
+) -> Float[Array, "B*A D"]:
+    """Hidden states at the given positions, row by row."""
+    h = model.hidden(params, config, inputs, dtype=dtype)
+    return jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
+
+
+def all_logps(params: Params, config: ModelConfig, tokens: Int[Array, " T"]) -> Float[Array, "T V"]:
+    """The plain form that `score` agrees with: row t has the log-probabilities of every token to follow t."""
+    h = model.hidden(params, config, tokens[None])[0]
+    return jax.nn.log_softmax(model.unembed(params, config, h))

@@ -1,0 +1,298 @@
+"""Fine-tuning: AdamW or RMSprop, gradient accumulation, all weights or adapters, resumable and deterministic.
+
+    params = fine_tune(params, config, examples, TrainConfig(epochs=3), pad_id=tokenizer.pad_id)
+
+`optimise` is the loop of every training; an `Objective` says what it minimises. The step function is compiled once
+per shape and shared by every training of the process: the learning rate is an argument, not a constant, so that a
+student retrained each round never compiles again.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+from common import runtime
+from common.config import ModelConfig, TrainConfig
+from common.errors import UserError
+from common.model import lora
+from common.model.decoder import Params, count_params, hidden
+from common.model.losses import token_logps
+from common.train.data import Encoded, batches
+
+Log = Callable[..., None]
+
+REMAT_ABOVE = 100_000_000
+"""Parameters from which layers are recomputed in the backward pass: below, activations fit easily."""
+
+
+class Objective(NamedTuple):
+    """What a training minimises, as two functions that are always the same ones: they are compiled into `update`.
+
+    loss: (params, config, part, *, dtype, remat) -> the sum over a micro-batch, and a dict of further sums to log.
+    total: (batch) -> what these sums are divided by, once added up over the micro-batches of an update.
+    """
+
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    total: Callable[[Any], jax.Array | float]
+
+
+def answer_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: bool = False) -> jax.Array:
+    """Summed negative log-likelihood of the targets of one micro-batch (tokens, index, target, weight)."""
+    tokens, index, target, weight = batch
+    h = hidden(params, config, tokens, dtype=dtype, remat=remat)
+    h = h.reshape(-1, h.shape[-1])[index]
+    return -jnp.sum(weight * token_logps(params, config, h, target))
+
+
+def _answers(*args: Any, **settings: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    return answer_loss(*args, **settings), {}
+
+
+TOKEN_MEAN = Objective(_answers, lambda batch: jnp.maximum(batch[3].sum(), 1.0))
+"""The mean over all answer tokens of the update, however they fall into micro-batches."""
+
+SUM = Objective(_answers, lambda batch: 1.0)
+"""The sum: `collate` has put into the weights what there is to divide by."""
+
+
+def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
+    """Rate of update `step` (from 0) of `steps`: linear warm-up that starts above zero (or at it, see
+    `zero_start`), then decay to zero just after the last update (cosine or linear), or constant."""
+    warmup = settings.warmup_steps
+    if warmup is None:
+        warmup = int(np.ceil(settings.warmup_ratio * steps))
+    if step < warmup:
+        part = step / warmup if settings.zero_start else (step + 1) / (warmup + 1)
+        return settings.learning_rate * part
+    progress = (step - warmup) / max(1, steps - warmup)
+    factor = {
+        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[settings.schedule]
+    return float(settings.learning_rate * factor)
+
+
+def _decays(path: tuple, leaf: jax.Array) -> bool:
+    """Weight decay applies to matrices, not to norms and biases."""
+    name = path[-1].key
+    return not ("norm" in name or name.endswith("bias"))
+
+
+@functools.lru_cache
+def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
+    """AdamW or RMSprop up to the factor -learning_rate, which `update` takes as an argument."""
+    mask = functools.partial(jax.tree_util.tree_map_with_path, _decays)
+    if settings.optimizer == "adamw":
+        scale = optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon)
+    else:
+        scale = optax.scale_by_rms(decay=0.99, eps=settings.epsilon, eps_in_sqrt=False)
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        scale,
+        optax.add_decayed_weights(settings.weight_decay, mask),
+    )
+
+
+def initial_state(settings: TrainConfig, params: Params) -> dict[str, Any]:
+    """What `update` carries beside the parameters: the optimizer's state, and whether all was finite so far."""
+    return {"optimizer": make_optimizer(settings).init(params), "finite": jnp.bool_(True)}
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "optimizer", "dtype", "remat", "objective"), donate_argnums=(0, 1)
+)
+def update(params, state, batch, rate, frozen=None, *, config, optimizer, dtype, remat, objective=TOKEN_MEAN):
+    """One optimizer update over the micro-batches of `batch`; returns params, state and a dict of scalars: loss,
+    gradient_norm (before clipping) and what else the objective measures.
+
+    With `frozen`, `params` is the other part of the tree: the adapters. Once loss or gradient is not finite,
+    params and state stay as they are for good, and the caller sees the bad loss: it may look a few updates later.
+    """
+    total = objective.total(batch)
+
+    def loss(trainable, part):
+        whole = trainable if frozen is None else lora.join(frozen, trainable)
+        sums = objective.loss(whole, config, part, dtype=dtype, remat=remat)
+        return jax.tree.map(lambda x: x / total, sums)
+
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    if batch[0].shape[0] == 1:
+        values, grads = value_and_grad(params, jax.tree.map(lambda x: x[0], batch))
+    else:
+
+        def accumulate(carry, part):
+            return jax.tree.map(jnp.add, carry, value_and_grad(params, part)), None
+
+        first = jax.tree.map(lambda x: x[0], batch)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, first))
+        (values, grads), _ = jax.lax.scan(accumulate, zero, batch)
+    norm = optax.tree.norm(grads)
+    direction, new = make_optimizer(optimizer).update(grads, state["optimizer"], params)
+    finite = state["finite"] & jnp.isfinite(values[0]) & jnp.isfinite(norm)
+    keep = lambda new, old: jnp.where(finite, new, old)
+    params = jax.tree.map(lambda p, d: keep(p - rate * d, p), params, direction)
+    state = {"optimizer": jax.tree.map(keep, new, state["optimizer"]), "finite": finite}
+    return params, state, {"loss": values[0], "gradient_norm": norm, **values[1]}
+
+
+def _optimizer_settings(settings: TrainConfig) -> TrainConfig:
+    """Only what the compiled update depends on, so that other settings do not compile it again."""
+    return TrainConfig(
+        optimizer=settings.optimizer,
+        weight_decay=settings.weight_decay,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        epsilon=settings.epsilon,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def fine_tune(
+    params: Params,
+    config: ModelConfig,
+    examples: Sequence[Encoded],
+    settings: TrainConfig,
+    *,
+    pad_id: int,
+    steps: int | None = None,
+    checkpoint: pathlib.Path | None = None,
+    log: Callable[[int], Log] | None = None,
+    label: str = "train",
+) -> Params:
+    """Fine-tune a copy of `params` (float32) and return it; the given ones stay as they are.
+
+    Arguments:
+        examples: what to learn; the loss covers tokens after each `prompt_length`.
+        steps: optimizer updates, by default `settings.epochs` passes; data repeats as needed.
+        checkpoint, log, label: see `optimise`.
+
+    With `settings.lora`, adapters alone are trained and at the end merged into the weights, which may be of any
+    dtype and keep it.
+
+    Raises UserError if the loss becomes NaN or infinite; the last good state is then in `checkpoint`.
+    """
+    if not examples:
+        raise UserError("there is nothing to train on: the list of examples is empty")
+    steps = settings.total_steps(len(examples)) if steps is None else steps
+
+    def stream(first: int) -> Iterable[Any]:
+        for batch in batches(examples, settings, pad_id=pad_id, first_step=first, last_step=steps):
+            yield batch.tokens, batch.index, batch.target, batch.weight
+
+    objective = SUM if settings.sum_loss else TOKEN_MEAN
+    return optimise(
+        params, config, stream, objective, settings, steps, checkpoint=checkpoint, log=log, label=label
+    )
+
+
+def optimise(
+    params: Params,
+    config: ModelConfig,
+    stream: Callable[[int], Iterable[Any]],
+    objective: Objective,
+    settings: TrainConfig,
+    steps: int,
+    *,
+    checkpoint: pathlib.Path | None,
+    log: Callable[[int], Log] | None,
+    label: str,
+) -> Params:
+    """The training loop: `steps` updates of a copy of `params`, or of new adapters for them; see `fine_tune`.
+
+    Arguments:
+        stream: `stream(first)` gives the batches of the updates from `first` on, as arrays with a leading axis of
+            micro-batches; each must depend on its update alone.
+        checkpoint: folder for the state of an unfinished training. It is written every
+            `settings.checkpoint_seconds`; a later call with the same arguments continues from it and ends
+            with the same parameters, bit for bit. The caller removes it with the finished stage.
+        log: called once with the first step; what it returns is called as `(step, loss=…, gradient_norm=…,
+            learning_rate=…)`, and with what else the objective measures, for every update from there.
+    """
+    remat = count_params(params) > REMAT_ABOVE
+    if settings.lora is None:
+        frozen, trained = None, jax.tree.map(jnp.copy, params)
+    else:
+        config = dataclasses.replace(config, lora=settings.lora)
+        frozen, trained = params, lora.init(config, jax.random.key(settings.seed))
+    static = {
+        "config": config,
+        "optimizer": _optimizer_settings(settings),
+        "dtype": runtime.compute_dtype(),
+        "remat": remat,
+        "objective": objective,
+    }
+    state = initial_state(static["optimizer"], trained)
+    first = 0
+    if checkpoint is not None and checkpoint.exists():
+        trained, state, first = _restore(checkpoint, trained, state)
+    write = log(first) if log is not None else None
+    saved_at = time.monotonic()
+    pending: list[tuple[int, float, Any]] = []
+    bar = tqdm(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False, disable=None)
+    for step, batch in enumerate(bar, start=first):
+        rate = learning_rate(settings, step, steps)
+        trained, state, measured = update(
+            trained, state, jax.device_put(batch), np.float32(rate), frozen, **static
+        )
+        pending.append((step, rate, measured))
+        due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
+        # Losses are read a few updates late, so that the device never waits for the host.
+        if due or step + 1 == steps or len(pending) > 8:
+            bad = _report(pending if due or step + 1 == steps else pending[:-4], write)
+            pending = [] if due or step + 1 == steps else pending[-4:]
+            if bad is not None:
+                if checkpoint is not None:
+                    _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
+                raise UserError(_diverged_message(bad, steps, settings, checkpoint))
+        if due and step + 1 < steps:
+            _save(checkpoint, trained, state, step + 1)
+            saved_at = time.monotonic()
+    return trained if frozen is None else lora.merge(lora.join(frozen, trained), config)
+
+
+def _report(measured: list, log: Log | None) -> int | None:
+    """Log updates; the number of the first one whose loss or gradient was not finite, if any."""
+    for step, rate, scalars in measured:
+        values = {name: round(float(value), 5) for name, value in scalars.items()}
+        loss, norm = values.pop("loss"), values.pop("gradient_norm")
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            return step
+        if log is not None:
+            log(step, loss=loss, gradient_norm=norm, learning_rate=rate, **values)
+    return None
+
+
+def _diverged_message(step: int, steps: int, settings: TrainConfig, checkpoint: pathlib.Path | None) -> str:
+    kept = f"; the last good state is in {checkpoint}" if checkpoint is not None else ""
+    return (
+        f"training stopped: the loss or its gradient was NaN or infinite at update {step + 1} of {steps} "
+        f"(peak learning rate {settings.learning_rate:g}); lower the learning rate or look at the data{kept}"
+    )
+
+
+def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
+    """Write the training state with Orbax beside the old one, then put it in its place."""
+    from orbax.checkpoint import v1 as ocp
+
+    tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
+    ocp.save(folder.absolute(), tree, overwrite=True)
+
+
+def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
+    from orbax.checkpoint import v1 as ocp
+
+    leaves, treedef = jax.tree.flatten(state)
+    target = {"params": params, "state": leaves, "step": jnp.int32(0)}
+    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
+    tree = ocp.load(folder.absolute(), jax.tree.map(like, target))
+    return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])

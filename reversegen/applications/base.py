@@ -1,0 +1,121 @@
+"""What failing means: the one protocol between the loop and its applications.
+
+An application knows how queries are asked for and read, how the target's answers are judged, how failing queries
+are labelled, and how a target is measured. `solving.Solving` (math), `certainty.Certainty` (honesty) and
+`conduct.Conduct` (safety, a judge of one's own) implement it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from common.generate import Generator, Message, Request
+from common.lm import LanguageModel
+from common.results.rundir import RunDir
+from common.tasks.base import Example
+from reversegen.config import Config
+
+Row = dict[str, Any]
+Make = Callable[[str], Generator]
+"""From the name of an account to a generator."""
+Model = Callable[[], LanguageModel]
+"""A model that is loaded, or trained, when it is called for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """A proposer's reply as a query, or the reason why it is none."""
+
+    query: str = ""
+    refused: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every stage of one repeat needs. `seed` is the repeat's; `labeler` and `guard` give generators."""
+
+    run: RunDir
+    config: Config
+    repeat: int
+    seed: int
+    labeler: Make | None = None
+    guard: Make | None = None
+
+    @property
+    def account(self) -> str:
+        return f"repeat_{self.repeat}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """`seeds`: instructions like which queries are to be written. `test`: the ordinary test; `general`: queries
+    that must not be refused; `human`: data by people for a control. What has no answer has an empty one."""
+
+    seeds: list[Example]
+    test: list[Example]
+    general: list[Example]
+    human: list[Example]
+
+
+class Application(Protocol):
+    """Queries are rows with `id`, `query` and `group`. All that is generated is stored under the given folder."""
+
+    name: str
+    metric: str
+    """Of a target on a set of examples: the mean of `correct` over the rows of `measure`."""
+    query_tokens: int
+    answer_tokens: int
+
+    def load(self, config: Config) -> Data:
+        """Raises UserError, naming file and row, for data that do not fit."""
+
+    def prompt(self, shown: Sequence[Example]) -> tuple[Message, ...]:
+        """The few-shot prompt of the proposer, the same in warm-up and use."""
+
+    def completion(self, seed: Example) -> str:
+        """What the proposer learns to reply; `read` gives the seed's question back."""
+
+    def read(self, reply: str) -> Read:
+        """Clean up a proposer's reply."""
+
+    def messages(self, query: str) -> tuple[Message, ...]:
+        """The prompt of the target, the same in judging, training and measuring."""
+
+    def verdicts(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
+        """For each query {"outcome", "score", "reason", "answers": [...], …}; an invalid one never counts as
+        failed."""
+
+    def labels(self, ctx: Context, folder: str, judged: Sequence[Row]) -> list[Row]:
+        """For each judged query {"answer", "label", "refused": None or why there is no answer, "truth": where a
+        program knows it, "label_correct": of the label before anything is dropped}."""
+
+    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
+        """Seeds, or data by people, with the answers that the target would learn from them."""
+
+    def partners(self, judged: Sequence[Row]) -> list[Row]:
+        """Queries that passed and must be learned beside those that failed; none where failures suffice."""
+
+    def measure(self, ctx: Context, name: str, kind: str, model: Model, examples: Sequence[Example]) -> list[Row]:
+        """One row an example with `id` and `correct`, stored as `name`; `kind` is failures, test or general."""
+
+    def figures(self, rows: Sequence[Row]) -> dict[str, float | None]:
+        """Further figures of a set from the rows of `measure`."""
+
+
+def requests(
+    folder: str, queries: Sequence[Row], messages: Callable[[Row], Sequence[Message]], n: int
+) -> list[Request]:
+    """One request a query, named by folder and query, so that every sampling has random numbers of its own."""
+    return [Request(f"{folder}/{row['id']}", tuple(messages(row)), n) for row in queries]
+
+
+def in_groups(items: Sequence[Any], n: int) -> list[Sequence[Any]]:
+    """`items` n at a time: the samples of each request."""
+    return [items[i : i + n] for i in range(0, len(items), n)]
+
+
+NO_VERDICT: Row = {"outcome": "invalid", "score": 0.0, "reason": "", "answers": []}
+
+
+def invalid(reason: str, **more: Any) -> Row:
+    return NO_VERDICT | {"reason": reason} | more

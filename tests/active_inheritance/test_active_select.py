@@ -1,0 +1,288 @@
+"""`python run.py active-inheritance` on a file: what it leaves behind, that it continues, what it refuses."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from active_inheritance import scoring as stage
+from active_inheritance.command import run
+from active_inheritance.config import Config
+from active_inheritance.metrics import USUAL
+from active_inheritance.select import ARMS
+from common.errors import UserError
+from common.results.rundir import RunDir, read_json, read_jsonl
+
+ROOT = pathlib.Path(__file__).parents[2]
+WORDS = (
+    "the a cat dog saw heard important river under over never quickly walking house of and but then green".split()
+)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """60 prompts with six answers of two sources; some are empty or repeat."""
+    rng = random.Random(0)
+    rows = []
+    for p in range(60):
+        texts = [" ".join(rng.choices(WORDS, k=rng.randrange(20, 120))) + "." for _ in range(6)]
+        if p % 10 == 0:
+            texts[1] = ""
+            texts[2] = texts[0]
+            texts[3] = "round and round it goes " * 20
+        rows.append({"id": f"p{p}", "prompt": f"Write {p}.", "outputs": {"x": texts[:3], "y": texts[3:]}})
+    file = tmp_path / "pool.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def config(pool, name="run", **settings):
+    settings = {"objective": ("mtld:max",), "metrics": ("lix",), "select_only": True} | settings
+    return Config(pool=str(pool), run_dir=str(pool.parent / name), **settings)
+
+
+def files(folder):
+    """All artifacts but the one that holds times."""
+    folder = pathlib.Path(folder)
+    skipped = ("timing.jsonl", ".lock")
+    return {
+        str(f.relative_to(folder)): f.read_bytes()
+        for f in folder.rglob("*")
+        if f.is_file() and f.name not in skipped
+    }
+
+
+def test_a_run_leaves_pool_selection_controls_and_data_set(pool, capsys):
+    import pyarrow.parquet
+
+    summary = run(config(pool))
+    assert "selected by mtld:max under words>=50" in capsys.readouterr().out
+    folder = pool.parent / "run"
+    assert summary == read_json(folder / "summary.json")
+    assert (summary["schema"], summary["method"]) == (1, "active-inheritance")
+    source = summary["pool"]["sources"]["x"]
+    assert (source["answers"], source["empty"], source["duplicate"], source["usable"]) == (180, 6, 6, 168)
+    assert summary["pool"]["sources"]["y"]["repeating"] == 6
+    with RunDir.open(folder, "active-inheritance", read_json(folder / "config.json")["config"]) as place:
+        selection = stage.select_stage(place, config(pool).resolved())
+        rows = {arm: list(selection.rows(arm)) for arm in ARMS}
+    prompts = [row["id"] for row in rows["selected"]]
+    assert len(set(prompts)) == 60
+    for arm in ARMS:  # every prompt in all arms
+        assert [row["id"] for row in rows[arm]] == prompts
+        place = folder / ("dataset" if arm == "selected" else f"controls/{arm}")
+        table = pyarrow.parquet.read_table(place / "data" / "train.parquet").to_pylist()
+        assert [row["answer"] for row in table] == [row["answer"] for row in rows[arm]]
+        assert [row["mtld"] for row in table] == [row["scores"]["mtld"] for row in rows[arm]]
+    best = {}
+    for row, _ in selection.prompts():
+        fits = [a for a in row["answers"] if not a["flags"] and a["scores"]["words"] >= 50]
+        if fits:
+            best[row["id"]] = max(a["scores"]["mtld"] for a in fits)
+    chosen = {row["id"]: row for row in rows["selected"]}
+    assert all(chosen[name]["scores"]["mtld"] == value for name, value in best.items())
+    assert {chosen[name]["reason"] for name in chosen.keys() - best.keys()} <= {"infeasible, baseline"}
+    assert {row["source"] for row in rows["first"]} == {"x"}
+    shares = summary["data"]["sources"]
+    assert sum(entry["wins"] for entry in shares.values()) == 60
+    assert sum(entry["chance_share"] for entry in shares.values()) == pytest.approx(1)
+
+
+def test_workers_parts_and_a_second_time_change_nothing(pool, monkeypatch):
+    monkeypatch.setattr(stage, "PART", 50)
+    run(config(pool, "one", workers=1))
+    before = files(pool.parent / "one")
+    run(config(pool, "one", workers=1))
+    assert files(pool.parent / "one") == before
+    assert "pool/part-00006.jsonl" in before
+    monkeypatch.setattr(stage, "SMALL", 0)
+    run(config(pool, "two"))
+    assert files(pool.parent / "two") == before
+
+
+def test_what_is_left_over_is_made_again(pool, monkeypatch):
+    monkeypatch.setattr(stage, "PART", 50)
+    run(config(pool))
+    folder = pool.parent / "run"
+    whole = files(folder)
+    for name in ("pool/index.json", "pool/part-00003.jsonl", "selection/part-00001.jsonl", "summary.json"):
+        (folder / name).unlink()
+    (folder / "pool" / f".part-00004.jsonl.{os.getpid()}.tmp").write_text("torn")
+    run(config(pool))
+    assert files(folder) == whole
+
+
+def test_a_killed_run_continues_to_the_same_bytes(pool):
+    """SIGKILL while a function of the user's scores."""
+    score = pool.parent / "score.py"
+    score.write_text(
+        "import time\ndef vowels(prompt, answer):\n    time.sleep(0.002)\n"
+        "    return sum(c in 'aeiou' for c in answer)\n"
+    )
+    settings = {"objective": (f"python:{score}:vowels:max",), "min_words": 20}
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from active_inheritance import stage\nfrom active_inheritance.command import run\n"
+        "from active_inheritance.config import Config\nstage.PART = 30\n"
+        "run(Config(pool=sys.argv[2], run_dir=sys.argv[3], metrics=('lix',), select_only=True, "
+        f"**{settings!r}))\n"
+    )
+    call = lambda name: [sys.executable, "-c", code, str(ROOT), str(pool), str(pool.parent / name)]
+    subprocess.run(call("whole"), check=True, capture_output=True)
+    killed = subprocess.Popen(call("killed"), stdout=subprocess.DEVNULL)
+    third = pool.parent / "killed" / "pool" / "part-00003.jsonl"
+    while not third.exists() and killed.poll() is None:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (pool.parent / "killed" / "pool" / "index.json").exists()
+    subprocess.run(call("killed"), check=True, capture_output=True)
+    assert files(pool.parent / "killed") == files(pool.parent / "whole")
+    scored = json.loads(third.read_text().splitlines()[0])["answers"][0]
+    vowels = sum(c in "aeiou" for c in scored["text"])
+    assert scored["scores"][f"python:{score}:vowels"] == vowels
+
+
+def test_a_function_that_keeps_failing_stops_the_run(pool):
+    score = pool.parent / "score.py"
+    score.write_text("def f(prompt, answer):\n    raise ValueError('no')\n")
+    with pytest.raises(UserError, match=r"failed 5 times in a row, the last with: ValueError: no"):
+        run(config(pool, objective=(f"python:{score}:f:max",)))
+
+
+def test_budgets_of_sources(pool):
+    """A17"""
+    for sources, k in (((), 3), (("x",), 3), (("y", "x"), 3)):
+        summary = run(config(pool, f"run-{'-'.join(sources)}", sources=sources, k=k, drop=("none",)))
+        assert summary["pool"]["answers_of_a_prompt"] == {"3": 60}
+        assert set(summary["pool"]["sources"]) == set(sources or "xy")
+
+
+def test_columns_and_target(pool):
+    rows = [json.loads(line) for line in pool.read_text().splitlines()]
+    for row in rows:
+        row["tox"] = {source: [len(text) / 1000 for text in texts] for source, texts in row["outputs"].items()}
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = run(config(pool, objective=("column:tox:min", "words:target=60"), combine="pareto"))
+    assert summary["scorers"]["column:tox"] == "as in the pool"
+    lift = summary["data"]["scores"]["column:tox"]["selected - random"]
+    assert lift["ci95"][1] < 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pool": None, "sources": ("x",)}, "--sources names those of a --pool FILE"),
+        ({"source": ("embedded:student",)}, "holds the answers already: leave out --source"),
+        ({"pool": "nowhere.jsonl"}, "no such file: nowhere.jsonl"),
+        ({"objective": ("mtlt:max",)}, "there is no metric 'mtlt'"),
+        ({"objective": ("mtld",)}, "--objective 'mtld': give SCORE:max"),
+        ({"objective": ()}, "name at least one"),
+        ({"objective": ("mtld:max", "mtld:min")}, "each score once"),
+        ({"constraint": ("words<=40",)}, "no answer has words>=50 and words<=40.*lower --min-words 50"),
+        ({"weights": ("1", "2")}, "--weights 1,2: give 1 numbers"),
+        ({"weights": ("x",)}, "--weights x: not numbers"),
+        ({"drop": ("bad",)}, "--drop bad: there are empty"),
+        ({"sources": ("z",)}, "--sources z: not among the first 60 prompts of .*, whose sources are x, y"),
+        ({"sources": ("x", "x")}, "name each once"),
+        ({"k": 2, "top": 2}, "--top 2 of --k 2 answers selects nothing"),
+        ({"k": 0}, "--k must be at least 1"),
+        ({"temperature": -1.0}, "--temperature must be at least 0"),
+        (
+            {"objective": ("mtld:max", "lix:min"), "combine": "pareto", "temperature": 1.0},
+            "--temperature draws by a sum",
+        ),
+        (
+            {"objective": ("column:tox:min",), "student": "none"},
+            "column:tox: the first 60 prompts of .* have no such score",
+        ),
+        ({"objective": ("python:nowhere.py:f:min",)}, "no such file: nowhere.py"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(pool, settings, said):
+    with pytest.raises(UserError, match=said) as error:
+        run(Config(**{"pool": str(pool), "run_dir": str(pool.parent / "run")} | settings))
+    assert "\n" not in str(error.value)
+    assert not (pool.parent / "run").exists()
+
+
+def command(*words):
+    return subprocess.run(
+        [sys.executable, "run.py", "active-inheritance", *words], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_the_command(pool):
+    folder = str(pool.parent / "run")
+    words = [
+        "--pool",
+        str(pool),
+        "--objective",
+        "mtld:max",
+        "--objective",
+        "lix:min,words:target=80",
+        "--run-dir",
+        folder,
+    ]
+    plan = command(*words, "--dry-run")
+    assert (plan.returncode, plan.stderr) == (0, "")
+    assert "mtld:max, lix:min, words:target=80, by sum" in plan.stdout
+    assert not pathlib.Path(folder).exists()
+    done = command(*words, "--select-only")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pathlib.Path(folder, "report.html").exists()
+    assert set(USUAL) <= read_json(pathlib.Path(folder, "summary.json"))["scorers"].keys()
+    other = command("--pool", str(pool), "--run-dir", folder, "--select-only")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert other.stderr.startswith("error: ")
+    assert other.stderr.count("\n") == 1
+
+
+def test_the_real_pool(shared_data, tmp_path):
+    """14 models' answers to 605 prompts, of which the test takes every tenth."""
+    lines = (shared_data / "alpaca_eval_pool" / "train.jsonl").read_text().splitlines()[::10]
+    file = tmp_path / "pool.jsonl"
+    file.write_text("\n".join(lines))
+    summary = run(config(file, constraint=("words<=200",)))
+    assert len(summary["pool"]["sources"]) == 14
+    lift = summary["data"]["scores"]["mtld"]["selected - random"]
+    assert lift["ci95"][0] > 20
+
+
+def test_nothing_feasible_is_one_line(pool):
+    with pytest.raises(UserError, match=r"no prompt has an answer that can be taken under words>=900: relax"):
+        run(config(pool, min_words=900, fallback="drop"))
+
+
+def test_a_function_that_leaves_the_program_is_a_failure(pool):
+    score = pool.parent / "score.py"
+    score.write_text("def f(prompt, answer):\n    raise SystemExit(3)\n")
+    with pytest.raises(UserError, match=r"failed 5 times in a row, the last with: SystemExit: 3"):
+        run(config(pool, objective=(f"python:{score}:f:max",)))
+
+
+def test_failures_of_a_function_are_counted_and_said(pool, capsys):
+    score = pool.parent / "score.py"
+    score.write_text("def f(prompt, answer):\n    return len(answer) if len(answer) % 5 else float('nan')\n")
+    name = f"python:{score}:f"
+    summary = run(config(pool, objective=(f"{name}:max",), drop=("none",)))
+    pooled = [answer for row in read_parts(pool.parent / "run/pool") for answer in row["answers"]]
+    missing = sum(answer["scores"][name] is None for answer in pooled)
+    assert 0 < missing < len(pooled)
+    assert sum(count[f"without {name}"] for count in summary["pool"]["sources"].values()) == missing
+    assert f"note: {name}: {missing} of {len(pooled)} answers have no such score" in capsys.readouterr().out
+
+
+def read_parts(folder):
+    return [row for file in sorted(folder.glob("part-*.jsonl")) for row in read_jsonl(file)]
+
+
+def test_all_of_a_prompts_answers_are_no_selection(pool):
+    with pytest.raises(UserError, match=r"--top 6 of 6 answers of .* selects nothing"):
+        run(config(pool, top=6))

@@ -1,0 +1,75 @@
+"""What may be bought and what was: budgets and the store of paid replies."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from common.backends.budget import Budget, Spent
+from common.backends.replies import Replies, Reply
+from common.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "price", "message"),
+    [
+        ("calls=0", None, "budget calls=0 must be above 0"),
+        ("tokens=-5", None, "budget tokens=-5 must be above 0"),
+        ("usd=nan", "1,1", "budget usd=nan must be above 0"),
+        ("usd=2", None, r"budget usd=2\.0 needs a price"),
+        ("usd=2", "0,0", r"budget usd=2\.0 needs a price"),
+        ("usd=2", "1", "price '1': give US dollars"),
+        ("usd=2", "1,-1", r"price 1\.0,-1\.0 must not be below 0"),
+        ("euros=2", None, "budget 'euros=2': give calls=N, tokens=N, usd=X"),
+        ("calls=1,calls=2", None, "each once at most"),
+        ("", None, "budget '': give"),
+        ("calls=1.5", None, "calls must be a whole number, not '1.5'"),
+        ("usd=much", "1,1", "usd must be a number, not 'much'"),
+    ],
+)
+def test_nonsense_for_a_budget_is_one_line(text, price, message):
+    with pytest.raises(UserError, match=message) as raised:
+        Budget.parse(text, price)
+    assert "\n" not in str(raised.value)
+
+
+def test_shares_and_costs():
+    budget = Budget.parse(" calls=10, tokens=2000, usd=3 ", price="0.15, 0.6")
+    assert budget.share(4) == Budget(2, 500, 0.75, (0.15, 0.6))
+    assert budget.cost(Spent(1, 1_000_000, 500_000)) == pytest.approx(0.45)
+    with pytest.raises(UserError, match="calls=10 cannot be shared by 11"):
+        budget.share(11)
+
+
+def test_a_budget_loads_nothing_heavy():
+    code = (
+        "import sys, common.backends.budget, common.backends.endpoint; print({'jax', 'openai'} & set(sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+    )
+
+
+def test_replies_outlive_their_store(tmp_path):
+    path = tmp_path / "replies.sqlite"
+    reply = Reply("half a \ud800 pair\n", "stop", None, 3, 4)
+    with Replies(path) as replies:
+        assert replies.get("a") is None
+        assert replies.spent("x") == Spent()
+        replies.put("a", "x", reply)
+        replies.put("b", "y", Reply(None, None, "no", 1, 0))
+    with Replies(path) as replies:
+        assert replies.get("a") == reply
+        assert replies.spent("x") == Spent(1, 3, 4)
+    assert [file.name for file in tmp_path.iterdir()] == ["replies.sqlite"]
+
+
+def test_a_store_that_cannot_be_used_is_one_line(tmp_path):
+    (tmp_path / "text").write_text("no database " * 100)
+    with pytest.raises(UserError, match="text is damaged"):
+        Replies(tmp_path / "text")
+    with pytest.raises(UserError, match="cannot use"):
+        Replies(tmp_path / "nowhere" / "replies.sqlite")

@@ -1,0 +1,51 @@
+"""The fast forms of attention against the readable one and against jax's own."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from common.model.attention import _folded_attention, attention, reference_attention
+from common.model.decoder import attention_mask
+
+
+def inputs(B=3, T=12, N=4, K=2, H=8):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return tuple(jax.random.normal(k, (B, T, heads, H)) for k, heads in zip(keys, (N, K, K), strict=True))
+
+
+def masks(B=3, T=12):
+    positions = np.broadcast_to(np.arange(T), (B, T))
+    return {
+        "causal": None,
+        "window of 5, shared by rows": attention_mask(positions[:1], T, 5),
+        "window of 5, by row": attention_mask(positions, T, 5),
+    }
+
+
+@pytest.mark.parametrize("name", list(masks()))
+@pytest.mark.parametrize("heads", [(4, 2), (4, 4), (4, 1)])
+def test_values_and_gradients_equal_the_reference(name, heads):
+    q, k, v = inputs(N=heads[0], K=heads[1])
+    mask = masks()[name]
+    full = attention_mask(np.arange(12)[None], 12) if mask is None else mask
+    for fast in (functools.partial(_folded_attention, mask=mask), functools.partial(attention, mask=mask)):
+        slow = functools.partial(reference_attention, mask=full)
+        np.testing.assert_allclose(fast(q, k, v), slow(q, k, v), atol=1e-5)
+        grads = [jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v) for f in (fast, slow)]
+        for a, b in zip(*grads, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_the_reference_is_jax_dot_product_attention():
+    q, k, v = inputs()
+    mask = attention_mask(np.arange(12)[None], 12)
+    ours = reference_attention(q, k, v, mask)
+    np.testing.assert_allclose(ours, jax.nn.dot_product_attention(q, k, v, is_causal=True), atol=1e-5)
+
+
+def test_a_row_with_nothing_to_see_stays_finite():
+    q, k, v = inputs()
+    nothing = np.zeros((1, 1, 12, 12), bool)
+    assert np.isfinite(_folded_attention(q, k, v, nothing)).all()

@@ -1,0 +1,340 @@
+"""Checkpoints in and out: every form that is read, what is written, and every way a checkpoint can be broken."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from common.errors import UserError
+from common.model import checkpoint, hf
+from common.model import decoder as model
+
+FIXTURES = ("llama2", "llama3", "llama_linear", "llama_sharded", "mistral", "qwen2", "qwen2_windows", "qwen3")
+# What transformers (PyTorch, float32, greedy) writes after "Once upon a time" with stories260K.
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she "
+    "saw a big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to "
+    "the park.\" Lily was sad and didn't know what to do"
+)
+# What it writes after the token ids (7 * [3 .. 18]) mod 512 with executorch_demo_random_llama.
+RANDOM_LLAMA = [411, 259, 317, 383, 223, 191, 80, 228, 195, 130, 433, 61, 435, 97, 58, 497]
+
+
+def _same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def _all_tensors(folder):
+    return {name: array for file in folder.glob("*.safetensors") for name, array in load_file(file).items()}
+
+
+@pytest.fixture
+def copy(fixtures, tmp_path):
+    """Copies a fixture, so that a test may break it."""
+
+    def copy(name):
+        return pathlib.Path(shutil.copytree(fixtures / name, tmp_path / name))
+
+    return copy
+
+
+def _rewrite(folder, change, name="model.safetensors"):
+    tensors = load_file(folder / name)
+    change(tensors)
+    save_file(tensors, folder / name)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_saving_gives_back_the_same_names_shapes_and_bits(fixtures, tmp_path, name):
+    source = fixtures / name
+    config = hf.load_config(source)
+    params = hf.load_params(source, config)
+    folder = hf.save(tmp_path / "saved", params, source)
+    assert hf.load_config(folder) == config
+    _same_bits(hf.load_params(folder, config), params)
+    ours, theirs = _all_tensors(folder), _all_tensors(source)
+    assert ours.keys() == theirs.keys()
+    for tensor, array in theirs.items():
+        np.testing.assert_array_equal(ours[tensor], array.astype(np.float32))
+
+
+def test_a_saved_folder_has_config_tokenizer_and_metadata(fixtures, tmp_path):
+    source = fixtures / "qwen2"
+    config = hf.load_config(source)
+    folder = hf.save(tmp_path / "a" / "saved", hf.load_params(source, config), source, dtype=jnp.bfloat16)
+    names = {file.name for file in folder.iterdir()}
+    assert names == {file.name for file in source.iterdir()} - {"golden.npz"}
+    assert [file.name for file in folder.parent.iterdir()] == ["saved"]  # nothing temporary is left
+    written = json.loads((folder / "config.json").read_text())
+    assert written.pop("dtype") == "bfloat16"
+    original = json.loads((source / "config.json").read_text())
+    assert original.pop("dtype") == "float32"
+    assert written == original
+    header = (folder / "model.safetensors").read_bytes()[8:].split(b"}")[0]
+    assert json.loads(header.split(b'"__metadata__":')[1] + b"}") == {"format": "pt"}
+    assert all(array.dtype == ml_dtypes.bfloat16 for array in _all_tensors(folder).values())
+
+
+def test_old_configs_keep_their_own_name_for_the_dtype(fixtures, tmp_path):
+    source = fixtures / "llama3"
+    params = hf.load_params(source, hf.load_config(source))
+    written = json.loads((hf.save(tmp_path / "saved", params, source) / "config.json").read_text())
+    assert written["torch_dtype"] == "float32"
+    assert "dtype" not in written
+
+
+def test_large_checkpoints_are_written_in_several_files(fixtures, tmp_path, monkeypatch):
+    monkeypatch.setattr(hf, "SHARD_BYTES", 30_000)
+    source = fixtures / "llama2"
+    config = hf.load_config(source)
+    params = hf.load_params(source, config)
+    folder = hf.save(tmp_path / "saved", params, source)
+    files = sorted(file.name for file in folder.glob("*.safetensors"))
+    assert len(files) > 2
+    assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    index = json.loads((folder / hf.INDEX).read_text())
+    assert index["metadata"]["total_size"] == 4 * model.count_params(params)
+    assert sorted(set(index["weight_map"].values())) == files
+    assert all((folder / file).stat().st_size < 33_000 for file in files)
+    _same_bits(hf.load_params(folder, config), params)
+
+
+def test_saving_replaces_an_older_folder_and_survives_a_leftover(fixtures, tmp_path):
+    source = fixtures / "llama2"
+    config = hf.load_config(source)
+    params = hf.load_params(source, config)
+    for leftover in (".saved.partial", "saved", ".saved.old"):
+        (tmp_path / leftover).mkdir()
+        (tmp_path / leftover / "old.txt").write_text("from a run that was killed")
+    hf.save(tmp_path / "saved", params, source)
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+    assert not (tmp_path / "saved" / "old.txt").exists()
+
+
+def test_a_failed_save_leaves_the_older_folder_and_nothing_half_written(fixtures, tmp_path, monkeypatch):
+    source = fixtures / "llama2"
+    params = hf.load_params(source, hf.load_config(source))
+    before = (hf.save(tmp_path / "saved", params, source) / "model.safetensors").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf, "save_file", full)
+    with pytest.raises(UserError, match=r"cannot write .*saved: .*No space left"):
+        hf.save(tmp_path / "saved", params, source)
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+    assert (tmp_path / "saved" / "model.safetensors").read_bytes() == before
+
+
+def test_saving_parameters_of_another_shape_is_an_error(fixtures, tmp_path):
+    params = hf.load_params(fixtures / "llama2", hf.load_config(fixtures / "llama2"))
+    with pytest.raises(ValueError, match="shape"):
+        hf.save(tmp_path / "saved", params, fixtures / "qwen2")
+
+
+def test_weights_are_read_in_the_dtype_asked_for(fixtures):
+    config = hf.load_config(fixtures / "llama_sharded")
+    params = hf.load_params(fixtures / "llama_sharded", config, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    full = hf.load_params(fixtures / "llama_sharded", config)
+    _same_bits(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), full)  # stored as bfloat16
+
+
+def test_rotary_buffers_and_the_head_of_a_tied_model_are_ignored(copy):
+    folder = copy("qwen2")
+    config = hf.load_config(folder)
+    before = hf.load_params(folder, config)
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32),
+        "lm_head.weight": np.ones((128, 32), np.float32),
+    }
+    _rewrite(folder, lambda tensors: tensors.update(extra))
+    _same_bits(hf.load_params(folder, config), before)
+
+
+def test_an_unknown_tensor_is_refused(copy):
+    folder = copy("llama2")
+    extra = {"model.layers.0.self_attn.q_proj.bias": np.ones(32, np.float32)}
+    _rewrite(folder, lambda tensors: tensors.update(extra))
+    with pytest.raises(UserError, match=r"model.safetensors holds a tensor .*q_proj.bias, which a llama model"):
+        hf.load_params(folder, hf.load_config(folder))
+
+
+@pytest.mark.parametrize("tensor", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_a_missing_tensor_is_named(copy, tensor):
+    folder = copy("llama2")
+    _rewrite(folder, lambda tensors: tensors.pop(tensor))
+    with pytest.raises(UserError, match=f"llama2 lacks the tensor {tensor}"):
+        hf.load_params(folder, hf.load_config(folder))
+
+
+def test_a_tensor_of_another_shape_is_named(copy):
+    folder = copy("llama2")
+    name = "model.layers.1.self_attn.o_proj.weight"
+    _rewrite(folder, lambda tensors: tensors.update({name: np.zeros((32, 31), np.float32)}))
+    with pytest.raises(UserError, match=r"o_proj.weight has shape \(32, 31\), config.json implies \(32, 32\)"):
+        hf.load_params(folder, hf.load_config(folder))
+
+
+def test_a_quantized_tensor_is_named(copy):
+    folder = copy("llama2")
+    name = "model.layers.1.self_attn.o_proj.weight"
+    _rewrite(folder, lambda tensors: tensors.update({name: np.zeros((32, 32), np.int8)}))
+    with pytest.raises(UserError, match=r"o_proj.weight has dtype I8"):
+        hf.load_params(folder, hf.load_config(folder))
+
+
+@pytest.mark.parametrize("size", [0, 5, 600, 60_000])
+def test_a_truncated_file_is_named(copy, size):
+    folder = copy("llama2")
+    config = hf.load_config(folder)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(size)
+    with pytest.raises(UserError, match=r"llama2/model.safetensors is truncated"):
+        hf.load_params(folder, config)
+
+
+def test_a_missing_part_of_several_files_is_named(copy):
+    folder = copy("llama_sharded")
+    config = hf.load_config(folder)
+    part = sorted(folder.glob("model-*.safetensors"))[1]
+    part.unlink()
+    with pytest.raises(UserError, match=f"{part.name} is missing, though"):
+        hf.load_params(folder, config)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {}}'])
+def test_a_broken_index_is_named(copy, content):
+    folder = copy("llama_sharded")
+    config = hf.load_config(folder)
+    (folder / hf.INDEX).write_text(content)
+    with pytest.raises(UserError, match="llama_sharded"):
+        hf.load_params(folder, config)
+
+
+def test_pickled_and_absent_weights_are_refused(copy):
+    folder = copy("llama2")
+    config = hf.load_config(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no model.safetensors"):
+        hf.load_params(folder, config)
+    (folder / "pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(UserError, match=r"holds pickled weights only: .* safetensors"):
+        hf.load_params(folder, config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no such file: .*config.json"),
+        ("{", r"config.json is not readable JSON"),
+        ("[1]", r"config.json is not a JSON object"),
+        ("{}", r"config.json names no model_type"),
+        ('{"model_type": "gpt2"}', r"unsupported architecture 'gpt2'"),
+        ('{"model_type": "nonesuch", "auto_map": {"AutoConfig": "x.Y"}}', r"unsupported architecture 'nonesuch'"),
+        ('{"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}', r"rope_type 'yarn'"),
+        ('{"model_type": "llama", "hidden_size": "wide"}', r"cannot read .*config.json: .*hidden_size"),
+    ],
+)
+def test_a_bad_config_is_refused_in_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        hf.load_config(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_resolve_takes_folders_as_they_are(tmp_path):
+    assert checkpoint.resolve(tmp_path) == tmp_path
+    assert checkpoint.resolve(str(tmp_path)) == tmp_path
+
+
+def test_resolve_finds_embedded_models_and_lists_them_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "EMBEDDED", tmp_path)
+    with pytest.raises(UserError, match="no embedded model 'student': there are none"):
+        checkpoint.resolve("embedded:student")
+    for name in ("student", "teacher", "notes"):
+        (tmp_path / name).mkdir()
+    for name in ("student", "teacher"):
+        (tmp_path / name / "model.safetensors").touch()
+    assert checkpoint.resolve("embedded:student") == tmp_path / "student"
+    for name in ("notes", "", "../x", "."):
+        with pytest.raises(UserError, match="there are student, teacher"):
+            checkpoint.resolve(f"embedded:{name}")
+
+
+def test_resolve_refuses_files_and_folders_that_do_not_exist(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    with pytest.raises(UserError, match="is a file: name the checkpoint's folder"):
+        checkpoint.resolve(file)
+    for name in (tmp_path / "nonesuch", "./nonesuch", "a/b/c", "~/nonesuch-folder"):
+        with pytest.raises(UserError, match="no such folder"):
+            checkpoint.resolve(name)
+
+
+def test_resolve_fetches_hub_models_without_pickles(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    def snapshot_download(repo, allow_patterns):
+        calls.append((repo, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert checkpoint.resolve("some-owner/Some.Model-1B") == tmp_path
+    ((repo, patterns),) = calls
+    assert repo == "some-owner/Some.Model-1B"
+    assert not any(pathlib.PurePath(name).match(p) for p in patterns for name in ("pytorch_model.bin", "model.py"))
+
+
+def test_an_unreachable_hub_is_said_in_one_line(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def fails(error):
+        def snapshot_download(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+    fails(ConnectionError("name not resolved\nand much more"))
+    with pytest.raises(UserError, match=r"cannot fetch some/model from the hub \(name not resolved\)") as caught:
+        checkpoint.resolve("some/model")
+    assert "\n" not in str(caught.value)
+    fails(errors.LocalEntryNotFoundError("offline"))
+    with pytest.raises(UserError, match=r"check the network, or name a local folder"):
+        checkpoint.resolve("some/model")
+
+
+def _greedy(folder, prompt, length):
+    config = hf.load_config(folder)
+    params = hf.load_params(folder, config)
+    tokens = np.zeros((1, length), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    logits = jax.jit(lambda tokens: model.unembed(params, config, model.hidden(params, config, tokens)))
+    for t in range(len(prompt), length):
+        tokens[0, t] = np.argmax(logits(tokens)[0, t - 1])
+    return tokens[0].tolist()
+
+
+def test_stories260k_tells_the_known_story(shared_data):
+    from common.model.tokenizer import Tokenizer
+
+    folder = shared_data / "weights" / "stories260K" / "hf"
+    ids = _greedy(folder, [1, 403, 407, 261, 378], 105)
+    assert Tokenizer.load(folder).decode(ids) == STORY
+
+
+def test_executorch_demo_continues_as_in_transformers(shared_data):
+    prompt = [7 * i % 512 for i in range(3, 19)]
+    folder = shared_data / "weights" / "executorch_demo_random_llama" / "hf"
+    assert _greedy(folder, prompt, 32)[16:] == RANDOM_LLAMA

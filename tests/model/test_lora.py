@@ -1,0 +1,244 @@
+"""Adapters: against PEFT's forward pass and files, merged and not, and training them beside frozen weights."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from common.config import LoraConfig, ModelConfig, TrainConfig
+from common.errors import UserError
+from common.model import decoder as model
+from common.model import hf, lora
+from common.train import loop as train
+from common.train.data import Encoded
+from common.train.loop import fine_tune, update
+
+CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
+LORA = LoraConfig(rank=3, alpha=7.0)
+ADAPTED = dataclasses.replace(CONFIG, lora=LORA)
+SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=2, max_length=64, lora=LORA)
+ADAPTERS = {"adapter_qwen2": "qwen2", "adapter_mistral": "mistral"}
+
+
+@jax.jit
+def _random(tree):
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    normal = lambda key, leaf: 0.2 * jax.random.normal(key, leaf.shape)
+    return jax.tree.unflatten(treedef, list(map(normal, keys, leaves)))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(model.init, static_argnums=0)(CONFIG, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def adapters():
+    """Adapters whose B is not zero."""
+    return _random(lora.init(ADAPTED, jax.random.key(1)))
+
+
+@pytest.fixture(scope="module")
+def examples():
+    rng = np.random.default_rng(0)
+    return [Encoded(tuple(rng.integers(1, 64, size=n).tolist()), int(n) // 2) for n in rng.integers(3, 60, 9)]
+
+
+TOKENS = np.random.default_rng(5).integers(1, 64, (2, 20)).astype(np.int32)
+
+
+def logits(params, config, tokens=TOKENS):
+    forward = lambda p, t: model.unembed(p, config, model.hidden(p, config, t))
+    return np.asarray(jax.jit(forward)(params, tokens))
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_of_peft_give_the_logits_of_peft(fixtures, name):
+    config = hf.load_config(fixtures / ADAPTERS[name])
+    golden = np.load(fixtures / name / "golden.npz")
+    plain = hf.load_params(fixtures / ADAPTERS[name], config)
+    params, adapted = lora.load_adapter(fixtures / name, plain, config)
+    np.testing.assert_allclose(logits(params, adapted, golden["tokens"]), golden["logits"], atol=1e-4, rtol=0)
+    merged = lora.merge(params, adapted)
+    np.testing.assert_allclose(logits(merged, config, golden["tokens"]), golden["logits"], atol=1e-4, rtol=0)
+    assert jax.tree.map(jnp.shape, merged) == jax.tree.map(jnp.shape, plain)
+    assert np.abs(logits(plain, config, golden["tokens"]) - golden["logits"]).max() > 1
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_saved_adapters_have_the_names_and_numbers_of_peft(fixtures, tmp_path, name):
+    config = hf.load_config(fixtures / ADAPTERS[name])
+    plain = hf.load_params(fixtures / ADAPTERS[name], config)
+    params, adapted = lora.load_adapter(fixtures / name, plain, config)
+    lora.save_adapter(tmp_path, params, adapted, ADAPTERS[name])
+    theirs, ours = (load_file(folder / lora.WEIGHTS) for folder in (fixtures / name, tmp_path))
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[key], tensor)
+    theirs, ours = (json.loads((folder / lora.CONFIG).read_text()) for folder in (fixtures / name, tmp_path))
+    assert sorted(ours.pop("target_modules")) == sorted(theirs["target_modules"])
+    assert all(theirs[key] == value for key, value in ours.items())
+
+
+def test_adapters_come_back_from_their_files(params, adapters, tmp_path):
+    joined = lora.join(params, adapters)
+    lora.save_adapter(tmp_path / "new" / "folder", joined, ADAPTED, "base")
+    again, config = lora.load_adapter(tmp_path / "new" / "folder", params, CONFIG)
+    assert config == ADAPTED
+    assert_same(again, joined)
+
+
+def test_new_adapters_change_nothing(params):
+    fresh = lora.init(ADAPTED, jax.random.key(2))
+    assert np.array_equal(logits(lora.join(params, fresh), ADAPTED), logits(params, CONFIG))
+    assert_same(lora.merge(lora.join(params, fresh), ADAPTED), params)
+    for name, inner in (("q_a", 32), ("o_a", 32), ("down_a", 48)):
+        a = np.asarray(fresh["layers"][name])
+        bound = inner**-0.5
+        assert np.abs(a).max() <= bound
+        assert np.std(a) == pytest.approx(bound / 3**0.5, rel=0.2)
+    assert not np.array_equal(fresh["layers"]["q_a"][0], fresh["layers"]["q_a"][1])
+
+
+def test_merged_weights_give_the_logits_of_the_adapters_beside(params, adapters):
+    joined = lora.join(params, adapters)
+    merged = logits(lora.merge(joined, ADAPTED), CONFIG)
+    np.testing.assert_allclose(logits(joined, ADAPTED), merged, atol=1e-5)
+    assert np.abs(merged - logits(params, CONFIG)).max() > 0.1
+
+
+def test_merging_keeps_the_dtype_and_adds_in_float32(params, adapters):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    merged = lora.merge(lora.join(half, adapters), ADAPTED)
+    assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
+    product = np.einsum("ldr,lrf->ldf", adapters["layers"]["up_a"], adapters["layers"]["up_b"])
+    exact = np.asarray(half["layers"]["up"], np.float32) + 7 / 3 * product
+    np.testing.assert_allclose(np.asarray(merged["layers"]["up"], np.float32), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_splitting_and_joining_are_inverse(params, adapters):
+    plain, apart = lora.split(lora.join(params, adapters))
+    assert_same(plain, params)
+    assert_same(apart, adapters)
+
+
+def test_training_moves_the_adapters_alone(params, examples):
+    """What is returned differs from the base by a product of rank 3 in each target, and by nothing elsewhere."""
+    before = jax.tree.map(np.array, params)
+    settings = dataclasses.replace(SETTINGS, learning_rate=0.1, lora=LoraConfig(3, 7.0, ("q", "down")))
+    losses = []
+    log = lambda first: lambda step, **values: losses.append(values["loss"])
+    after = fine_tune(params, CONFIG, examples[:4], settings, pad_id=0, steps=20, log=log)
+    assert losses[-1] < losses[0] - 0.2
+    assert_same(before, params)
+    for name, leaf in after["layers"].items():
+        change = np.asarray(leaf - before["layers"][name]).reshape(2, leaf.shape[1], -1)
+        ranks = np.linalg.matrix_rank(change, tol=1e-4 * max(1.0, np.abs(change).max()))
+        assert ranks.tolist() == ([3, 3] if name in ("q", "down") else [0, 0])
+    assert_same(after["embed"], before["embed"])
+
+
+def test_state_is_kept_of_adapters_alone_and_the_base_in_its_dtype(params, examples, tmp_path, monkeypatch):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    folder = tmp_path / "state"
+    saved = []
+    save = train._save
+    monkeypatch.setattr(train, "_save", lambda *args: saved.append(args[1:3]) or save(*args))
+
+    def stop(first):
+        def log(step, **values):
+            if step == 2:
+                raise KeyboardInterrupt
+
+        return log
+
+    settings = dataclasses.replace(SETTINGS, checkpoint_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(half, CONFIG, examples, settings, pad_id=0, steps=6, checkpoint=folder, log=stop)
+    counters = 2  # Adam's, and whether all was finite
+    size = model.count_params(lora.init(ADAPTED, jax.random.key(0)))
+    assert model.count_params(saved[0]) == 3 * size + counters
+    assert {leaf.dtype for leaf in jax.tree.leaves(saved[0][0])} == {jnp.dtype(jnp.float32)}
+    resumed = fine_tune(half, CONFIG, examples, settings, pad_id=0, steps=6, checkpoint=folder)
+    whole = fine_tune(half, CONFIG, examples, SETTINGS, pad_id=0, steps=6)
+    assert {leaf.dtype for leaf in jax.tree.leaves(whole)} == {jnp.dtype(jnp.bfloat16)}
+    assert_same(resumed, whole)
+
+
+def test_training_adapters_again_does_not_compile_again(params, examples):
+    fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
+    compiled = update._cache_size(), lora.init._cache_size()
+    other = dataclasses.replace(SETTINGS, learning_rate=1e-3, epochs=1.0)
+    fine_tune(params, CONFIG, examples, other, pad_id=0, steps=4)
+    assert (update._cache_size(), lora.init._cache_size()) == compiled
+
+
+def test_gradients_of_the_weights_are_not_formed(params, adapters):
+    """The backward pass has no product of the shape of the MLP's matrices; that of the frozen weights has."""
+
+    def loss(trained, frozen):
+        return model.hidden(lora.join(frozen, trained), ADAPTED, TOKENS).sum()
+
+    def full_products(argument):
+        text = str(jax.make_jaxpr(jax.grad(loss, argument))(adapters, params))
+        products = [line for line in text.splitlines() if "= dot_general" in line]
+        return [line for line in products if ":f32[32,48]" in line or ":f32[48,32]" in line]
+
+    assert len(full_products(1)) == 3
+    assert not full_products(0)
+
+
+@pytest.mark.parametrize(
+    ("rank", "targets"), [(0, ("q",)), (4, ()), (4, ("q", "query"))], ids=["rank", "nothing", "unknown"]
+)
+def test_settings_that_fit_no_adapter_are_refused(rank, targets):
+    with pytest.raises(UserError, match="targets are among q, k, v, o, gate, up, down"):
+        LoraConfig(rank, 16.0, targets)
+
+
+def _edit_config(folder, **values):
+    file = folder / lora.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def _drop_tensor(folder):
+    tensors = load_file(folder / lora.WEIGHTS)
+    tensors.pop(next(name for name in tensors if "layers.1" in name))
+    save_file(tensors, folder / lora.WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: _edit_config(folder, use_rslora=True), r"not a plain LoRA adapter \(use_rslora\)"),
+        (lambda folder: _edit_config(folder, rank_pattern={"q_proj": 8}), "rank_pattern"),
+        (lambda folder: _edit_config(folder, peft_type="IA3"), r"not a plain LoRA adapter \(IA3\)"),
+        (lambda folder: _edit_config(folder, r=4), "does not fit the model"),
+        (_drop_tensor, "layers.1.+ is in one of them alone"),
+        (lambda folder: (folder / lora.CONFIG).unlink(), "not a readable adapter"),
+        (lambda folder: (folder / lora.WEIGHTS).write_bytes(b"{}"), "not a readable adapter"),
+    ],
+)
+def test_adapters_that_are_not_understood_are_refused(fixtures, tmp_path, params, harm, message):
+    folder = tmp_path / "adapter"
+    shutil.copytree(fixtures / "adapter_qwen2", folder)
+    harm(folder)
+    config = hf.load_config(fixtures / "qwen2")
+    with pytest.raises(UserError, match=message) as raised:
+        lora.load_adapter(folder, params, config)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_adapter_of_another_model_is_refused(fixtures, params):
+    with pytest.raises(UserError, match="does not fit the model"):
+        lora.load_adapter(fixtures / "adapter_mistral", params, CONFIG)

@@ -1,0 +1,72 @@
+"""Parameters and batches on several devices: the same figures as on one."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from common.errors import UserError
+from common.model import decoder as model
+from common.model import hf, sharding
+
+needs_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 devices (JAX_NUM_CPU_DEVICES=8)")
+
+
+def _loss(params, config, tokens):
+    logits = model.unembed(params, config, model.hidden(params, config, tokens))
+    return -jax.nn.log_softmax(logits)[..., 0].mean()
+
+
+@needs_devices
+def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
+    name = "qwen2_windows"  # has every kind of parameter but the norms of queries and keys
+    config = hf.load_config(fixtures / name)
+    tokens = np.tile(np.load(fixtures / name / "golden.npz")["tokens"], (2, 1))
+    step = quick_jit(jax.value_and_grad(_loss), static_argnums=1)
+    loss, grads = step(hf.load_params(fixtures / name, config), config, tokens)
+
+    mesh = sharding.make_mesh(tp=2)
+    assert dict(mesh.shape) == {"fsdp": 4, "tp": 2}
+    params = hf.load_params(fixtures / name, config, mesh=mesh)
+    split = params["layers"]["gate"]
+    assert split.addressable_shards[0].data.size * 8 == split.size  # each device holds its part alone
+    batch = jax.device_put(tokens, sharding.batch_sharding(mesh))
+    sharded_loss, sharded_grads = step(params, config, batch)
+
+    np.testing.assert_allclose(sharded_loss, loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), sharded_grads, grads)
+
+
+@needs_devices
+@pytest.mark.parametrize("name", ["llama_sharded", "qwen2", "qwen3"])
+def test_slices_read_for_a_mesh_make_up_the_whole(fixtures, name):
+    config = hf.load_config(fixtures / name)
+    whole = hf.load_params(fixtures / name, config)
+    for fsdp, tp in ((8, 1), (2, 4), (1, 2)):
+        parts = hf.load_params(fixtures / name, config, mesh=sharding.make_mesh(fsdp, tp))
+        jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+@needs_devices
+def test_axes_that_do_not_divide_a_dimension_are_dropped(fixtures):
+    config = hf.load_config(fixtures / "qwen2")  # 8 heads, 2 key/value heads
+    mesh = sharding.make_mesh(fsdp=2, tp=4)
+    specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(mesh, model.abstract_params(config)))
+    assert specs["embed"] == P("tp", "fsdp")
+    assert specs["layers"]["q"] == P(None, "fsdp", "tp")
+    assert specs["layers"]["k"] == P(None, "fsdp", None)
+    assert specs["layers"]["norm1"] == P()
+
+
+def test_one_device_makes_a_mesh(fixtures, quick_jit):
+    config = hf.load_config(fixtures / "llama2")
+    mesh = sharding.make_mesh(fsdp=1)
+    params = hf.load_params(fixtures / "llama2", config, mesh=mesh)
+    tokens = jax.device_put(np.zeros((2, 4), np.int32), sharding.batch_sharding(mesh))
+    assert quick_jit(lambda p: model.hidden(p, config, tokens))(params).shape == (2, 4, 32)
+
+
+@pytest.mark.parametrize("axes", [{"tp": 0}, {"tp": 1000}, {"fsdp": 1000}])
+def test_a_mesh_that_the_devices_cannot_form_is_refused(axes):
+    with pytest.raises(UserError, match=r"devices"):
+        sharding.make_mesh(**axes)

@@ -1,0 +1,94 @@
+"""Log-probabilities of answers against the full log-softmax."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import ModelConfig
+from common.errors import UserError
+from common.model import decoder as model
+from common.sample import score
+
+CONFIG = ModelConfig(
+    family="llama",
+    vocab_size=50,
+    hidden_size=16,
+    intermediate_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    max_positions=128,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), model.abstract_params(CONFIG)
+    )
+
+
+def _pairs(*lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [tuple(rng.integers(0, 50, length).tolist() for length in pair) for pair in lengths]
+
+
+def test_equals_the_plain_form_in_the_order_given(params, quick_jit):
+    pairs = _pairs((12, 5), (1, 39), (30, 10), (16, 1), (39, 1), (10, 7))
+    scored = score.score(params, CONFIG, pairs, batch_size=4)
+    all_logps = functools.partial(quick_jit(score.all_logps, static_argnums=1), params, CONFIG)
+    for (prompt, answer), logps in zip(pairs, scored, strict=True):
+        assert logps.shape == (len(answer),)
+        assert logps.dtype == np.float32
+        want = np.asarray(all_logps(np.array([*prompt, *answer])))[
+            len(prompt) - 1 + np.arange(len(answer)), answer
+        ]
+        np.testing.assert_allclose(logps, want, atol=1e-5)
+
+
+def test_probabilities_of_all_answers_of_one_token_sum_to_one(params):
+    scored = score.score(params, CONFIG, [([7, 8, 9], [token]) for token in range(50)])
+    assert np.exp(np.concatenate(scored)).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_score_does_not_depend_on_company(params):
+    pairs = _pairs(*[(3 + i, 2 + i % 5) for i in range(9)])
+    together = score.score(params, CONFIG, pairs)
+    for pair, logps in zip(pairs, together, strict=True):
+        np.testing.assert_array_equal(score.score(params, CONFIG, [pair])[0], logps)
+
+
+def test_an_empty_answer_and_no_pairs_at_all(params):
+    assert score.score(params, CONFIG, []) == []
+    [nothing, one] = score.score(params, CONFIG, [([5, 6], []), ([5], [6])])
+    assert (nothing.shape, one.shape) == ((0,), (1,))
+
+
+def test_the_longest_pair_that_fits(params):
+    [logps] = score.score(params, CONFIG, _pairs((100, 28)))
+    assert np.isfinite(logps).all()
+
+
+def test_nothing_is_compiled_again_for_other_weights(params):
+    pairs = _pairs((5, 3), (20, 30), (7, 7))
+    score.score(params, CONFIG, pairs)
+    before = score._score_batch._cache_size()
+    score.score(jax.tree.map(lambda w: w * 0.5, params), CONFIG, _pairs((9, 2), (14, 31), seed=1))
+    assert score._score_batch._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (([], [5]), "pair 1 has an empty prompt"),
+        (([5] * 100, [6] * 29), "pair 1 of 129 tokens exceeds the model's 128"),
+    ],
+)
+def test_bad_pairs_are_refused(params, pair, message):
+    with pytest.raises(UserError, match=message):
+        score.score(params, CONFIG, [([5], [6]), pair])

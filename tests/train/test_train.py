@@ -1,0 +1,301 @@
+"""Losses, batches and the training loop."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from common.config import ModelConfig, TrainConfig
+from common.errors import UserError
+from common.model.decoder import hidden, init, unembed
+from common.model.losses import token_logps, token_logps_reference
+from common.train.data import Encoded, batches, collate, epoch_plan
+from common.train.loop import answer_loss, fine_tune, initial_state, learning_rate, make_optimizer, update
+
+CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
+SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(init, static_argnums=0)(CONFIG, jax.random.key(0))
+
+
+def some_examples(count=11, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        Encoded(tuple(rng.integers(1, 64, size=n).tolist()), int(rng.integers(1, n)))
+        for n in rng.integers(3, 60, size=count)
+    ]
+
+
+def test_chunked_log_probabilities_and_gradients_equal_the_reference(params):
+    h = jax.random.normal(jax.random.key(1), (37, 32))
+    targets = jax.random.randint(jax.random.key(2), (37,), 0, 64)
+    chunked = lambda p, h: token_logps(p, CONFIG, h, targets, chunk=8).sum()
+    whole = lambda p, h: token_logps_reference(p, CONFIG, h, targets).sum()
+    gradients = [jax.jit(jax.grad(f, (0, 1)))(params, h) for f in (chunked, whole)]
+    np.testing.assert_allclose(
+        token_logps(params, CONFIG, h, targets, chunk=8),
+        token_logps_reference(params, CONFIG, h, targets),
+        rtol=1e-6,
+    )
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_loss_covers_just_the_answer_tokens(params):
+    """Against the plain definition: sum over answer positions of -log p(token | everything before it)."""
+    examples = some_examples(5)
+    batch = collate(examples, dataclasses.replace(SETTINGS, batch_size=5, micro_batch_size=5), pad_id=0)
+    part = (batch.tokens[0], batch.index[0], batch.target[0], batch.weight[0])
+    loss = answer_loss(params, CONFIG, part, dtype=jnp.float32)
+    forward = jax.jit(lambda tokens: jax.nn.log_softmax(unembed(params, CONFIG, hidden(params, CONFIG, tokens))))
+    expected = 0.0
+    for example in examples:
+        tokens = np.zeros((1, 64), np.int32)
+        tokens[0, : len(example.tokens)] = example.tokens
+        logps = forward(tokens)[0]
+        for place in range(example.prompt_length, len(example.tokens)):
+            expected -= float(logps[place - 1, example.tokens[place]])
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert batch.weight.sum() == sum(len(e.tokens) - e.prompt_length for e in examples)
+
+
+def test_padding_and_remat_change_neither_loss_nor_gradient(params):
+    examples = some_examples(3)
+    settings = dataclasses.replace(SETTINGS, batch_size=4)
+    batch = collate(examples, settings, pad_id=0)
+    part = (batch.tokens[0], batch.index[0], batch.target[0], batch.weight[0])
+    other = collate(examples, settings, pad_id=7)
+    other_part = (other.tokens[0], other.index[0], other.target[0], other.weight[0])
+    f = lambda p, x, remat: answer_loss(p, CONFIG, x, dtype=jnp.float32, remat=remat)
+    value_and_grad = jax.jit(jax.value_and_grad(f), static_argnums=2)
+    loss, grads = value_and_grad(params, part, False)
+    for x, remat in ((other_part, False), (part, True)):
+        same, same_grads = value_and_grad(params, x, remat)
+        assert same == pytest.approx(float(loss), rel=1e-6)
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(same_grads), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_accumulation_gives_the_update_of_the_whole_batch(params):
+    """Micro-batches with unequal numbers of answer tokens must not be averaged batch by batch."""
+    examples = some_examples(8)
+    # A large epsilon keeps Adam from turning rounding of tiny gradients into whole steps.
+    whole = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=8, epsilon=1e-2)
+    parts = dataclasses.replace(whole, micro_batch_size=2)
+    results = [fine_tune(params, CONFIG, examples, s, pad_id=0, steps=3) for s in (whole, parts)]
+    for a, b in zip(*(jax.tree.leaves(r) for r in results), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_update_is_adamw(params):
+    """One step against optax.adamw with clipping, on the same gradient."""
+    batch = collate(some_examples(4), SETTINGS, pad_id=0)
+    arrays = (batch.tokens, batch.index, batch.target, batch.weight)
+    settings = TrainConfig(weight_decay=0.1)
+    mask = lambda p: jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in path[-1].key, p)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(3e-3, 0.9, 0.999, 1e-8, weight_decay=0.1, mask=mask)
+    )
+    part = tuple(x[0] for x in arrays)
+    total = batch.weight.sum()
+    grads = jax.jit(jax.grad(lambda p: answer_loss(p, CONFIG, part, dtype=jnp.float32) / total))(params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    expected = optax.apply_updates(params, updates)
+    state = initial_state(settings, params)
+    static = {"config": CONFIG, "optimizer": settings, "dtype": jnp.dtype(jnp.float32), "remat": False}
+    new, _, _ = update(jax.tree.map(jnp.copy, params), state, arrays, np.float32(3e-3), **static)
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_rmsprop_is_that_of_pytorch(fixtures):
+    golden = np.load(fixtures / "rmsprop.npz")
+    optimizer = make_optimizer(TrainConfig(optimizer="rmsprop", clip_norm=1e9))
+    weights = {"w": jnp.array(golden["start"])}
+    state = optimizer.init(weights)
+    for gradient, expected in zip(golden["gradients"], golden["weights"], strict=True):
+        direction, state = optimizer.update({"w": jnp.array(gradient)}, state, weights)
+        weights = {"w": weights["w"] - 0.01 * direction["w"]}
+        np.testing.assert_allclose(weights["w"], expected, rtol=2e-6)
+
+
+def test_rmsprop_trains_and_decays_weights(params):
+    settings = dataclasses.replace(SETTINGS, optimizer="rmsprop", learning_rate=1e-3, schedule="constant")
+    losses = []
+    log = lambda first: lambda step, **values: losses.append(values["loss"])
+    fine_tune(params, CONFIG, some_examples(4), settings, pad_id=0, steps=12, log=log)
+    assert losses[-1] < 0.9 * losses[0]
+    decayed = dataclasses.replace(settings, weight_decay=1.0, warmup_ratio=0.0)
+    again = fine_tune(params, CONFIG, some_examples(4), decayed, pad_id=0, steps=1)
+    without = dataclasses.replace(decayed, weight_decay=0.0)
+    plain = fine_tune(params, CONFIG, some_examples(4), without, pad_id=0, steps=1)
+    np.testing.assert_allclose(again["embed"], plain["embed"] - 1e-3 * params["embed"], atol=1e-7)
+    np.testing.assert_array_equal(again["norm"], plain["norm"])
+
+
+@pytest.mark.parametrize("micro", [4, 2])
+def test_sum_loss_is_the_sum_over_tokens_and_the_mean_over_examples(params, quick_jit, micro):
+    """Three examples in a batch for four: the loss and the update against the plain definition."""
+    examples = some_examples(3)
+    settings = dataclasses.replace(
+        SETTINGS, sum_loss=True, micro_batch_size=micro, optimizer="rmsprop", epsilon=1.0, clip_norm=1e9
+    )
+    seen = []
+    log = lambda first: lambda step, **values: seen.append(values)
+    after = fine_tune(params, CONFIG, examples, settings, pad_id=0, steps=1, log=log)
+
+    def plain(p):
+        total = 0.0
+        for example in examples:
+            logps = jax.nn.log_softmax(unembed(p, CONFIG, hidden(p, CONFIG, jnp.array([example.tokens]))))[0]
+            places = np.arange(example.prompt_length, len(example.tokens))
+            total -= logps[places - 1, jnp.array(example.tokens)[places]].sum()
+        return total / len(examples)
+
+    loss, grads = quick_jit(jax.value_and_grad(plain))(params)
+    assert seen[0]["loss"] == pytest.approx(float(loss), abs=1e-4)
+    assert seen[0]["gradient_norm"] == pytest.approx(float(optax.tree.norm(grads)), rel=1e-4)
+    expected = jax.tree.map(lambda p, g: p - seen[0]["learning_rate"] * g / (0.1 * jnp.abs(g) + 1), params, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after, expected)
+
+
+def test_every_example_is_in_some_part_of_an_uneven_batch():
+    """Batches of 8 in parts of 3: three parts, the last with an empty row."""
+    settings = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=3)
+    examples = some_examples(8)
+    batch = collate(examples, settings, pad_id=0)
+    assert batch.tokens.shape[:2] == (3, 3)
+    assert batch.weight.sum() == sum(len(e.tokens) - e.prompt_length for e in examples)
+
+
+def test_training_lowers_the_loss_and_leaves_the_base_alone(params):
+    before = jax.tree.map(np.array, params)
+    losses = []
+    examples = some_examples(4)
+    fine_tune(
+        params,
+        CONFIG,
+        examples,
+        SETTINGS,
+        pad_id=0,
+        steps=30,
+        log=lambda first: lambda step, **values: losses.append((step, values["loss"])),
+    )
+    assert [step for step, _ in losses] == list(range(30))
+    assert losses[-1][1] < 0.5 * losses[0][1]
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_retraining_does_not_compile_again(params):
+    examples = some_examples(9)
+    fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=6)
+    compiled = update._cache_size()
+    other = dataclasses.replace(SETTINGS, learning_rate=3e-3, schedule="linear", epochs=5, seed=0)
+    fine_tune(params, CONFIG, examples, other, pad_id=0, steps=6)
+    assert update._cache_size() == compiled
+
+
+def test_continued_training_ends_bit_for_bit_the_same(params, tmp_path, monkeypatch):
+    examples = some_examples(9)
+    settings = dataclasses.replace(SETTINGS, checkpoint_seconds=0.0)
+    whole = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=7)
+
+    def stop_at_four(first):
+        def log(step, **values):
+            if step == 4:
+                raise KeyboardInterrupt
+
+        return log
+
+    folder = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(params, CONFIG, examples, settings, pad_id=0, steps=7, checkpoint=folder, log=stop_at_four)
+    resumed = []
+    again = fine_tune(
+        params,
+        CONFIG,
+        examples,
+        settings,
+        pad_id=0,
+        steps=7,
+        checkpoint=folder,
+        log=lambda first: resumed.append(first) or (lambda step, **values: resumed.append(step)),
+    )
+    assert resumed[0] > 0
+    assert resumed[1:] == list(range(resumed[0], 7))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_nan_stops_with_one_line_and_keeps_the_last_good_state(params, tmp_path):
+    bad = jax.tree.map(jnp.copy, params)
+    bad["norm"] = bad["norm"].at[0].set(jnp.nan)
+    folder = tmp_path / "state"
+    with pytest.raises(UserError, match="NaN or infinite at update 1 of 4") as raised:
+        fine_tune(bad, CONFIG, some_examples(4), SETTINGS, pad_id=0, steps=4, checkpoint=folder)
+    assert "\n" not in str(raised.value)
+    assert folder.exists()
+
+
+def test_updates_after_a_bad_one_change_nothing(params):
+    """Losses are read late; what came in between must not move the parameters."""
+    static = {"config": CONFIG, "optimizer": SETTINGS, "dtype": jnp.float32, "remat": False}
+    batch = next(iter(batches(some_examples(4), SETTINGS, pad_id=0, first_step=0, last_step=1)))
+    good = (batch.tokens, batch.index, batch.target, batch.weight)
+    bad = (*good[:3], batch.weight * np.float32("nan"))
+    now, state, _ = update(jax.tree.map(jnp.copy, params), initial_state(SETTINGS, params), good, 1e-3, **static)
+    kept = jax.tree.map(np.array, now)
+    for arrays in (bad, good, good):
+        now, state, _ = update(now, state, arrays, np.float32(1e-3), **static)
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(now), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_empty_data_is_refused(params):
+    with pytest.raises(UserError, match="nothing to train on"):
+        fine_tune(params, CONFIG, [], SETTINGS, pad_id=0)
+
+
+def test_an_epoch_holds_every_example_once():
+    lengths = [len(e.tokens) for e in some_examples(23)]
+    for epoch in (0, 1):
+        plan = epoch_plan(lengths, SETTINGS, epoch)
+        assert sorted(np.concatenate(plan).tolist()) == list(range(23))
+        assert sum(len(part) < SETTINGS.batch_size for part in plan) <= 1
+    assert [p.tolist() for p in epoch_plan(lengths, SETTINGS, 0)] != [p.tolist() for p in plan]
+
+
+def test_batches_depend_on_their_step_alone():
+    examples = some_examples(10)
+    every = list(batches(examples, SETTINGS, pad_id=0, first_step=0, last_step=7))
+    late = list(batches(examples, SETTINGS, pad_id=0, first_step=5, last_step=7))
+    for a, b in zip(every[5:], late, strict=True):
+        for field in dataclasses.fields(a):
+            np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedule_never_wastes_an_update(schedule):
+    settings = TrainConfig(learning_rate=1.0, schedule=schedule, warmup_ratio=0.1)
+    rates = [learning_rate(settings, step, 30) for step in range(30)]
+    assert min(rates) > 0
+    assert max(rates) == pytest.approx(1.0)
+    if schedule != "constant":
+        assert rates[-1] < 0.05
+
+
+def test_warm_up_of_a_number_of_updates():
+    """150 updates as in HALOs: (step + 1) / (150 + 1), then constant, however many updates there are."""
+    settings = TrainConfig(learning_rate=1.0, schedule="constant", warmup_steps=150, warmup_ratio=0.9)
+    for steps in (306, 100):
+        rates = [learning_rate(settings, step, steps) for step in range(steps)]
+        np.testing.assert_allclose(rates, np.minimum(1.0, (np.arange(steps) + 1) / 151))
+    none = dataclasses.replace(settings, warmup_steps=0)
+    assert learning_rate(none, 0, 306) == 1.0
