@@ -149,6 +149,11 @@ def _windows(hf: dict[str, Any], family: str, layers: int) -> tuple[int, ...] | 
     return sizes if any(sizes) else None
 
 
+def micro_batch(batch_size: int) -> int:
+    """Examples of an update that are on the device at once by default: the largest divisor of at most 32."""
+    return max(n for n in range(1, 33) if batch_size % n == 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Fine-tuning, on answers or on preferences. Lengths are in tokens, `learning_rate` is the schedule's peak.

@@ -8,9 +8,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
-    *("errors", "config", "buckets", "generate", "cli", "runtime", "settings"),
-    *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "stages", "experiment"),
-    *("evals", "embedded"),
+    *("errors", "config", "buckets", "generate", "cli", "runtime"),
+    *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "settings", "stages"),
+    *("experiment", "evals", "embedded"),
 )
 """The files and rooms of common/, each above everything that it may import."""
 METHODS = ("llm2llm", "reversegen", "active_inheritance")

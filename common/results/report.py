@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import markupsafe
 
+from common.results.estimate import Estimate
 from common.results.rundir import write_bytes
 
 if TYPE_CHECKING:
@@ -101,13 +102,15 @@ def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
     return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])
 
 
-def percent_interval(entry: Mapping[str, Any], signed: bool = False) -> str:
-    """A share and its interval in per cent, "70.5 [63.2, 77.8]", from `{"value", "ci95": [low, high] or None}`."""
+def percent_interval(estimate: Estimate, signed: bool = False) -> str:
+    """A share and its interval in per cent, "70.5 [63.2, 77.8]"; a dash for one that is not defined."""
+    if estimate.value is None:
+        return "–"
     sign = "+" if signed else ""
-    shown = f"{100 * entry['value']:{sign}.1f}"
-    if entry["ci95"] is None:
+    shown = f"{100 * estimate.value:{sign}.1f}"
+    if estimate.ci95 is None:
         return shown
-    low, high = (100 * x for x in entry["ci95"])
+    low, high = (100 * x for x in estimate.ci95)
     return f"{shown} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
@@ -133,6 +136,12 @@ class Report:
     def __init__(self, title: str, subtitle: str = ""):
         self.title, self.subtitle = title, subtitle
         self._sections: list[dict[str, Any]] = []
+        self._verdict: str | None = None
+        self._caveats: tuple[str, ...] = ()
+
+    def lead(self, verdict: str | None, caveats: Sequence[str] = ()) -> None:
+        """What stands above all sections: what was shown, and what to know before relying on it."""
+        self._verdict, self._caveats = verdict, tuple(caveats)
 
     def add_text(self, text: str, heading: str | None = None) -> None:
         """Plain text; blank lines separate paragraphs. With `heading` a new part of the page begins."""
@@ -186,7 +195,13 @@ class Report:
             finalize=lambda value: value if isinstance(value, markupsafe.Markup) else visible(str(value)),
         )
         template = environment.get_template("report.html.jinja")
-        return template.render(title=self.title, subtitle=self.subtitle, sections=self._sections)
+        return template.render(
+            title=self.title,
+            subtitle=self.subtitle,
+            verdict=self._verdict,
+            caveats=self._caveats,
+            sections=self._sections,
+        )
 
     def write(self, path: pathlib.Path) -> None:
         """Store the page atomically. Raises UserError when the disk is full."""

@@ -2,7 +2,7 @@
 
 Every interval covers 95% and comes as (value, low, high).
 
-    arm_summary([0.61, 0.64, 0.60], n=500)      # one arm, three repeats on 500 held-out problems
+    share_estimate([0.61, 0.64, 0.60], n=500)   # one arm, three repeats on 500 held-out problems
     paired_difference(llm2llm, matched)         # gain over another arm run with the same seeds
     paired_bootstrap_ci95(right_a, right_b)     # the same from every answer: (repeats, questions) of 0 and 1
 """
@@ -10,10 +10,11 @@ Every interval covers 95% and comes as (value, low, high).
 import collections
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from common.results.estimate import Estimate, Gain
 
 Interval = tuple[float, float, float]
 """(value, low, high)"""
@@ -101,8 +102,8 @@ def paired_bootstrap_ci95(a: ArrayLike, b: ArrayLike, seed: int = 0, samples: in
     return float(difference.mean()), float(low), float(high)
 
 
-def arm_summary(per_repeat: Sequence[float], n: int) -> dict[str, Any]:
-    """The entry of one arm in `summary.json`, from its accuracy on `n` held-out items in every repeat.
+def share_estimate(per_repeat: Sequence[float], n: int) -> Estimate:
+    """A share of `n` items in every repeat, such as an arm's accuracy.
 
     One repeat: Wilson's interval over the items. Several: Student's t interval over the repeats, cut to [0, 1].
     """
@@ -110,13 +111,18 @@ def arm_summary(per_repeat: Sequence[float], n: int) -> dict[str, Any]:
         value, low, high = accuracy_ci95(round(per_repeat[0] * n), n)
     else:
         value, low, high = mean_ci95(per_repeat)
-    return {
-        "metric": "accuracy",
-        "value": value,
-        "ci95": [max(0.0, low), min(1.0, high)],
-        "n": n,
-        "per_repeat": [float(x) for x in per_repeat],
-    }
+    interval = (max(0.0, low), min(1.0, high))
+    return Estimate(value=value, ci95=interval, n=n, per_repeat=tuple(float(x) for x in per_repeat))
+
+
+def repeats_estimate(per_repeat: Sequence[float]) -> Estimate:
+    """The mean over repeats with Student's t interval; of one repeat its value without an interval."""
+    value, *interval = mean_ci95(per_repeat) if len(per_repeat) > 1 else per_repeat
+    return Estimate(value=value, ci95=_pair(interval), per_repeat=tuple(per_repeat))
+
+
+def _pair(interval: Sequence[float]) -> tuple[float, float] | None:
+    return (interval[0], interval[1]) if interval else None
 
 
 def gain(
@@ -124,18 +130,18 @@ def gain(
     b: Sequence[float],
     correct_a: Sequence[Sequence[float]],
     correct_b: Sequence[Sequence[float]],
-) -> dict[str, Any]:
-    """By how much arm `a` is ahead of `b`, an entry of "gains" in `summary.json`.
+) -> Gain:
+    """By how much arm `a` is ahead of `b`.
 
-    `a` and `b`: one figure a repeat; `correct_a` and `correct_b`: the graded answers of every repeat. "ci95" is
-    Student's t interval over repeats (None for one), "bootstrap95" the paired bootstrap over repeats and questions
+    `a` and `b`: one figure a repeat; `correct_a` and `correct_b`: the graded answers of every repeat. `ci95` is
+    Student's t interval over repeats (None for one), `bootstrap95` the paired bootstrap over repeats and questions
     (None where the repeats asked different numbers of them).
     """
     value, *interval = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0],)
-    bootstrap = None
+    bootstrap: list[float] = []
     if len({len(rows) for rows in (*correct_a, *correct_b)}) == 1:
         _, *bootstrap = paired_bootstrap_ci95(correct_a, correct_b)
-    return {"value": value, "ci95": interval or None, "bootstrap95": bootstrap}
+    return Gain(value=value, ci95=_pair(interval), bootstrap95=_pair(bootstrap))
 
 
 def macro_f1(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:

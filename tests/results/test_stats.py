@@ -8,7 +8,6 @@ import scipy.stats
 
 from common.results.stats import (
     accuracy_ci95,
-    arm_summary,
     average_precision,
     bootstrap_ci95,
     entropy_nats,
@@ -17,6 +16,8 @@ from common.results.stats import (
     paired_bootstrap_ci95,
     paired_difference,
     per_class,
+    repeats_estimate,
+    share_estimate,
 )
 
 
@@ -121,19 +122,20 @@ def test_paired_bootstrap_refuses_what_is_not_paired():
             paired_bootstrap_ci95(a, b)
 
 
-def test_arm_summary_of_one_and_of_several_repeats():
-    one = arm_summary([0.874], 500)
-    assert one["value"] == 0.874
-    assert one["ci95"] == list(accuracy_ci95(437, 500)[1:])
-    several = arm_summary([0.98, 1.0, 0.9], 50)
-    mean, low, _ = mean_ci95([0.98, 1.0, 0.9])
-    assert several == {
-        "metric": "accuracy",
-        "value": mean,
-        "ci95": [low, 1.0],
-        "n": 50,
-        "per_repeat": [0.98, 1.0, 0.9],
-    }
+def test_a_share_of_one_and_of_several_repeats():
+    """One repeat has Wilson's interval over items, several have Student's, cut to what a share can be."""
+    one = share_estimate([0.874], 500)
+    assert (one.value, *one.ci95) == accuracy_ci95(437, 500)
+    assert (one.n, one.per_repeat) == (500, (0.874,))
+    several = share_estimate([0.98, 1.0, 0.9], 50)
+    value, low, _ = mean_ci95([0.98, 1.0, 0.9])
+    assert (several.value, several.ci95) == (value, (low, 1.0))
+
+
+def test_an_estimate_over_repeats_has_an_interval_if_there_are_several():
+    assert repeats_estimate([2.0]).ci95 is None
+    several = repeats_estimate([1.0, 2.0, 4.0])
+    assert (several.value, *several.ci95) == mean_ci95([1.0, 2.0, 4.0])
 
 
 def test_macro_f1_by_hand():

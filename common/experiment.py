@@ -1,0 +1,75 @@
+"""The skeleton of every command: check, load, lock, work, conclude.
+
+    summary = carry_out("llm2llm", config.run_dir, identity, prepare, work)
+
+A method supplies `prepare` (load what it needs, and refuse what the user must fix) and `work` (its repeats, and
+what they show as a `Conclusion`). The order, the lock, what is printed and what is stored are the same for all.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from common.backends.open import file_hashes, fingerprints
+from common.cli import parse
+from common.results.conclusion import Conclusion, conclude
+from common.results.rundir import RunDir
+
+C = TypeVar("C")
+S = TypeVar("S")
+
+
+def main(
+    argv: list[str],
+    kind: type[C],
+    method: str,
+    about: str,
+    plan: Callable[[C], Iterable[tuple[str, str]]],
+    run: Callable[[C], Any],
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """A command: parse and check; then print the plan (`--dry-run`), or run.
+
+    `kind`: the method's Config, with `resolved()` and `dry_run`. `plan`: names and what they come to, having
+    checked the data as a run would.
+    """
+    config = parse(kind, argv, f"run.py {method}", about, presets).resolved()
+    if config.dry_run:
+        for name, what in plan(config):
+            print(f"{name:28}{what}")
+    else:
+        run(config)
+
+
+def identity(
+    settings: Mapping[str, Any],
+    files: Iterable[str | None],
+    code: Iterable[str],
+    models: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the run directory holds against the next command: `settings`, and hashes of what they name.
+
+    `files`: data files, None for those not given. `code`: names of back ends, of which `python:` ones are hashed.
+    `models`: name by role; those that are checkpoints are fingerprinted.
+    """
+    return dict(settings) | {"file_hashes": file_hashes(files, code), "models": fingerprints(dict(models))}
+
+
+def carry_out(
+    method: str,
+    run_dir: str,
+    identity: Mapping[str, Any],
+    prepare: Callable[[], S],
+    work: Callable[[RunDir, S], Conclusion],
+) -> dict[str, Any]:
+    """Begin or continue the run in `run_dir`; returns what `summary.json` holds.
+
+    Whatever the user may have to fix is found before the run directory exists, the cheapest first: another
+    configuration in the folder before anything is loaded, then what `prepare` refuses. Raises UserError.
+    """
+    RunDir.check(run_dir, method, dict(identity))
+    ready = prepare()
+    with RunDir.open(run_dir, method, dict(identity)) as run:
+        if sys.stderr.isatty():
+            print(f"run directory: {run_dir}", file=sys.stderr)
+        return conclude(run, work(run, ready))

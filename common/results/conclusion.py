@@ -1,0 +1,103 @@
+"""What a finished run says, in one way for all methods: tables, a verdict, caveats, and where everything lies.
+
+    conclude(run, Conclusion(summary, tables, page, caveats, verdict(gain, "llm2llm", "fine-tune-matched")))
+
+A verdict and caveats are data: they stand in the terminal, on the page and in summary.json.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from common.results.estimate import ArmResult, Estimate, Gain, as_json
+from common.results.report import Report, percent_interval
+from common.results.rundir import RunDir, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Conclusion:
+    """`summary`: the figures of summary.json, dataclasses allowed. `tables`: what is printed. `caveats`: what a
+    reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was not,
+    None where nothing is compared. `products`: what else lies in the run folder, by what it is called."""
+
+    summary: Mapping[str, Any]
+    tables: str
+    page: Report
+    caveats: Sequence[str] = ()
+    verdict: str | None = None
+    products: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
+    """Store page and summary, the summary last, print what was found, and return what summary.json holds."""
+    summary = as_json(found.summary) | {"verdict": found.verdict, "caveats": list(found.caveats)}
+    found.page.lead(found.verdict, found.caveats)
+    found.page.write(run.path / "report.html")
+    write_json(run.path / "summary.json", summary)
+    print(f"\n{found.tables.strip()}\n")
+    for caveat in found.caveats:
+        print(f"note: {caveat}")
+    if found.verdict:
+        print(f"\n{found.verdict}")
+    places = {"report": "report.html", "figures": "summary.json"} | dict(found.products)
+    print("\n" + "   ".join(f"{name}: {run.path / place}" for name, place in places.items()))
+    return summary
+
+
+def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale: float = 100) -> str | None:
+    """One sentence: whether `ours` is shown to differ from `theirs`. `unit` is that of `scale` times the value.
+
+    Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of other questions.
+    """
+    if gain.value is None:
+        return None
+    size, seeds = f"{scale * gain.value:+.1f} {unit}", gain.ci95 is not None
+    interval = gain.ci95 or (gain.bootstrap95 if isinstance(gain, Gain) else None)
+    if interval is None:
+        return f"Nothing is shown: {ours} - {theirs} is {size} in one repeat; give --repeats 3 or more."
+    low, high = (scale * x for x in interval)
+    within = f"[{low:+.1f}, {high:+.1f}]"
+    over = "" if seeds else ", of one training: other seeds may give another result"
+    if low <= 0 <= high:
+        return f"Not shown: a difference of {ours} from {theirs}; {size}, 95% interval {within} holds 0{over}."
+    way = "ahead of" if gain.value > 0 else "behind"
+    return f"Shown: {ours} is {way} {theirs}: {size}, 95% interval {within}{over}."
+
+
+# --- tables of arms and rounds ---------------------------------------------------------------------------------
+
+Column = tuple[str, Callable[[str, ArmResult], Any]]
+"""A header, and the cell of an arm by its name and result."""
+
+
+def arm_table(arms: Mapping[str, ArmResult], columns: Sequence[Column]) -> tuple[list[str], list[list[Any]]]:
+    """Headers and rows, an arm a row."""
+    return ["arm", *(name for name, _ in columns)], [
+        [name, *(cell(name, arm) for _, cell in columns)] for name, arm in arms.items()
+    ]
+
+
+def gain_cell(gains: Mapping[str, Estimate], ours: str) -> Callable[[str, ArmResult], str]:
+    """By how much `ours` is ahead of an arm, in per cent with its interval; empty for `ours` itself."""
+
+    def cell(name: str, arm: ArmResult) -> str:
+        gain = gains.get(f"{ours} - {name}")
+        return "" if gain is None else percent_interval(gain, signed=True)
+
+    return cell
+
+
+def mean_cell(field: str) -> Callable[[str, ArmResult], int]:
+    """The mean over repeats of a field that holds one number a repeat, rounded."""
+    return lambda name, arm: round(sum(getattr(arm, field)) / len(getattr(arm, field)))
+
+
+def by_round(
+    entries: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float | None]
+) -> tuple[list[Any], list[float | None]]:
+    """The rounds of `entries` as they appear, and the mean over repeats of each; None where a repeat lacks it."""
+    values: dict[Any, list[float | None]] = {}
+    for entry in entries:
+        values.setdefault(entry["round"], []).append(value(entry))
+    means = [None if None in found else sum(found) / len(found) for found in values.values()]  # type: ignore[arg-type]
+    return list(values), means

@@ -1,0 +1,65 @@
+"""What a finished run says, in the terminal, on the page and in summary.json."""
+
+import pytest
+
+from common.results.conclusion import Conclusion, arm_table, by_round, conclude, gain_cell, mean_cell, verdict
+from common.results.estimate import ArmResult, Estimate, Gain, as_json
+from common.results.report import Report
+from common.results.rundir import RunDir, read_json
+
+SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (SHOWN, "Shown: a is ahead of b: +4.2 points, 95% interval [+1.0, +7.4]."),
+        (Gain(value=-0.02, ci95=(-0.03, -0.01), bootstrap95=None), "Shown: a is behind b"),
+        (Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None), "Not shown: a difference of a from b"),
+        (Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)), "other seeds may give another result"),
+        (Gain(value=0.02, ci95=None, bootstrap95=None), "Nothing is shown: a - b is +2.0 points in one repeat"),
+    ],
+)
+def test_a_verdict_says_no_more_than_its_interval(gain, words):
+    """An interval that holds 0 shows nothing, and one training says nothing about other seeds."""
+    assert words in verdict(gain, "a", "b")
+
+
+def test_no_verdict_on_what_is_not_defined():
+    assert verdict(Estimate(value=None, ci95=None), "a", "b") is None
+
+
+def test_defaults_are_left_out_of_json_and_intervals_are_not():
+    """An interval that is not there is stored as null; figures without repeats have no list of them."""
+    assert as_json({"x": [Estimate(value=1.0, ci95=None)]}) == {"x": [{"value": 1.0, "ci95": None}]}
+    assert as_json(SHOWN) == {"value": 0.042, "ci95": [0.01, 0.074], "bootstrap95": None}
+
+
+def test_verdict_and_caveats_stand_in_all_three_places(tmp_path, capsys):
+    """A caveat holds a model's name, so it is escaped on the page."""
+    page = Report("A title")
+    page.add_table("Arms", ["arm"], [["a"]])
+    with RunDir.open(tmp_path / "run", "m", {}) as run:
+        told = conclude(run, Conclusion({"schema": 1}, "a table", page, ["few <b>"], "Shown: x.", {"data": "d"}))
+    stored = read_json(tmp_path / "run/summary.json")
+    assert stored == told == {"schema": 1, "verdict": "Shown: x.", "caveats": ["few <b>"]}
+    html = (tmp_path / "run/report.html").read_text()
+    assert "few &lt;b&gt;" in html
+    assert html.index("Shown: x.") < html.index("Arms")
+    printed = capsys.readouterr().out
+    assert "note: few <b>" in printed
+    assert f"data: {tmp_path / 'run/d'}" in printed
+
+
+def test_the_arm_table_has_a_row_an_arm():
+    arms = {name: ArmResult(metric="accuracy", value=0.5, ci95=None, per_repeat=(0.5, 0.6)) for name in "ab"}
+    headers, rows = arm_table(
+        arms, [("ahead", gain_cell({"a - b": SHOWN}, "a")), ("mean", mean_cell("per_repeat"))]
+    )
+    assert headers == ["arm", "ahead", "mean"]
+    assert rows == [["a", "", 1], ["b", "+4.2 [+1.0, +7.4]", 1]]
+
+
+def test_rounds_are_means_over_repeats_and_gaps_stay_gaps():
+    entries = [{"round": 0, "x": 1.0}, {"round": 1, "x": None}, {"round": 0, "x": 2.0}, {"round": 1, "x": 3.0}]
+    assert by_round(entries, lambda entry: entry["x"]) == ([0, 1], [1.5, None])
