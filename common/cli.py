@@ -31,8 +31,10 @@ def flag(default: Any, help: str) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says what is wrong by an exception: whether the process ends is for whoever began it to decide."""
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 class _Several(argparse.Action):
@@ -55,7 +57,7 @@ def parse(
     """An instance of the dataclass `kind` from command-line words.
 
     `presets` gives other defaults by the name that stands after `--preset`; flags that are given win over them.
-    Exits with status 2 and one line for anything that does not fit, with 0 after `--help`.
+    Raises UserError for anything that does not fit. `--help` prints the flags and exits with status 0.
     """
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
