@@ -19,11 +19,11 @@ from common.tasks.labelled import SNIPS, SST2, TREC, labelled_text
 from common.tasks.problems import SKILLS, recognise, write
 from common.tasks.registry import TASKS, get_task
 from common.tasks.worked import GSM8K
-from llm2llm.reference_code import OFFICIAL_GSM8K
+from llm2llm.reference_code import REFERENCE_GSM8K
 
 ARITHMETIC = Arithmetic()
 FREE = FreeAnswer(name="free", instruction="Reply in a word.")
-ALL = (*TASKS.values(), FREE, OFFICIAL_GSM8K)
+ALL = (*TASKS.values(), FREE, REFERENCE_GSM8K)
 PARENT = Example(
     "p", "Ana has 3 pens. Ben gives Ana 4 more pens. How many pens does Ana have now?", "", "7", "add"
 )
