@@ -51,7 +51,7 @@ def profile_figures(config: Config, outcomes: "Sequence[Outcome]") -> dict[str, 
         return None
     pairs = [("selected", "base"), ("selected", "random"), ("random", "base")]
     found = {
-        "settings": list(config.profile),
+        "settings": list(config.profile or ()),
         "arms": {arm: {key: _over([f[key] for f in found]) for key in found[0]} for arm, found in of_arms.items()},
         "changes": {f"{a} - {b}": _changes(config, of_arms[b], of_arms[a]) for a, b in pairs},
     }

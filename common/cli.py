@@ -61,10 +61,10 @@ def parse(
     """
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(typing.cast("type[Any]", kind)):
         parser.add_argument(flag_name(field.name), **_argument(hints[field.name], field))
     if presets is not None:
-        parser.set_defaults(**presets.get(_preset(argv), {}))
+        parser.set_defaults(**presets.get(_preset(argv) or "", {}))
     values = vars(parser.parse_args(argv))
     return kind(**values)
 
@@ -77,22 +77,23 @@ def _preset(argv: list[str]) -> str | None:
 
 
 def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
-    options: dict[str, Any] = {"default": field.default, "dest": field.name}
+    default: Any = field.default
+    options: dict[str, Any] = {"default": default, "dest": field.name}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-    shown = field.default
+    shown = default
     if hint is bool:
-        switch = "store_true" if field.default is False else argparse.BooleanOptionalAction
+        switch = "store_true" if default is False else argparse.BooleanOptionalAction
         return options | {"action": switch, "help": field.metadata["help"]}
     if typing.get_origin(hint) is typing.Literal:
         options |= {"choices": typing.get_args(hint), "metavar": "|".join(typing.get_args(hint))}
     elif typing.get_origin(hint) is tuple:
         options |= {"type": _words, "metavar": "A,B,...", "action": _Several}
-        shown = ",".join(field.default or ())
+        shown = ",".join(default or ())
     else:
         options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}
-    default = "" if field.default in (None, ()) else f" (default: {shown})"
-    return options | {"help": (field.metadata["help"] + default).replace("%", "%%")}
+    stated = "" if default in (None, ()) else f" (default: {shown})"
+    return options | {"help": (field.metadata["help"] + stated).replace("%", "%%")}
 
 
 def flag_name(field: str) -> str:

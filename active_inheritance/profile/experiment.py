@@ -126,7 +126,7 @@ def load_data(config: Config) -> "list[Measure]":
     if config.pairs is not None:
         found.append(PreferenceJudge.load(config.pairs, limit, **shared))
     for name, file in config.choices().items():
-        settings = shared | {"name": f"choice/{name}", "layout": config.layout(file)}
+        settings: dict[str, Any] = {"name": f"choice/{name}", "layout": config.layout(file), **shared}
         found.append(
             MultipleChoice(questions=tuple(embedded_sets.problem_questions(limit)), **settings)
             if file == ARITHMETIC

@@ -89,7 +89,7 @@ def _question(row: Row, place: str, known: dict[tuple[str, str, str], str]) -> Q
 
 
 def _groups(row: Row, place: str) -> list[str]:
-    info = row.get("answer_info")
+    info: Any = row.get("answer_info")
     try:
         return [_normal(info[f"ans{i}"][-1]) for i in range(3)]
     except (TypeError, KeyError, IndexError):

@@ -84,7 +84,7 @@ def _triplet(row: Row, place: str, name: str) -> Triplet:
 
 def _labelled(sentences: Any, place: str) -> list[tuple[str, str]]:
     if isinstance(sentences, dict):  # the hub's columns
-        columns = sentences.get("sentence"), sentences.get("gold_label")
+        columns: list[Any] = [sentences.get("sentence"), sentences.get("gold_label")]
         if not all(isinstance(column, list | tuple) for column in columns):
             raise UserError(f"{place}: field 'sentences' holds no lists sentence and gold_label")
         sentences = [{"sentence": s, "gold_label": k} for s, k in zip(*columns, strict=False)]

@@ -78,7 +78,7 @@ def _options(row: Row, place: str) -> tuple[tuple[str, ...], list[str]]:
     field = next((name for name in OPTIONS if row.get(name) is not None), None)
     given: Any = row.get(field) if field else None
     if isinstance(given, dict):
-        columns = given.get("text"), given.get("label")
+        columns: list[Any] = [given.get("text"), given.get("label")]
         if not all(isinstance(column, list | tuple) for column in columns) or len(set(map(len, columns))) > 1:
             raise UserError(f"{place}: {field}.text and {field}.label must be two lists of one length")
         given = [{"text": t, "label": n} for t, n in zip(*columns, strict=True)]
@@ -116,7 +116,7 @@ class _Answered:
     probabilities: np.ndarray
     confidence: np.ndarray
     correct: np.ndarray
-    gold: np.ndarray
+    gold: list[int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class MultipleChoice(LikelihoodMeasure):
         if not places:
             return None
         logps, lengths = [rows[i]["logps"] for i in places], [rows[i]["tokens"] for i in places]
-        gold = np.array([self.questions[i].gold for i in places])
+        gold = [self.questions[i].gold for i in places]
         confidence, correct = multiple_choice(logps, lengths, gold)
         return _Answered(places, option_probabilities(logps, lengths), confidence, correct, gold)
 

@@ -64,10 +64,10 @@ class Figure(Estimate):
 
 def figure(value: float | None, ci95: Sequence[float] | None, n: int, scorer: Scorer) -> Figure:
     """A figure without a sample. `n`: items that the value is of; a value that is not finite becomes None."""
-    defined = value is not None and math.isfinite(value)
+    finite = value if value is not None and math.isfinite(value) else None
     return Figure(
-        value=round(float(value), DIGITS) if defined else None,
-        ci95=_rounded(ci95) if defined else None,
+        value=None if finite is None else round(float(finite), DIGITS),
+        ci95=None if finite is None else _rounded(ci95),
         n=n,
         scorer=scorer.name,
         version=scorer.version,
@@ -100,11 +100,11 @@ def mean_figure(
     ]
     if not named:
         return figure(None, None, 0, scorer)
-    names, finite = zip(*named, strict=True)
-    column = np.asarray(finite, np.float64)
-    value, *interval = bootstrap_ci95(finite, seed) if len(finite) > 1 else finite
-    sample = Sample(names, lambda drawn: {"": float(column[drawn].mean())})
-    return dataclasses.replace(figure(value, interval or None, len(finite), scorer), sample=sample)
+    finite = [value for _, value in named]
+    column = np.array(finite, np.float64)
+    value, *interval = bootstrap_ci95(finite, seed) if len(finite) > 1 else (finite[0],)
+    sample = Sample(tuple(unit for unit, _ in named), lambda drawn: {"": float(column[drawn].mean())})
+    return dataclasses.replace(figure(value, interval or None, len(column), scorer), sample=sample)
 
 
 def drawn_figures(

@@ -13,7 +13,7 @@ first token is a condition only, and is not counted. A chat template writes its 
 import abc
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from common.buckets import bucket
@@ -85,6 +85,19 @@ class Reader:
         return (self._start, ids) if self._start else (ids[:1], ids[1:])
 
 
+def by_shape(pairs: Sequence[tuple[list[int], list[int]]], places: Iterable[int]) -> Iterator[list[int]]:
+    """The `places` of pairs (condition, counted tokens) that are computed in one compiled shape, group by group: a
+    text's numbers then do not depend on which others are in its batch."""
+    from common.sample.score import SHORTEST
+
+    def shape(i: int) -> tuple[int, int]:
+        condition, counted = pairs[i]
+        return bucket(len(condition) + len(counted) - 1, SHORTEST), bucket(len(counted))
+
+    for _, group in itertools.groupby(sorted(places, key=shape), key=shape):
+        yield list(group)
+
+
 class ModelLikelihood:
     """A `Likelihood` of a model in this process, `batch_size` texts at a time.
 
@@ -96,20 +109,14 @@ class ModelLikelihood:
         self._model, self._batch_size, self._reader = model, batch_size, Reader(model.tokenizer)
 
     def __call__(self, texts: Sequence[Text]) -> list[Score]:
-        from common.sample.score import SHORTEST, score
+        from common.sample.score import score
 
         pairs = self._reader.pairs(texts)
         found: list[Score] = [None] * len(pairs)
-
-        def shape(i: int) -> tuple[int, int]:
-            condition, counted = pairs[i]
-            return bucket(len(condition) + len(counted) - 1, SHORTEST), bucket(len(counted))
-
         fitting = [
             i for i, (a, b) in enumerate(pairs) if a and b and len(a) + len(b) <= self._model.config.max_positions
         ]
-        for _, group in itertools.groupby(sorted(fitting, key=shape), key=shape):
-            places = list(group)
+        for places in by_shape(pairs, fitting):
             logps = score(self._model.params, self._model.config, [pairs[i] for i in places], self._batch_size)
             for i, values in zip(places, logps, strict=True):
                 found[i] = round(float(values.sum(dtype="float64")), DIGITS), len(values)

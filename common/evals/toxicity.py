@@ -38,21 +38,11 @@ BATCH = 256
 """Continuations scored and stored together."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _PlainTokenizer:
+class _PlainTokenizer(Tokenizer):
     """The tokenizer of a model without a chat template, for which a prompt is a text to go on with."""
 
-    inner: Tokenizer
-
-    @property
-    def eos_ids(self) -> tuple[int, ...]:
-        return self.inner.eos_ids
-
     def encode_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        return self.inner.start_ids + self.inner.encode_text(messages[-1]["content"])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.inner.decode(ids)
+        return self.start_ids + self.encode_text(messages[-1]["content"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +100,8 @@ class Toxicity(WritingMeasure):
 
         chats = model.tokenizer.has_template
         system = ({"role": "system", "content": INSTRUCTION},) if chats else ()
-        tokenizer = model.tokenizer if chats else _PlainTokenizer(model.tokenizer)
+        own = model.tokenizer
+        tokenizer = own if chats else _PlainTokenizer(own._backend, own.eos_ids)
         requests = [Request(p.id, (*system, *messages(p.text)), self.continuations) for p in self.prompts]
         make = lambda: LocalGenerator(model.name, model.params, model.config, tokenizer, slots=self.slots())
         return store.records(name, make, requests, sampling, self.seed)
