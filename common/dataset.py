@@ -6,8 +6,8 @@
 
 Rows are stored as Parquet: a JSON reader would turn an answer such as "2020-01-02" into a date, and a file without
 rows would lose its columns. The file's name tells its content, because the cache of `load_dataset` knows a folder
-by its name, its card and the names of its files, not by what they hold. All text in the card is plain text; whatever
-Markdown or YAML it holds is escaped.
+by its name, its card and the names of its files, not by what they hold. All text in the card is plain text;
+whatever Markdown or YAML it holds is escaped.
 """
 
 import dataclasses
