@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from common.report import visible
 from common.rundir import write_folder
+from common.secret import keys, masked
 
 Dtype = Literal["string", "int64", "float64", "bool"]
 _TYPES = {"string": str, "int64": int, "float64": (int, float), "bool": bool}
@@ -58,9 +59,9 @@ def write_dataset(folder: pathlib.Path, rows: Iterable[Mapping[str, Any]], card:
     """Write `folder` with data/train-HASH.parquet and README.md, replacing an earlier one when all is there. HASH
     is the start of the file's SHA-256. Of rows from an iterator only `_GROUP` are in memory at a time.
 
-    A lone surrogate in a text, which no file can hold, becomes U+FFFD. Raises ValueError for a row whose names or
-    types are not those of `card.fields`, UserError for a full disk. Zero rows are fine here and for Parquet
-    readers; `load_dataset` refuses a split without rows, except with streaming=True.
+    A lone surrogate in a text, which no file can hold, becomes U+FFFD; keys are masked. Raises ValueError for a
+    row whose names or types are not those of `card.fields`, UserError for a full disk. Zero rows are fine here and
+    for Parquet readers; `load_dataset` refuses a split without rows, except with streaming=True.
     """
 
     def fill(target: pathlib.Path) -> None:
@@ -100,12 +101,12 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
 
     types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
     schema = pa.schema([(name, types[field.dtype]) for name, field in fields.items()])
-    size, rest = 0, iter(rows)
+    size, rest, hidden = 0, iter(rows), keys()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         # A row group without rows makes the reader of `datasets` fail.
         while group := list(itertools.islice(rest, _GROUP)):
             columns = [
-                pa.array([_encodable(row[name]) for row in group], type=types[field.dtype])
+                pa.array([_encodable(row[name], hidden) for row in group], type=types[field.dtype])
                 for name, field in fields.items()
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
@@ -113,8 +114,8 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
     return size
 
 
-def _encodable(value: Any) -> Any:
-    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
+def _encodable(value: Any, hidden: tuple[str, ...]) -> Any:
+    return re.sub("[\ud800-\udfff]", "\ufffd", masked(value, hidden)) if isinstance(value, str) else value
 
 
 # --- the card -----------------------------------------------------------------------------------------------

@@ -111,7 +111,6 @@ def _json(file: pathlib.Path) -> Iterator[Row]:
         yield _object(value, f"{file} row {i}")
 
 
-_TSV = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
 _MEND = 'enclose such a cell in quotes and write every quote in it twice (""), or use .jsonl'
 
 
@@ -125,7 +124,10 @@ def _delimited(file: pathlib.Path) -> Iterator[Row]:
     header: list[str] = []
     with file.open(encoding="utf-8-sig", newline="") as lines:
         noted = (taken.append(line) or line for line in lines)
-        reader = csv.reader(noted, **(_TSV if file.suffix.lower() == ".tsv" else {"strict": True}))
+        if file.suffix.lower() == ".tsv":
+            reader = csv.reader(noted, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.reader(noted, strict=True)
         for i in itertools.count():
             place = f"{file} row {i}" if i else f"{file}, header"
             taken.clear()
