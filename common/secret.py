@@ -3,9 +3,9 @@
     masked("401: bad key sk-live-0123456789")       # "401: bad key [key]", where a variable holds that key
 
 A key may come back in any text: an exception of the user's function, an error of a server, a traceback. So texts
-are masked where they leave the program and not where they come in: files (`results.rundir`, `results.dataset`), pages
-and tables (`results.report.visible`), `UserError`, and what a command prints (`mask_output`). Replies that were bought
-(`backends.chat`) are masked before they are stored.
+are masked where they leave the program and not where they come in: files (`results.rundir`, `results.dataset`),
+pages and tables (`results.report.visible`), `UserError`, and what a command prints (`mask_output`). Replies that
+were bought (`backends.chat`) are masked before they are stored.
 """
 
 import functools

@@ -47,8 +47,8 @@ class UnfitError(Exception):
 class Wire:
     """Connections to one model at one address; close them in the end. Any number of threads may send.
 
-    The key comes from OPENAI_API_KEY and goes into requests only: `line` and `chat.read_reply` clear what comes back
-    of it.
+    The key comes from OPENAI_API_KEY and goes into requests only: `line` and `chat.read_reply` clear it from what
+    comes back.
     """
 
     def __init__(self, model: str, url: str | None, timeout: float):

@@ -47,7 +47,7 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
 def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale: float = 100) -> str | None:
     """One sentence: whether `ours` is shown to differ from `theirs`. `unit` is that of `scale` times the value.
 
-    Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of other questions alone.
+    Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of questions alone.
     """
     if gain.value is None:
         return None
@@ -55,7 +55,7 @@ def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale:
     if gain.ci95 is None:
         resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
         within = "" if resampled is None else f", 95% interval over questions {_interval(resampled, scale)}"
-        return f"One training shows nothing about other seeds: here {ours} - {theirs} is {size}{within}; give --repeats 3."
+        return f"One training shows nothing of other seeds: here {ours} - {theirs} is {size}{within}; give --repeats 3."
     within = f"95% interval over repeats {_interval(gain.ci95, scale)}"
     if gain.ci95[0] <= 0 <= gain.ci95[1]:
         return f"Not shown: a difference of {ours} from {theirs}; it is {size}, and the {within} holds 0."

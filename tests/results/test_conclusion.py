@@ -22,7 +22,7 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
         ),
         (
             Gain(value=0.02, ci95=None, bootstrap95=None),
-            "One training shows nothing about other seeds: here a - b is +2.0 points; give",
+            "One training shows nothing of other seeds: here a - b is +2.0 points; give",
         ),
     ],
 )
