@@ -55,7 +55,8 @@ def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale:
     if gain.ci95 is None:
         resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
         within = "" if resampled is None else f", 95% interval over questions {_interval(resampled, scale)}"
-        return f"One training shows nothing of other seeds: here {ours} - {theirs} is {size}{within}; give --repeats 3."
+        here = f"here {ours} - {theirs} is {size}{within}"
+        return f"One training shows nothing of other seeds: {here}; give --repeats 3."
     within = f"95% interval over repeats {_interval(gain.ci95, scale)}"
     if gain.ci95[0] <= 0 <= gain.ci95[1]:
         return f"Not shown: a difference of {ours} from {theirs}; it is {size}, and the {within} holds 0."
