@@ -25,7 +25,7 @@ from llm2llm.experiment import run
 from run import main
 
 ROOT = pathlib.Path(__file__).parent.parent
-SECTION = re.search(r"\n## The methods compose\n(.*?)\n## ", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[1]
+SECTION = (ROOT / "RESULTS.md").read_text("utf-8").partition("\n## The methods compose\n")[2]
 LONGEST = PickBest(4, ("words:max",))
 HOT = SampleConfig(32, temperature=1.0)
 SMALL = {"seed_examples": 8, "rounds": 2, "per_wrong": 2, "epochs": 1.0, "batch_size": 8, "repeats": 1}
@@ -273,7 +273,7 @@ def test_a_callback_is_called_k_times():
     assert record.text == "four five six seven eight"
 
 
-# --- the examples of the README ---------------------------------------------------------------------------------
+# --- the examples of RESULTS.md ---------------------------------------------------------------------------------
 
 
 def test_the_snippet_of_the_readme_runs_as_written(tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_the_snippet_of_the_readme_runs_as_written(tmp_path, monkeypatch):
     monkeypatch.setattr("llm2llm.config.Config", lambda **given: Config(**given | SMALL | small_files(tmp_path)))
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "RESULTS.md", "exec"), names)
     assert names["summary"]["status"] == "complete"
     (folder,) = (tmp_path / "runs").iterdir()
     assert read_json(folder / "config.json")["config"]["refine"]["k"] == 4

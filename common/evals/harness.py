@@ -42,6 +42,7 @@ from common.results.rundir import write_bytes
 from common.sample.local import _before_stop, _stop_finder, sample_seed
 from common.sample.sampler import Prompt, Sampler
 from common.sample.score import score_greedy
+from common.secret import mask_output, masked_value
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -333,7 +334,8 @@ def run(config: Config) -> dict[str, Any]:
             log_samples=False,
         )
     if config.output is not None:
-        text = json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
+        plain = masked_value(json.loads(json.dumps(results, default=handle_non_serializable)))
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
         write_bytes(pathlib.Path(config.output), text.encode("utf-8", "backslashreplace") + b"\n")
     return results
 
@@ -355,7 +357,7 @@ def _explained(config: Config) -> Iterator[None]:
         reason = reason if isinstance(cause, OSError) else f"{type(cause).__name__}: {reason}"
         shots = "" if config.num_fewshot is None else f", or --num-fewshot {config.num_fewshot} if rows are fewer"
         raise UserError(
-            f"cannot read or run {', '.join(config.tasks)} ({reason}): mend the task or its data{shots}"
+            f"cannot read or run {', '.join(config.tasks)} ({reason}): fix the task or its data{shots}"
         ) from error
 
 
@@ -370,6 +372,7 @@ def _matching(given: str, manager: Any) -> list[str]:
 
 
 if __name__ == "__main__":
+    mask_output()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -47,21 +47,26 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
 def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale: float = 100) -> str | None:
     """One sentence: whether `ours` is shown to differ from `theirs`. `unit` is that of `scale` times the value.
 
-    Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of other questions.
+    Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of questions alone.
     """
     if gain.value is None:
         return None
-    size, seeds = f"{scale * gain.value:+.1f} {unit}", gain.ci95 is not None
-    interval = gain.ci95 or (gain.bootstrap95 if isinstance(gain, Gain) else None)
-    if interval is None:
-        return f"Nothing is shown: {ours} - {theirs} is {size} in one repeat; give --repeats 3 or more."
-    low, high = (scale * x for x in interval)
-    within = f"[{low:+.1f}, {high:+.1f}]"
-    over = "" if seeds else ", of one training: other seeds may give another result"
-    if low <= 0 <= high:
-        return f"Not shown: a difference of {ours} from {theirs}; {size}, 95% interval {within} holds 0{over}."
+    size = f"{scale * gain.value:+.1f} {unit}"
+    if gain.ci95 is None:
+        resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
+        within = "" if resampled is None else f", 95% interval over questions {_interval(resampled, scale)}"
+        here = f"here {ours} - {theirs} is {size}{within}"
+        return f"One training shows nothing of other seeds: {here}; give --repeats 3."
+    within = f"95% interval over repeats {_interval(gain.ci95, scale)}"
+    if gain.ci95[0] <= 0 <= gain.ci95[1]:
+        return f"Not shown: a difference of {ours} from {theirs}; it is {size}, and the {within} holds 0."
     way = "ahead of" if gain.value > 0 else "behind"
-    return f"Shown: {ours} is {way} {theirs}: {size}, 95% interval {within}{over}."
+    return f"Shown: {ours} is {way} {theirs} by {size}, {within}."
+
+
+def _interval(interval: tuple[float, float], scale: float) -> str:
+    low, high = (scale * x for x in interval)
+    return f"[{low:+.1f}, {high:+.1f}]"
 
 
 def counted(count: int, noun: str) -> str:

@@ -23,6 +23,7 @@ import markupsafe
 
 from common.results.estimate import Estimate
 from common.results.rundir import write_bytes
+from common.secret import masked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,11 +40,11 @@ _SIZE = 9  # points on a drawing 5 inches wide: readable at 320 pixels' width an
 
 
 def visible(text: str) -> str:
-    """`text` with control, bidirectional and other invisible characters spelled out as [U+202E].
+    """`text` with control, bidirectional and other invisible characters spelled out as [U+202E], and keys masked.
 
     Newlines and tabs stay, as do the two joiners that scripts and emoji need.
     """
-    text = text.replace("\r\n", "\n")
+    text = masked(text).replace("\r\n", "\n")
     return "".join(
         f"[U+{ord(c):04X}]"
         if c not in "\n\t\u200c\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")

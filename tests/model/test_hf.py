@@ -350,6 +350,20 @@ def test_a_folder_with_an_adapter_is_refused(fixtures, copy, beside):
         hf.load_config(folder)
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.model", "merges.txt", "vocab.txt"])
+def test_a_changed_template_or_tokenizer_is_another_checkpoint(copy, name):
+    """A run must not go on with prompts that are written or cut into tokens in another way."""
+    folder = copy("qwen2")
+    found = {checkpoint.fingerprint(folder)}
+    for text in ("one", "two"):
+        (folder / name).write_text(text)
+        found.add(checkpoint.fingerprint(folder))
+    assert len(found) == 3
+    (folder / "README.md").write_text("notes")
+    (folder / "tokenizer_files").mkdir()
+    assert checkpoint.fingerprint(folder) in found
+
+
 def test_resolve_takes_folders_as_they_are(tmp_path):
     assert checkpoint.resolve(tmp_path) == tmp_path
     assert checkpoint.resolve(str(tmp_path)) == tmp_path

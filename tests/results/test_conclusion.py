@@ -13,11 +13,17 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        (SHOWN, "Shown: a is ahead of b: +4.2 points, 95% interval [+1.0, +7.4]."),
+        (SHOWN, "Shown: a is ahead of b by +4.2 points, 95% interval over repeats [+1.0, +7.4]."),
         (Gain(value=-0.02, ci95=(-0.03, -0.01), bootstrap95=None), "Shown: a is behind b"),
         (Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None), "Not shown: a difference of a from b"),
-        (Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)), "other seeds may give another result"),
-        (Gain(value=0.02, ci95=None, bootstrap95=None), "Nothing is shown: a - b is +2.0 points in one repeat"),
+        (
+            Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)),
+            "+2.0 points, 95% interval over questions [+1.0, +3.0]; give --repeats 3",
+        ),
+        (
+            Gain(value=0.02, ci95=None, bootstrap95=None),
+            "One training shows nothing of other seeds: here a - b is +2.0 points; give",
+        ),
     ],
 )
 def test_a_verdict_says_no_more_than_its_interval(gain, words):
