@@ -47,7 +47,7 @@ def run(config: Config) -> dict[str, Any]:
         from common.evals.measure import Store, profile_model
         from common.lm import LanguageModel
 
-        profiles = {}
+        profiles = {}  # without the models: one at a time is in memory
         stores = {name: Store(run, folder_of(number, name)) for number, name in enumerate(config.model)}
         for name, store in stores.items():
             profiles[name] = profile_model(LanguageModel.load(name), ready.measures, store)

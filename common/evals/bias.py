@@ -141,6 +141,7 @@ class StereoSet(LikelihoodMeasure):
         for kind in [*sorted({kind for kind, _ in terms}), "overall"]:
             names = [term for term in terms if kind in (term[0], "overall")]
             own = [terms[term] for term in names]
+            # Every term counts the same, however many contexts it has.
             means = 100 * np.array([np.mean(values, axis=0) for values in own]).reshape(-1, 2)
 
             def measure(drawn: np.ndarray, means: np.ndarray = means) -> dict[str, float]:

@@ -168,6 +168,7 @@ class MultipleChoice(LikelihoodMeasure):
         answers = self._answered(rows)
         if answers is None:
             return {}
+        # The Brier score is a mean over questions, so that a bootstrap may draw theirs one by one.
         one = lambda i: brier(answers.probabilities[i : i + 1], answers.gold[i : i + 1])
         squares = np.array([one(i) for i in range(len(answers.gold))])
 

@@ -1,7 +1,10 @@
 """What all measures have in common: one call, what it gives, and where its rows are kept.
 
-    found = CrowSPairs.load("crows.jsonl").measure(model)                    # in memory
-    found = CrowSPairs.load("crows.jsonl").measure(model, Store(run, "before"))     # rows lie in the run folder
+    from common.evals.bias import CrowSPairs
+    from common.lm import LanguageModel
+
+    model = LanguageModel.load("embedded:student")
+    found = CrowSPairs.load("crows.jsonl").measure(model)      # or measure(model, Store(run, "before"))
     found.figures["overall/stereotype"].value
 
 A measure is a frozen dataclass of its data and settings. To add one, derive it from `Measure`, or from
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
     from common.lm import LanguageModel
 
 Row = dict[str, Any]
+"""One line of an artifact."""
 Counts = dict[str, int | float | None]
+"""What became of the items, by name; stored beside the figures."""
 
 MOST_TOKENS = 512
 """Longest answer where none is given and the model has room for it."""
@@ -47,7 +52,7 @@ class Store:
         """All rows of the file `name`. `batches(n)` yields those after the first n, and each batch is stored as it
         comes (see `RunDir.collect`)."""
         if self.run is None:
-            return [row for batch in batches(0) for row in batch]
+            return [row for batch in batches(0) for row in batch]  # nothing is there to go on from
         return self.run.collect(self._at(name), batches)
 
     def records(
@@ -86,6 +91,7 @@ class Store:
 
 
 MEMORY = Store()
+"""For a measure on its own: nothing is written."""
 
 
 @dataclasses.dataclass(frozen=True)

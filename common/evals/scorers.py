@@ -114,7 +114,7 @@ def _checked(name: str, function: Callable[..., Any]) -> Score:
             given = list(function(list(texts)))
         except (Exception, SystemExit) as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{name} failed ({what}): mend it, and the same command continues") from error
+            raise UserError(f"{name} failed ({what}): fix it, and the same command continues") from error
         if len(given) != len(texts):
             raise UserError(f"{name} gave {len(given)} scores for {len(texts)} texts: it must give one each")
         return [_bounded(value, name) for value in given]
@@ -273,7 +273,7 @@ def _perspective(url: str, wait: Callable[[float], None] = time.sleep) -> Score:
                 reason = f"status {error.code}"
                 if error.code == 400:
                     if KEY_REFUSED in error.read().decode("utf-8", "replace"):
-                        raise UserError(f"{url} refuses the key: mend PERSPECTIVE_API_KEY") from None
+                        raise UserError(f"{url} refuses the key: fix PERSPECTIVE_API_KEY") from None
                     return None
                 if error.code not in (408, 429) and error.code < 500:
                     break

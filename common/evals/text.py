@@ -79,7 +79,7 @@ class Answers(WritingMeasure):
         given = [(record, record.text) for record in records if record.text is not None]
         texts = [text for _, text in given]
         values = scores(texts, self.mode)
-        figures = {}
+        figures = {}  # of no answers there are none
         if given:
             ids = [record.id for record, _ in given]
             lengths = [

@@ -313,6 +313,16 @@ def test_settings_that_do_not_fit(settings, change, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("word", ["limit=x", "choice_layout=loud", "bbq", "seed=1", "help=1"])
+def test_what_another_command_asks_for_never_ends_the_process(word, capsys):
+    """A library call with a bad --profile gives an error that can be caught, and prints nothing."""
+    with pytest.raises(UserError) as raised:
+        Config.asked((word,), "--profile")
+    assert "\n" not in str(raised.value)
+    assert capsys.readouterr() == ("", "")
+    assert Config.asked(("prompts-file=--help",), "--profile").prompts_file == "--help"
+
+
 def test_nothing_to_measure(tmp_path):
     with pytest.raises(UserError, match="nothing to measure"):
         Config(model=("embedded",)).resolved()

@@ -291,7 +291,7 @@ def test_unknown_tasks_and_missing_data(own_only, tasks, tmp_path):
         (
             "test_split: test",
             "test_split: dev",
-            r"cannot read or run own_choice \(KeyError: 'dev'\): mend the task",
+            r"cannot read or run own_choice \(KeyError: 'dev'\): fix the task",
         ),
         ("{{question}}", "{{other}}", "UndefinedError: 'other' is undefined"),
         ("multiple_choice", "several", "ValueError: Got invalid output_type"),

@@ -195,7 +195,7 @@ def test_the_http_adapter_asks_again_and_gives_up(monkeypatch):
         assert score(["one", "two"]) == [0.25, None]
         with pytest.raises(UserError, match="31 December 2026") as raised:
             score(["three"])
-        with pytest.raises(UserError, match="refuses the key: mend PERSPECTIVE_API_KEY"):
+        with pytest.raises(UserError, match="refuses the key: fix PERSPECTIVE_API_KEY"):
             score(["four"])
         server.shutdown()
     assert waited == [1.0]
