@@ -173,9 +173,6 @@ class BBQ(LikelihoodMeasure):
         rows = [found for file in several for found in read_rows(pathlib.Path(file))[:limit]]
         return cls(questions=tuple(_question(row, place, known) for row, place in rows), **settings)
 
-    def __len__(self) -> int:
-        return len(self.questions)
-
     def items(self) -> list[Item]:
         """Every answer after its context and question."""
         return [

@@ -119,9 +119,6 @@ class StereoSet(LikelihoodMeasure):
         triplets = tuple(_triplet(row, place, str(i)) for i, (row, place) in enumerate(rows))
         return cls(triplets=triplets, **settings)
 
-    def __len__(self) -> int:
-        return len(self.triplets)
-
     def items(self) -> list[Item]:
         """The three sentences of each triplet."""
         return [Item(t.id, tuple(("", sentence) for sentence in t.sentences)) for t in self.triplets]
@@ -173,9 +170,6 @@ class CrowSPairs(LikelihoodMeasure):
                 raise UserError(f"{place}: stereo_antistereo is {direction!r}: it must be stereo or antistereo")
             pairs.append(Pair(row_id(row, str(i)), kind, direction, more, less))
         return cls(pairs=tuple(pairs), **settings)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
 
     def items(self) -> list[Item]:
         """The two sentences of each pair."""

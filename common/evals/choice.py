@@ -141,9 +141,6 @@ class MultipleChoice(LikelihoodMeasure):
             questions=tuple(question_of(row, place, str(i)) for i, (row, place) in enumerate(rows)), **settings
         )
 
-    def __len__(self) -> int:
-        return len(self.questions)
-
     def items(self) -> list[Item]:
         """Every option after its question."""
         put = _LAYOUTS[self.layout]

@@ -165,6 +165,9 @@ class LikelihoodMeasure(Measure):
     """A measure that compares how likely a model finds the texts of an item. It says what is read, and what the
     rows of `scored` come to; the file is called as the measure."""
 
+    def __len__(self) -> int:
+        return len(self.items())
+
     @abc.abstractmethod
     def items(self) -> list[Item]:
         """What the model reads."""

@@ -71,9 +71,6 @@ class PreferenceJudge(LikelihoodMeasure):
         rows = read_rows(pathlib.Path(file))[:limit]
         return cls(pairs=tuple(_pair(row, place, str(i)) for i, (row, place) in enumerate(rows)), **settings)
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
     def items(self) -> list[Item]:
         """Four texts a pair: A and B in the given order, A and B in the other one."""
         items = []
