@@ -8,22 +8,24 @@ import random
 from collections.abc import Sequence
 
 from reversegen.applications.base import Row
+from reversegen.switches import PairingRule
 
 
-def pair_up(judged: Sequence[Row], how: str, seed: int, most: int) -> list[Row]:
+def pair_up(judged: Sequence[Row], rule: PairingRule, seed: int, most: int) -> list[Row]:
     """At most `most` pairs {"prompt", "chosen", "rejected", "kind"} of judged rows (ids, and the prompt's number).
 
-    `how`: "within" pairs the worst failure of a prompt with its best pass, the next with the next; "fallback" also
-    pairs what is left over, across prompts, under the prompt of the chosen one; "pooled" shuffles failures, passes
-    and prompts and pairs them as they come. A query is in one pair at most; invalid ones are in none.
+    `rule`: "within" pairs the worst failure of a prompt with its best pass, the second worst with the second best,
+    and so on; "fallback" then pairs what is left across prompts, under the prompt of the chosen one; "pooled"
+    shuffles failures, passes and prompts and pairs them as they come. A query is in one pair at most; invalid ones
+    are in none.
     """
     rng = random.Random(f"pairs {seed}")
     valid = [row for row in judged if row["outcome"] in ("fail", "pass")]
-    if how == "pooled":
+    if rule == "pooled":
         pairs = _across(rng, valid, shuffled_prompts=True)
     else:
         pairs = _within(valid)
-        if how == "fallback":
+        if rule == "fallback":
             used = {pair[end] for pair in pairs for end in ("chosen", "rejected")}
             pairs += _across(rng, [row for row in valid if row["id"] not in used], shuffled_prompts=False)
     if len(pairs) > most:
