@@ -11,6 +11,7 @@ import sys
 
 from common.cli import fail
 from common.errors import UserError
+from common.secret import mask_output
 
 METHODS = {  # name: module of its command, and what it does
     "llm2llm": ("llm2llm.command", "learn from a teacher's new examples, written for what the student gets wrong"),
@@ -56,4 +57,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    mask_output()
     main(sys.argv[1:])

@@ -2,7 +2,7 @@
 
 pick = PickBest(k=4, objective=("mtld:max",))
 generator = pick(generator)                         # asked as before, answers with one reply in four
-llm2llm.command.run(config, refine=pick)            # the same for LLM2LLM's teacher
+llm2llm.run(config, refine=pick)            # the same for LLM2LLM's teacher
 """
 
 import dataclasses

@@ -7,6 +7,7 @@
     more-data           seeds and as many real examples as llm2llm had new ones, as far as the training data go
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -32,12 +33,12 @@ def equal_budget_arms(arm: Callable[[str], Arm], target: Row, student: Student) 
     }
     for name, make in makers.items():
         own = arm(name)
-        if name not in own.setting.config.arms:
+        if name not in own.setting.switches.comparison.arms:
             continue
         extra, teacher = make(own)
         data = [*own.seeds, *extra]
         updates = student.all_updates
-        if own.setting.config.match == "tokens":
+        if own.setting.switches.comparison.match == "tokens":
             updates = own.updates_for_tokens(data, own.tokens(student))
         results[name] = own.test(own.student(0, data, updates), teacher=teacher)
     return results
@@ -47,8 +48,8 @@ def _eda(arm: Arm, count: int) -> list[Example]:
     setting = arm.setting
 
     def make() -> list[Row]:
-        if setting.config.wordnet is not None:
-            synonyms = wordnet_synonyms(setting.config.wordnet)
+        if setting.switches.comparison.wordnet is not None:
+            synonyms = wordnet_synonyms(setting.switches.comparison.wordnet)
         else:
             synonyms = neighbour_synonyms(setting.base, [example.question for example in arm.seeds])
         made = eda_examples(arm.seeds, count, arm.seed, synonyms)
@@ -64,7 +65,8 @@ def _more_data(arm: Arm, count: int) -> list[Example]:
     def make() -> list[Row]:
         # Drawn with some to spare for what is too long or too near a test question: to look at every example of a
         # large set takes minutes.
-        drawn = draw_seeds(rest, min(2 * count, len(rest)), arm.seed, arm.setting.config.seed_sampler)
+        some = dataclasses.replace(arm.setting.switches.seeds, count=min(2 * count, len(rest)))
+        drawn = draw_seeds(rest, some, arm.seed)
         test = arm.known(arm.setting.test, semantic=False)
         good = (e for e in drawn if arm.fits(e) and test.repeats([e.question]) == [None])
         return as_rows(list(itertools.islice(good, count)))

@@ -19,8 +19,8 @@ from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.base import Example, Hints, NewExample, Task
 from common.text.filters import rouge_l, words_of
-from llm2llm.config import Config
 from llm2llm.known import Known
+from llm2llm.switches import Asking
 
 Row = dict[str, Any]
 
@@ -43,14 +43,14 @@ class Refine(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Who solves (for the label check), who writes and in how many calls an example, what about, and under which
-    settings. `fits` tells whether the student can learn and answer an example of that length."""
+    """Who solves (for the label check), who writes and in how many calls an example, what about, and how it is
+    asked. `fits` tells whether the student can learn and answer an example of that length."""
 
     generator: Generator
     writer: Generator
     samples: int
     task: Task
-    config: Config
+    asking: Asking
     fits: Callable[[Example], bool]
 
 
@@ -127,8 +127,8 @@ def _augment(run, folder, teacher, slots, known, seed, round_number, attempts, h
             Request(f"{folder}/{attempt}/{slot}/{parent.id}", messages(parent), 1, parent, task.reply_fields)
             for slot, parent in open_slots
         ]
-        sampling = teacher.config.writing(task.example_tokens)
-        records = collect(run, f"{folder}/teacher_{attempt}.jsonl", teacher.writer, requests, sampling, seed)
+        name = f"{folder}/teacher_{attempt}.jsonl"
+        records = collect(run, name, teacher.writer, requests, teacher.asking.sampling, seed)
         calls += bill.add(records, teacher.samples)
         read = [_read(teacher, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
         repeats = known.repeats([new.question if new.refused is None else None for new in read])
@@ -174,7 +174,7 @@ def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
         return NewExample(refused="teacher failed")
     if record.status == "length":
         return NewExample(refused="cut off")
-    new = teacher.task.parse_example(record.text, parent)
+    new = teacher.task.parse_example(record.text or "", parent)
     if new.refused is None and not teacher.fits(Example("", new.question, new.answer, new.label, new.group)):
         return NewExample(refused="too long for the student")
     return new
@@ -190,7 +190,7 @@ def _check_labels(
     bill: _Bill,
 ) -> tuple[list[Row], int]:
     """For each example: what the check answered, and the reason to refuse it if it disagrees; calls made."""
-    task, how, votes = teacher.task, teacher.config.label_check, teacher.config.check_votes
+    task, how, votes = teacher.task, teacher.asking.label_check, teacher.asking.votes
     good = [i for i, new in enumerate(read) if new.refused is None]
     verdicts: dict[int, Row] = {}
     calls = 0

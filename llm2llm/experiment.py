@@ -2,8 +2,8 @@
 
     summary = run(Config(rounds=3, run_dir="runs/demo"))
 
-Data are read and checked first, then models are loaded, then the repeats run (`llm2llm.loop`). Importing this loads
-no jax.
+Data are read and checked first, then models are loaded, then the repeats run (`llm2llm.loop`). Importing this
+loads no jax.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def run(
 
         base, opened = ready
         with opened(run.path) as teachers:
-            setting = Setting(**data._asdict(), switches=switches, base=base, teacher=teachers, refine=refine)
+            setting = Setting(**data._asdict(), switches=switches, base=base, teachers=teachers, refine=refine)
             repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
             return conclusion(run, config, setting, repeats)
 
@@ -97,13 +97,12 @@ def load_data(config: Config) -> Data:
     """The task and its splits. Raises UserError for rows that do not fit and for too few of them."""
     as_path = lambda name: None if name is None else pathlib.Path(name)
     train_file = as_path(config.train_file)
-    judge = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
+    judge: Task = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
     task = evaluated = judge
     if config.official:
-        from llm2llm.reference_code import as_evaluated, official
+        from llm2llm.reference_code import REFERENCE_GSM8K, as_evaluated
 
-        task = official(judge)
-        evaluated = as_evaluated(task)
+        task, evaluated = REFERENCE_GSM8K, as_evaluated(REFERENCE_GSM8K)
     files = {"train": train_file, "dev": as_path(config.dev_file), "test": as_path(config.test_file)}
     splits = {split: task.load(split, file, config.seed) for split, file in files.items()}
     for examples in splits.values():

@@ -36,7 +36,7 @@ class PoolGenerator:
         self._vocabulary = vocabulary
         self._weight = np.ones(len(vocabulary), np.float32)
         counts = self._vectors([e.question for e in self._examples])
-        documents = np.asarray((counts > 0).sum(axis=0)).ravel()
+        documents = counts.astype(bool).sum(axis=0)
         self._weight = np.log((1 + len(self._examples)) / (1 + documents)).astype(np.float32) + 1
         self._matrix = self._vectors([e.question for e in self._examples])
 

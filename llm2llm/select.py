@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.tasks.base import Example
-from llm2llm.config import Config
+from llm2llm.switches import Quota, Seeds, Targeting
 
 Row = dict[str, Any]
 
@@ -18,11 +18,11 @@ MEMORISED = 0.9
 """Share of seeds answered rightly from which `--detect auto` asks students that have not seen them."""
 
 
-def draw_seeds(examples: Sequence[Example], count: int, seed: int, sampler: str = "balanced") -> list[Example]:
-    """`count` examples without repetition: "random", or "balanced" as evenly as can be over the groups."""
-    rng = random.Random(f"seeds {seed}")
+def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int) -> list[Example]:
+    """`seeds.count` examples without repetition: at random, or as evenly as can be over the groups."""
+    rng, count = random.Random(f"seeds {seed}"), seeds.count
     pool = sorted(examples, key=lambda e: e.id)
-    if sampler == "random":
+    if seeds.sampler == "random":
         return rng.sample(pool, count)
     groups: dict[str, list[Example]] = {}
     for example in pool:
@@ -42,7 +42,7 @@ def draw_seeds(examples: Sequence[Example], count: int, seed: int, sampler: str 
 
 
 def choose(
-    config: Config,
+    targeting: Targeting,
     pool: Sequence[Example],
     graded: Sequence[Row],
     losses: Callable[[], Sequence[float]],
@@ -54,8 +54,8 @@ def choose(
     that are right) hold one entry for each example of `pool`. When wrong or mixed finds nothing, the least
     confident answers count, if the settings say so.
     """
-    count = math.ceil(config.target_share * len(pool))
-    rule = config.target
+    count = math.ceil(targeting.share * len(pool))
+    rule = targeting.rule
     if rule == "all":
         return list(pool), rule
     if rule == "high-loss":
@@ -65,7 +65,7 @@ def choose(
             chosen = [e for e, row in zip(pool, graded, strict=True) if not row["correct"]]
         else:
             chosen = [e for e, share in zip(pool, right_shares(), strict=True) if 0 < share < 1]
-        if chosen or config.when_none_wrong != "low-confidence":
+        if chosen or targeting.when_none_wrong != "low-confidence":
             return chosen, rule
     doubt = [math.inf if row["mean_logp"] is None else -row["mean_logp"] for row in graded]
     return _highest(pool, doubt, count), "low-confidence"
@@ -78,7 +78,7 @@ def _highest(pool: Sequence[Example], values: Sequence[float], count: int) -> li
 
 
 def share_out(
-    config: Config,
+    quota: Quota,
     chosen: Sequence[Example],
     data: Sequence[Example],
     seeds: Sequence[Example],
@@ -89,14 +89,14 @@ def share_out(
     `data` is what there is by now, `seed_of` names the seed that each new example goes back to. Where a cap cuts,
     every example of the class loses its last slot first.
     """
-    k = config.slots_per_example
+    k = quota.per_example
     made_of_seed = collections.Counter(seed_of[e.id] for e in data if e.id in seed_of)
     made_of_class = collections.Counter(e.group for e in data if e.id in seed_of)
-    most_of_seed = math.inf if config.max_per_seed is None else config.max_per_seed
+    most_of_seed = math.inf if quota.per_seed is None else quota.per_seed
     room_of_class = {e.group: math.inf for e in chosen}
-    if config.max_per_class is not None:
-        room_of_class = {name: config.max_per_class - made_of_class[name] for name in room_of_class}
-    if config.balance:
+    if quota.per_class is not None:
+        room_of_class = {name: quota.per_class - made_of_class[name] for name in room_of_class}
+    if quota.balance:
         classes = collections.Counter(e.group for e in data)
         names = {e.group for e in seeds}
         even = math.ceil((len(data) + k * len(chosen)) / len(names))

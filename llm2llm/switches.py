@@ -31,7 +31,7 @@ class Targeting:
 @dataclasses.dataclass(frozen=True)
 class Quota:
     """How many new examples a round asks for (`llm2llm.select.share_out`): `per_example` for each that was chosen,
-    within the caps of the whole run for a seed and for a class. `balance`: no more of a class than evens them out."""
+    within the caps of the whole run for a seed and for a class. `balance`: no more of a class than evens out."""
 
     per_example: int
     per_seed: int | None = None

@@ -112,13 +112,13 @@ def test_the_command_answers_without_loading_jax(words, status, says):
     ],
 )
 def test_data_that_cannot_be_used_are_refused_with_their_place(train, test, message, tmp_path):
-    from llm2llm.command import check_data
+    from llm2llm.experiment import load_data
 
     for name, text in (("train", train), ("test", test)):
         (tmp_path / f"{name}.csv").write_text(text)
     files = {f"{name}_file": str(tmp_path / f"{name}.csv") for name in ("train", "test")}
     with pytest.raises(UserError, match=message) as raised:
-        check_data(Config(task="text", seed_examples=2, **files).resolved())
+        load_data(Config(task="text", seed_examples=2, **files).resolved())
     assert "\n" not in str(raised.value)
 
 

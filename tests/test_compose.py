@@ -20,8 +20,8 @@ from common.results.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from common.text.textstats import METRICS
 from fault_server import FaultServer
-from llm2llm.command import run
 from llm2llm.config import Config
+from llm2llm.experiment import run
 from run import main
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -15,6 +15,7 @@ from common.backends.budget import Spent
 from common.backends.replies import Reply
 from common.config import SampleConfig
 from common.generate import Record, Request
+from common.secret import masked, masked_value
 
 ASKS = 2
 """How often one sample is paid for at most: a reply without text is asked for once more."""
@@ -110,13 +111,13 @@ def estimate(request: Request, sampling: SampleConfig) -> Spent:
 
 
 def read_reply(text: str, expected: Spent) -> Reply:
-    """The body of an answer with status 200. Raises ValueError for what is no reply at all.
+    """The body of an answer with status 200, with keys masked. Raises ValueError for what is no reply at all.
 
     A server that does not count tokens is charged by the estimate `expected` and the length of the text.
     """
-    data = json.loads(text)
+    data = masked_value(json.loads(text))
     if not isinstance(data, dict) or (not data.get("choices") and data.get("error")):
-        raise ValueError(f"not a chat completion: {text[:200]}")
+        raise ValueError(f"not a chat completion: {masked(text)[:200]}")
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}
     message, usage = _get(choice, "message", dict) or {}, data.get("usage")

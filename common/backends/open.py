@@ -57,15 +57,17 @@ def check_name(name: str, flag: str, url: str | None = None) -> None:
         if not rest:
             raise UserError(f"{flag} openai: names no model: give one, such as openai:gpt-4o-mini")
         if url is not None:
-            _check_url(url, f"{flag}-url")
+            check_url(url, f"{flag}-url", "OPENAI_API_KEY")
 
 
-def _check_url(url: str, flag: str) -> None:
+def check_url(url: str, flag: str, key: str) -> None:
+    """Raise UserError for what is no address of a service, and for one that holds a secret, which belongs into the
+    environment variable `key`."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{flag} is no address: give one like http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query:
-        raise UserError(f"{flag} holds a login or a query, which would be stored: use OPENAI_API_KEY")
+        raise UserError(f"{flag} holds a login or a query, which would be stored: use {key}")
 
 
 def backend(name: str, role: str, *, url: str | None = None, function: Write | None = None) -> Opener:

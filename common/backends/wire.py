@@ -12,6 +12,7 @@ from common.backends.chat import KEPT, dialect, unfit
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
+from common.secret import masked
 
 DEFAULT_URL = "https://api.openai.com/v1"
 RETRIES = 5
@@ -26,6 +27,15 @@ _TERMINAL = {
 _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
 
 
+def read_key(name: str) -> str:
+    """The key that the environment variable `name` holds, "" if there is none. Raises UserError, without the key,
+    if it cannot be sent."""
+    key = os.environ.get(name, "").strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UserError(f"{name} holds characters that no key has: copy it again")
+    return key
+
+
 class LostError(Exception):
     """No reply came, after all retries."""
 
@@ -37,7 +47,8 @@ class UnfitError(Exception):
 class Wire:
     """Connections to one model at one address; close them in the end. Any number of threads may send.
 
-    The key comes from OPENAI_API_KEY and goes into requests only: whatever comes back is cleared of it.
+    The key comes from OPENAI_API_KEY and goes into requests only: `line` and `chat.read_reply` clear what comes back
+    of it.
     """
 
     def __init__(self, model: str, url: str | None, timeout: float):
@@ -45,18 +56,16 @@ class Wire:
         self.url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
         self.shown_url = _without_login(self.url)
         self._model, self._timeout = model, timeout
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not self._key and self.url == DEFAULT_URL:
+        key = read_key("OPENAI_API_KEY")
+        if not key and self.url == DEFAULT_URL:
             raise UserError(f"{self.url} wants a key: set the environment variable OPENAI_API_KEY")
-        if not all("!" <= letter <= "~" for letter in self._key):
-            raise UserError("OPENAI_API_KEY holds characters that no key has: copy it again")
         self._dialect = dialect(self.url, model)
 
         import openai  # takes a second, for which runs without an endpoint need not wait
 
         self._client = openai.OpenAI(
             base_url=self.url,
-            api_key=self._key or "none",
+            api_key=key or "none",
             max_retries=RETRIES,
             timeout=openai.Timeout(timeout, connect=min(timeout, 20.0)),
         )
@@ -92,7 +101,7 @@ class Wire:
             body = self._dialect.body(request, sampling)
             try:
                 raw = self._client.chat.completions.with_raw_response.create(**body)
-                return self._without_key(raw.content.decode("utf-8", "replace"))
+                return raw.content.decode("utf-8", "replace")
             except openai.APIConnectionError as error:
                 raise LostError(f"no reply after all retries ({self._reason(error)})") from None
             except openai.APIStatusError as error:
@@ -109,12 +118,8 @@ class Wire:
 
     def line(self, text: str) -> str:
         """What a server said, fit to be shown: one short line without the key."""
-        line = re.sub(r"\bsk-[\w*-]+", "[key]", " ".join(self._without_key(text).split()))
+        line = re.sub(r"\bsk-[\w*-]+", "[key]", " ".join(masked(text).split()))
         return line if len(line) <= 300 else line[:297] + "..."
-
-    def _without_key(self, text: str) -> str:
-        # A short one, such as "EMPTY" for a server of one's own, is no secret but may well be part of a reply.
-        return text.replace(self._key, "[key]") if len(self._key) >= 12 else text
 
     def _terminal(self, status: int, words: str) -> UserError:
         what, mend = _TERMINAL.get(status, ("refuses the request", "change the setting it names"))

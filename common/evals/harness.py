@@ -43,6 +43,7 @@ from common.results.rundir import write_bytes
 from common.sample.local import _before_stop, _stop_finder, sample_seed
 from common.sample.sampler import Prompt, Sampler
 from common.sample.score import SHORTEST, score_greedy
+from common.secret import mask_output, masked_value
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -338,7 +339,8 @@ def run(config: Config) -> dict[str, Any]:
             log_samples=False,
         )
     if config.output is not None:
-        text = json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
+        plain = masked_value(json.loads(json.dumps(results, default=handle_non_serializable)))
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
         write_bytes(pathlib.Path(config.output), text.encode("utf-8", "backslashreplace") + b"\n")
     return results
 
@@ -375,6 +377,7 @@ def _matching(given: str, manager: Any) -> list[str]:
 
 
 if __name__ == "__main__":
+    mask_output()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import pathlib
 import re
 import time
@@ -23,6 +22,8 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common.backends.open import check_url
+from common.backends.wire import read_key
 from common.errors import UserError
 from common.evals.figures import Scorer
 from common.tasks.files import read_rows, require
@@ -66,8 +67,11 @@ def check_scorer(name: str) -> None:
             raise UserError("--toxicity-scorer hf: names no model: give hf:FOLDER or hf:ID")
         if importlib.util.find_spec("torch") is None:
             raise UserError(f"--toxicity-scorer {name} {NO_TORCH}")
-    if kind == "perspective" and not os.environ.get("PERSPECTIVE_API_KEY"):
-        raise UserError(f"--toxicity-scorer {name}: set PERSPECTIVE_API_KEY; note that {PERSPECTIVE_ENDS}")
+    if kind == "perspective":
+        if rest:
+            check_url(rest, "--toxicity-scorer perspective:URL", "PERSPECTIVE_API_KEY")
+        if not read_key("PERSPECTIVE_API_KEY"):
+            raise UserError(f"--toxicity-scorer {name}: set PERSPECTIVE_API_KEY; note that {PERSPECTIVE_ENDS}")
 
 
 def note_of(name: str) -> str | None:
@@ -246,7 +250,7 @@ def _classifier(name: str, given: str) -> tuple[Score, Scorer]:
 
 def _perspective(url: str, wait: Callable[[float], None] = time.sleep) -> Score:
     """Asks for one text at a time. A text the service refuses is None; a service that is not there is an error."""
-    key = os.environ.get("PERSPECTIVE_API_KEY", "")
+    key = read_key("PERSPECTIVE_API_KEY")
 
     def ask(text: str) -> float | None:
         asked = {

@@ -16,11 +16,11 @@ from common.results.rundir import RunDir, write_json
 
 @dataclasses.dataclass(frozen=True)
 class Conclusion:
-    """`summary`: the figures of summary.json, dataclasses allowed. `tables`: what is printed. `caveats`: what a
-    reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was not,
-    None where nothing is compared. `products`: what else lies in the run folder, by what it is called."""
+    """`summary`: the figures of summary.json, a dataclass or a mapping. `tables`: what is printed. `caveats`: what
+    a reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was
+    not, None where nothing is compared. `products`: what else lies in the run folder, by what it is called."""
 
-    summary: Mapping[str, Any]
+    summary: Any
     tables: str
     page: Report
     caveats: Sequence[str] = ()
@@ -62,6 +62,11 @@ def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale:
         return f"Not shown: a difference of {ours} from {theirs}; {size}, 95% interval {within} holds 0{over}."
     way = "ahead of" if gain.value > 0 else "behind"
     return f"Shown: {ours} is {way} {theirs}: {size}, 95% interval {within}{over}."
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 repeat", "3 repeats"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 # --- tables of arms and rounds ---------------------------------------------------------------------------------

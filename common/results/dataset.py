@@ -5,10 +5,13 @@
     datasets.load_dataset("runs/demo/dataset")["train"]
 
 Rows are stored as Parquet: a JSON reader would turn an answer such as "2020-01-02" into a date, and a file without
-rows would lose its columns. All text in the card is plain text; whatever Markdown or YAML it holds is escaped.
+rows would lose its columns. The file's name tells its content, because the cache of `load_dataset` knows a folder
+by its name, its card and the names of its files, not by what they hold. All text in the card is plain text;
+whatever Markdown or YAML it holds is escaped.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -18,6 +21,7 @@ from typing import Any, Literal
 
 from common.results.report import visible
 from common.results.rundir import write_folder
+from common.secret import keys, masked
 
 Dtype = Literal["string", "int64", "float64", "bool"]
 _TYPES = {"string": str, "int64": int, "float64": (int, float), "bool": bool}
@@ -52,18 +56,23 @@ class DatasetCard:
 
 
 def write_dataset(folder: pathlib.Path, rows: Iterable[Mapping[str, Any]], card: DatasetCard) -> None:
-    """Write `folder` with data/train.parquet and README.md, replacing an earlier one when all is there. Of rows
-    from an iterator only `_GROUP` are in memory at a time.
+    """Write `folder` with data/train-HASH.parquet and README.md, replacing an earlier one when all is there. HASH
+    is the start of the file's SHA-256. Of rows from an iterator only `_GROUP` are in memory at a time.
 
-    A lone surrogate in a text, which no file can hold, becomes U+FFFD. Raises ValueError for a row whose names or
-    types are not those of `card.fields`, UserError for a full disk. Zero rows are fine here and for Parquet
-    readers; `load_dataset` refuses a split without rows, except with streaming=True.
+    A lone surrogate in a text, which no file can hold, becomes U+FFFD; keys are masked. Raises ValueError for a
+    row whose names or types are not those of `card.fields`, UserError for a full disk. Zero rows are fine here and
+    for Parquet readers; `load_dataset` refuses a split without rows, except with streaming=True.
     """
 
     def fill(target: pathlib.Path) -> None:
         (target / "data").mkdir()
-        size = _write_parquet(target / "data" / "train.parquet", _checked(rows, card.fields), card.fields)
-        (target / "README.md").write_text(render_card(card, size), encoding="utf-8", newline="\n")
+        unnamed = target / "data" / "train.parquet"
+        size = _write_parquet(unnamed, _checked(rows, card.fields), card.fields)
+        with unnamed.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()[:8]
+        file = unnamed.rename(unnamed.with_stem(f"train-{digest}"))
+        text = render_card(card, size, file.relative_to(target).as_posix())
+        (target / "README.md").write_text(text, encoding="utf-8", newline="\n")
 
     write_folder(folder, fill)
 
@@ -92,12 +101,12 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
 
     types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
     schema = pa.schema([(name, types[field.dtype]) for name, field in fields.items()])
-    size, rest = 0, iter(rows)
+    size, rest, hidden = 0, iter(rows), keys()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         # A row group without rows makes the reader of `datasets` fail.
         while group := list(itertools.islice(rest, _GROUP)):
             columns = [
-                pa.array([_encodable(row[name]) for row in group], type=types[field.dtype])
+                pa.array([_encodable(row[name], hidden) for row in group], type=types[field.dtype])
                 for name, field in fields.items()
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
@@ -105,15 +114,16 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
     return size
 
 
-def _encodable(value: Any) -> Any:
-    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
+def _encodable(value: Any, hidden: tuple[str, ...]) -> Any:
+    return re.sub("[\ud800-\udfff]", "\ufffd", masked(value, hidden)) if isinstance(value, str) else value
 
 
 # --- the card -----------------------------------------------------------------------------------------------
 
 
-def render_card(card: DatasetCard, size: int) -> str:
-    """README.md: YAML front matter, then Markdown."""
+def render_card(card: DatasetCard, size: int, file: str) -> str:
+    """README.md: YAML front matter, then Markdown. `size` is the number of rows; `file` is where they lie, seen
+    from the card."""
     front = {
         "pretty_name": card.title,
         "license": card.license,
@@ -123,7 +133,7 @@ def render_card(card: DatasetCard, size: int) -> str:
         "size_categories": [_size_category(size)],
     }
     yaml = "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items() if value)
-    yaml += "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.parquet\n"
+    yaml += f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {_yaml(file)}\n"
     fields = [(f"`{name}`", field.dtype, _inline(field.description)) for name, field in card.fields.items()]
     parts = [
         f"---\n{yaml}---",

@@ -23,6 +23,7 @@ import markupsafe
 
 from common.results.estimate import Estimate
 from common.results.rundir import write_bytes
+from common.secret import masked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,11 +40,11 @@ _SIZE = 9  # points on a drawing 5 inches wide: readable at 320 pixels' width an
 
 
 def visible(text: str) -> str:
-    """`text` with control, bidirectional and other invisible characters spelled out as [U+202E].
+    """`text` with control, bidirectional and other invisible characters spelled out as [U+202E], and keys masked.
 
     Newlines and tabs stay, as do the two joiners that scripts and emoji need.
     """
-    text = text.replace("\r\n", "\n")
+    text = masked(text).replace("\r\n", "\n")
     return "".join(
         f"[U+{ord(c):04X}]"
         if c not in "\n\t\u200c\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
@@ -227,10 +228,10 @@ def figure_svg(figure: "Figure", prefix: str) -> str:
     svg = visible(buffer.getvalue())
     svg = svg[svg.index("<svg") :]  # without the XML prologue, which has no place in HTML
     head, body = svg.split(">", 1)
-    box = re.search(r'viewBox="[\d. ]+"', head)[0]
+    box = head[head.index('viewBox="') :].split('"')[1]
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # names such as axes_1, the same in every figure
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
-    return f'<svg {box} xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
+    return f'<svg viewBox="{box}" xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
 
 
 def _axes(xlabel: str, ylabel: str) -> tuple["Figure", Any]:

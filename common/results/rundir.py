@@ -14,6 +14,7 @@ Artifacts hold no clock times: two runs of one command give the same bytes. `tim
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from common.errors import UserError
+from common.secret import keys, masked_value
 
 VERSION = "0.1.0"
 Rows = list[dict[str, Any]]
@@ -142,8 +144,24 @@ def _plain(value: Any) -> Any:
 
 
 def dump_json(value: Any, indent: int | None = None) -> bytes:
-    """UTF-8 JSON with sorted keys and a newline at the end. Raises ValueError for NaN and infinities."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, default=_plain)
+    """UTF-8 JSON with sorted keys and a newline at the end; secrets of the environment are masked. Raises
+    ValueError for NaN and infinities."""
+    return _dump(value, keys(), indent)
+
+
+def _dump_rows(rows: Iterable[dict[str, Any]]) -> bytes:
+    hidden = keys()
+    return b"".join(_dump(row, hidden) for row in rows)
+
+
+def _dump(value: Any, hidden: tuple[str, ...], indent: int | None = None) -> bytes:
+    """`dump_json` with `hidden` masked."""
+    dumps = functools.partial(
+        json.dumps, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, default=_plain
+    )
+    text = dumps(value)
+    if any(form in text for form in hidden):  # in texts only: a number may have the digits of a key
+        text = dumps(masked_value(json.loads(text), hidden))
     # A lone surrogate has no UTF-8 form; backslashreplace writes it as the JSON escape \udXXX.
     return (text + "\n").encode("utf-8", "backslashreplace")
 
@@ -163,7 +181,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows atomically, one JSON object a line."""
-    write_bytes(path, b"".join(dump_json(row) for row in rows))
+    write_bytes(path, _dump_rows(rows))
 
 
 def read_jsonl(path: pathlib.Path) -> Rows:
@@ -208,7 +226,7 @@ class Journal:
 
         Raises UserError on a full disk, with the journal as it was before.
         """
-        data = b"".join(dump_json(row) for row in rows)
+        data = _dump_rows(rows)
         with _explained(self.path):
             _make_folder(self.path.parent)
             is_new = not self.path.exists()

@@ -77,7 +77,8 @@ def test_a_run_leaves_pool_selection_controls_and_data_set(pool, capsys):
     for arm in ARMS:  # every prompt in all arms
         assert [row["id"] for row in rows[arm]] == prompts
         place = folder / ("dataset" if arm == "selected" else f"controls/{arm}")
-        table = pyarrow.parquet.read_table(place / "data" / "train.parquet").to_pylist()
+        (file,) = (place / "data").iterdir()
+        table = pyarrow.parquet.read_table(file).to_pylist()
         assert [row["answer"] for row in table] == [row["answer"] for row in rows[arm]]
         assert [row["mtld"] for row in table] == [row["scores"]["mtld"] for row in rows[arm]]
     best = {}

@@ -186,7 +186,7 @@ def test_the_http_adapter_asks_again_and_gives_up(monkeypatch):
         def log_message(self, *args):
             pass
 
-    monkeypatch.setenv("PERSPECTIVE_API_KEY", "secret")
+    monkeypatch.setenv("PERSPECTIVE_API_KEY", "secret\n")  # a line end is no part of a key
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         waited = []
