@@ -77,8 +77,8 @@ PRESETS["official-code"] = PRESETS["paper"] | {
     "semantic": 1.0,
     "likelihood_guard": 0.0,
 }
-"""`paper`: the method at the size of the authors' runs, with this project's stance where the paper is silent.
-`official-code`: what their released program says (it does not run); see README.md for what is kept out."""
+"""`paper`: the method at the size of the authors' runs, with this project's choices where the paper is silent.
+`official-code`: what their released program says, which does not run; README.md tells which flaws are left out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,14 @@ class Config(RunSettings):
         "math: arithmetic (the default), svamp, gsm8k; honesty: arc-easy (the default); or a task of your own "
         "(common/tasks/README.md); safety, own: none",
     )
-    proposer: str = flag("embedded", "who writes queries and is trained: embedded, a Hugging Face id, or a folder")
-    target: str = flag("embedded", "who is to fail and is trained at the end: the same")
-    transfer_targets: tuple[str, ...] = flag((), "more targets that the final queries are put to")
+    proposer: str = flag(
+        "embedded", "the model that learns to write queries: embedded, a Hugging Face id, or a folder"
+    )
+    target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
+    transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")
     labeler: str = flag(
         "embedded",
-        "who answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
+        "what answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
         "python:FILE.py:FUNCTION, or program",
     )
     labeler_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")

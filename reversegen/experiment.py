@@ -141,7 +141,7 @@ def prepare(config: Config) -> Ready:
     fitting = seeds_to_show(app, data.seeds, switches, models)
     caveats = []
     if left := len(data.seeds) - len(fitting):
-        caveats.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown.")
+        caveats.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
     data = dataclasses.replace(data, seeds=fitting)
     drawn = [draw_seeds(fitting, switches.seeds, config.seed + repeat)[0] for repeat in range(config.repeats)]
     learned = dict.fromkeys(seed for seeds in drawn for seed in seeds if seed.answer)

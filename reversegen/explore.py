@@ -30,7 +30,7 @@ from reversegen.switches import Exploring
 BLEU_SAMPLE = 100
 """Queries of a round that self-BLEU, which grows with their number, is taken over; of fewer there is none."""
 FEWEST_NEW = 0.5
-"""Share of well-formed queries that must be new, or the alarm is raised."""
+"""Share of well-formed queries below which so few are new that the alarm is raised."""
 
 
 @dataclasses.dataclass
@@ -132,7 +132,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
         folder = f"{explorer.folder}/round_{number}"
         rows = explorer.judged(proposers[-1], prompts[number], settings.samples, folder, explorer.history, target)
         valid += [row for row in rows if row["outcome"] in ("fail", "pass")]
-        for earlier in proposers[1:-1]:  # the warm-up one guards the likelihood
+        for earlier in proposers[1:-1]:  # the warm-up one stays: the likelihood guard asks it every round
             earlier.release()
         last = number == settings.rounds
         pairs = [] if last else pair_up(rows, pairing.rule, ctx.seed, pairing.most)

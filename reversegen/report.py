@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.results.conclusion import Conclusion, by_round, gain_cell, mean_cell, verdict
+from common.results.conclusion import Conclusion, by_round, counted, gain_cell, mean_cell, verdict
 from common.results.conclusion import arm_table as table_of
 from common.results.dataset import DatasetCard, Field, write_dataset
 from common.results.estimate import Estimate
@@ -71,16 +71,16 @@ def main_verdict(summary: Summary) -> str | None:
 
 
 def doubts(config: Config) -> list[str]:
-    """What the settings give reason to doubt, a sentence each."""
+    """What the settings give reason to doubt."""
     found = []
     if config.validity == "none" and config.task in ("math", "honesty"):
-        found.append("There was no validity check (--validity none): failures may be nonsense queries.")
+        found.append("no validity check was made (--validity none): failures may be nonsense queries")
     if config.jaccard == 1 and config.semantic == 1:
-        found.append("Near-duplicates were not dropped: failures may be one query many times.")
+        found.append("near-duplicates were not dropped: failures may be one query many times")
     if "warm-up" not in given(config.arms):
         found.append(
-            "Held-out failures are queries on which target-before fails, so nearly any training is ahead of it "
-            "there: add arm warm-up to learn what preference training adds."
+            "target-before fails on held-out failures by how they were found, so nearly any training is ahead of "
+            "it there: add arm warm-up to see what preference training adds"
         )
     return found
 
@@ -154,16 +154,12 @@ def final_tables(summary: Summary) -> str:
     found = summary.exploration
     times = "" if found.ratio is None else f", {_plain(found.ratio)} times the share"
     return (
-        f"{summary.task}, {_repeats(summary)}: what the proposer wrote\n\n"
+        f"{summary.task}, {counted(summary.repeats, 'repeat')}: what the proposer wrote\n\n"
         + terminal_table(ROUND_HEADERS, round_rows(summary))
         + f"\n\nvalid and new failures: warm-up {percent_interval(found.warm_up)} %, final "
         + f"{percent_interval(found.final)} %{times}\n\nthe target\n\n"
         + terminal_table(*arm_table(summary, summary.sets))
     )
-
-
-def _repeats(summary: Summary) -> str:
-    return f"{summary.repeats} repeat{'s' if summary.repeats > 1 else ''}"
 
 
 def _plain(estimate: Estimate) -> str:
@@ -241,7 +237,7 @@ def _page(config: Config, app: Application, summary: Summary, rows: Sequence[Row
     page = Report(
         f"ReverseGen on {app.name}",
         f"proposer {config.proposer}, target {config.target}, {config.seed_instructions} seed instructions, "
-        f"{_repeats(summary)}, seed {config.seed}",
+        f"{counted(summary.repeats, 'repeat')}, seed {config.seed}",
     )
     for kind in summary.sets:
         note = _arm_note(config) if kind == "failures" else None

@@ -1,6 +1,8 @@
 """The figures of a finished run: what `summary.json` holds, and what to know before relying on them."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,8 +82,11 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """All figures of a run (see README, "summary.json"). `rounds` and `transfer` are rows."""
+    """The documented, versioned figures of a run (see README, "summary.json")."""
 
+    schema: int
+    method: str
+    status: str
     task: str
     arms: Mapping[str, TargetResult]
     gains: Mapping[str, TargetGain]
@@ -103,7 +108,7 @@ class Summary:
 
     def stored(self) -> dict[str, Any]:
         """As in summary.json, where the application's figures stand beside its metric."""
-        told = {"schema": SCHEMA, "method": "reversegen", "status": "complete"} | as_json(self)
+        told = as_json(self)
         for entry in told["arms"].values():
             for figures in (entry, *entry["sets"].values()):
                 figures |= figures.pop("further")
@@ -135,6 +140,9 @@ def summarise(run: RunDir, app: Application, arms: Sequence[str], repeats: Seque
             ahead = {kind: _gain(graded["target-after"][kind], graded[arm][kind], kind) for kind in kinds}
             gains[f"target-after - {arm}"] = TargetGain(**vars(ahead[MAIN]), sets=ahead)
     return Summary(
+        schema=SCHEMA,
+        method="reversegen",
+        status="complete",
         task=app.name,
         arms=results,
         gains=gains,
@@ -182,14 +190,14 @@ def _labels(repeats: Sequence[Repeat]) -> dict[str, LabelCount]:
     """By what was labelled."""
     table = {}
     for name in repeats[0].labelled:
-        all_of = [repeat.labelled[name] for repeat in repeats if name in repeat.labelled]
-        reasons = sorted({reason for found in all_of for reason in found.refused})
+        of_repeats = (repeat.labelled[name] for repeat in repeats if name in repeat.labelled)
+        found = functools.reduce(operator.add, of_repeats)
         table[name] = LabelCount(
-            asked=sum(found.asked for found in all_of),
-            accepted=sum(len(found.rows) for found in all_of),
-            refused={reason: sum(found.refused.get(reason, 0) for found in all_of) for reason in reasons},
-            known=sum(found.labels_known for found in all_of),
-            wrong=sum(found.labels_wrong for found in all_of),
+            asked=found.asked,
+            accepted=len(found.rows),
+            refused=found.refused,
+            known=found.labels_known,
+            wrong=found.labels_wrong,
         )
     return table
 
@@ -216,43 +224,43 @@ def _accounting(run: RunDir, repeats: Sequence[Repeat], names: Sequence[str]) ->
 
 
 def caveats(summary: Summary, arms: Sequence[str]) -> list[str]:
-    """What the figures themselves give reason to doubt, a sentence each. `arms`: those that were asked for."""
+    """What the figures themselves give reason to doubt. `arms`: those that were asked for."""
     found = _alarms(summary.rounds)
     found += [
-        f"{_place(entry)}: no preference training, as there were {entry['stopped']}."
+        f"{_place(entry)}: no preference training, {entry['stopped']}"
         for entry in summary.rounds
         if entry["stopped"]
     ]
     if summary.seeds_shared:
         found.append(
-            f"The two proposers share {summary.seeds_shared} seeds in a repeat: give twice as many seeds as "
-            "--seed-instructions for an independent one."
+            f"the two proposers share {summary.seeds_shared} seeds in a repeat: for an independent one give twice "
+            "as many as --seed-instructions"
         )
     size = min(summary.arms["target-after"].examples)
     for name in arms:
         arm = summary.arms.get(name)
         if arm is None:
-            found.append(f"Arm {name} had nothing to learn from and is left out.")
+            found.append(f"{name} had nothing to learn from and is left out")
         elif name not in ("target-before", "seed-only") and min(arm.examples) < size:
-            found.append(f"Arm {name} had {min(arm.examples)} examples, fewer than the {size} of target-after.")
+            found.append(f"{name} had {min(arm.examples)} examples, fewer than the {size} of target-after")
     few = min(summary.arms["target-before"].items)
     if few < FEW_FAILURES:
-        found.append(f"A repeat had only {few} held-out failures: raise --final-prompts.")
+        found.append(f"there were only {few} held-out failures in a repeat: raise --final-prompts")
     return found
 
 
 def _place(entry: Row) -> str:
-    who = "Proposer" if entry["explorer"] == "explore" else "Independent proposer"
-    return f"{who}, round {entry['round']}, repeat {entry['repeat']}"
+    proposer = "proposer" if entry["explorer"] == "explore" else "independent proposer"
+    return f"{proposer}, round {entry['round']} of repeat {entry['repeat']}"
 
 
 def _alarms(rounds: Sequence[Row]) -> list[str]:
     """Signs of collapse, one by one where they are few, else counted."""
     raised = [(entry, sign) for entry in rounds for sign in entry["alarm"]]
     if len(raised) <= 4:
-        return [f"{_place(entry)}: it may have collapsed, as {sign}." for entry, sign in raised]
+        return [f"{_place(entry)}: its queries may have collapsed to a few ({sign})" for entry, sign in raised]
     count = lambda name: sum(entry["explorer"] == name and bool(entry["alarm"]) for entry in rounds)
     return [
-        f"The collapse alarm went off in {count('explore')} rounds of the proposer and in "
-        f'{count("independent")} of the independent one, of {len(rounds) // 2} each: see "alarm" in summary.json.'
+        f"queries may have collapsed to a few in {count('explore')} rounds of the proposer and in "
+        f'{count("independent")} of the independent one, of {len(rounds) // 2} each: see "alarm" in summary.json'
     ]

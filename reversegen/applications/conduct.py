@@ -1,4 +1,4 @@
-"""Safety, and a judge of one's own: the target fails where the judge says so of its answer.
+"""Safety, and judges of a user's own: the target fails where the judge says so of its answer.
 
 The judge of `--task safety` is a guard model in the manner of Llama Guard, shown the query and the answer as a
 conversation; it replies "safe" or "unsafe". That of `--task own` is a Python function. A label is an answer of the

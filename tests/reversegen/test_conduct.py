@@ -1,4 +1,4 @@
-"""Safety and judges of one's own: guard replies, labels that must pass, over-refusal, and whole runs."""
+"""Safety and judges of a user's own: guard replies, labels that must pass, over-refusal, and whole runs."""
 
 import dataclasses
 import functools
@@ -150,7 +150,7 @@ def test_prompt_and_completion_fit_together():
     assert app.read(app.completion(seeds[0])).query == "one two"
 
 
-def test_verdicts_of_one_s_own():
+def test_verdicts_of_a_user_s_own_judge():
     assert Verdict("fail").score == 1
     assert Verdict("pass").score == 0
     with pytest.raises(ValueError, match="one of fail, pass, invalid"):

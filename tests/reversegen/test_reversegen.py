@@ -84,6 +84,15 @@ def test_summary_has_the_documented_schema(finished):
     assert set(summary["labels"]) >= {"target-after", "held-out failures", "warm-up"}
 
 
+def test_the_verdict_is_on_what_preference_training_adds(finished):
+    """Against the arm that learned from the proposer as it was after warm-up, on the held-out failures."""
+    config, summary = finished
+    assert "target-after" in summary["verdict"]
+    assert "warm-up on held-out failures" in summary["verdict"]
+    assert summary["verdict"] in (Path(config.run_dir) / "report.html").read_text()
+    assert any("held-out failures in a repeat" in caveat for caveat in summary["caveats"])
+
+
 def test_rounds_add_up(finished):
     config, summary = finished
     for explorer in ("explore", "independent"):
@@ -335,7 +344,9 @@ def test_a_labeler_as_the_reference_without_a_validity_check_in_repeats(files, t
     summary = run(small(files, tmp_path, reference="labeler", validity="none", repeats=2, redact=True))
     entry = summary["arms"]["target-after"]["sets"]["failures"]
     assert len(entry["per_repeat"]) == 2
-    assert "no validity check" in capsys.readouterr().out
+    assert "no validity check was made" in capsys.readouterr().out
+    assert "target-before on held-out failures" in summary["verdict"]
+    assert any("add arm warm-up" in caveat for caveat in summary["caveats"])
     assert {row["repeat"] for row in summary["rounds"]} == {0, 1}
     for row in queries(tmp_path / "run/repeat_0/explore"):
         if row["outcome"] in ("fail", "pass"):
