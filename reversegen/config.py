@@ -95,7 +95,7 @@ class Config(RunSettings):
         "(common/tasks/README.md); safety, own: none",
     )
     proposer: str = flag(
-        "embedded", "the model that learns to write queries: embedded, a Hugging Face id, or a folder"
+        "embedded", "the model that is trained to write queries: embedded, a Hugging Face id, a folder"
     )
     target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
     transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")

@@ -22,7 +22,7 @@ from common.text.diversity import self_bleu
 from common.text.novelty import History
 from common.train.loop import Log
 from common.train.preference import Preference, prefer, reference_logps
-from reversegen.applications.base import Application, Context, Model, Row
+from reversegen.applications.base import Application, Context, Model, Row, valid
 from reversegen.pairs import pair_up
 from reversegen.propose import Fluency, Shown, exploration_prompts, fresh, propose, sift, warm_up
 from reversegen.switches import Exploring
@@ -126,12 +126,12 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
     proposers = [
         warm_up(ctx, explorer.app, explorer.base, seeds, settings.shots, settings.warm_up, explorer.folder)
     ]
-    valid: list[Row] = []
+    so_far: list[Row] = []
     target, pairing, over = explorer.target, settings.pairing, False
     for number in range(settings.rounds + 1):
         folder = f"{explorer.folder}/round_{number}"
         rows = explorer.judged(proposers[-1], prompts[number], settings.samples, folder, explorer.history, target)
-        valid += [row for row in rows if row["outcome"] in ("fail", "pass")]
+        so_far += valid(rows)
         for earlier in proposers[1:-1]:  # the warm-up one stays: the likelihood guard asks it every round
             earlier.release()
         last = number == settings.rounds
@@ -149,7 +149,8 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
             break
         proposers.append(preference_round(explorer, proposers, rows, pairs, prompts[number], number))
         if co_train is not None:
-            target = co_train(number, valid) or target
+            target = co_train(number, so_far) or target
+    # Of equals the earlier one: it has drifted less.
     best = max(range(len(explorer.rounds)), key=lambda i: (explorer.rounds[i]["new_failure_rate"], -i))
     _forget(explorer, {0, best}, len(proposers))
     final = explorer.judged(proposers[best], prompts[-1], 1, f"{explorer.folder}/final", explorer.history, target)
@@ -159,7 +160,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
     explorer.rounds[-1]["alarm"] = alarms(explorer.rounds, settings.collapse)
     for proposer in proposers:
         proposer.release()
-    return Explored(explorer.rounds, explorer.proposer_folder(best), proposers[0], final, valid)
+    return Explored(explorer.rounds, explorer.proposer_folder(best), proposers[0], final, so_far)
 
 
 def preference_round(

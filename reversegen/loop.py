@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from common.lm import LanguageModel
 from common.stages import Lazy
 from common.tasks.base import Example
-from reversegen.applications.base import Application, Context, Data, Row
+from reversegen.applications.base import Application, Context, Data, Row, failing, valid
 from reversegen.explore import Explorer, explore
 from reversegen.switches import Switches
 from reversegen.targets import (
@@ -83,7 +83,7 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     asked_later = [*data.test, *data.general]
     first = Explorer(ctx, app, exploring, models.proposer, original, seeds, "explore", asked_later)
     arms = lambda size: Arms(ctx, app, learning, target, taught, size)
-    co_train = lambda number, valid: refreshed(first, arms, number, valid)
+    co_train = lambda number, so_far: refreshed(first, arms, number, so_far)
     found = explore(first, co_train if switches.co_train else None)
     final = found.final + (found.valid if switches.co_train else [])
     learned = failures(ctx, app, final, f"{first.folder}/final", learning.failures)
@@ -103,7 +103,7 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     found.warm.release()
     own = {"target-before": [], "target-after": as_examples(learned.rows)}
     own |= {name: as_examples(control.rows) for name, control in controls.items()}
-    failed = [row for row in test.rows if row["outcome"] == "fail"]
+    failed = failing(test.rows)
     # Near-duplicates of what an arm has learned would reward memory.
     unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.novelty.jaccard)
     need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held.final, "what no arm has seen")
@@ -123,31 +123,33 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     )
 
 
-def refreshed(explorer: Explorer, arms: Callable[[int], Arms], number: int, valid: Sequence[Row]) -> Lazy | None:
-    """Co-training: the target after all failures so far, beside as many seeds; None while none has a label.
-
-    `arms`: those of the repeat, by how many examples target-after has.
+def refreshed(explorer: Explorer, arms: Callable[[int], Arms], number: int, so_far: Sequence[Row]) -> Lazy | None:
+    """Co-training: the target that learned from the failures `so_far` and seeds mixed in; None while none of them
+    has a label. `arms`: those of the repeat, by how many examples target-after has.
     """
     folder = f"{explorer.folder}/round_{number}/co_train"
-    learned = failures(explorer.ctx, explorer.app, valid, folder, None)
+    learned = failures(explorer.ctx, explorer.app, so_far, folder, None)
     if not learned.rows:
         return None
-    so_far = arms(len(learned.rows))
-    return so_far.train(so_far.data("target-after", as_examples(learned.rows)), folder)
+    now = arms(len(learned.rows))
+    return now.train(now.data("target-after", as_examples(learned.rows)), folder)
 
 
 def transfer(explorer: Explorer, others: Mapping[str, LanguageModel], judged: Sequence[Row]) -> list[Row]:
     """How often other targets fail on the valid queries of the last proposing, and on those the target failed."""
     ctx, table = explorer.ctx, []
-    valid = [row for row in judged if row["outcome"] in ("fail", "pass")]
+    asked = valid(judged)
     for number, (name, model) in enumerate(others.items()):
-        rows = explorer.app.verdicts(ctx, f"{explorer.folder}/transfer_{number}", valid, lambda m=model: m)
-        for kind, chosen in (("valid", valid), ("failed", [row for row in valid if row["outcome"] == "fail"])):
+        rows = explorer.app.verdicts(ctx, f"{explorer.folder}/transfer_{number}", asked, lambda m=model: m)
+        for kind, chosen in (("valid", asked), ("failed", failing(asked))):
             ids = {row["id"] for row in chosen}
-            theirs = [v["outcome"] for row, v in zip(valid, rows, strict=True) if row["id"] in ids]
-            counted = sum(outcome in ("fail", "pass") for outcome in theirs)
-            table.append({"repeat": ctx.repeat, "put_to": name, "queries": kind, "n": counted})
-            table[-1]["failure_rate"] = theirs.count("fail") / counted if counted else None
+            theirs = [v["outcome"] for row, v in zip(asked, rows, strict=True) if row["id"] in ids]
+            failed = theirs.count("fail")
+            counted = failed + theirs.count("pass")
+            rate = failed / counted if counted else None
+            table.append(
+                {"repeat": ctx.repeat, "put_to": name, "queries": kind, "n": counted, "failure_rate": rate}
+            )
     return table
 
 

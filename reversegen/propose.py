@@ -81,15 +81,16 @@ def warm_up(
 
     def examples() -> list[Encoded]:
         prompts = warm_up_prompts(seeds, shots, ctx.seed)
-        return [Encoded(*_encoded(base, app.prompt(shown), app.completion(last))) for shown, last in prompts]
+        return [encoded(base, app.prompt(shown), app.completion(last)) for shown, last in prompts]
 
     name, stage = f"{folder}/warm_up/proposer", "train the proposer"
     return Lazy(lambda: fine_tuned(ctx.run, name, base, examples, settings, stage=stage))
 
 
-def _encoded(model: LanguageModel, messages: Sequence[Message], answer: str) -> tuple[tuple[int, ...], int]:
+def encoded(model: LanguageModel, messages: Sequence[Message], answer: str) -> Encoded:
+    """A conversation as it is learned, or its likelihood taken: the answer with its end."""
     tokens, start = model.tokenizer.encode_example(messages, answer)
-    return tuple(tokens), start
+    return Encoded(tuple(tokens), start)
 
 
 def propose(
@@ -165,8 +166,8 @@ class Fluency:
         def compute() -> list[Row]:
             model, pairs = self.proposer(), []
             for row in rows:
-                tokens, start = _encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"])
-                pairs.append((tokens[:start], tokens[start:]))
+                text = encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"])
+                pairs.append((text.tokens[: text.prompt_length], text.tokens[text.prompt_length :]))
             values = score(model.params, model.config, pairs)
             return [
                 {"id": r["id"], "mean_logp": round(float(v.mean()), 5)} for r, v in zip(rows, values, strict=True)

@@ -23,9 +23,9 @@ from common.stages import Lazy, fine_tuned
 from common.tasks.base import Example
 from common.text.novelty import History
 from common.train.data import Encoded
-from reversegen.applications.base import Application, Context, Data, Model, Row
+from reversegen.applications.base import Application, Context, Data, Model, Row, failing, valid
 from reversegen.explore import Explorer
-from reversegen.propose import exploration_prompts
+from reversegen.propose import encoded, exploration_prompts
 from reversegen.switches import Learning
 
 
@@ -75,10 +75,6 @@ def failures(ctx: Context, app: Application, judged: Sequence[Row], folder: str,
 def with_partners(ctx: Context, app: Application, found: Labelled, judged: Sequence[Row], folder: str) -> Labelled:
     partners = app.partners(judged)[: len(found.rows)]
     return found + label(ctx, app, partners, f"{folder}/partners") if partners else found
-
-
-def failing(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["outcome"] == "fail"]
 
 
 def as_examples(rows: Sequence[Row]) -> list[Example]:
@@ -136,12 +132,7 @@ class Arms:
         settings = dataclasses.replace(self.settings.train, seed=self.ctx.seed)
 
         def examples() -> list[Encoded]:
-            encoded = []
-            for example in data:
-                messages = self.app.messages(example.question)
-                tokens, start = self.target.tokenizer.encode_example(messages, example.answer)
-                encoded.append(Encoded(tuple(tokens), start))
-            return encoded
+            return [encoded(self.target, self.app.messages(e.question), e.answer) for e in data]
 
         name, stage = f"{folder}/target", "train the target"
         return Lazy(lambda: fine_tuned(self.ctx.run, name, self.target, examples, settings, self.updates, stage))
@@ -149,7 +140,7 @@ class Arms:
 
 def fits(app: Application, target: LanguageModel, example: Example, most: int) -> bool:
     """Whether an example with its answer has at most `most` tokens, and no more than the target takes."""
-    tokens, _ = target.tokenizer.encode_example(app.messages(example.question), example.answer)
+    tokens = encoded(target, app.messages(example.question), example.answer).tokens
     return len(tokens) <= min(most, target.config.max_positions)
 
 
@@ -188,9 +179,8 @@ def control_data(
         if "warm-up-failures" in wanted:
             needed["failed"] = len(failing(learned.rows))
         rows = pool(explorer, warm, count, needed, f"{folder}/warm_up")
-        valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
         if "warm-up" in wanted:
-            found["warm-up"] = enough(ctx, app, valid, f"{folder}/warm-up", size)
+            found["warm-up"] = enough(ctx, app, valid(rows), f"{folder}/warm-up", size)
         if "warm-up-failures" in wanted:
             place = f"{folder}/warm-up-failures"
             failed = enough(ctx, app, failing(rows), place, len(failing(learned.rows)))
@@ -198,8 +188,7 @@ def control_data(
     if "few-shot" in wanted:
         most = 2 * explorer.settings.final_prompts
         rows = pool(explorer, lambda: explorer.base, most, {"valid": size}, f"{folder}/few_shot")
-        valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
-        found["few-shot"] = enough(ctx, app, valid, f"{folder}/few-shot", size)
+        found["few-shot"] = enough(ctx, app, valid(rows), f"{folder}/few-shot", size)
     if "seed-only" in wanted:
         found["seed-only"] = Labelled(as_rows(seeds), 0, {}, 0, 0)
     if "human-data" in wanted:
@@ -233,7 +222,7 @@ def pool(explorer: Explorer, proposer: Model, most: int, wanted: dict[str, int],
     history, rows = explorer.new_history(), []
     for number, start in enumerate(range(0, most, size)):
         rows += explorer.judged(proposer, prompts[start : start + size], 1, f"{folder}/part_{number}", history)
-        found = {"valid": sum(row["outcome"] in ("fail", "pass") for row in rows), "failed": len(failing(rows))}
+        found = {"valid": len(valid(rows)), "failed": len(failing(rows))}
         if all(found[kind] >= SPARE * count for kind, count in wanted.items()):
             break
     return explorer.store(rows, [], folder)[0]
@@ -278,7 +267,7 @@ def measure_all(
 
 def need_failures(found: Labelled, rows: Sequence[Row], what: str) -> None:
     """Raises UserError, saying what became of the queries, when there is no failing one with a label."""
-    if any(row["outcome"] == "fail" for row in found.rows):
+    if failing(found.rows):
         return
     counts = {"dropped": 0, "invalid": 0, "pass": 0, "fail": 0}
     for row in rows:

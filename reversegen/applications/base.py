@@ -134,6 +134,21 @@ class Application(Protocol):
         ...
 
 
+def failing(rows: Sequence[Row]) -> list[Row]:
+    """The judged queries on which the target failed."""
+    return [row for row in rows if row["outcome"] == "fail"]
+
+
+def passing(rows: Sequence[Row]) -> list[Row]:
+    """The judged queries on which it did not."""
+    return [row for row in rows if row["outcome"] == "pass"]
+
+
+def valid(rows: Sequence[Row]) -> list[Row]:
+    """Failing and passing queries, in the order of `rows`; what was dropped or does not count is neither."""
+    return [row for row in rows if row["outcome"] in ("fail", "pass")]
+
+
 def load_splits(task: Task, files: Files) -> tuple[list[Example], list[Example]]:
     """Training and test examples of a task; training questions that are test questions too are left out.
 

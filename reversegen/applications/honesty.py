@@ -22,7 +22,7 @@ from common.tasks.base import Example
 from common.tasks.choice import MultipleChoice
 from common.tasks.registry import get_task
 from reversegen.applications.asking import as_queries, in_groups, of_labeler, of_target, said_yes
-from reversegen.applications.base import Context, Data, Model, Read, Row, human_data, invalid, load_splits
+from reversegen.applications.base import Context, Data, Model, Read, Row, human_data, invalid, load_splits, passing
 from reversegen.switches import Answers, Files
 
 NONE_OPTION = "None of the above"
@@ -206,7 +206,7 @@ class Certainty:
         ]
 
     def partners(self, judged: Sequence[Row]) -> list[Row]:
-        return [row for row in judged if row["outcome"] == "pass"]
+        return passing(judged)
 
     def measure(self, ctx: Context, name: str, kind: str, model: Model, examples: Sequence[Example]) -> list[Row]:
         """Likelihoods instead of samples: `correct` is whether the most likely letter is right, `confidence` is
