@@ -10,6 +10,7 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -83,7 +84,7 @@ class CallbackGenerator:
         return Record(request.id, sample, "failed", None, error)
 
 
-def load_callable(name: str) -> Write:
+def load_callable(name: str) -> Callable[..., Any]:
     """The function that "python:FILE.py:FUNCTION" names. The file is run as a module of its own.
 
     Raises UserError when there is no such file or function, or the file fails; then with the line of it.
