@@ -66,7 +66,7 @@ def run(config: Config, sources: "Mapping[str, Opener] | None" = None) -> dict[s
         sources = open_sources(config)
     data = student = None
     if trains:
-        from active_inheritance.profile.measure import load_data
+        from active_inheritance.profile.experiment import load_data
 
         data = load_data(config.profile_settings()) if config.profile else None
         student = loaded(config)

@@ -22,8 +22,8 @@ from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
-    from active_inheritance.profile.measure import Data
     from common.backends.open import Opener
+    from common.evals.measure import Measure
     from common.lm import LanguageModel
 
 LINEAGES = ("random", "selected")
@@ -42,7 +42,7 @@ class Setting:
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
     student: "LanguageModel | None"
-    profile: "Data | None" = None
+    profile: "Sequence[Measure] | None" = None
     """What students are profiled on, before and after."""
 
 
@@ -91,7 +91,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
         "learned": [],
         "answers": measure(run, config, as_it_came, held_out, f"{folder}/base", seed),
         "drift": [],
-        "profile": profiled(run, config, student, as_it_came, setting.profile, "repeat_0/base"),
+        "profile": profiled(run, student, as_it_came, setting.profile, "repeat_0/base"),
         "updates": 0,
         "round": None,
     }

@@ -22,11 +22,11 @@ from typing import Any
 from active_inheritance.config import Config
 from active_inheritance.metrics import Scorers
 from active_inheritance.pools import Answer
-from active_inheritance.profile.measure import Data
 from active_inheritance.prompts import room
 from active_inheritance.scoring import Selection
 from active_inheritance.student_profile import profiled
 from common.errors import UserError
+from common.evals.measure import Measure
 from common.generate import Request
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
@@ -126,10 +126,10 @@ def run_students(
     held_out: Sequence[Prompt],
     folder: str,
     seed: int,
-    data: Data | None = None,
+    measures: Sequence[Measure] | None = None,
 ) -> dict[str, Any]:
-    """Train and measure an arm for each that `learned` has, by "learned", "answers", "drift", "profile" (on
-    `data`) and "updates".
+    """Train and measure an arm for each that `learned` has, by "learned", "answers", "drift", "profile" (by
+    `measures`) and "updates".
 
     Weights are in `folder`/ARM/student; whoever needs them no longer deletes them.
     """
@@ -148,7 +148,7 @@ def run_students(
         found["learned"][arm] = rows
         found["answers"][arm] = answers = measure(run, config, model, held_out, name, seed)
         found["drift"][arm] = drift(run, student, model, answers, name)
-        found["profile"][arm] = profiled(run, config, student, model, data, name)
+        found["profile"][arm] = profiled(run, student, model, measures, name)
         found["updates"][arm] = updates
         model.release()
     return found

@@ -15,6 +15,7 @@ from active_inheritance.loop import LINEAGES
 from active_inheritance.student_figures import drift_figure
 from active_inheritance.student_profile import profile_figures
 from common.errors import UserError
+from common.evals.figures import Figure
 from common.lm import LanguageModel
 from common.results.rundir import read_json, read_jsonl
 from common.sample.score import all_logps
@@ -118,18 +119,14 @@ def test_the_profile_before_and_after(finished):
 
 def test_the_profile_over_repeats():
     def outcome(value):
-        figures = lambda v: {
-            "choice/x/accuracy": {"value": v, "ci95": [0, 1], "n": 4, "scorer": "s", "version": "1"}
-        }
+        figures = lambda v: {"choice/x/accuracy": Figure(value=v, ci95=(0, 1), n=4, scorer="s", version="1")}
         of = {"base": 0.5, "random": 0.5 + value / 2, "selected": 0.5 + value}
 
         class Stored:
             def last(self, arm):
-                return {"profile": {k: _Figure(f) for k, f in figures(of[arm]).items()}}
+                return {"profile": figures(of[arm])}
 
         return Stored()
-
-    from common.evals.figures import Figure as _Figure
 
     config = Config(arms=("base", "random", "selected")).resolved()
     found = profile_figures(config, [outcome(0.1), outcome(0.2), outcome(0.3)])
