@@ -71,7 +71,7 @@ def check_data(config: Config) -> tuple[Task, Task, dict[str, list[Example]]]:
         )
     data["train"] = rest
     if config.teacher.startswith("python:"):
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         load_callable(config.teacher)
     if "eda" in config.arms and len(task.reply_fields) > 2:

@@ -11,7 +11,6 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
-from common.backends.callback import load_callable
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Generator, Message, Record
@@ -19,6 +18,7 @@ from common.stages import collect
 from common.tasks.base import Example
 from common.tasks.files import check_ids, read_rows, require, row_id
 from common.text.filters import refuses
+from common.usercode import load_callable
 from reversegen.applications.base import Context, Data, Model, Read, Row, in_groups, invalid, requests
 from reversegen.applications.math import VOTE_TEMPERATURE, labeled
 from reversegen.config import Config

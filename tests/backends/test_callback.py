@@ -2,10 +2,11 @@
 
 import pytest
 
-from common.backends.callback import BREAKER, WAVE, CallbackGenerator, load_callable
+from common.backends.callback import BREAKER, WAVE, CallbackGenerator
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
+from common.usercode import load_callable
 
 SAMPLING = SampleConfig()
 
