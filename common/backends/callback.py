@@ -7,11 +7,10 @@ generator = CallbackGenerator("python:teacher.py:write", load_callable("python:t
 
 from collections.abc import Callable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
+from common.progress import progress_bar
 from common.usercode import FAULTS, said
 
 Write = Callable[[list[dict[str, str]]], str]
@@ -44,7 +43,7 @@ class CallbackGenerator:
         """
         held: list[Record] = []
         good = 0  # records of `held` that come before the failures at its end
-        with tqdm(total=sum(r.n for r in requests), desc=self.name, disable=None) as bar:
+        with progress_bar(total=sum(r.n for r in requests), desc=self.name) as bar:
             for request in requests:
                 for sample in range(request.n):
                     record = self._call(request, sample)

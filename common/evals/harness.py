@@ -29,7 +29,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common import runtime
 from common.buckets import bucket, power_of_two
@@ -39,6 +38,7 @@ from common.errors import UserError
 from common.evals.likelihood import DIGITS
 from common.lm import LanguageModel
 from common.model.decoder import count_params
+from common.progress import progress_bar
 from common.results.rundir import write_bytes
 from common.sample.local import _before_stop, _stop_finder, sample_seed
 from common.sample.sampler import Prompt, Sampler
@@ -149,7 +149,7 @@ class HarnessModel:
             return bucket(len(context) + len(continuation) - 1, SHORTEST), bucket(len(continuation))
 
         found: list[Any] = [None] * len(pairs)
-        with tqdm(total=len(pairs), desc="likelihoods", unit="text", disable=None) as bar:
+        with progress_bar(total=len(pairs), desc="likelihoods", unit="text") as bar:
             # By shape, so that a text's numbers do not depend on which others are in its batch.
             for _, group in itertools.groupby(sorted(range(len(pairs)), key=shape), key=shape):
                 places = list(group)
@@ -209,7 +209,7 @@ class HarnessModel:
         model = self._model
         slots = power_of_two(self._batch_size)
         sampler = Sampler(model.params, model.config, eos_ids=model.tokenizer.eos_ids, slots=slots)
-        with tqdm(total=len(prompts), desc="samples", unit="sample", disable=None) as bar:
+        with progress_bar(total=len(prompts), desc="samples", unit="sample") as bar:
             completions = sampler.sample(prompts, on_done=bar.update)
         return [
             _before_stop(model.tokenizer.decode(completion.tokens), prompt.sampling.stop)
