@@ -11,6 +11,7 @@ import sys
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 from setuptools.errors import OptionError
 
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -25,8 +26,6 @@ class BuildBelow(build_py):
     """Copies every module below `seedloop`, with its imports."""
 
     def run(self) -> None:
-        if self.editable_mode:
-            raise OptionError("seedloop is not installed with -e: in a checkout, python run.py works as it is")
         below = pathlib.Path(self.build_lib, "seedloop")
         shutil.rmtree(below, ignore_errors=True)  # what an earlier build left may be there no more
         super().run()
@@ -39,8 +38,15 @@ class BuildBelow(build_py):
         return copy, copied
 
 
+class NotEditable(editable_wheel):
+    """The modules of a checkout import each other from the top level, where -e would not put them."""
+
+    def run(self) -> None:
+        raise OptionError("seedloop is not installed with -e: in a checkout, python run.py works as it is")
+
+
 setup(
-    cmdclass={"build_py": BuildBelow},
+    cmdclass={"build_py": BuildBelow, "editable_wheel": NotEditable},
     package_dir={"seedloop": "."},
     packages=[f"seedloop.{name}" for top in OURS for name in find_packages(str(ROOT), include=[top, f"{top}.*"])],
     py_modules=["seedloop.run"],
