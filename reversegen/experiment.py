@@ -84,7 +84,7 @@ def application(config: Config) -> "Application":
             config.none_option,
             config.validity == "labeler",
         )
-    from common.backends.callback import load_callable
+    from common.usercode import load_callable
     from reversegen.applications.conduct import ANSWER_TOKENS, SAFE_ANSWER, Conduct
 
     answers = config.answers(ANSWER_TOKENS)
