@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from active_inheritance.pools import Answer
-from common.backends.callback import load_callable
 from common.errors import UserError
 from common.results.rundir import VERSION
 from common.text.textstats import METRICS, profile
+from common.usercode import load_callable
 
 if TYPE_CHECKING:
     from common.evals.scorers import Score as ToxicityScore

@@ -22,14 +22,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from active_inheritance.config import Config
 from active_inheritance.forecast import Tally, tally
 from active_inheritance.metrics import Scorers
 from active_inheritance.pools import Group, draw, guard, read_pool
 from active_inheritance.select import Candidate, Choice, Rule, choose
 from common.errors import UserError
+from common.progress import progress_bar
 from common.results.rundir import Rows, RunDir, read_json, read_jsonl, write_json, write_jsonl
 
 PART = 2048
@@ -94,7 +93,7 @@ def select_stage(
         work = functools.partial(_select_part, scored, own, config, stride)
         with _processes(config, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
-            found = Tally.joined(list(tqdm(done, "selected", index["parts"], unit=" parts", disable=None)))
+            found = Tally.joined(list(progress_bar(done, desc="selected", total=index["parts"], unit=" parts")))
     if not len(found.pool):
         rule = config.rule()
         raise UserError(
@@ -120,7 +119,7 @@ def _scored(folder: pathlib.Path, config: Config, file: pathlib.Path) -> dict[st
         scorers = Scorers.open(config.scores(), config.toxicity_scorer, str(file))
         with _processes(config, file.stat().st_size) as each:
             work = functools.partial(_score_part, folder, config, scorers)
-            done = tqdm(each(work, enumerate(_parts(drawn))), desc="scored", unit=" parts", disable=None)
+            done = progress_bar(each(work, enumerate(_parts(drawn))), desc="scored", unit=" parts")
             counted = list(done)
         index = _index(counted, file.stat().st_size)
         if not index["usable_prompts"]:

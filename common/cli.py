@@ -21,8 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError
+from common.usercode import PACKAGE
 
 C = TypeVar("C")
+
+PROG = "seedloop" if PACKAGE else "run.py"
+"""What the command is called: installed, or in the repository."""
 
 
 def flag(default: Any, help: str) -> Any:

@@ -18,8 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from common.backends.budget import BUDGET_SPENT, Budget, Spent
 from common.backends.chat import ASKS, KEPT, estimate, read_reply, to_record
 from common.backends.replies import Replies, Reply, reply_key
@@ -27,6 +25,7 @@ from common.backends.wire import LostError, UnfitError, Wire
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
+from common.progress import progress_bar
 
 READS = 3
 """Tries of a request whose answer has status 200 and is not readable."""
@@ -111,7 +110,7 @@ class EndpointGenerator:
         in_flight: dict[str, Spent] = {}
         landed: queue.SimpleQueue = queue.SimpleQueue()
         done = 0
-        bar = tqdm(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name, disable=None)
+        bar = progress_bar(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name)
         try:
             while open_wants or in_flight:
                 while open_wants and len(in_flight) < self._concurrency:

@@ -28,7 +28,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common import runtime
 from common.buckets import power_of_two
@@ -38,6 +37,7 @@ from common.errors import UserError
 from common.evals.likelihood import DIGITS, by_shape
 from common.lm import LanguageModel
 from common.model.decoder import count_params
+from common.progress import progress_bar
 from common.results.rundir import write_bytes
 from common.sample.local import _before_stop, _stop_finder, sample_seed
 from common.sample.sampler import Prompt, Sampler
@@ -144,7 +144,7 @@ class HarnessModel:
         cut = sum(len(before) < len(context) for (before, _), (_, context, _) in zip(pairs, requests, strict=True))
         self._count("loglikelihood", cut, len(pairs))
         found: list[Any] = [None] * len(pairs)
-        with tqdm(total=len(pairs), desc="likelihoods", unit="text", disable=None) as bar:
+        with progress_bar(total=len(pairs), desc="likelihoods", unit="text") as bar:
             for places in by_shape(pairs, range(len(pairs))):
                 scores = score_greedy(
                     self._model.params, self._model.config, [pairs[i] for i in places], self._batch_size
@@ -204,7 +204,7 @@ class HarnessModel:
         model = self._model
         slots = power_of_two(self._batch_size)
         sampler = Sampler(model.params, model.config, eos_ids=model.tokenizer.eos_ids, slots=slots)
-        with tqdm(total=len(prompts), desc="samples", unit="sample", disable=None) as bar:
+        with progress_bar(total=len(prompts), desc="samples", unit="sample") as bar:
             completions = sampler.sample(prompts, on_done=bar.update)
         return [
             _before_stop(model.tokenizer.decode(completion.tokens), prompt.sampling.stop)

@@ -52,7 +52,7 @@ def check_scorer(name: str) -> None:
     if kind not in KINDS:
         raise UserError(f"--toxicity-scorer {name}: name one as {', '.join(f'{kind}:…' for kind in KINDS)}")
     if kind == "python":
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         load_callable(name)
     if kind == "lexicon":
@@ -87,7 +87,7 @@ def open_scorer(name: str, continuations: str = "the continuations") -> tuple[Sc
     """
     kind, _, rest = name.partition(":")
     if kind == "python":
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         return _checked(name, load_callable(name)), Scorer(name, _digest(rest.rpartition(":")[0]))
     if kind == "column":
@@ -277,6 +277,8 @@ def _perspective(url: str, wait: Callable[[float], None] = time.sleep) -> Score:
                     return None
                 if error.code not in (408, 429) and error.code < 500:
                     break
+            except UserError:
+                raise
             except (OSError, ValueError, KeyError, TypeError) as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
             if attempt + 1 < ATTEMPTS:
