@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import check_ranges, flag, flag_name, parse
+from common.cli import PROG, check_ranges, flag, flag_name, parse
 from common.errors import UserError
 from common.model.checkpoint import EMBEDDED
 from common.settings import RunSettings, hosted_share
@@ -108,7 +108,7 @@ class Config(RunSettings):
             if name.replace("-", "_") not in MEASURING or not sign:
                 raise UserError(f"{asking} {given}: give NAME=VALUE, of {', '.join(MEASURING)}")
             line.append(f"{flag_name(name)}={value}")  # one word, so that no value is read as a flag
-        return parse(cls, line, "run.py profile")
+        return parse(cls, line, f"{PROG} profile")
 
     def _check(self) -> None:
         if not self.model:

@@ -97,7 +97,7 @@ def load_data(config: Config) -> "list[Measure]":
     found: list[Measure] = []
     if config.prompts_file is not None:
         prompts = (
-            tuple(embedded_sets.story_requests(limit))
+            embedded_sets.story_requests(limit)
             if config.prompts_file == STORIES
             else load_prompts(config.prompts_file, config.prompt_column, limit)
         )
@@ -128,7 +128,7 @@ def load_data(config: Config) -> "list[Measure]":
     for name, file in config.choices().items():
         settings: dict[str, Any] = {"name": f"choice/{name}", "layout": config.layout(file), **shared}
         found.append(
-            MultipleChoice(questions=tuple(embedded_sets.problem_questions(limit)), **settings)
+            MultipleChoice(questions=embedded_sets.problem_questions(limit), **settings)
             if file == ARITHMETIC
             else MultipleChoice.load(file, limit, **settings)
         )

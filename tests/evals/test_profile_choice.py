@@ -137,7 +137,7 @@ def test_wrong_solutions():
 
 def test_the_embedded_student_does_better_than_chance():
     """A quarter is chance. Under the plain layout it reads what it has never seen, and is worse."""
-    questions, model = tuple(embedded.problem_questions(96)), LanguageModel.load("embedded:student")
+    questions, model = embedded.problem_questions(96), LanguageModel.load("embedded:student")
     plain, chat = (
         choice.MultipleChoice(questions=questions, layout=layout).measure(model).figures["accuracy"]
         for layout in ("plain", "chat")
