@@ -101,8 +101,10 @@ def test_the_installed_command_selects_beside_modules_of_the_same_names(installe
 
 def test_an_installed_package_is_imported_from_seedloop(installed, tmp_path):
     code = (
-        "import sys, seedloop.llm2llm, seedloop.reversegen.judge, seedloop.common.model.checkpoint as checkpoint\n"
-        "from seedloop.active_inheritance.config import Config\n"
+        "import sys, seedloop.common.model.checkpoint as checkpoint\n"
+        "from seedloop.llm2llm import preset, run\n"
+        "from seedloop.reversegen import Verdict\n"
+        "from seedloop.active_inheritance import Config\n"
         "assert checkpoint.resolve('embedded:student').is_dir()\n"
         f"assert not [name for name in sys.modules if name.split('.')[0] in {(*TOPS, 'run')}]\n"
         "assert 'jax' not in sys.modules\n"

@@ -140,13 +140,13 @@ class EndpointGenerator:
                         bar.update()
                 # Failures that may turn out to be an outage are not handed out, so that a later run asks again.
                 if self._failures == 0 and (ready := _ready(wants, done)) - done >= WAVE:
-                    yield [want.record for want in wants[done:ready]]
+                    yield _records(wants[done:ready])
                     done = ready
         finally:
             bar.close()
             _await(landed, len(in_flight))
         if done < len(wants):
-            yield [want.record for want in wants[done:]]
+            yield _records(wants[done:])
 
     def _keys(self, request: Request, sample: int, sampling: SampleConfig, seed: int) -> list[str]:
         """The names in `replies` of all that may be bought for one sample."""
@@ -224,6 +224,11 @@ class _Want:
             prompt_tokens=sum(reply.prompt_tokens for reply in self._replies),
             completion_tokens=sum(reply.completion_tokens for reply in self._replies),
         )
+
+
+def _records(wants: Sequence[_Want]) -> list[Record]:
+    """The records of wants that all have theirs."""
+    return [want.record for want in wants if want.record is not None]
 
 
 def _ready(wants: Sequence[_Want], start: int) -> int:

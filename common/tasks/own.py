@@ -155,7 +155,7 @@ def _from_keys(file: pathlib.Path, given: dict[Any, Any]) -> LabelledText:
     for key in _TEXTS:
         if key in given and (not isinstance(given[key], str) or not given[key].strip()):
             raise UserError(f"{file}: {key} must be a text, not {given[key]!r}")
-    limits = {key: given[key] for key in _LIMITS if key in given}
+    limits: dict[str, Any] = {key: given[key] for key in _LIMITS if key in given}
     for key, value in limits.items():
         _limit(f"{file}: {key}", key, value)
     if "hub_config" in given and "hub_id" not in given:
@@ -169,7 +169,7 @@ def _from_keys(file: pathlib.Path, given: dict[Any, Any]) -> LabelledText:
         text_columns=(given.get("text_column", "text"),),
         label_columns=(given.get("label_column", "label"),),
         hub=Hub(given["hub_id"], given.get("hub_config")) if "hub_id" in given else None,
-        **({"answer_tokens": tokens_for(labels)} | limits),
+        **{"answer_tokens": tokens_for(labels), **limits},
     )
 
 
