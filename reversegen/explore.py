@@ -78,12 +78,14 @@ class Explorer:
         """Proposals with their verdicts. Rows that were dropped have no outcome."""
         ctx, app = self.ctx, self.app
         rows = propose(ctx, app, proposer, prompts, n, self.settings.writing, folder)
-        if not self.begun:  # the first to propose is the warm-up proposer
+        if not self.begun:
+            # The first to propose is the warm-up proposer, whose own queries say what is likely text.
             self.begun = True
             self.fluency = Fluency.of(proposer, rows, self.settings.likelihood_guard)
         queries = sift(ctx, app, rows, prompts, history, self.held_out, self.fluency, folder)
         for row in rows:
             row["outcome"] = None
+        # Only what is new and likely costs answers of the target.
         verdicts = app.verdicts(ctx, folder, queries, target or self.target)
         for row, verdict in zip(queries, verdicts, strict=True):
             row |= verdict
@@ -98,6 +100,7 @@ class Explorer:
         place = {pair[side]: (i, side) for i, pair in enumerate(pairs) for side in ("chosen", "rejected")}
         for row in rows:
             row["pair"], row["side"] = place.get(row["id"], (None, None))
+        # Pairs first: a run that was killed in between finds queries that know their pairs, or none.
         kept = self.ctx.run.once(f"{folder}/pairs.jsonl", lambda: list(pairs))
         return self.ctx.run.once(f"{folder}/queries.jsonl", lambda: rows), kept
 

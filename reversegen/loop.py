@@ -89,6 +89,7 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     learned = failures(ctx, app, final, f"{first.folder}/final", learning.failures)
     need_failures(learned, final, "the best proposer")
 
+    # What the first proposer finds is what the target learns, so only another one's failures can test it.
     independent = dataclasses.replace(ctx, seed=ctx.seed + INDEPENDENT)
     second = Explorer(
         independent, app, exploring, models.proposer, original, other_seeds, "independent", asked_later
@@ -104,7 +105,7 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     own = {"target-before": [], "target-after": as_examples(learned.rows)}
     own |= {name: as_examples(control.rows) for name, control in controls.items()}
     failed = failing(test.rows)
-    # Near-duplicates of what an arm has learned would reward memory.
+    # Near-duplicates of what any arm has learned would reward memory.
     unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.novelty.jaccard)
     need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held.final, "what no arm has seen")
     sets = {"failures": unseen, "test": data.test} | ({"general": data.general} if data.general else {})

@@ -105,6 +105,7 @@ class Arms:
     def data(self, name: str, own: Sequence[Example]) -> list[Example]:
         """What an arm learns from: at most `size` of its own examples that are not too long, and the mixed-in
         seeds, in a drawn order; nothing without examples of its own."""
+        # The same seed for all arms: they are mixed with the same seeds.
         rng = random.Random(f"arm {self.ctx.seed}")
         mixed = rng.sample(list(self.seeds), self.mixed)
         if name == "seed-only":
@@ -234,6 +235,7 @@ def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, s
     missing = size - len(first.rows)
     if missing <= 0 or len(judged) <= size:
         return first
+    # The second turn asks for as many more as the first one's losses make likely to suffice.
     kept = max(0.1, len(first.rows) / max(1, first.asked))
     found = first + label(ctx, app, judged[size : size + round(1.2 * missing / kept)], f"{folder}/second")
     return dataclasses.replace(found, rows=found.rows[:size])
@@ -258,6 +260,7 @@ def measure_all(
             name = f"repeat_{ctx.repeat}/{arm}/{kind}.jsonl"
             app.measure(ctx, name, kind, model, examples)
             files[arm][kind] = name
+        # A control is not needed once it is measured, and a checkpoint is large.
         if arm not in ("target-before", "target-after"):
             shutil.rmtree(ctx.run.path / f"repeat_{ctx.repeat}/{arm}/target", ignore_errors=True)
         if isinstance(model, Lazy):
