@@ -11,9 +11,8 @@ import sys
 
 import pytest
 
-from active_inheritance.command import run
 from active_inheritance.config import ARMS, Config
-from active_inheritance.prompts import load_prompts
+from active_inheritance.experiment import load_data, run
 from active_inheritance.sampling import requests_of
 from common.config import SampleConfig
 from common.errors import UserError
@@ -81,7 +80,7 @@ def test_summary_has_the_documented_schema(finished):
 
 def test_every_arm_learns_as_much_from_the_same_prompts(finished):
     config, _, summary = finished
-    learned, held_out = load_prompts(config.resolved())
+    _, learned, held_out = load_data(config.resolved())
     for repeat in range(2):
         folder = pathlib.Path(config.run_dir) / f"repeat_{repeat}"
         data = {arm: read_jsonl(folder / arm / "data.jsonl") for arm in TRAINED}
@@ -282,7 +281,7 @@ def test_answers_that_are_too_long(pool, tmp_path):
         assert (left > 0) == (how == "drop")
         assert (summary["arms"]["selected"]["cut"][0] > 0) == (how == "cut")
         for row in read_jsonl(tmp_path / how / "repeat_0/selected/data.jsonl"):
-            sequence, cut = encoded(config, student, row)
+            sequence, cut = encoded(student, row, config.resolved().switches().learning)
             assert len(sequence.tokens) <= 24
             assert row["cut"] == cut == (sequence.tokens[-1] not in ends)
             learned = sequence.tokens[sequence.prompt_length :]
@@ -322,7 +321,7 @@ def test_a_function_as_source_and_prompts_from_files(tmp_path):
         ({"source": ("embedded:nobody",)}, "nobody"),
         ({"source": ("python:nowhere.py:f",)}, "no such file: nowhere.py"),
         ({"source": ("embedded:student",) * 2}, "--source .*: name each once"),
-        ({"source_url": "http://localhost:1"}, "--source-url is for hosted sources"),
+        ({"source_url": "http://localhost:1"}, "--source-url is for a hosted source"),
         ({"source_temperature": 0.0}, "--source-temperature 0 gives equal answers"),
         ({"sampling": "diverse-beam", "k": 5}, "--k 5 is no multiple of 2 sources"),
         ({"source_top_p": 0.0}, "--source-top-p must lie above 0"),

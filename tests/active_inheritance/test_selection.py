@@ -6,16 +6,20 @@ import itertools
 import math
 import random
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from active_inheritance.config import Config
 from active_inheritance.forecast import Tally, best_of, column_intervals, expected_max, forecast, kl_bound, tally
-from active_inheritance.select import ARMS, Candidate, Constraint, Objective, Rule, choose, dominates
+from active_inheritance.select import ARMS, Candidate, Constraint, Objective, Rule, choose, dominates, select
 from common.errors import UserError
+from common.results.estimate import as_json
 from common.results.stats import bootstrap_ci95
 from common.text.textstats import METRICS
+from killing import ROOT
 
 MAX, MIN = (Objective("s", "max"),), (Objective("s", "min"),)
 TWO = (Objective("s", "max"), Objective("t", "min"))
@@ -349,6 +353,7 @@ def forecast_of(prompts, tmp_path, **settings):
     config = Config(
         pool=str(file), objective=("column:s:max",), metrics=columns, select_only=True, **settings
     ).resolved()
+    rule, names = config.rule, config.scores()
     rows, choices = [], []
     for number, scores in enumerate(prompts):
         answers = [
@@ -357,10 +362,11 @@ def forecast_of(prompts, tmp_path, **settings):
         ]
         rows.append({"answers": answers})
         found = [Candidate(a["source"], a["index"], str(i), a["scores"]) for i, a in enumerate(answers)]
-        choices.append(choose(config.rule(), f"p{number}", found))
+        choices.append(choose(rule, f"p{number}", found))
     half = len(rows) // 2
-    parts = [tally(config, rows[s], choices[s], 1) for s in (slice(half), slice(half, None))]
-    return forecast(config, Tally.joined(parts)), forecast(config, tally(config, rows, choices, 1))
+    parts = [tally(names, rule, rows[s], choices[s], 1) for s in (slice(half), slice(half, None))]
+    found = (Tally.joined(parts), tally(names, rule, rows, choices, 1))
+    return tuple(as_json(forecast(rule, own)) for own in found)
 
 
 def test_the_forecast_of_normal_scores_comes_true(tmp_path):
@@ -406,3 +412,41 @@ def test_prompts_without_spread_and_constraints_are_counted(tmp_path):
     assert entry["headroom"] == pytest.approx(5 / 8 * 2)
     assert figures["infeasible_share"] == 0
     assert figures["sources"]["a"]["usable"] == 16
+
+
+# --- plain data -----------------------------------------------------------------------------------------------
+
+
+def test_plain_data_is_selected_from_without_a_run():
+    """Rows of a user's own in, the chosen answers out, as they were given."""
+    rows = [
+        {"prompt": "A bird?", "answers": [{"text": "A crow.", "likes": 3}, {"text": "An owl.", "likes": 5}]},
+        {"prompt": "A fish?", "answers": [{"text": " ", "likes": 9}, {"text": "A carp or so.", "likes": None}]},
+        {"prompt": "A tree?", "answers": [{"text": "", "likes": 1}]},
+    ]
+    best = select(rows, "likes:max")
+    assert best == [[{"text": "An owl.", "likes": 5}], [{"text": "A carp or so.", "likes": None}], []]
+    assert best[0][0] is rows[0]["answers"][1]
+    assert select(rows, "words:max", ("likes>=4",), fallback="drop") == [[rows[0]["answers"][1]], [], []]
+    assert select(rows[:1], ("likes:min",), top=2) == [rows[0]["answers"]]
+
+
+@pytest.mark.parametrize(
+    ("objective", "likes", "said"),
+    [
+        ("likes:up", 1, "--objective 'likes:up'"),
+        ("hearts:max", 1, "no answer has a score hearts"),
+        ("likes:max", "many", "row 0, score 'likes': 'many' is no number"),
+    ],
+)
+def test_plain_data_that_does_not_fit_is_one_line(objective, likes, said):
+    """What is wrong, and in which row."""
+    with pytest.raises(UserError, match=said):
+        select([{"prompt": "p", "answers": [{"text": "a", "likes": likes}]}], objective)
+
+
+def test_selecting_from_plain_data_needs_no_numpy():
+    """`active_inheritance.select` is plain Python."""
+    code = "import sys; from active_inheritance.select import select; print({'jax', 'numpy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
