@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from active_inheritance.config import Config
 from active_inheritance.profile.config import Config as ProfileConfig
-from active_inheritance.switches import COLUMN
+from active_inheritance.switches import COLUMN, Switches
 from common.backends.open import Opener, model_name
 from common.experiment import carry_out, identity
 
@@ -52,6 +52,7 @@ def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str
     Raises UserError for settings and data that do not fit, before the run directory exists.
     """
     config = config.resolved()
+    switches = config.switches()
     data = load_data(config)
     stored = run_identity(config)
 
@@ -60,7 +61,7 @@ def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str
         from active_inheritance.report import conclusion
 
         setting = Setting(
-            switches=config.switches(),
+            switches=switches,
             pool=data.pool,
             sources=ready.sources,
             share=config.share(),
@@ -70,14 +71,15 @@ def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str
             profiling=ready.profiling,
         )
         outcomes = []
-        for repeat in range(setting.switches.repeats if ready.student else 1):
+        for repeat in range(switches.repeats if ready.student else 1):
             outcomes.append(run_repeat(run, setting, repeat))
             # Prompts that are held out of a pool are the same in all repeats.
             setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)
         too_long = len(data.held_out) - len(ready.held_out)
-        return conclusion(run, config, outcomes, stored["file_hashes"], too_long)
+        return conclusion(run, config, switches, outcomes, stored["file_hashes"], too_long)
 
-    return carry_out("active-inheritance", config.run_dir, stored, lambda: prepare(config, data, sources), work)
+    ready = lambda: prepare(config, switches, data, sources)
+    return carry_out("active-inheritance", config.run_dir, stored, ready, work)
 
 
 def run_identity(config: Config) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def pool_of(config: Config) -> "PoolFile | None":
     return PoolFile(pathlib.Path(config.pool), layout, config.sources, config.k, config.seed)
 
 
-def prepare(config: Config, data: Data, sources: Mapping[str, Opener] | None) -> Ready:
+def prepare(config: Config, switches: Switches, data: Data, sources: Mapping[str, Opener] | None) -> Ready:
     """Open the sources and load the student. Raises UserError for what cannot be found or reached, and where no
     held-out prompt leaves the student room to answer."""
     if sources is None:
@@ -127,7 +129,7 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Opener] | None) ->
         if config.source:
             from active_inheritance.sampling import open_sources
 
-            sources = open_sources(config.source, config.source_url, config.switches().answering)
+            sources = open_sources(config.source, config.source_url, switches.answering)
     if not config.trains:
         return Ready(sources, None, None, data.held_out)
 
@@ -139,5 +141,5 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Opener] | None) ->
     settings = config.profile_settings()
     profiling = Profiling(settings, load_measures(settings)) if config.profile else None
     student = LanguageModel.load(model_name(config.student, "student"))
-    tokens = config.switches().testing.sampling.max_new_tokens
+    tokens = switches.testing.sampling.max_new_tokens
     return Ready(sources, student, profiling, fitting(data.held_out, student, tokens))

@@ -53,10 +53,15 @@ DOTS = 1200
 
 
 def conclusion(
-    run: RunDir, config: Config, outcomes: Sequence[Outcome], hashes: Mapping[str, str], too_long: int
+    run: RunDir,
+    config: Config,
+    switches: Switches,
+    outcomes: Sequence[Outcome],
+    hashes: Mapping[str, str],
+    too_long: int,
 ) -> Conclusion:
     """What a finished run shows; stores the data sets and the selected student. See `summarise`."""
-    summary, switches = summarise(run, config, outcomes, hashes, too_long), config.switches()
+    summary = summarise(run, config, switches, outcomes, hashes, too_long)
     trained = isinstance(summary, StudentSummary)
     notes = [*(student_caveats(switches, summary) if trained else []), *caveats(switches, summary)]
     if not trained and (run.path / "model").exists():

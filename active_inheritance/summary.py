@@ -9,6 +9,7 @@ from active_inheritance.metrics import versions
 from active_inheritance.outcome import Outcome, Row, folder_of
 from active_inheritance.student_figures import Arm, ArmChange, RoundFigures, Transfer, student_figures
 from active_inheritance.switches import Switches
+from common.results.conclusion import counted
 from common.results.rundir import RunDir
 from common.text.textstats import METRICS
 
@@ -60,12 +61,16 @@ class StudentSummary(Summary):
 
 
 def summarise(
-    run: RunDir, config: Config, outcomes: Sequence[Outcome], hashes: Mapping[str, str], too_long: int
+    run: RunDir,
+    config: Config,
+    switches: Switches,
+    outcomes: Sequence[Outcome],
+    hashes: Mapping[str, str],
+    too_long: int,
 ) -> Summary:
     """The figures of all repeats. `hashes`: of the files the run read; `too_long`: held-out prompts that were not
     asked."""
-    switches, selection = config.switches(), outcomes[0].selection
-    rule, trained = switches.rule, bool(outcomes[0].rounds)
+    rule, selection, trained = switches.rule, outcomes[0].selection, bool(outcomes[0].rounds)
     of_data = {
         "schema": SCHEMA,
         "method": "active-inheritance",
@@ -134,9 +139,9 @@ def caveats(switches: Switches, summary: Summary) -> list[str]:
             "violation": "they take the answer that violates the constraints least",
             "drop": "they are in no arm",
         }[switches.rule.fallback]
-        lines.append(f"{without} prompts have no answer that meets the constraints: {what}")
+        lines.append(f"no answer that meets the constraints: {counted(without, 'prompt')}; {what}")
     if count := data.reasons.get("nothing usable"):
-        lines.append(f"{count} prompts have no usable answer and are in no arm")
+        lines.append(f"no usable answer: {counted(count, 'prompt')}, in no arm")
     if k is not None:
         short = sum(count for size, count in pool["answers_of_a_prompt"].items() if int(size) < k)
         if short:
