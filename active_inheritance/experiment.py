@@ -8,7 +8,7 @@ A run samples a pool or reads one, selects from it, and trains a student on ever
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from active_inheritance.config import Config
@@ -19,7 +19,7 @@ from common.experiment import carry_out, identity
 
 if TYPE_CHECKING:
     from active_inheritance.pools import PoolFile
-    from active_inheritance.student_profile import Profiling
+    from common.evals.measure import Measure
     from common.lm import LanguageModel
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
@@ -40,7 +40,7 @@ class Ready(NamedTuple):
 
     sources: Mapping[str, Opener]
     student: "LanguageModel | None"
-    profiling: "Profiling | None"
+    measures: "Sequence[Measure]"
     held_out: "list[Prompt]"
     """Those of `Data.held_out` that leave the student room to answer."""
 
@@ -68,7 +68,7 @@ def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str
             prompts=data.prompts,
             held_out=ready.held_out,
             student=ready.student,
-            profiling=ready.profiling,
+            measures=ready.measures,
         )
         outcomes = []
         for repeat in range(switches.repeats if ready.student else 1):
@@ -131,15 +131,13 @@ def prepare(config: Config, switches: Switches, data: Data, sources: Mapping[str
 
             sources = open_sources(config.source, config.source_url, switches.answering)
     if not config.trains:
-        return Ready(sources, None, None, data.held_out)
+        return Ready(sources, None, (), data.held_out)
 
-    from active_inheritance.profile.measure import load_data as load_measures
+    from active_inheritance.profile.experiment import load_data as load_measures
     from active_inheritance.prompts import fitting
-    from active_inheritance.student_profile import Profiling
     from common.lm import LanguageModel
 
-    settings = config.profile_settings()
-    profiling = Profiling(settings, load_measures(settings)) if config.profile else None
+    measures = load_measures(config.profile_settings()) if config.profile else ()
     student = LanguageModel.load(model_name(config.student, "student"))
     tokens = switches.testing.sampling.max_new_tokens
-    return Ready(sources, student, profiling, fitting(data.held_out, student, tokens))
+    return Ready(sources, student, measures, fitting(data.held_out, student, tokens))

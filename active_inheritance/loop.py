@@ -26,7 +26,7 @@ from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
-    from active_inheritance.student_profile import Profiling
+    from common.evals.measure import Measure
     from common.lm import LanguageModel
 
 LINEAGES = ("random", "selected")
@@ -39,8 +39,8 @@ NEW_SEED = 1_000_003
 class Setting:
     """What does not change in a run. `pool`: a file of the user's, in place of which `sources` answer `prompts`, a
     hosted one for `share` in each repeat. `held_out`: prompts known before the pool. `student`: the base of all
-    students, None where the selection is all that is wanted. `profiling`: what students are profiled on, before
-    and after."""
+    students, None where the selection is all that is wanted. `measures`: those of students' profiles,
+    before and after."""
 
     switches: Switches
     pool: PoolFile | None
@@ -49,7 +49,7 @@ class Setting:
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
     student: "LanguageModel | None"
-    profiling: "Profiling | None" = None
+    measures: "Sequence[Measure]" = ()
 
 
 def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
@@ -72,7 +72,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
 
     student, learning, testing = setting.student, switches.learning, switches.testing
     held_out = setting.held_out or choose_held_out(selection, student, testing, switches.rule.seed)
-    evaluation = Evaluation(held_out, testing, switches.scoring, setting.profiling)
+    evaluation = Evaluation(held_out, testing, switches.scoring, setting.measures)
     base = answer_and_profile(run, student, evaluation, folder, seed)
     selections = {arm: selection for arm in switches.arms if arm != "base"}
     rounds: list[Round] = []

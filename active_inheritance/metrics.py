@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from active_inheritance.pools import Answer
 from active_inheritance.switches import COLUMN
-from common.backends.callback import load_callable
 from common.errors import UserError
 from common.results.rundir import VERSION
 from common.text.textstats import METRICS, profile
+from common.usercode import load_callable
 
 if TYPE_CHECKING:
     from common.evals.scorers import Score as ToxicityScore

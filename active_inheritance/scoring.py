@@ -21,14 +21,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from active_inheritance.forecast import Tally, tally
 from active_inheritance.metrics import Scorers
 from active_inheritance.pools import Group, Pool, guard
 from active_inheritance.select import Candidate, Choice, Rule, choose, mark
 from active_inheritance.switches import Scoring
 from common.errors import UserError
+from common.progress import progress_bar
 from common.results.rundir import Rows, RunDir, read_json, read_jsonl, write_json, write_jsonl
 
 PART = 2048
@@ -97,7 +96,7 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
             with _processes(scoring, size) as each:
                 work = functools.partial(_score_part, place, scoring, scorers)
                 parts = enumerate(_parts(pool.groups()))
-                counted = list(tqdm(each(work, parts), desc="scored", unit=" parts", disable=None))
+                counted = list(progress_bar(each(work, parts), desc="scored", unit=" parts"))
             index = _index(counted, size)
             if not index["usable_prompts"]:
                 raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
@@ -114,7 +113,7 @@ def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Se
         work = functools.partial(_select_part, scored.folder, own, scored.scoring, rule, stride)
         with _processes(scored.scoring, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
-            found = Tally.joined(list(tqdm(done, "selected", index["parts"], unit=" parts", disable=None)))
+            found = Tally.joined(list(progress_bar(done, desc="selected", total=index["parts"], unit=" parts")))
     if not len(found.pool):
         raise UserError(
             f"no prompt has an answer that can be taken under {', '.join(map(str, rule.constraints)) or rule}: "

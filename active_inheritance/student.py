@@ -24,9 +24,10 @@ from active_inheritance.outcome import Row, Student
 from active_inheritance.pools import Answer
 from active_inheritance.prompts import room
 from active_inheritance.scoring import Selection
-from active_inheritance.student_profile import Profiling, profiled
+from active_inheritance.student_profile import profiled
 from active_inheritance.switches import Learning, Scoring, Testing, measurable
 from common.errors import UserError
+from common.evals.measure import Measure
 from common.generate import Request
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
@@ -40,12 +41,12 @@ from common.train.data import Encoded
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What every student is measured by: its answers to held-out prompts, scored as the pool was, and its
-    profile."""
+    profile by `measures`."""
 
     held_out: Sequence[Prompt]
     testing: Testing
     scoring: Scoring
-    profiling: Profiling | None = None
+    measures: Sequence[Measure] = ()
 
 
 def choose_held_out(selection: Selection, student: LanguageModel, testing: Testing, seed: int) -> list[Prompt]:
@@ -129,7 +130,7 @@ def answer_and_profile(
     """The base as it came. Its profile, which no seed of a repeat changes, is made once for all repeats."""
     as_it_came = Lazy(lambda: base)
     answers = measure(run, as_it_came, evaluation, f"{folder}/base", seed)
-    profile = profiled(run, evaluation.profiling, base, as_it_came, "repeat_0/base")
+    profile = profiled(run, evaluation.measures, base, as_it_came, "repeat_0/base")
     return Student([], answers, [], profile, updates=0, round=None)
 
 
@@ -164,7 +165,7 @@ def train_students(
             learned=rows,
             answers=answers,
             drift=drift(run, base, model, answers, name),
-            profile=profiled(run, evaluation.profiling, base, model, name),
+            profile=profiled(run, evaluation.measures, base, model, name),
             updates=updates,
             round=number,
         )

@@ -1,12 +1,13 @@
 """The student's part of the page, of the printed tables, and of the caveats."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.outcome import Outcome
 from active_inheritance.student_figures import AGAINST, Arm, Corpus, RoundArm
 from active_inheritance.summary import StudentSummary
 from active_inheritance.switches import Switches, measurable
+from common.evals.figures import Figure
 from common.results.conclusion import arm_table, mean_cell
 from common.results.estimate import Estimate
 from common.results.report import Report, histogram_figure, line_figure, share_figure
@@ -117,13 +118,13 @@ def profile_of(summary: StudentSummary) -> Table:
         return headers, []
     from active_inheritance.profile.report import label  # loads jax, which a selection does without
 
-    arms, changed = summary.profile["arms"], summary.profile["changes"]
+    arms, changed = summary.profile.arms, summary.profile.changes
     rows = []
     for key, base in arms["base"].items():
-        values = [short(arms[arm][key]["value"]) for arm in ("base", AGAINST, "selected")]
+        values = [short(arms[arm][key].value) for arm in ("base", AGAINST, "selected")]
         steps = (changed[f"selected - {arm}"][key] for arm in (AGAINST, "base"))
-        shown = [interval(step["absolute"], step["ci95"]) for step in steps]
-        rows.append([f"{key.partition('/')[0].replace('_', ' ')}: {label(key)}", *values, *shown, base["n"]])
+        shown = [interval(step.absolute, step.ci95) for step in steps]
+        rows.append([f"{key.partition('/')[0].replace('_', ' ')}: {label(key)}", *values, *shown, base.n])
     return headers, rows
 
 
@@ -142,10 +143,9 @@ def rounds_of(summary: StudentSummary) -> Table:
     return headers, rows
 
 
-def _profiled_by(summary: StudentSummary, profile: dict[str, Any]) -> str:
-    entries = profile["arms"]["base"].values()
-    how = "over repeats" if summary.student.repeats > 1 else "of one training, drawn over items"
-    scorers = dict.fromkeys(f"{entry['scorer']} ({entry['version']})" for entry in entries)
+def _profiled_by(base: Mapping[str, Figure], repeats: int) -> str:
+    how = "over repeats" if repeats > 1 else "of one training, drawn over items"
+    scorers = dict.fromkeys(f"{figure.scorer} ({figure.version})" for figure in base.values())
     return f"95% intervals {how}; measured by {', '.join(scorers)}"
 
 
@@ -188,12 +188,13 @@ def add_student(page: Report, summary: StudentSummary) -> None:
 
 def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -> None:
     """Distributions and every score; `first`: the first repeat, where a figure shows one."""
+    own = summary.student
     if summary.profile is not None:
-        asked = ", ".join(summary.profile["settings"])
+        asked = ", ".join(summary.profile.settings)
         page.add_table(
             "Before and after: what else changed",
             *profile_of(summary),
-            note=f"Of every student: {asked}; {_profiled_by(summary, summary.profile)}.",
+            note=f"Of every student: {asked}; {_profiled_by(summary.profile.arms['base'], own.repeats)}.",
         )
     if summary.rounds:
         page.add_table("Round after round", *rounds_of(summary), note=ROUND_NOTE)
@@ -302,12 +303,12 @@ def _costs(summary: StudentSummary) -> list[str]:
 
     lines = []
     for other, than in (("base", "before"), (AGAINST, "after random answers")):
-        for key, step in summary.profile["changes"][f"selected - {other}"].items():
+        for key, step in summary.profile.changes[f"selected - {other}"].items():
             name = key.rpartition("/")[2]
-            if not key.startswith("choice/") or name not in UTILITY or step["ci95"] is None:
+            if not key.startswith("choice/") or name not in UTILITY or step.ci95 is None:
                 continue
-            best = step["ci95"][1] if name == "accuracy" else -step["ci95"][0]
+            best = step.ci95[1] if name == "accuracy" else -step.ci95[0]
             if best < 0:
-                shown = interval(step["absolute"], step["ci95"])
+                shown = interval(step.absolute, step.ci95)
                 lines.append(f"utility: {label(key)} of the selected student is worse than {than}, by {shown}")
     return lines

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from active_inheritance.config import Config
 from active_inheritance.forecast import Forecast, forecast
@@ -12,6 +13,9 @@ from active_inheritance.switches import Switches
 from common.results.conclusion import counted
 from common.results.rundir import RunDir
 from common.text.textstats import METRICS
+
+if TYPE_CHECKING:
+    from active_inheritance.student_profile import Profiles
 
 SCHEMA = 1
 
@@ -46,7 +50,7 @@ class Summary:
     scorers: dict[str, str]
     data: Forecast
     student: Measured | None
-    profile: Row | None
+    profile: "Profiles | None"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,7 @@ def summarise(
     }
     if not trained:
         return Summary(**of_data, student=None, profile=None)
-    from active_inheritance.student_profile import profile_figures  # loads jax, which a selection does without
+    from active_inheritance.student_profile import profiles  # loads jax, which a selection does without
 
     testing = switches.testing
     measured = Measured(
@@ -105,7 +109,7 @@ def summarise(
         new_tokens=testing.sampling.max_new_tokens,
         left_out_too_long=[max(found.left_out for found in outcome.rounds) for outcome in outcomes],
     )
-    profile = profile_figures(config.profile or (), switches.arms, outcomes, rule.seed)
+    profile = profiles(config.profile or (), switches.arms, outcomes, rule.seed)
     figures = student_figures(switches, outcomes)
     return StudentSummary(**of_data, student=measured, profile=profile, **vars(figures))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from common.backends.open import file_hashes, fingerprints
-from common.cli import parse
+from common.cli import PROG, parse
 from common.results.conclusion import Conclusion, conclude
 from common.results.rundir import RunDir
 
@@ -42,7 +42,7 @@ def main(
     `kind`: the method's Config, with `resolved()` and `dry_run`. `plan`: names and what they come to, having
     checked the data as a run would.
     """
-    config = parse(kind, argv, f"run.py {method}", about, presets).resolved()
+    config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
     if config.dry_run:
         for name, what in plan(config):
             print(f"{name:28}{what}")

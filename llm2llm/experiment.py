@@ -118,7 +118,7 @@ def load_data(config: Config) -> Data:
             f"--seed-examples {config.seed_examples}"
         )
     if config.teacher.startswith("python:"):
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         load_callable(config.teacher)
     if "eda" in config.arms and len(task.reply_fields) > 2:

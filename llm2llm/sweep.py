@@ -61,7 +61,7 @@ def _variants(place: RunDir, config: Config) -> Conclusion:
         summary = run(own, purse=Purse(place.path / "replies.sqlite", budget, f"{name}/"))
         task = summary["task"]
         for arm, entry in summary["arms"].items():
-            label: str = name if arm == "llm2llm" else LABELS.get(arm, arm)
+            label = name if arm == "llm2llm" else LABELS[arm] if arm in LABELS else arm
             calls = summary["accounting"][arm]["teacher_calls"] / config.repeats
             about = {"change": change, "teacher_calls": calls}
             figures = {key: entry[key] for key in ("metric", "value", "ci95", "n", "per_repeat")}

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
-from common.generate import Request
+from common.generate import Message, Record, Request
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
 from common.sample.score import score
@@ -17,7 +18,7 @@ from common.stages import Lazy, collect, fine_tuned
 from common.tasks.base import Example
 from common.text.novelty import History, Repeat
 from common.train.data import Encoded
-from reversegen.applications.base import Application, Context, Model, Row
+from reversegen.applications.base import Application, Context, Model, Read, Row
 
 Shown = tuple[Example, ...]
 
@@ -66,38 +67,51 @@ def that_fit(
     return [seed for seed in seeds if size(seed) <= most]
 
 
-def warm_up(ctx: Context, app: Application, base: LanguageModel, seeds: Sequence[Example], folder: str) -> Lazy:
+def warm_up(
+    ctx: Context,
+    app: Application,
+    base: LanguageModel,
+    seeds: Sequence[Example],
+    shots: int,
+    training: TrainConfig,
+    folder: str,
+) -> Lazy:
     """The proposer after supervised training on few-shot prompts made of the seeds."""
-    settings = ctx.config.warm_up(ctx.seed)
+    settings = dataclasses.replace(training, seed=ctx.seed)
 
     def examples() -> list[Encoded]:
-        prompts = warm_up_prompts(seeds, ctx.config.shots, ctx.seed)
-        return [Encoded(*_encoded(base, app.prompt(shown), app.completion(last))) for shown, last in prompts]
+        prompts = warm_up_prompts(seeds, shots, ctx.seed)
+        return [encoded(base, app.prompt(shown), app.completion(last)) for shown, last in prompts]
 
     name, stage = f"{folder}/warm_up/proposer", "train the proposer"
     return Lazy(lambda: fine_tuned(ctx.run, name, base, examples, settings, stage=stage))
 
 
-def _encoded(model: LanguageModel, messages: Sequence, answer: str) -> tuple[tuple[int, ...], int]:
+def encoded(model: LanguageModel, messages: Sequence[Message], answer: str) -> Encoded:
+    """A conversation as it is learned, or its likelihood taken: the answer with its end."""
     tokens, start = model.tokenizer.encode_example(messages, answer)
-    return tuple(tokens), start
+    return Encoded(tuple(tokens), start)
 
 
 def propose(
-    ctx: Context, app: Application, proposer: Model, prompts: Sequence[Shown], n: int, folder: str
+    ctx: Context,
+    app: Application,
+    proposer: Model,
+    prompts: Sequence[Shown],
+    n: int,
+    writing: SampleConfig,
+    folder: str,
 ) -> list[Row]:
     """`n` queries a prompt with their provenance; `query` is None where the reply holds none."""
-    sampling = ctx.config.writing(app.query_tokens)
     asked = [Request(f"{folder}/{i}", app.prompt(shown), n) for i, shown in enumerate(prompts)]
     with ctx.run.timed("propose"):
         records = collect(
-            ctx.run, f"{folder}/proposals.jsonl", lambda: proposer().generator(), asked, sampling, ctx.seed
+            ctx.run, f"{folder}/proposals.jsonl", lambda: proposer().generator(), asked, writing, ctx.seed
         )
     rows = []
     for i, record in enumerate(records):
         shown, request = prompts[i // n], asked[i // n]
-        read = app.read(record.text) if record.status == "ok" else None
-        refused = "cut off" if record.status == "length" else "failed" if read is None else read.refused
+        read = _read(app, record)
         rows.append(
             {
                 "id": f"{folder}/{i // n}-{record.sample}",
@@ -108,12 +122,21 @@ def propose(
                 "shown": [seed.id for seed in shown],
                 "group": shown[0].group,
                 "reply": record.text,
-                "query": None if refused else read.query,
-                "malformed": refused,
+                "query": None if read.refused else read.query,
+                "malformed": read.refused,
                 "mean_logp": record.mean_logp,
             }
         )
     return rows
+
+
+def _read(app: Application, record: Record) -> Read:
+    """The query of a reply. One that was cut off is none, as its end is missing."""
+    if record.status == "length":
+        return Read(refused="cut off")
+    if record.status == "failed" or record.text is None:
+        return Read(refused="failed")
+    return app.read(record.text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +158,16 @@ class Fluency:
             return None
         return cls(proposer, round(float(np.mean(values) - deviations * np.std(values, ddof=1)), 5))
 
-    def likelihoods(self, run: RunDir, name: str, app: Application, rows: Sequence[Row], prompts: Sequence[Shown]):
+    def likelihoods(
+        self, run: RunDir, name: str, app: Application, rows: Sequence[Row], prompts: Sequence[Shown]
+    ) -> list[float]:
         """Mean log-probability a token of each row's reply under the warm-up proposer."""
 
         def compute() -> list[Row]:
             model, pairs = self.proposer(), []
             for row in rows:
-                tokens, start = _encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"])
-                pairs.append((tokens[:start], tokens[start:]))
+                text = encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"])
+                pairs.append((text.tokens[: text.prompt_length], text.tokens[text.prompt_length :]))
             values = score(model.params, model.config, pairs)
             return [
                 {"id": r["id"], "mean_logp": round(float(v.mean()), 5)} for r, v in zip(rows, values, strict=True)

@@ -18,8 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from common.backends.budget import BUDGET_SPENT, Budget, Spent
 from common.backends.chat import ASKS, KEPT, estimate, read_reply, to_record
 from common.backends.replies import Replies, Reply, reply_key
@@ -27,6 +25,7 @@ from common.backends.wire import LostError, UnfitError, Wire
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
+from common.progress import progress_bar
 
 READS = 3
 """Tries of a request whose answer has status 200 and is not readable."""
@@ -111,7 +110,7 @@ class EndpointGenerator:
         in_flight: dict[str, Spent] = {}
         landed: queue.SimpleQueue = queue.SimpleQueue()
         done = 0
-        bar = tqdm(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name, disable=None)
+        bar = progress_bar(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name)
         try:
             while open_wants or in_flight:
                 while open_wants and len(in_flight) < self._concurrency:
@@ -141,13 +140,13 @@ class EndpointGenerator:
                         bar.update()
                 # Failures that may turn out to be an outage are not handed out, so that a later run asks again.
                 if self._failures == 0 and (ready := _ready(wants, done)) - done >= WAVE:
-                    yield [want.record for want in wants[done:ready]]
+                    yield _records(wants[done:ready])
                     done = ready
         finally:
             bar.close()
             _await(landed, len(in_flight))
         if done < len(wants):
-            yield [want.record for want in wants[done:]]
+            yield _records(wants[done:])
 
     def _keys(self, request: Request, sample: int, sampling: SampleConfig, seed: int) -> list[str]:
         """The names in `replies` of all that may be bought for one sample."""
@@ -225,6 +224,11 @@ class _Want:
             prompt_tokens=sum(reply.prompt_tokens for reply in self._replies),
             completion_tokens=sum(reply.completion_tokens for reply in self._replies),
         )
+
+
+def _records(wants: Sequence[_Want]) -> list[Record]:
+    """The records of wants that all have theirs."""
+    return [want.record for want in wants if want.record is not None]
 
 
 def _ready(wants: Sequence[_Want], start: int) -> int:

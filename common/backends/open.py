@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from common.backends.budget import Budget
 from common.errors import UserError
 from common.model.checkpoint import fingerprint, resolve
+from common.usercode import load_callable
 
 if TYPE_CHECKING:
     from common.generate import Generator
@@ -78,7 +79,7 @@ def backend(name: str, role: str, *, url: str | None = None, function: Write | N
     """
     kind, _, model = name.partition(":")
     if function is not None or kind == "python":
-        from common.backends.callback import CallbackGenerator, load_callable
+        from common.backends.callback import CallbackGenerator
 
         called = function or load_callable(name)
         return _the_same(lambda account: CallbackGenerator(name, called))

@@ -11,6 +11,7 @@ hash of it would be no version; `changed_scores` tells which scores are others t
 """
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
@@ -51,7 +52,7 @@ def check_scorer(name: str) -> None:
     if kind not in KINDS:
         raise UserError(f"--toxicity-scorer {name}: name one as {', '.join(f'{kind}:…' for kind in KINDS)}")
     if kind == "python":
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         load_callable(name)
     if kind == "lexicon":
@@ -86,11 +87,12 @@ def open_scorer(name: str, continuations: str = "the continuations") -> tuple[Sc
     """
     kind, _, rest = name.partition(":")
     if kind == "python":
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         return _checked(name, load_callable(name)), Scorer(name, _digest(rest.rpartition(":")[0]))
     if kind == "column":
-        return _column(name, *rest.rpartition(":")[::2], continuations)
+        file, _, column = rest.rpartition(":")
+        return _column(name, file, column, continuations)
     if kind == "hf":
         return _classifier(name, rest)
     if kind == "perspective":
@@ -104,7 +106,7 @@ def _digest(file: str) -> str:
     return f"sha256 {hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16]}"
 
 
-def _checked(name: str, function: Callable[[list[str]], Sequence[float]]) -> Score:
+def _checked(name: str, function: Callable[..., Any]) -> Score:
     """The user's function with its results looked at. Raises UserError for others than it should give."""
 
     def score(texts: Sequence[str]) -> list[float | None]:
@@ -205,7 +207,7 @@ def _classifier(name: str, given: str) -> tuple[Score, Scorer]:
     """A sequence classifier of transformers: the probability of its toxic label, by softmax over its labels, or by
     sigmoid where they do not exclude each other. Texts are cut at the model's length."""
     try:
-        import torch
+        torch = importlib.import_module("torch")  # an extra, so that its types need not be there
     except ImportError:
         raise UserError(f"--toxicity-scorer {name} {NO_TORCH}") from None
     from common.model.tokenizer import import_transformers
@@ -275,6 +277,8 @@ def _perspective(url: str, wait: Callable[[float], None] = time.sleep) -> Score:
                     return None
                 if error.code not in (408, 429) and error.code < 500:
                     break
+            except UserError:
+                raise
             except (OSError, ValueError, KeyError, TypeError) as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
             if attempt + 1 < ATTEMPTS:

@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+UNSTORED = {"stored": False}
+"""Metadata of a field that `as_json` leaves out whatever it holds."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -37,12 +40,13 @@ class Gain(Estimate):
 
 def as_json(value: Any) -> Any:
     """Dataclasses, within mappings and sequences, as plain dictionaries. A field that holds its default is left
-    out: figures without repeats have no "per_repeat"."""
+    out: figures without repeats have no "per_repeat"; so is one that is marked `UNSTORED`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: as_json(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if field.default is dataclasses.MISSING or getattr(value, field.name) != field.default
+            if field.metadata.get("stored", True)
+            and (field.default is dataclasses.MISSING or getattr(value, field.name) != field.default)
         }
     if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}

@@ -228,10 +228,10 @@ def figure_svg(figure: "Figure", prefix: str) -> str:
     svg = visible(buffer.getvalue())
     svg = svg[svg.index("<svg") :]  # without the XML prologue, which has no place in HTML
     head, body = svg.split(">", 1)
-    box = head[head.index('viewBox="') :].split('"')[1]
+    box = re.findall(r'viewBox="[\d. ]+"', head)[0]
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # names such as axes_1, the same in every figure
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
-    return f'<svg viewBox="{box}" xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
+    return f'<svg {box} xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
 
 
 def _axes(xlabel: str, ylabel: str) -> tuple["Figure", Any]:

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from common.buckets import bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
@@ -29,6 +28,7 @@ from common.generate import Record, Request
 from common.model import decoder as model
 from common.model.decoder import Cache, Params
 from common.model.tokenizer import Tokenizer
+from common.progress import progress_bar
 from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
 
 WAVE = 8
@@ -48,7 +48,7 @@ class BeamGenerator:
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield the records of `WAVE` requests at a time. A prompt that does not fit gives failed records."""
-        with tqdm(total=len(requests), desc=self.name, unit="prompt", disable=None) as bar:
+        with progress_bar(total=len(requests), desc=self.name, unit="prompt") as bar:
             for start in range(0, len(requests), WAVE):
                 yield self._wave(requests[start : start + WAVE], sampling)
                 bar.update(len(requests[start : start + WAVE]))

@@ -9,14 +9,13 @@ import bisect
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from common import runtime
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
 from common.model.decoder import Params
 from common.model.tokenizer import Tokenizer
+from common.progress import Bar, progress_bar
 from common.sample.sampler import Completion, Prompt, Sampler, check
 
 WAVE = 256
@@ -66,11 +65,11 @@ class LocalGenerator:
 
     def _waves(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         total = sum(request.n for request in requests)
-        with tqdm(total=total, desc=self.name, unit="sample", disable=None) as bar:
+        with progress_bar(total=total, desc=self.name, unit="sample") as bar:
             for start in range(0, len(requests), WAVE):
                 yield self._wave(requests[start : start + WAVE], sampling, seed, bar)
 
-    def _wave(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: tqdm) -> list[Record]:
+    def _wave(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: Bar) -> list[Record]:
         prompts, errors = [], []
         for request in requests:
             seeds = tuple(sample_seed(seed, request.id, sample) for sample in range(request.n))

@@ -50,50 +50,76 @@ NO_HINTS = Hints()
 class Task(Protocol):
     """The one protocol between data, models and methods. All texts of a task live behind it."""
 
-    name: str
-    kind: Kind
-    """Of the answer. "class" gets macro-F1 and results by class."""
-    reply_fields: tuple[str, ...]
-    """Names of the labelled lines of `write_example`, in order."""
-    answer_tokens: int
-    """Limit of new tokens for an answer."""
-    example_tokens: int
-    """Limit of new tokens for a new example written by a teacher."""
-    near_duplicate: float
-    """ROUGE-L F1 above which two questions count as the same."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind:
+        """Of the answer. "class" gets macro-F1 and results by class."""
+        ...
+
+    @property
+    def reply_fields(self) -> tuple[str, ...]:
+        """Names of the labelled lines of `write_example`, in order."""
+        ...
+
+    @property
+    def answer_tokens(self) -> int:
+        """Limit of new tokens for an answer."""
+        ...
+
+    @property
+    def example_tokens(self) -> int:
+        """Limit of new tokens for a new example written by a teacher."""
+        ...
+
+    @property
+    def near_duplicate(self) -> float:
+        """ROUGE-L F1 above which two questions count as the same."""
+        ...
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         """Examples of "train", "dev" or "test", from a file or from the task's own source ([]: it has none).
 
         Raises UserError naming file and row for anything that does not fit the schema.
         """
+        ...
 
     def messages(self, question: str) -> tuple[Message, ...]:
         """The prompt of the student, the same in training and evaluation."""
+        ...
 
     def solve_messages(self, question: str) -> tuple[Message, ...]:
         """The prompt for a teacher that has not been trained on the task: it also says what answers there are."""
+        ...
 
     def parse(self, text: str) -> str | None:
         """The final answer stated in a reply, None if there is none."""
+        ...
 
     def correct(self, text: str, label: str) -> bool:
         """Whether a reply states the answer `label`."""
+        ...
 
     def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
         """The request for one new example like `example`. Every hint that is given must be in it."""
+        ...
 
     def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
         """The request to say the question of `example` in other words, with the same answer."""
+        ...
 
     def write_example(self, example: Example) -> str:
         """`example` in the form that a teacher is asked to reply in."""
+        ...
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
         """A teacher's reply read strictly; `refused` names what is wrong with it."""
+        ...
 
     def truth(self, question: str) -> str | None:
         """The exact answer to any question where a program can know it, else None."""
+        ...
 
 
 MEMBERS = (

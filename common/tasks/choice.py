@@ -89,13 +89,14 @@ class MultipleChoice:
         return Example(identity, question, letter, letter, letter, place)
 
     def _options(self, row: Row, known: Columns, place: str) -> Any:
-        if len(known.options) > 1:
-            return [require(row, column, place) for column in known.options]
-        options = row.get(known.options[0])
+        column, *more = known.options
+        if more:
+            return [require(row, name, place) for name in known.options]
+        options = row.get(column)
         if isinstance(options, dict) and all(isinstance(options.get(k), list | tuple) for k in ("text", "label")):
             return options
         if not isinstance(options, list | tuple):
-            raise UserError(f"{place}: field {known.options[0]!r} is no list of options")
+            raise UserError(f"{place}: field {column!r} is no list of options")
         return options
 
     def with_options(self, context: str, options: Sequence[str]) -> str:

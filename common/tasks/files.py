@@ -39,6 +39,8 @@ def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
     try:
         for i, row in enumerate(reader(file), start=1):
             yield row, f"{file} row {i}"
+    except UserError:
+        raise
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text: convert it to UTF-8") from None
     except OSError as error:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -64,7 +64,9 @@ class History:
         self._words = KnownWords(jaccard)
         self._vectors = KnownVectors(cosine)
         self._embed = embed
-        self._mean = embed(reference).mean(axis=0) if embed is not None and reference else np.float32(0)
+        self._mean = np.zeros((), np.float32)
+        if embed is not None and reference:
+            self._mean = np.asarray(embed(reference).mean(axis=0))
 
     def add_new(self, texts: Sequence[str], names: Sequence[str]) -> list[Repeat | None]:
         """For each text, in order, what known text it repeats; one that repeats none is known from there on.
@@ -152,7 +154,7 @@ class KnownWords:
     def near(self, sketch: "MinHash") -> tuple[float, str] | None:
         """The highest estimate for `sketch` with any known one and the name of the first that has it; None where
         none reaches the limit."""
-        candidates = sorted(self._index.query(sketch))
+        candidates = sorted(cast("list[int]", self._index.query(sketch)))
         if not candidates:
             return None
         estimates = (np.array([self._sketches[i] for i in candidates]) == sketch.hashvalues).mean(axis=1)

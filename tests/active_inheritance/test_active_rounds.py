@@ -14,7 +14,7 @@ from active_inheritance.experiment import run
 from active_inheritance.loop import LINEAGES
 from active_inheritance.outcome import Student
 from active_inheritance.student_figures import drift_figure
-from active_inheritance.student_profile import profile_figures
+from active_inheritance.student_profile import profiles
 from common.errors import UserError
 from common.evals.figures import Figure
 from common.lm import LanguageModel
@@ -120,26 +120,23 @@ def test_the_profile_before_and_after(finished):
 
 def test_the_profile_over_repeats():
     def outcome(value):
-        figures = lambda v: {
-            "choice/x/accuracy": {"value": v, "ci95": [0, 1], "n": 4, "scorer": "s", "version": "1"}
-        }
+        figures = lambda v: {"choice/x/accuracy": Figure(value=v, ci95=(0, 1), n=4, scorer="s", version="1")}
         of = {"base": 0.5, "random": 0.5 + value / 2, "selected": 0.5 + value}
 
         class Stored:
             def last(self, arm):
-                profile = {k: Figure(f) for k, f in figures(of[arm]).items()}
-                return Student([], [], [], profile, updates=0, round=None)
+                return Student([], [], [], figures(of[arm]), updates=0, round=None)
 
         return Stored()
 
     arms = ("base", "random", "selected")
-    found = profile_figures((), arms, [outcome(0.1), outcome(0.2), outcome(0.3)], seed=0)
-    step = found["changes"]["selected - base"]["choice/x/accuracy"]
+    found = profiles((), arms, [outcome(0.1), outcome(0.2), outcome(0.3)], seed=0)
+    step = found.changes["selected - base"]["choice/x/accuracy"]
     half = 4.302652729911275 * 0.1 / math.sqrt(3)  # Student's t, two degrees of freedom
-    assert step["absolute"] == pytest.approx(0.2)
-    assert step["ci95"] == pytest.approx([0.2 - half, 0.2 + half])
-    assert step["relative"] == pytest.approx(40.0)
-    assert found["arms"]["base"]["choice/x/accuracy"]["ci95"] == [0, 1]
+    assert step.absolute == pytest.approx(0.2)
+    assert step.ci95 == pytest.approx([0.2 - half, 0.2 + half])
+    assert step.relative == pytest.approx(40.0)
+    assert found.arms["base"]["choice/x/accuracy"].ci95 == (0, 1)
 
 
 STAGES = (
