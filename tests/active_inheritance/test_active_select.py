@@ -160,7 +160,7 @@ def test_a_function_that_keeps_failing_stops_the_run(pool):
 
 
 def test_budgets_of_sources(pool):
-    """A17"""
+    """Sources share k answers of every prompt evenly."""
     for sources, k in (((), 3), (("x",), 3), (("y", "x"), 3)):
         summary = run(config(pool, f"run-{'-'.join(sources)}", sources=sources, k=k, drop=("none",)))
         assert summary["pool"]["answers_of_a_prompt"] == {"3": 60}

@@ -49,7 +49,7 @@ def key(candidate):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_best_is_taken(seed):
-    """A16: optimal for every prompt."""
+    """No answer of a prompt is better than the one that is taken."""
     found = pool(seed, steps=None if seed % 2 else 4)
     scores = [c.scores["s"] for c in found]
     assert scores[choose(Rule(MAX), "p", found).selected[0]] == max(scores)
@@ -72,7 +72,7 @@ def test_margin_is_the_lead_over_the_runner_up():
 
 @pytest.mark.parametrize("objectives", [MAX, MIN])
 def test_a_constant_score_gives_the_tie_break(objectives):
-    """A16: nearest to the median length, then source, then text."""
+    """Nearest to the median length, then source, then text."""
     found = [dataclasses.replace(c, scores=c.scores | {"s": 1.0}) for c in pool(3)]
     middle = statistics.median(c.scores["words"] for c in found)
     order = sorted(
@@ -101,7 +101,7 @@ RULES = [
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("steps", [None, 3])
 def test_the_order_of_the_candidates_changes_nothing(rule, steps):
-    """A16, for the random control and the matched one as well; but for the first, which is first by its place."""
+    """Nor does it change the random control and the matched one; the first answer alone goes by its place."""
     for seed in range(15):
         found = pool(seed, steps=steps)
         shuffled = random.Random(seed).sample(found, len(found))
@@ -136,7 +136,7 @@ def test_unusable_answers_are_in_no_arm():
 
 
 def test_the_random_control_is_uniform():
-    """A16: chi-square over prompts, 9 degrees of freedom, 0.1%; and over seeds."""
+    """Chi-square over prompts, 9 degrees of freedom, 0.1%; and over seeds."""
     found = pool(0)
     for draws in (
         [choose(Rule(MAX), f"p{i}", found) for i in range(3000)],
@@ -195,7 +195,7 @@ def test_fallbacks_of_a_prompt_without_a_feasible_answer():
 
 
 def test_a_guard_keeps_mtld_from_short_answers():
-    """A6: of ten texts of one kind, the highest MTLD of 25 words is above that of 800 in the mean (135 and
+    """Of ten texts of one kind, the highest MTLD of 25 words is above that of 800 in the mean (135 and
     102)."""
     # MTLD deletes digits, so the words are spelled with letters.
     words = [f"{rank}".translate({ord(str(d)): "abcdefghij"[d] for d in range(10)}) for rank in range(5000)]
@@ -224,7 +224,7 @@ def test_a_guard_keeps_mtld_from_short_answers():
 @pytest.mark.parametrize("pick", ["chebyshev", "knee"])
 @pytest.mark.parametrize("steps", [None, 4])
 def test_pareto_picks_are_beaten_by_none(pick, steps):
-    """A16, and each further front only by those before it."""
+    """Answers of a further front are beaten only by those of fronts before it."""
     for seed in range(40):
         found = pool(seed, n=12, names=("s", "t", "u"), steps=steps)
         rule = Rule((*TWO, Objective("u", "max")), combine="pareto", pick=pick)
@@ -302,7 +302,7 @@ def test_names_may_hold_colons():
 
 
 def test_expected_maximum_of_normals():
-    """A7"""
+    """The values of order statistics tables (Tippett 1925)."""
     table = {2: 0.56, 4: 1.03, 5: 1.16, 8: 1.42, 10: 1.54, 16: 1.77, 25: 1.97, 50: 2.25, 100: 2.51}
     assert {k: round(expected_max(k), 2) for k in table} == table
     assert expected_max(1) == pytest.approx(0, abs=1e-12)
@@ -310,7 +310,7 @@ def test_expected_maximum_of_normals():
 
 
 def test_kl_bound():
-    """A8"""
+    """ln k - (k - 1) / k for one score, ln k otherwise."""
     assert (round(kl_bound(10), 2), round(kl_bound(25), 2), kl_bound(1)) == (1.40, 2.26, 0)
     # Two sources that always give one answer each, and the choice always takes the first's: ln 2 from their mean.
     assert kl_bound(2, one_score=False) == pytest.approx(math.log(2))
@@ -370,7 +370,7 @@ def forecast_of(prompts, tmp_path, **settings):
 
 
 def test_the_forecast_of_normal_scores_comes_true(tmp_path):
-    """A18, of the data: the predicted lift is within the interval of the one that came of it."""
+    """The predicted lift is within the interval of the one that came of it."""
     rng = np.random.default_rng(0)
     prompts = rng.normal(size=(400, 1, 2)) * 3 + rng.normal(size=(400, 10, 2)) * (2.0, 1.0)
     prompts[:, :, 1] += prompts[:, :, 0]
