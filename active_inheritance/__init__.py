@@ -8,7 +8,7 @@ Importing this loads neither jax nor numpy; `run` does, and jax only where a mod
 settings raise `common.errors.UserError`, a ValueError.
 """
 
-from active_inheritance.command import run
 from active_inheritance.config import Config
+from active_inheritance.experiment import run
 
 __all__ = ["Config", "run"]

@@ -18,11 +18,12 @@ from common.results.rundir import RunDir, write_json
 class Conclusion:
     """`summary`: the figures of summary.json, a dataclass or a mapping. `tables`: what is printed. `caveats`: what
     a reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was
-    not, None where nothing is compared. `products`: what else lies in the run folder, by what it is called."""
+    not, None where nothing is compared. `products`: what else lies in the run folder, by what it is called.
+    `page`: None where the folder holds the page and figures of a later stage, which stay."""
 
     summary: Any
     tables: str
-    page: Report
+    page: Report | None
     caveats: Sequence[str] = ()
     verdict: str | None = None
     products: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -31,9 +32,10 @@ class Conclusion:
 def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     """Store page and summary, the summary last, print what was found, and return what summary.json holds."""
     summary = as_json(found.summary) | {"verdict": found.verdict, "caveats": list(found.caveats)}
-    found.page.lead(found.verdict, found.caveats)
-    found.page.write(run.path / "report.html")
-    write_json(run.path / "summary.json", summary)
+    if found.page is not None:
+        found.page.lead(found.verdict, found.caveats)
+        found.page.write(run.path / "report.html")
+        write_json(run.path / "summary.json", summary)
     print(f"\n{found.tables.strip()}\n")
     for caveat in found.caveats:
         print(f"note: {caveat}")
@@ -44,29 +46,40 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     return summary
 
 
-def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale: float = 100) -> str | None:
+def verdict(
+    gain: Estimate,
+    ours: str,
+    theirs: str,
+    unit: str = "points",
+    scale: float = 100,
+    decimals: int = 1,
+    ways: tuple[str, str] = ("ahead of", "behind"),
+) -> str | None:
     """One sentence: whether `ours` is shown to differ from `theirs`. `unit` is that of `scale` times the value.
+    `ways`: what `ours` is with a higher and with a lower value, where more is not better.
 
     Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of questions alone.
     """
     if gain.value is None:
         return None
-    size = f"{scale * gain.value:+.1f} {unit}"
+    size = f"{scale * gain.value:+.{decimals}f} {unit}"
     if gain.ci95 is None:
         resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
-        within = "" if resampled is None else f", 95% interval over questions {_interval(resampled, scale)}"
+        within = (
+            "" if resampled is None else f", 95% interval over questions {_interval(resampled, scale, decimals)}"
+        )
         here = f"here {ours} - {theirs} is {size}{within}"
         return f"One training shows nothing of other seeds: {here}; give --repeats 3."
-    within = f"95% interval over repeats {_interval(gain.ci95, scale)}"
+    within = f"95% interval over repeats {_interval(gain.ci95, scale, decimals)}"
     if gain.ci95[0] <= 0 <= gain.ci95[1]:
         return f"Not shown: a difference of {ours} from {theirs}; it is {size}, and the {within} holds 0."
-    way = "ahead of" if gain.value > 0 else "behind"
+    way = ways[0] if gain.value > 0 else ways[1]
     return f"Shown: {ours} is {way} {theirs} by {size}, {within}."
 
 
-def _interval(interval: tuple[float, float], scale: float) -> str:
+def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str:
     low, high = (scale * x for x in interval)
-    return f"[{low:+.1f}, {high:+.1f}]"
+    return f"[{low:+.{decimals}f}, {high:+.{decimals}f}]"
 
 
 def counted(count: int, noun: str) -> str:

@@ -35,6 +35,13 @@ def test_no_verdict_on_what_is_not_defined():
     assert verdict(Estimate(value=None, ci95=None), "a", "b") is None
 
 
+def test_a_verdict_on_a_score_speaks_of_more_and_less_in_its_unit():
+    """Where more is not better, with the decimals that the score asks for."""
+    gain = Estimate(value=-0.0123, ci95=(-0.02, -0.0046))
+    said = verdict(gain, "a", "b", "ttr", 1, decimals=3, ways=("above", "below"))
+    assert said == "Shown: a is below b by -0.012 ttr, 95% interval over repeats [-0.020, -0.005]."
+
+
 def test_defaults_are_left_out_of_json_and_intervals_are_not():
     """An interval that is not there is stored as null; figures without repeats have no list of them."""
     assert as_json({"x": [Estimate(value=1.0, ci95=None)]}) == {"x": [{"value": 1.0, "ci95": None}]}
