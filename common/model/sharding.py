@@ -16,7 +16,6 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from common import runtime  # noqa: F401  (process-wide switches)
 from common.errors import UserError
 
 RULES: tuple[tuple[str, P], ...] = (

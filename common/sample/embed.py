@@ -22,8 +22,7 @@ from common import runtime
 from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model import decoder as model
-from common.model.decoder import Params
+from common.model.decoder import Params, hidden
 
 SHORTEST = 32
 """Smallest compiled length."""
@@ -69,14 +68,14 @@ def embed(
 def _embed_batch(
     params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], lengths: Int[Array, " B"]
 ) -> Float[Array, "B D"]:
-    h = model.hidden(params, config, inputs, dtype=dtype).astype(jnp.float32)
+    h = hidden(params, config, inputs, dtype=dtype).astype(jnp.float32)
     real = jnp.arange(inputs.shape[1]) < lengths[:, None]
     return jnp.where(real[..., None], h, 0).sum(axis=1) / lengths[:, None]
 
 
 def embed_reference(params: Params, config: ModelConfig, tokens: Sequence[int]) -> np.ndarray:
     """The plain form that `embed` agrees with: the vector (D,) of one text."""
-    mean = np.asarray(model.hidden(params, config, jnp.asarray(tokens)[None])[0]).mean(axis=0)
+    mean = np.asarray(hidden(params, config, jnp.asarray(tokens)[None])[0]).mean(axis=0)
     return mean / np.linalg.norm(mean)
 
 

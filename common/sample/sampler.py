@@ -25,8 +25,18 @@ from common import runtime
 from common.buckets import bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
-from common.model import decoder as model
-from common.model.decoder import Cache, Params
+from common.model.decoder import (
+    Cache,
+    Params,
+    copy_rows,
+    decode,
+    empty_cache,
+    grow_cache,
+    hidden,
+    prefill,
+    split_layers,
+    unembed,
+)
 
 SHORTEST_CACHE = 128
 """Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
@@ -101,7 +111,7 @@ class Sampler:
         queue, slots = _Queue(prompts), _Slots(self.slots)
         longest = max((len(prompt.tokens) for prompt in prompts), default=0)
         length = bucket(longest + self.block, SHORTEST_CACHE)
-        cache = model.empty_cache(self.config, self.slots, length, dtype=self.dtype)
+        cache = empty_cache(self.config, self.slots, length, dtype=self.dtype)
         while queue.waiting or slots.live.any():
             if slots.live.sum() <= self._few(queue):
                 cache = self._refill(cache, slots, queue)
@@ -289,16 +299,16 @@ def key_data(seed: int) -> tuple[int, int]:
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _prepare(params: Params, config: ModelConfig, dtype: Any) -> tuple[Params, Params]:
     params = jax.tree.map(lambda w: w.astype(dtype), params)
-    return params, model.split_layers(params, config)
+    return params, split_layers(params, config)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _prefill(params: Params, config: ModelConfig, tokens: Int[Array, "P T"]) -> Cache:
-    return model.prefill(params, config, tokens, dtype=params["embed"].dtype)
+    return prefill(params, config, tokens, dtype=params["embed"].dtype)
 
 
-_copy_rows = jax.jit(model.copy_rows, donate_argnums=0)
-_grow = jax.jit(model.grow_cache, static_argnums=1)
+_copy_rows = jax.jit(copy_rows, donate_argnums=0)
+_grow = jax.jit(grow_cache, static_argnums=1)
 
 
 def _fit(cache: Cache, length: int) -> Cache:
@@ -326,7 +336,7 @@ def _decode_block(
 
     def one_token(state):
         i, live, position = state["i"], state["live"], state["position"]
-        h, cache = model.decode(
+        h, cache = decode(
             layered,
             config,
             state["cache"],
@@ -334,7 +344,7 @@ def _decode_block(
             position[:, None],
             dtype=layered["embed"].dtype,
         )
-        logits = model.unembed(layered, config, h[:, 0])
+        logits = unembed(layered, config, h[:, 0])
         token = choose(logits, numbers[i], rows["temperature"], rows["top_p"], rows["top_k"])
         logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=1)
         step = state["step"] + 1
@@ -456,7 +466,7 @@ _BITS_OF_ONE = int(np.float32(1).view(np.int32))
 
 @functools.partial(jax.jit, static_argnums=1)
 def _next_logits(params: Params, config: ModelConfig, tokens: Int[Array, " T"], last: int) -> Float[Array, " V"]:
-    return model.unembed(params, config, model.hidden(params, config, tokens[None])[0, last])
+    return unembed(params, config, hidden(params, config, tokens[None])[0, last])
 
 
 def sample_reference(

@@ -21,8 +21,7 @@ from common import runtime
 from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model import decoder as model
-from common.model.decoder import Params
+from common.model.decoder import Params, hidden, unembed
 from common.model.losses import LOGITS, token_logps
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -133,7 +132,7 @@ def _score_greedy_batch(
     targets: Int[Array, "B A"],
 ) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
     def one(pair):
-        logps = jax.nn.log_softmax(model.unembed(params, config, pair[0]))
+        logps = jax.nn.log_softmax(unembed(params, config, pair[0]))
         return logps[pair[1]], jnp.argmax(logps) == pair[1]
 
     h = _before(params, config, dtype, inputs, positions)
@@ -145,11 +144,11 @@ def _before(
     params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], positions: Int[Array, "B A"]
 ) -> Float[Array, "B*A D"]:
     """Hidden states at the given positions, row by row."""
-    h = model.hidden(params, config, inputs, dtype=dtype)
+    h = hidden(params, config, inputs, dtype=dtype)
     return jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
 
 
 def all_logps(params: Params, config: ModelConfig, tokens: Int[Array, " T"]) -> Float[Array, "T V"]:
     """The plain form that `score` agrees with: row t has the log-probabilities of every token to follow t."""
-    h = model.hidden(params, config, tokens[None])[0]
-    return jax.nn.log_softmax(model.unembed(params, config, h))
+    h = hidden(params, config, tokens[None])[0]
+    return jax.nn.log_softmax(unembed(params, config, h))

@@ -6,14 +6,13 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from common.errors import UserError
-from common.model import decoder as model
-from common.model import hf, sharding
+from common.model import decoder, hf, sharding
 
 needs_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 devices (JAX_NUM_CPU_DEVICES=8)")
 
 
 def _loss(params, config, tokens):
-    logits = model.unembed(params, config, model.hidden(params, config, tokens))
+    logits = decoder.unembed(params, config, decoder.hidden(params, config, tokens))
     return -jax.nn.log_softmax(logits)[..., 0].mean()
 
 
@@ -51,7 +50,7 @@ def test_slices_read_for_a_mesh_make_up_the_whole(fixtures, name):
 def test_axes_that_do_not_divide_a_dimension_are_dropped(fixtures):
     config = hf.load_config(fixtures / "qwen2")  # 8 heads, 2 key/value heads
     mesh = sharding.make_mesh(fsdp=2, tp=4)
-    specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(mesh, model.abstract_params(config)))
+    specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(mesh, decoder.abstract_params(config)))
     assert specs["embed"] == P("tp", "fsdp")
     assert specs["layers"]["q"] == P(None, "fsdp", "tp")
     assert specs["layers"]["k"] == P(None, "fsdp", None)
@@ -63,7 +62,7 @@ def test_one_device_makes_a_mesh(fixtures, quick_jit):
     mesh = sharding.make_mesh(fsdp=1)
     params = hf.load_params(fixtures / "llama2", config, mesh=mesh)
     tokens = jax.device_put(np.zeros((2, 4), np.int32), sharding.batch_sharding(mesh))
-    assert quick_jit(lambda p: model.hidden(p, config, tokens))(params).shape == (2, 4, 32)
+    assert quick_jit(lambda p: decoder.hidden(p, config, tokens))(params).shape == (2, 4, 32)
 
 
 @pytest.mark.parametrize("axes", [{"tp": 0}, {"tp": 1000}, {"fsdp": 1000}])
