@@ -37,6 +37,7 @@ from common.model.decoder import (
     split_layers,
     unembed,
 )
+from common.model.sharding import CACHE, ROWS, place_data
 from common.model.tokenizer import Tokenizer
 from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
 
@@ -124,6 +125,8 @@ def diverse(
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
     cache = empty_cache(config, rows, bucket(longest + limit, SHORTEST_CACHE), dtype=params["embed"].dtype)
+    cache = place_data(cache, params, CACHE)
+    tokens = place_data(tokens, params, ROWS)
     cache = _filled(params, config, cache, tokens, np.arange(rows) // groups)
     eos = np.pad(
         np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1

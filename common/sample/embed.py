@@ -23,6 +23,7 @@ from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, hidden
+from common.model.sharding import ROWS, place_data
 
 SHORTEST = 32
 """Smallest compiled length."""
@@ -43,7 +44,7 @@ def embed(
 
     Texts of like length share a batch, right-padded to a few static shapes; padding does not count. `dtype` is
     that of the activations (default: `runtime.compute_dtype`). A text's vector depends on its batch mates by
-    rounding only.
+    rounding only. Where the parameters lie on a mesh, so do the rows of a batch.
 
     Raises UserError, naming the text by its index, for one without tokens or with more than the model's positions.
     """
@@ -60,7 +61,8 @@ def embed(
         for row, i in enumerate(rows):
             lengths[row] = len(token_lists[i])
             inputs[row, : lengths[row]] = token_lists[i]
-        vectors[rows] = np.asarray(_embed_batch(params, config, dtype, inputs, lengths))[: len(rows)]
+        batch = place_data((inputs, lengths), params, ROWS)
+        vectors[rows] = np.asarray(_embed_batch(params, config, dtype, *batch))[: len(rows)]
     return _unit(vectors)
 
 

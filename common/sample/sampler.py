@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
 from common import runtime
@@ -37,6 +38,7 @@ from common.model.decoder import (
     split_layers,
     unembed,
 )
+from common.model.sharding import CACHE, ROWS, data_shardings, mesh_of, place_data
 
 SHORTEST_CACHE = 128
 """Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
@@ -93,6 +95,7 @@ class Sampler:
         self._eos = np.pad(
             np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1
         )
+        self._mesh = mesh_of(params)
         # Prefill scans over the stacked weights; decoding reads them layer by layer.
         self._params, self._layered = _prepare(params, config, self.dtype)
         self._group = max(1, slots // 8)  # prompts prefilled together, and free slots worth a stop
@@ -112,6 +115,7 @@ class Sampler:
         longest = max((len(prompt.tokens) for prompt in prompts), default=0)
         length = bucket(longest + self.block, SHORTEST_CACHE)
         cache = empty_cache(self.config, self.slots, length, dtype=self.dtype)
+        cache = place_data(cache, self._params, CACHE)
         while queue.waiting or slots.live.any():
             if slots.live.sum() <= self._few(queue):
                 cache = self._refill(cache, slots, queue)
@@ -119,7 +123,7 @@ class Sampler:
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
             cache, tokens, logps = _decode_block(
-                self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue)
+                self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
             )
             for job in slots.advance(*jax.device_get((tokens, logps)), self._eos):
                 results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
@@ -135,7 +139,8 @@ class Sampler:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                queue.prefilled = _prefill(self._params, self.config, queue.next_prompts(self._group))
+                tokens = place_data(queue.next_prompts(self._group), self._params, ROWS)
+                queue.prefilled = _prefill(self._params, self.config, tokens)
             rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
             free = np.flatnonzero(~slots.live)
             for i in range(min(len(free), len(queue.ready), self._group)):
@@ -318,7 +323,7 @@ def _fit(cache: Cache, length: int) -> Cache:
     return _grow(cache, bucket(length, SHORTEST_CACHE))
 
 
-@functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(1, 7), donate_argnums=2)
 def _decode_block(
     layered: Params,
     config: ModelConfig,
@@ -327,6 +332,7 @@ def _decode_block(
     numbers: Float[Array, "block B"],
     eos: Int[Array, " E"],
     few: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
     """Up to `block` tokens of every live row, fewer if only `few` rows are left. Tokens not sampled are -1."""
     block, B = numbers.shape
@@ -367,7 +373,11 @@ def _decode_block(
         "logps": jnp.zeros((block, B)),
     }
     state = jax.lax.while_loop(going, one_token, state)
-    return state["cache"], state["tokens"], state["logps"]
+    cache = state["cache"]
+    if mesh is not None:
+        # Left alone, the compiler may split it otherwise than it came, and the next block compiles again.
+        cache = jax.lax.with_sharding_constraint(cache, data_shardings(mesh, cache, CACHE))
+    return cache, state["tokens"], state["logps"]
 
 
 def uniform(key: UInt32[Array, "B 2"], step: Int[Array, "n B"]) -> Float[Array, "n B"]:
