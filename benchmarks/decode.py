@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from common import runtime  # noqa: E402
 from common.buckets import bucket  # noqa: E402
 from common.config import ModelConfig, RopeScaling, SampleConfig  # noqa: E402
-from common.model import decoder as model  # noqa: E402
+from common.model import decoder  # noqa: E402
 from common.sample import sampler as sample  # noqa: E402
 
 SHAPES = {
@@ -70,7 +70,7 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
     for slot, prompt in enumerate(busy):
         slots.start(slot, sample._Job(prompt, slot, slot, 0))
     length = bucket(slots.reach(busy[0].sampling.max_new_tokens), sample.SHORTEST_CACHE)
-    cache = model.empty_cache(sampler.config, sampler.slots, length, dtype=sampler.dtype)
+    cache = decoder.empty_cache(sampler.config, sampler.slots, length, dtype=sampler.dtype)
     numbers = np.random.default_rng(0).random((sampler.block, sampler.slots), np.float32)
 
     def block():
@@ -85,7 +85,7 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
 
 def measure(config: ModelConfig, args: argparse.Namespace) -> tuple[dict[str, float], float]:
     """Tokens a second of each row of the table, and the share of bandwidth in greedy decoding (nan: unknown)."""
-    params = jax.jit(model.init, static_argnums=0)(config, jax.random.key(0))
+    params = jax.jit(decoder.init, static_argnums=0)(config, jax.random.key(0))
     sampler = sample.Sampler(params, config, eos_ids=(), slots=args.slots)
     del params
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(sampler._params))

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from common import runtime
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import checkpoint, hf
 from common.model.decoder import Params
+from common.model.sharding import mesh_of
 from common.model.tokenizer import Tokenizer
 from common.sample.embed import embed
 from common.sample.local import LocalGenerator
@@ -35,8 +37,11 @@ class LanguageModel:
     weights: pathlib.Path
 
     @classmethod
-    def load(cls, name: str, dtype: Any = None) -> "LanguageModel":
+    def load(cls, name: str, dtype: Any = None, *, mesh: Mesh | None = None) -> "LanguageModel":
         """Load a hub id, a local folder or `embedded:NAME`; by default in the dtype of this machine's computing.
+
+        With a `mesh` (`common.model.sharding.make_mesh`) the weights are read onto its devices, and sampling,
+        scoring and training of this model take place there.
 
         Raises UserError if it cannot be found, read or understood.
         """
@@ -48,18 +53,18 @@ class LanguageModel:
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}: they "
                 "do not belong together, or the embedding was not resized"
             )
-        params = hf.load_params(folder, config, dtype=dtype or runtime.compute_dtype())
+        params = hf.load_params(folder, config, dtype=dtype or runtime.compute_dtype(), mesh=mesh)
         return cls(name, folder, config, params, tokenizer, folder)
 
     def with_weights(self, name: str, folder: pathlib.Path) -> "LanguageModel":
-        """The same model with the weights stored in `folder`."""
-        params = hf.load_params(folder, self.config, dtype=runtime.compute_dtype())
+        """The same model with the weights stored in `folder`, on the same devices."""
+        params = hf.load_params(folder, self.config, dtype=runtime.compute_dtype(), mesh=mesh_of(self.params))
         return dataclasses.replace(self, name=name, params=params, weights=folder)
 
     def starting_weights(self, settings: TrainConfig) -> Params:
         """What a training starts from: float32 for a full one, as they are beside adapters."""
         if settings.lora is None and runtime.on_accelerator():
-            return hf.load_params(self.weights, self.config)
+            return hf.load_params(self.weights, self.config, mesh=mesh_of(self.params))
         return self.params
 
     def generator(self) -> LocalGenerator:

@@ -1,20 +1,16 @@
-"""Process-wide switches of jax and flax, set once on import by every module that computes.
+"""What the machine offers: where compiled programs are kept, which device computes, and in what precision.
 
-flax is kept in tree mode (modules are plain pytrees; nothing is shared by reference) and sharding metadata
-stays out of the modules, so that today's defaults and the announced ones behave alike. Compiled programs are
-kept in the user's cache directory, so that a second run starts without compiling.
+Nothing here or elsewhere in `common` changes a setting of jax or flax by being imported or called, save
+`enable_compile_cache`, which is for a notebook or a script of one's own. This module loads jax only when asked
+about a device.
 """
 
 import os
 import pathlib
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-
-nnx.set_graph_mode(False)
-nnx.set_graph_updates(False)
-nnx.use_eager_sharding(False)
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def cache_dir() -> pathlib.Path:
@@ -23,19 +19,43 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(root) / "seedloop"
 
 
+def _compile_cache() -> dict[str, Any]:
+    """jax's settings: keep every program that took a tenth of a second to compile, however small."""
+    return {
+        "jax_compilation_cache_dir": str(cache_dir() / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+
+
+def compile_cache_environment() -> dict[str, str]:
+    """Environment variables under which a jax that is yet to be imported keeps compiled programs on disk, so that
+    a second run starts without compiling. What the user has set is left out.
+
+        os.environ.update(compile_cache_environment())
+    """
+    names = {name.upper(): str(value) for name, value in _compile_cache().items()}
+    return {name: value for name, value in names.items() if name not in os.environ}
+
+
 def enable_compile_cache() -> None:
-    """Keep compiled programs on disk between processes, unless jax was told of another place."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    """Keep compiled programs on disk from now on, unless jax was told of another place."""
+    import jax
+
+    for name, value in _compile_cache().items():
+        if name != "jax_compilation_cache_dir" or jax.config.jax_compilation_cache_dir is None:
+            jax.config.update(name, value)
 
 
 def on_accelerator() -> bool:
     """Whether the default device is a GPU or TPU."""
+    import jax
+
     return jax.default_backend() != "cpu"
 
 
-def compute_dtype() -> jnp.dtype:
+def compute_dtype() -> "np.dtype":
     """bfloat16 on accelerators; float32 on CPU, where bfloat16 is emulated and slower."""
+    import jax.numpy as jnp
+
     return jnp.dtype(jnp.bfloat16 if on_accelerator() else jnp.float32)

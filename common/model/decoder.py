@@ -1,4 +1,4 @@
-"""The decoder: declared once with flax nnx, run as plain jax over a pure dict of arrays.
+"""The decoder, a flax nnx module, and functions that run it on a pure dict of its arrays.
 
 Llama 2/3, Mistral, Qwen2 and Qwen3 differ by a few switches of `ModelConfig`. Layer weights are stacked on a
 leading axis: training, scoring and prefill scan over it; decoding slices it once and unrolls.
@@ -6,6 +6,10 @@ leading axis: training, scoring and prefill scan over it; decoding slices it onc
     params = init(config, jax.random.key(0))
     h = hidden(params, config, tokens)                       # (B, T, D)
     logits = unembed(params, config, h)                      # (B, T, V)
+
+Outside this file parameters are always the dict: jax.jit takes it at a fraction of a module's cost, its paths map
+onto names in files and onto places on devices, and adapters are split off and joined by key. Inside a compiled
+function `module` makes it a `Decoder` again, which costs nothing at run time.
 
 Dimensions, here and everywhere in common/:
     B batch rows · T query tokens · S key positions (cache length) · D hidden · N query heads · K key/value heads
@@ -22,7 +26,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from common import runtime  # noqa: F401  (sets flax to tree mode before a module is built)
 from common.config import ModelConfig
 from common.model.attention import attention
 
@@ -96,8 +99,25 @@ def attention_mask(query_pos: Int[Array, "B T"], keys: int, window: jax.Array | 
     return ((distance >= 0) & (distance < limit))[:, None]
 
 
+def cached_attention(
+    q: Float[Array, "B T N H"],
+    keys: Float[Array, "B K H S"],
+    values: Float[Array, "B K S H"],
+    mask: Bool[Array, "B 1 T S"],
+) -> Float[Array, "B T N H"]:
+    """`jax.nn.dot_product_attention` over a cache in its own axis order; softmax in float32."""
+    B, T, N, H = q.shape
+    K, S = keys.shape[1], keys.shape[3]
+    q = q.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, T * (N // K), H)
+    scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32).reshape(B, K, T, N // K, S)
+    scores = jnp.where(mask[:, :, :, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores).astype(values.dtype).reshape(*q.shape[:3], S)
+    attended = jnp.matmul(weights, values).reshape(B, K, T, N // K, H)
+    return attended.swapaxes(1, 2).reshape(B, T, N, H)
+
+
 class Block(nnx.Module):
-    """Pre-norm attention and gated MLP."""
+    """Pre-norm attention and gated MLP, with adapters beside the matrices that `config.lora` names."""
 
     def __init__(self, config: ModelConfig, key: jax.Array):
         self.config = config
@@ -131,7 +151,29 @@ class Block(nnx.Module):
         low = _dot(x, getattr(self, f"{name}_a"), contract)
         return y + lora.alpha / lora.rank * _dot(low, getattr(self, f"{name}_b"))
 
-    def qkv(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float[Array, "B T D"], angles: Float[Array, "B T half"], mask: Bool[Array, "1 1 T T"] | None
+    ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]]:
+        """The layer over whole sequences, causal where `mask` is None; beside its output its keys and values."""
+        q, k, v = self._qkv(x, angles)
+        return self._finish(x, attention(q, k, v, mask)), (k, v)
+
+    def decode(
+        self,
+        x: Float[Array, "B T D"],
+        angles: Float[Array, "B T half"],
+        cache: tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B 1 T S"],
+    ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]]]:
+        """The layer over new tokens at `positions`: its output, and its cache with their keys and values."""
+        q, k, v = self._qkv(x, angles)
+        rows = jnp.arange(x.shape[0])[:, None]
+        keys = cache[0].at[rows, :, :, positions].set(k)
+        values = cache[1].at[rows, :, positions].set(v)
+        return self._finish(x, cached_attention(q, keys, values, mask)), (keys, values)
+
+    def _qkv(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         config = self.config
         h = rms_norm(x, self.norm1[...], config.norm_eps)
         q, k, v = (self._project(h, name) for name in "qkv")
@@ -144,7 +186,7 @@ class Block(nnx.Module):
             k = rms_norm(k, self.k_norm[...], config.norm_eps)
         return apply_rope(q, angles), apply_rope(k, angles), v
 
-    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+    def _finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         x = x + self._project(attended, "o", contract=2)
         h = rms_norm(x, self.norm2[...], self.config.norm_eps)
         gated = jax.nn.silu(self._project(h, "gate")) * self._project(h, "up")
@@ -152,20 +194,105 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Token embedding, stacked blocks, final norm, and a head unless it is tied to the embedding."""
+    """Token embedding, blocks, final norm, and a head unless it is tied to the embedding.
+
+    `layers` is one `Block` whose arrays have a leading axis of layers, or after `split_layers` a list of blocks.
+    """
 
     def __init__(self, config: ModelConfig, key: jax.Array):
+        self.config = config
         embed_key, head_key, layer_key = jax.random.split(key, 3)
         self.embed = _matrix(embed_key, config.vocab_size, config.hidden_size)
         self.norm = nnx.Param(jnp.ones(config.hidden_size))
-        self.layers = jax.vmap(functools.partial(Block, config))(jax.random.split(layer_key, config.num_layers))
+        keys = jax.random.split(layer_key, config.num_layers)
+        self.layers: Block | nnx.List[Block] = jax.vmap(functools.partial(Block, config))(keys)
         if not config.tied_head:
             self.head = _matrix(head_key, config.hidden_size, config.vocab_size)
 
+    def hidden(
+        self, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32, remat: bool = False
+    ) -> Float[Array, "B T D"]:
+        """See the function `hidden`."""
+        return self._scan(tokens, dtype, remat=remat, keep_cache=False)[0]
+
+    def prefill(self, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32) -> Cache:
+        """See the function `prefill`."""
+        _, (k, v) = self._scan(tokens, dtype, remat=False, keep_cache=True)
+        return [(k[i].transpose(0, 2, 3, 1), v[i].transpose(0, 2, 1, 3)) for i in range(self.config.num_layers)]
+
+    def _scan(self, tokens: Int[Array, "B T"], dtype: Any, *, remat: bool, keep_cache: bool) -> tuple[Any, Any]:
+        """Hidden states after the last layer, and if wanted keys and values (L, B, T, K, H) of all."""
+        config = self.config
+        B, T = tokens.shape
+        positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+        angles = positions[..., None] * rope_frequencies(config)
+        # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
+        slides = config.windows is not None and any(0 < w < T for w in config.windows)
+
+        def layer(x: jax.Array, block_and_window: tuple[Block, jax.Array]) -> tuple[jax.Array, Any]:
+            block, window = block_and_window
+            mask = attention_mask(positions[:1], T, window) if slides else None
+            x, keys_and_values = block(x, angles, mask)
+            return x, keys_and_values if keep_cache else None
+
+        # Windows are scanned beside the weights, so that layers of both kinds are one compiled body.
+        windows = jnp.array(config.windows or (0,) * config.num_layers)
+        x = self.embed[...][tokens].astype(dtype)
+        x, cache = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, (self.layers, windows))
+        return rms_norm(x, self.norm[...], config.norm_eps), cache
+
+    def split_layers(self) -> "Decoder":
+        """The same decoder with a list of blocks, as `decode` takes it."""
+        blocks = [jax.tree.map(lambda w, i=i: w[i], self.layers) for i in range(self.config.num_layers)]
+        split = jax.tree.map(lambda w: w, self)  # another module with the same arrays
+        split.layers = nnx.List(blocks)
+        return split
+
+    def decode(
+        self, cache: Cache, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], *, dtype: Any = jnp.float32
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """See the function `decode`."""
+        assert isinstance(self.layers, nnx.List), "decoding reads layers one by one: call split_layers first"
+        config = self.config
+        angles = positions[..., None] * rope_frequencies(config)
+        windows = config.windows or (0,) * config.num_layers
+        S = cache[0][1].shape[2]
+        masks = {w: attention_mask(positions, S, w) for w in set(windows)}
+        x = self.embed[...][tokens].astype(dtype)
+        extended = []
+        for block, layer_cache, window in zip(self.layers, cache, windows, strict=True):
+            x, layer_cache = block.decode(x, angles, layer_cache, positions, masks[window])
+            extended.append(layer_cache)
+        return rms_norm(x, self.norm[...], config.norm_eps), extended
+
+    def unembed(self, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+        """Logits in float32."""
+        if self.config.tied_head:
+            return jnp.einsum("...d,vd->...v", h, self.embed[...].astype(h.dtype)).astype(jnp.float32)
+        return jnp.einsum("...d,dv->...v", h, self.head[...].astype(h.dtype)).astype(jnp.float32)
+
+
+# --- The edges: from the dict of arrays to the module and back ------------------------------------------------
+
 
 @functools.lru_cache
-def _graphdef(config: ModelConfig) -> nnx.GraphDef:
-    return nnx.split(jax.eval_shape(functools.partial(Decoder, config), jax.random.key(0)))[0]
+def _graphdef(config: ModelConfig, split: bool) -> nnx.GraphDef:
+    """All of a decoder but its arrays. `graph=False`: the module is a plain tree, whatever a user's own flax code
+    has set for theirs."""
+
+    def build(key: jax.Array) -> Decoder:
+        return Decoder(config, key).split_layers() if split else Decoder(config, key)
+
+    return nnx.split(jax.eval_shape(build, jax.random.key(0)), graph=False)[0]
+
+
+def _arrays(module: Decoder) -> Params:
+    return nnx.to_pure_dict(nnx.split(module, graph=False)[1])
+
+
+def module(params: Params, config: ModelConfig) -> Decoder:
+    """The decoder with these parameters, as `init` or `split_layers` returns them."""
+    return nnx.merge(_graphdef(config, split="norm1" not in params["layers"]), params)
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -175,7 +302,7 @@ def abstract_params(config: ModelConfig) -> Params:
 
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """Random float32 parameters: normal(0, 0.02) matrices, unit norms, zero biases."""
-    return nnx.to_pure_dict(nnx.split(Decoder(config, key))[1])
+    return _arrays(Decoder(config, key))
 
 
 def hidden(
@@ -188,13 +315,46 @@ def hidden(
 ) -> Float[Array, "B T D"]:
     """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
     so no mask is taken. `remat` recomputes each layer in the backward pass to save memory."""
-    return _forward(params, config, tokens, dtype, remat, keep_cache=False)[0]
+    return module(params, config).hidden(tokens, dtype=dtype, remat=remat)
 
 
 def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32) -> Cache:
     """Cache of length T that holds right-padded prompts."""
-    _, (k, v) = _forward(params, config, tokens, dtype, remat=False, keep_cache=True)
-    return [(k[i].transpose(0, 2, 3, 1), v[i].transpose(0, 2, 1, 3)) for i in range(config.num_layers)]
+    return module(params, config).prefill(tokens, dtype=dtype)
+
+
+def split_layers(params: Params, config: ModelConfig) -> Params:
+    """Parameters with one dict a layer under `layers`: slice once, outside the token loop."""
+    return _arrays(module(params, config).split_layers())
+
+
+def decode(
+    layered: Params,
+    config: ModelConfig,
+    cache: Cache,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """Hidden states of new `tokens` at per-row `positions`, reading and extending the cache.
+
+    `layered` comes from `split_layers`. Rows are independent: each writes at its own positions.
+    """
+    return module(layered, config).decode(cache, tokens, positions, dtype=dtype)
+
+
+def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+    """Logits in float32, from stacked or split parameters."""
+    return module(params, config).unembed(h)
+
+
+def count_params(params: Params) -> int:
+    """Number of scalars in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+# --- The cache of keys and values -----------------------------------------------------------------------------
 
 
 def empty_cache(config: ModelConfig, rows: int, length: int, *, dtype: Any = jnp.float32) -> Cache:
@@ -226,94 +386,3 @@ def copy_rows(cache: Cache, source: Cache, rows: Int[Array, " P"], to: Int[Array
         )
         for (keys, values), (new_keys, new_values) in zip(cache, source, strict=True)
     ]
-
-
-def _forward(params, config, tokens, dtype, remat, keep_cache):
-    model = nnx.merge(_graphdef(config), params)
-    B, T = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-    angles = positions[..., None] * rope_frequencies(config)
-    slides = config.windows is not None and any(0 < w < T for w in config.windows)
-
-    def layer(x, block_and_window):
-        block, window = block_and_window
-        q, k, v = block.qkv(x, angles)
-        mask = attention_mask(positions[:1], T, window) if slides else None
-        attended = attention(q, k, v, mask)
-        return block.finish(x, attended), (k, v) if keep_cache else None
-
-    windows = jnp.array(config.windows or (0,) * config.num_layers)
-    x = model.embed[...][tokens].astype(dtype)
-    x, cache = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, (model.layers, windows))
-    return rms_norm(x, model.norm[...], config.norm_eps), cache
-
-
-def split_layers(params: Params, config: ModelConfig) -> Params:
-    """Parameters with `layers` as a list, one dict a layer: slice once, outside the token loop."""
-    layers = [jax.tree.map(lambda w, i=i: w[i], params["layers"]) for i in range(config.num_layers)]
-    return params | {"layers": layers}
-
-
-@functools.lru_cache
-def _block_graphdef(config: ModelConfig) -> nnx.GraphDef:
-    return nnx.split(jax.eval_shape(functools.partial(Block, config), jax.random.key(0)))[0]
-
-
-def cached_attention(
-    q: Float[Array, "B T N H"],
-    keys: Float[Array, "B K H S"],
-    values: Float[Array, "B K S H"],
-    mask: Bool[Array, "B 1 T S"],
-) -> Float[Array, "B T N H"]:
-    """`jax.nn.dot_product_attention` over a cache in its own axis order; softmax in float32."""
-    B, T, N, H = q.shape
-    K, S = keys.shape[1], keys.shape[3]
-    q = q.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, T * (N // K), H)
-    scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32).reshape(B, K, T, N // K, S)
-    scores = jnp.where(mask[:, :, :, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores).astype(values.dtype).reshape(*q.shape[:3], S)
-    attended = jnp.matmul(weights, values).reshape(B, K, T, N // K, H)
-    return attended.swapaxes(1, 2).reshape(B, T, N, H)
-
-
-def decode(
-    layered: Params,
-    config: ModelConfig,
-    cache: Cache,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    *,
-    dtype: Any = jnp.float32,
-) -> tuple[Float[Array, "B T D"], Cache]:
-    """Hidden states of new `tokens` at per-row `positions`, reading and extending the cache.
-
-    `layered` comes from `split_layers`. Rows are independent: each writes at its own positions.
-    """
-    rows = jnp.arange(tokens.shape[0])[:, None]
-    angles = positions[..., None] * rope_frequencies(config)
-    windows = config.windows or (0,) * config.num_layers
-    S = cache[0][1].shape[2]
-    masks = {w: attention_mask(positions, S, w) for w in set(windows)}
-    x = layered["embed"][tokens].astype(dtype)
-    extended = []
-    for weights, (keys, values), window in zip(layered["layers"], cache, windows, strict=True):
-        block = nnx.merge(_block_graphdef(config), weights)
-        q, k, v = block.qkv(x, angles)
-        keys = keys.at[rows, :, :, positions].set(k)
-        values = values.at[rows, :, positions].set(v)
-        attended = cached_attention(q, keys, values, masks[window])
-        x = block.finish(x, attended)
-        extended.append((keys, values))
-    return rms_norm(x, layered["norm"], config.norm_eps), extended
-
-
-def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-    """Logits in float32."""
-    if config.tied_head:
-        return jnp.einsum("...d,vd->...v", h, params["embed"].astype(h.dtype)).astype(jnp.float32)
-    return jnp.einsum("...d,dv->...v", h, params["head"].astype(h.dtype)).astype(jnp.float32)
-
-
-def count_params(params: Params) -> int:
-    """Number of scalars in a parameter tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

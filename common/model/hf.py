@@ -23,7 +23,6 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from common import runtime  # noqa: F401  (process-wide switches)
 from common.config import FAMILIES, ModelConfig
 from common.errors import UserError
 from common.model.checkpoint import first_line

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from common.config import PROJECTIONS, LoraConfig, ModelConfig
 from common.errors import UserError
-from common.model import decoder as model
+from common.model import decoder
 from common.model.decoder import Params
 from common.model.hf import ADAPTER_CONFIG, LAYER_RULES
 
@@ -53,7 +53,7 @@ _MODULES = {rule.key: rule.name.removesuffix(".weight") for rule in LAYER_RULES 
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """New adapters in float32 for `config.lora`: A random, B zero. The weights that the model declares beside them
     are left out by the compiler."""
-    return split(model.init(config, key))[1]
+    return split(decoder.init(config, key))[1]
 
 
 def split(params: Params) -> tuple[Params, Params]:
@@ -154,7 +154,7 @@ def load_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig)
         wrong = min(names.keys() ^ tensors.keys())
         raise UserError(f"{folder} does not fit the model: tensor {wrong} is in one of them alone")
     leaves: dict[str, list[np.ndarray]] = {}
-    shapes = model.abstract_params(config)["layers"]
+    shapes = decoder.abstract_params(config)["layers"]
     for name, (key, _) in names.items():  # layer by layer, in order
         shape = shapes[key].shape[1:]
         size = math.prod(shape) // rank

@@ -1,12 +1,21 @@
-"""How parameters and batches lie on several devices: one table of rules, outside the model.
+"""How parameters, batches and caches lie on several devices: one table of rules, outside the model.
 
     mesh = make_mesh(tp=2)                                    # the other devices form the fsdp axis
-    shardings = param_shardings(mesh, abstract_params(config))
-    params = jax.device_put(params, shardings)
+    params = hf.load_params(folder, config, mesh=mesh)        # or jax.device_put by `param_shardings`
+    params = fine_tune(params, config, ...)                   # on that mesh, as scoring and sampling are
 
 Mesh axes: `fsdp` splits the batch, and every weight along one dimension (gathered when used); `tp` splits heads,
 the MLP and the vocabulary. An axis that does not divide a dimension is dropped there, so any model runs on any
 mesh. A mesh of one device costs nothing.
+
+Nothing takes a mesh beside the parameters: they lie on theirs, `mesh_of` reads it from them, and compiled
+functions follow their arguments. Over `fsdp`, training splits the rows of a micro-batch, scoring and embedding
+those of a batch, sampling and beam search their slots and the cache; what the axis does not divide is computed
+everywhere.
+
+Not covered: several hosts (every device must be visible to this process), and replicas for sampling. With an fsdp
+axis each decoding step gathers the weights, so a model that fits beside its cache samples faster on
+`make_mesh(fsdp=1, tp=n)`, or in one process a device.
 """
 
 import re
@@ -16,7 +25,6 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from common import runtime  # noqa: F401  (process-wide switches)
 from common.errors import UserError
 
 RULES: tuple[tuple[str, P], ...] = (
@@ -28,8 +36,15 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"layers/down", P(None, "tp", "fsdp")),  # (L, F, D)
     (r"layers/[qkv]_bias", P(None, "tp")),  # (L, N, H)
     (r".*norm[12]?", P()),
+    (r"layers/([qkv]|gate|up)_a", P(None, "fsdp")),  # (L, D, R)
+    (r"layers/([qkv]|gate|up)_b", P(None, None, "tp")),  # (L, R, N, H) or (L, R, F)
+    (r"layers/(o|down)_a", P(None, "tp")),  # (L, N, H, R) or (L, F, R)
+    (r"layers/(o|down)_b", P(None, None, "fsdp")),  # (L, R, D)
 )
 """Path in the parameter tree (the whole of it must match; the first match holds) and where its axes go."""
+
+ROWS, MICRO_ROWS, CACHE = P("fsdp"), P(None, "fsdp"), P("fsdp", "tp")
+"""Where the axes of data go: rows first, micro-batches before rows, and rows before key/value heads."""
 
 
 def make_mesh(fsdp: int | None = None, tp: int = 1) -> Mesh:
@@ -47,24 +62,55 @@ def make_mesh(fsdp: int | None = None, tp: int = 1) -> Mesh:
     return jax.make_mesh((fsdp, tp), ("fsdp", "tp"), axis_types=(AxisType.Auto,) * 2, devices=devices[: fsdp * tp])
 
 
-def param_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """A NamedSharding for each leaf of a parameter tree (arrays or their shapes)."""
+def mesh_of(params: Any) -> Mesh | None:
+    """The mesh of `make_mesh` that parameters were placed on; None where each lies whole on one device."""
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) and mesh.axis_names == ("fsdp", "tp") else None
 
-    def place(path: tuple, leaf: Any) -> NamedSharding:
-        name = "/".join(key.key for key in path)
-        spec = next((spec for pattern, spec in RULES if re.fullmatch(pattern, name)), None)
+
+def param_shardings(mesh: Mesh, tree: Any) -> Any:
+    """A NamedSharding for each leaf (array or shape) of a parameter tree, or of a tree with such trees in it, as
+    the state of an optimizer: its scalars lie everywhere."""
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = (spec for pattern, spec in RULES if re.fullmatch(f"(.*/)?{pattern}", name))
+        spec = next(found, None if leaf.ndim else P())
         if spec is None:
             raise KeyError(f"no sharding rule for parameter {name}")
         return NamedSharding(mesh, _divisible(spec, leaf.shape, mesh))
 
-    return jax.tree_util.tree_map_with_path(place, abstract)
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch are split over `fsdp`, whatever the number of further dimensions."""
-    return NamedSharding(mesh, P("fsdp"))
+def data_shardings(mesh: Mesh, arrays: Any, axes: P) -> Any:
+    """A NamedSharding for each array of a batch or a cache, whose first dimensions `axes` split."""
+    return jax.tree.map(lambda x: NamedSharding(mesh, _divisible(axes, x.shape, mesh)), arrays)
+
+
+def place(tree: Any, params: Any) -> Any:
+    """Adapters, or the state of an optimizer, on the devices of the parameters that they belong to."""
+    mesh = mesh_of(params)
+    return jax.device_put(tree, _device(params) if mesh is None else param_shardings(mesh, tree))
+
+
+def place_data(arrays: Any, params: Any, axes: P) -> Any:
+    """Arrays of a batch or a cache on the devices of the parameters, on a mesh split over `axes`."""
+    mesh = mesh_of(params)
+    return jax.device_put(arrays, _device(params) if mesh is None else data_shardings(mesh, arrays, axes))
+
+
+def _device(params: Any) -> Any:
+    """Where parameters lie that are bound to one device, as those read from files are. What goes with them has to
+    be bound as well: compiled functions return it so, and would compile a second time for the next call."""
+    leaf = jax.tree.leaves(params)[0]
+    return leaf.sharding if getattr(leaf, "committed", False) else None
 
 
 def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     sizes = zip(spec, shape, strict=False)  # dimensions after the end of a spec are replicated
-    return P(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in sizes))
+    axes = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in sizes]
+    while axes and axes[-1] is None:  # as compiled functions return it: the two forms do not count as equal
+        axes.pop()
+    return P(*axes)

@@ -25,8 +25,18 @@ from common.buckets import bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
-from common.model import decoder as model
-from common.model.decoder import Cache, Params
+from common.model.decoder import (
+    Cache,
+    Params,
+    copy_rows,
+    decode,
+    empty_cache,
+    hidden,
+    prefill,
+    split_layers,
+    unembed,
+)
+from common.model.sharding import CACHE, ROWS, place_data
 from common.model.tokenizer import Tokenizer
 from common.progress import progress_bar
 from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
@@ -114,7 +124,9 @@ def diverse(
     tokens = np.zeros((len(prompts), bucket(longest)), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
-    cache = model.empty_cache(config, rows, bucket(longest + limit, SHORTEST_CACHE), dtype=params["embed"].dtype)
+    cache = empty_cache(config, rows, bucket(longest + limit, SHORTEST_CACHE), dtype=params["embed"].dtype)
+    cache = place_data(cache, params, CACHE)
+    tokens = place_data(tokens, params, ROWS)
     cache = _filled(params, config, cache, tokens, np.arange(rows) // groups)
     eos = np.pad(
         np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1
@@ -135,10 +147,10 @@ def diverse(
 
 @functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
 def _filled(params: Params, config: ModelConfig, cache: Cache, tokens: jax.Array, rows: jax.Array) -> Cache:
-    prefilled = model.prefill(params, config, tokens, dtype=params["embed"].dtype)
+    prefilled = prefill(params, config, tokens, dtype=params["embed"].dtype)
     short = cache[0][1].shape[2]
     prefilled = [(keys[..., :short], values[:, :, :short]) for keys, values in prefilled]
-    return model.copy_rows(cache, prefilled, rows, jnp.arange(len(rows)))
+    return copy_rows(cache, prefilled, rows, jnp.arange(len(rows)))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 6, 7))
@@ -154,10 +166,10 @@ def _search(
     penalty: Float[Array, ""],
 ) -> tuple[Int[Array, "limit B"], Float[Array, "limit B"]]:
     """Tokens and log-probabilities of all rows, the groups of a prompt side by side; -1 after an end."""
-    layered = model.split_layers(params, config)
+    layered = split_layers(params, config)
 
     def one_token(state: dict[str, Any]) -> dict[str, Any]:
-        h, cache = model.decode(
+        h, cache = decode(
             layered,
             config,
             state["cache"],
@@ -165,7 +177,7 @@ def _search(
             state["position"][:, None],
             dtype=layered["embed"].dtype,
         )
-        logps = jax.nn.log_softmax(model.unembed(layered, config, h[:, 0]))
+        logps = jax.nn.log_softmax(unembed(layered, config, h[:, 0]))
         live = state["live"]
         token = _by_group(logps.reshape(-1, groups, logps.shape[1]), live.reshape(-1, groups), penalty).reshape(-1)
         token = jnp.where(live, token, state["token"])  # a finished row repeats itself, unread
@@ -205,7 +217,7 @@ def _by_group(logps: Float[Array, "P G V"], live: Array, penalty: Array) -> Int[
 
 @functools.partial(jax.jit, static_argnums=1)
 def _next_logits(params: Params, config: ModelConfig, tokens: Int[Array, " T"], last: int) -> Float[Array, " V"]:
-    return model.unembed(params, config, model.hidden(params, config, tokens[None])[0, last])
+    return unembed(params, config, hidden(params, config, tokens[None])[0, last])
 
 
 def diverse_reference(

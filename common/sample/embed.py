@@ -22,8 +22,8 @@ from common import runtime
 from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model import decoder as model
-from common.model.decoder import Params
+from common.model.decoder import Params, hidden
+from common.model.sharding import ROWS, place_data
 
 SHORTEST = 32
 """Smallest compiled length."""
@@ -44,7 +44,7 @@ def embed(
 
     Texts of like length share a batch, right-padded to a few static shapes; padding does not count. `dtype` is
     that of the activations (default: `runtime.compute_dtype`). A text's vector depends on its batch mates by
-    rounding only.
+    rounding only. Where the parameters lie on a mesh, so do the rows of a batch.
 
     Raises UserError, naming the text by its index, for one without tokens or with more than the model's positions.
     """
@@ -61,7 +61,8 @@ def embed(
         for row, i in enumerate(rows):
             lengths[row] = len(token_lists[i])
             inputs[row, : lengths[row]] = token_lists[i]
-        vectors[rows] = np.asarray(_embed_batch(params, config, dtype, inputs, lengths))[: len(rows)]
+        batch = place_data((inputs, lengths), params, ROWS)
+        vectors[rows] = np.asarray(_embed_batch(params, config, dtype, *batch))[: len(rows)]
     return _unit(vectors)
 
 
@@ -69,14 +70,14 @@ def embed(
 def _embed_batch(
     params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], lengths: Int[Array, " B"]
 ) -> Float[Array, "B D"]:
-    h = model.hidden(params, config, inputs, dtype=dtype).astype(jnp.float32)
+    h = hidden(params, config, inputs, dtype=dtype).astype(jnp.float32)
     real = jnp.arange(inputs.shape[1]) < lengths[:, None]
     return jnp.where(real[..., None], h, 0).sum(axis=1) / lengths[:, None]
 
 
 def embed_reference(params: Params, config: ModelConfig, tokens: Sequence[int]) -> np.ndarray:
     """The plain form that `embed` agrees with: the vector (D,) of one text."""
-    mean = np.asarray(model.hidden(params, config, jnp.asarray(tokens)[None])[0]).mean(axis=0)
+    mean = np.asarray(hidden(params, config, jnp.asarray(tokens)[None])[0]).mean(axis=0)
     return mean / np.linalg.norm(mean)
 
 

@@ -19,14 +19,26 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
 from common import runtime
 from common.buckets import bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
-from common.model import decoder as model
-from common.model.decoder import Cache, Params
+from common.model.decoder import (
+    Cache,
+    Params,
+    copy_rows,
+    decode,
+    empty_cache,
+    grow_cache,
+    hidden,
+    prefill,
+    split_layers,
+    unembed,
+)
+from common.model.sharding import CACHE, ROWS, data_shardings, mesh_of, place_data
 
 SHORTEST_CACHE = 128
 """Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
@@ -83,6 +95,7 @@ class Sampler:
         self._eos = np.pad(
             np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1
         )
+        self._mesh = mesh_of(params)
         # Prefill scans over the stacked weights; decoding reads them layer by layer.
         self._params, self._layered = _prepare(params, config, self.dtype)
         self._group = max(1, slots // 8)  # prompts prefilled together, and free slots worth a stop
@@ -101,7 +114,8 @@ class Sampler:
         queue, slots = _Queue(prompts), _Slots(self.slots)
         longest = max((len(prompt.tokens) for prompt in prompts), default=0)
         length = bucket(longest + self.block, SHORTEST_CACHE)
-        cache = model.empty_cache(self.config, self.slots, length, dtype=self.dtype)
+        cache = empty_cache(self.config, self.slots, length, dtype=self.dtype)
+        cache = place_data(cache, self._params, CACHE)
         while queue.waiting or slots.live.any():
             if slots.live.sum() <= self._few(queue):
                 cache = self._refill(cache, slots, queue)
@@ -109,7 +123,7 @@ class Sampler:
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
             cache, tokens, logps = _decode_block(
-                self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue)
+                self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
             )
             for job in slots.advance(*jax.device_get((tokens, logps)), self._eos):
                 results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
@@ -125,7 +139,8 @@ class Sampler:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                queue.prefilled = _prefill(self._params, self.config, queue.next_prompts(self._group))
+                tokens = place_data(queue.next_prompts(self._group), self._params, ROWS)
+                queue.prefilled = _prefill(self._params, self.config, tokens)
             rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
             free = np.flatnonzero(~slots.live)
             for i in range(min(len(free), len(queue.ready), self._group)):
@@ -289,16 +304,16 @@ def key_data(seed: int) -> tuple[int, int]:
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _prepare(params: Params, config: ModelConfig, dtype: Any) -> tuple[Params, Params]:
     params = jax.tree.map(lambda w: w.astype(dtype), params)
-    return params, model.split_layers(params, config)
+    return params, split_layers(params, config)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _prefill(params: Params, config: ModelConfig, tokens: Int[Array, "P T"]) -> Cache:
-    return model.prefill(params, config, tokens, dtype=params["embed"].dtype)
+    return prefill(params, config, tokens, dtype=params["embed"].dtype)
 
 
-_copy_rows = jax.jit(model.copy_rows, donate_argnums=0)
-_grow = jax.jit(model.grow_cache, static_argnums=1)
+_copy_rows = jax.jit(copy_rows, donate_argnums=0)
+_grow = jax.jit(grow_cache, static_argnums=1)
 
 
 def _fit(cache: Cache, length: int) -> Cache:
@@ -308,7 +323,7 @@ def _fit(cache: Cache, length: int) -> Cache:
     return _grow(cache, bucket(length, SHORTEST_CACHE))
 
 
-@functools.partial(jax.jit, static_argnums=1, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(1, 7), donate_argnums=2)
 def _decode_block(
     layered: Params,
     config: ModelConfig,
@@ -317,6 +332,7 @@ def _decode_block(
     numbers: Float[Array, "block B"],
     eos: Int[Array, " E"],
     few: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
     """Up to `block` tokens of every live row, fewer if only `few` rows are left. Tokens not sampled are -1."""
     block, B = numbers.shape
@@ -326,7 +342,7 @@ def _decode_block(
 
     def one_token(state):
         i, live, position = state["i"], state["live"], state["position"]
-        h, cache = model.decode(
+        h, cache = decode(
             layered,
             config,
             state["cache"],
@@ -334,7 +350,7 @@ def _decode_block(
             position[:, None],
             dtype=layered["embed"].dtype,
         )
-        logits = model.unembed(layered, config, h[:, 0])
+        logits = unembed(layered, config, h[:, 0])
         token = choose(logits, numbers[i], rows["temperature"], rows["top_p"], rows["top_k"])
         logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=1)
         step = state["step"] + 1
@@ -357,7 +373,11 @@ def _decode_block(
         "logps": jnp.zeros((block, B)),
     }
     state = jax.lax.while_loop(going, one_token, state)
-    return state["cache"], state["tokens"], state["logps"]
+    cache = state["cache"]
+    if mesh is not None:
+        # Left alone, the compiler may split it otherwise than it came, and the next block compiles again.
+        cache = jax.lax.with_sharding_constraint(cache, data_shardings(mesh, cache, CACHE))
+    return cache, state["tokens"], state["logps"]
 
 
 def uniform(key: UInt32[Array, "B 2"], step: Int[Array, "n B"]) -> Float[Array, "n B"]:
@@ -456,7 +476,7 @@ _BITS_OF_ONE = int(np.float32(1).view(np.int32))
 
 @functools.partial(jax.jit, static_argnums=1)
 def _next_logits(params: Params, config: ModelConfig, tokens: Int[Array, " T"], last: int) -> Float[Array, " V"]:
-    return model.unembed(params, config, model.hidden(params, config, tokens[None])[0, last])
+    return unembed(params, config, hidden(params, config, tokens[None])[0, last])
 
 
 def sample_reference(

@@ -21,9 +21,9 @@ from common import runtime
 from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model import decoder as model
-from common.model.decoder import Params
+from common.model.decoder import Params, hidden, unembed
 from common.model.losses import LOGITS, token_logps
+from common.model.sharding import ROWS, place_data
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -42,14 +42,14 @@ def score(
     """Log-probabilities, float32, of each answer's tokens given its prompt and the answer before them.
 
     An answer scores what it would under the model itself: temperature 1, no cuts. `dtype` is that of the
-    activations (default: `runtime.compute_dtype`).
+    activations (default: `runtime.compute_dtype`). Where the parameters lie on a mesh, so do the rows of a batch.
 
     Raises UserError, naming the pair by its index, for an empty prompt or one too long together with its answer.
     """
     _check(pairs, config.max_positions, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     logps: list[Any] = [None] * len(pairs)
-    for rows, batch in _batches(pairs, batch_size):
+    for rows, batch in _batches(pairs, batch_size, params):
         for i, values in zip(rows, np.asarray(_score_batch(params, config, dtype, *batch)), strict=False):
             logps[i] = values[: len(pairs[i][1])]
     return logps
@@ -71,7 +71,7 @@ def score_greedy(
     _check(pairs, config.max_positions + 1, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(pairs)
-    for rows, batch in _batches(pairs, batch_size):
+    for rows, batch in _batches(pairs, batch_size, params):
         both = jax.device_get(_score_greedy_batch(params, config, dtype, *batch))
         for i, logps, likeliest in zip(rows, *both, strict=False):
             count = len(pairs[i][1])
@@ -90,12 +90,14 @@ def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
             )
 
 
-def _batches(pairs: Sequence[Pair], size: int) -> Iterator[tuple[list[int], tuple[np.ndarray, ...]]]:
-    """Places of pairs of like length, and their batch."""
+def _batches(
+    pairs: Sequence[Pair], size: int, params: Params
+) -> Iterator[tuple[list[int], tuple[jax.Array, ...]]]:
+    """Places of pairs of like length, and their batch on the devices."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        yield rows, _batch([pairs[i] for i in rows], size)
+        yield rows, place_data(_batch([pairs[i] for i in rows], size), params, ROWS)
 
 
 def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,7 +135,7 @@ def _score_greedy_batch(
     targets: Int[Array, "B A"],
 ) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
     def one(pair):
-        logps = jax.nn.log_softmax(model.unembed(params, config, pair[0]))
+        logps = jax.nn.log_softmax(unembed(params, config, pair[0]))
         return logps[pair[1]], jnp.argmax(logps) == pair[1]
 
     h = _before(params, config, dtype, inputs, positions)
@@ -145,11 +147,11 @@ def _before(
     params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], positions: Int[Array, "B A"]
 ) -> Float[Array, "B*A D"]:
     """Hidden states at the given positions, row by row."""
-    h = model.hidden(params, config, inputs, dtype=dtype)
+    h = hidden(params, config, inputs, dtype=dtype)
     return jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
 
 
 def all_logps(params: Params, config: ModelConfig, tokens: Int[Array, " T"]) -> Float[Array, "T V"]:
     """The plain form that `score` agrees with: row t has the log-probabilities of every token to follow t."""
-    h = model.hidden(params, config, tokens[None])[0]
-    return jax.nn.log_softmax(model.unembed(params, config, h))
+    h = hidden(params, config, tokens[None])[0]
+    return jax.nn.log_softmax(unembed(params, config, h))

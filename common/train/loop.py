@@ -18,11 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
 
 from common import runtime
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
-from common.model import lora
+from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
@@ -109,14 +111,28 @@ def initial_state(settings: TrainConfig, params: Params) -> dict[str, Any]:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "optimizer", "dtype", "remat", "objective"), donate_argnums=(0, 1)
+    jax.jit, static_argnames=("config", "optimizer", "dtype", "remat", "objective", "mesh"), donate_argnums=(0, 1)
 )
-def update(params, state, batch, rate, frozen=None, *, config, optimizer, dtype, remat, objective=TOKEN_MEAN):
+def update(
+    params: Params,
+    state: dict[str, Any],
+    batch: tuple[Array, ...],
+    rate: Array,
+    frozen: Params | None = None,
+    *,
+    config: ModelConfig,
+    optimizer: TrainConfig,
+    dtype: np.dtype,
+    remat: bool,
+    objective: Objective = TOKEN_MEAN,
+    mesh: Mesh | None = None,
+) -> tuple[Params, dict[str, Any], dict[str, Array]]:
     """One optimizer update over the micro-batches of `batch`; returns params, state and a dict of scalars: loss,
     gradient_norm (before clipping) and what else the objective measures.
 
     With `frozen`, `params` is the other part of the tree: the adapters. Once loss or gradient is not finite,
     params and state stay as they are for good, and the caller sees the bad loss: it may look a few updates later.
+    With a `mesh`, on which everything lies, both come back laid out as the table of `common.model.sharding` says.
     """
     total = objective.total(batch)
 
@@ -142,6 +158,10 @@ def update(params, state, batch, rate, frozen=None, *, config, optimizer, dtype,
     keep = lambda new, old: jnp.where(finite, new, old)
     params = jax.tree.map(lambda p, d: keep(p - rate * d, p), params, direction)
     state = {"optimizer": jax.tree.map(keep, new, state["optimizer"]), "finite": finite}
+    if mesh is not None:
+        # Left alone, the compiler may lay them out otherwise than they came, and the next update compiles again.
+        both = params, state
+        params, state = jax.lax.with_sharding_constraint(both, sharding.param_shardings(mesh, both))
     return params, state, {"loss": values[0], "gradient_norm": norm, **values[1]}
 
 
@@ -177,7 +197,7 @@ def fine_tune(
         checkpoint, log, label: see `optimise`.
 
     With `settings.lora`, adapters alone are trained and at the end merged into the weights, which may be of any
-    dtype and keep it.
+    dtype and keep it. Parameters that lie on a mesh (`common.model.sharding`) are trained there, and stay there.
 
     Raises UserError if the loss becomes NaN or infinite; the last good state is then in `checkpoint`.
     """
@@ -219,19 +239,21 @@ def optimise(
             learning_rate=…)`, and with what else the objective measures, for every update from there.
     """
     remat = count_params(params) > REMAT_ABOVE
+    mesh = sharding.mesh_of(params)
     if settings.lora is None:
         frozen, trained = None, jax.tree.map(jnp.copy, params)
     else:
         config = dataclasses.replace(config, lora=settings.lora)
-        frozen, trained = params, lora.init(config, jax.random.key(settings.seed))
+        frozen, trained = params, sharding.place(lora.init(config, jax.random.key(settings.seed)), params)
     static = {
         "config": config,
         "optimizer": _optimizer_settings(settings),
         "dtype": runtime.compute_dtype(),
         "remat": remat,
         "objective": objective,
+        "mesh": mesh,
     }
-    state = initial_state(static["optimizer"], trained)
+    state = sharding.place(initial_state(static["optimizer"], trained), params)
     first = 0
     if checkpoint is not None and checkpoint.exists():
         trained, state, first = _restore(checkpoint, trained, state)
@@ -241,9 +263,8 @@ def optimise(
     bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False)
     for step, batch in enumerate(bar, start=first):
         rate = learning_rate(settings, step, steps)
-        trained, state, measured = update(
-            trained, state, jax.device_put(batch), np.float32(rate), frozen, **static
-        )
+        batch = sharding.place_data(batch, params, sharding.MICRO_ROWS)
+        trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
         pending.append((step, rate, measured))
         due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
         # Losses are read a few updates late, so that the device never waits for the host.

@@ -10,7 +10,7 @@ import pytest
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
-from common.model import decoder as model
+from common.model import decoder
 from common.results.rundir import RunDir
 from common.sample import local
 from common.sample.local import LocalGenerator, sample_seed
@@ -47,7 +47,7 @@ class Letters:
 def generator():
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), model.abstract_params(CONFIG)
+        lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), jnp.float32), decoder.abstract_params(CONFIG)
     )
     return LocalGenerator("letters", params, CONFIG, Letters(), slots=4)
 

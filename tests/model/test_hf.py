@@ -12,8 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from common.errors import UserError
-from common.model import checkpoint, hf
-from common.model import decoder as model
+from common.model import checkpoint, decoder, hf
 
 FIXTURES = ("llama2", "llama3", "llama_linear", "llama_sharded", "mistral", "qwen2", "qwen2_windows", "qwen3")
 # What transformers (PyTorch, float32, greedy) writes after "Once upon a time" with stories260K.
@@ -100,7 +99,7 @@ def test_large_checkpoints_are_written_in_several_files(fixtures, tmp_path, monk
     assert len(files) > 2
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
     index = json.loads((folder / hf.INDEX).read_text())
-    assert index["metadata"]["total_size"] == 4 * model.count_params(params)
+    assert index["metadata"]["total_size"] == 4 * decoder.count_params(params)
     assert sorted(set(index["weight_map"].values())) == files
     assert all((folder / file).stat().st_size < 33_000 for file in files)
     _same_bits(hf.load_params(folder, config), params)
@@ -433,7 +432,7 @@ def _greedy(folder, prompt, length):
     params = hf.load_params(folder, config)
     tokens = np.zeros((1, length), np.int32)
     tokens[0, : len(prompt)] = prompt
-    logits = jax.jit(lambda tokens: model.unembed(params, config, model.hidden(params, config, tokens)))
+    logits = jax.jit(lambda tokens: decoder.unembed(params, config, decoder.hidden(params, config, tokens)))
     for t in range(len(prompt), length):
         tokens[0, t] = np.argmax(logits(tokens)[0, t - 1])
     return tokens[0].tolist()

@@ -12,8 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from common.config import LoraConfig, ModelConfig, TrainConfig
 from common.errors import UserError
-from common.model import decoder as model
-from common.model import hf, lora
+from common.model import decoder, hf, lora
 from common.train import loop as train
 from common.train.data import Encoded
 from common.train.loop import fine_tune, update
@@ -35,7 +34,7 @@ def _random(tree):
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(model.init, static_argnums=0)(CONFIG, jax.random.key(0))
+    return jax.jit(decoder.init, static_argnums=0)(CONFIG, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ TOKENS = np.random.default_rng(5).integers(1, 64, (2, 20)).astype(np.int32)
 
 
 def logits(params, config, tokens=TOKENS):
-    forward = lambda p, t: model.unembed(p, config, model.hidden(p, config, t))
+    forward = lambda p, t: decoder.unembed(p, config, decoder.hidden(p, config, t))
     return np.asarray(jax.jit(forward)(params, tokens))
 
 
@@ -166,8 +165,8 @@ def test_state_is_kept_of_adapters_alone_and_the_base_in_its_dtype(params, examp
     with pytest.raises(KeyboardInterrupt):
         fine_tune(half, CONFIG, examples, settings, pad_id=0, steps=6, checkpoint=folder, log=stop)
     counters = 2  # Adam's, and whether all was finite
-    size = model.count_params(lora.init(ADAPTED, jax.random.key(0)))
-    assert model.count_params(saved[0]) == 3 * size + counters
+    size = decoder.count_params(lora.init(ADAPTED, jax.random.key(0)))
+    assert decoder.count_params(saved[0]) == 3 * size + counters
     assert {leaf.dtype for leaf in jax.tree.leaves(saved[0][0])} == {jnp.dtype(jnp.float32)}
     resumed = fine_tune(half, CONFIG, examples, settings, pad_id=0, steps=6, checkpoint=folder)
     whole = fine_tune(half, CONFIG, examples, SETTINGS, pad_id=0, steps=6)
@@ -187,7 +186,7 @@ def test_gradients_of_the_weights_are_not_formed(params, adapters):
     """The backward pass has no product of the shape of the MLP's matrices; that of the frozen weights has."""
 
     def loss(trained, frozen):
-        return model.hidden(lora.join(frozen, trained), ADAPTED, TOKENS).sum()
+        return decoder.hidden(lora.join(frozen, trained), ADAPTED, TOKENS).sum()
 
     def full_products(argument):
         text = str(jax.make_jaxpr(jax.grad(loss, argument))(adapters, params))

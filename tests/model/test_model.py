@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import ModelConfig, RopeScaling
-from common.model import decoder as model
-from common.model import hf
+from common.model import decoder, hf
 
 FIXTURES = ("llama2", "llama3", "llama_linear", "llama_sharded", "mistral", "qwen2", "qwen2_windows", "qwen3")
 TOLERANCE = 1e-4
@@ -25,19 +24,19 @@ def _load(folder):
 
 @functools.partial(jax.jit, static_argnums=1)
 def _logits(params, config, tokens):
-    return model.unembed(params, config, model.hidden(params, config, tokens))
+    return decoder.unembed(params, config, decoder.hidden(params, config, tokens))
 
 
 # Each family compiles its own; cached decoding runs as unoptimised code, the full forward pass as in earnest.
 _quick = {"xla_backend_optimization_level": 0}
-_prefill = jax.jit(model.prefill, static_argnums=1, compiler_options=_quick)
+_prefill = jax.jit(decoder.prefill, static_argnums=1, compiler_options=_quick)
 
 
 @functools.partial(jax.jit, static_argnums=1, compiler_options=_quick)
 def _step(params, config, cache, tokens, positions):
-    layered = model.split_layers(params, config)
-    h, cache = model.decode(layered, config, cache, tokens, positions)
-    return model.unembed(params, config, h), cache
+    layered = decoder.split_layers(params, config)
+    h, cache = decoder.decode(layered, config, cache, tokens, positions)
+    return decoder.unembed(params, config, h), cache
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -50,7 +49,7 @@ def test_full_forward_gives_the_logits_of_transformers(fixtures, name):
 def test_decoding_token_by_token_gives_the_logits_of_transformers(fixtures, name):
     config, params, tokens, golden = _load(fixtures / name)
     rows, length = tokens.shape
-    cache = model.empty_cache(config, rows, length)
+    cache = decoder.empty_cache(config, rows, length)
     for t in range(length):
         logits, cache = _step(params, config, cache, tokens[:, t : t + 1], jnp.full((rows, 1), t))
         np.testing.assert_allclose(logits[:, 0], golden[:, t], atol=TOLERANCE, rtol=0)
@@ -71,7 +70,7 @@ def test_golden_logits_depend_on_the_setting(fixtures, quick_jit, name, change):
     """Otherwise agreement with them would not show that the setting is honoured."""
     config, params, tokens, golden = _load(fixtures / name)
     other = dataclasses.replace(config, **change)
-    logits = quick_jit(lambda p: model.unembed(p, other, model.hidden(p, other, tokens)))(params)
+    logits = quick_jit(lambda p: decoder.unembed(p, other, decoder.hidden(p, other, tokens)))(params)
     assert np.abs(logits - golden).max() > 0.05
 
 
@@ -83,7 +82,7 @@ def test_decoding_continues_a_prefilled_cache_at_each_rows_own_position(fixtures
     cache = [
         (keys.at[..., :16].set(k), values.at[:, :, :16].set(v))
         for (keys, values), (k, v) in zip(
-            model.empty_cache(config, 2, size), _prefill(params, config, prompts), strict=True
+            decoder.empty_cache(config, 2, size), _prefill(params, config, prompts), strict=True
         )
     ]
     rows = np.arange(2)
@@ -95,7 +94,7 @@ def test_decoding_continues_a_prefilled_cache_at_each_rows_own_position(fixtures
 
 def test_decoding_several_tokens_at_once_equals_the_full_forward(fixtures):
     config, params, tokens, golden = _load(fixtures / "qwen2_windows")
-    cache = model.empty_cache(config, 2, 24)
+    cache = decoder.empty_cache(config, 2, 24)
     positions = jnp.broadcast_to(jnp.arange(24), (2, 24))
     for piece in (slice(0, 12), slice(12, 24)):
         logits, cache = _step(params, config, cache, tokens[:, piece], positions[:, piece])
@@ -114,7 +113,7 @@ def test_no_gradient_flows_from_later_tokens_nor_from_beyond_the_window(fixtures
     @quick_jit
     @jax.grad
     def influence_of(table):
-        return model.hidden(params | {"embed": table}, config, inputs)[0, at].sum()
+        return decoder.hidden(params | {"embed": table}, config, inputs)[0, at].sum()
 
     influence = np.abs(influence_of(params["embed"][tokens[0, :T]])).max(axis=-1)
     seen = (np.arange(T) <= at) & (np.arange(T) >= at - reach)
@@ -133,7 +132,7 @@ def test_rematerialising_changes_no_gradient(fixtures, quick_jit):
     config, params, tokens, _ = _load(fixtures / "llama2")
 
     def gradient(remat):
-        loss = lambda p: jnp.square(model.hidden(p, config, tokens, remat=remat)).mean()
+        loss = lambda p: jnp.square(decoder.hidden(p, config, tokens, remat=remat)).mean()
         return quick_jit(jax.grad(loss))(params)
 
     jax.tree.map(
@@ -143,17 +142,17 @@ def test_rematerialising_changes_no_gradient(fixtures, quick_jit):
 
 def test_bfloat16_stays_near_float32(fixtures, quick_jit):
     config, params, tokens, golden = _load(fixtures / "llama2")
-    h = quick_jit(lambda p: model.hidden(p, config, tokens, dtype=jnp.bfloat16))(params)
+    h = quick_jit(lambda p: decoder.hidden(p, config, tokens, dtype=jnp.bfloat16))(params)
     assert h.dtype == jnp.bfloat16
-    assert np.abs(model.unembed(params, config, h) - golden).mean() < 0.03
+    assert np.abs(decoder.unembed(params, config, h) - golden).mean() < 0.03
 
 
 def test_llama3_frequencies_have_a_kept_a_smooth_and_a_divided_band():
     config = ModelConfig(
         "llama", 128, 32, 48, 2, 2, 2, 16, 256, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32)
     )
-    plain = model.rope_frequencies(dataclasses.replace(config, rope_scaling=None))
-    ratio = plain / model.rope_frequencies(config)
+    plain = decoder.rope_frequencies(dataclasses.replace(config, rope_scaling=None))
+    ratio = plain / decoder.rope_frequencies(config)
     assert ratio[0] == 1
     assert 1 < ratio[1] < 8
     np.testing.assert_allclose(ratio[2:], 8, rtol=1e-6)
@@ -161,7 +160,7 @@ def test_llama3_frequencies_have_a_kept_a_smooth_and_a_divided_band():
 
 def test_init_has_the_abstract_shapes_and_counts_its_parameters(fixtures, quick_jit):
     config = hf.load_config(fixtures / "qwen2")
-    params = quick_jit(model.init, static_argnums=0)(config, jax.random.key(0))
-    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), model.abstract_params(config))
+    params = quick_jit(decoder.init, static_argnums=0)(config, jax.random.key(0))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), decoder.abstract_params(config))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == shapes
-    assert model.count_params(params) == 18688  # what PyTorch counts
+    assert decoder.count_params(params) == 18688  # what PyTorch counts

@@ -6,14 +6,13 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from common.errors import UserError
-from common.model import decoder as model
-from common.model import hf, sharding
+from common.model import decoder, hf, sharding
 
 needs_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 devices (JAX_NUM_CPU_DEVICES=8)")
 
 
 def _loss(params, config, tokens):
-    logits = model.unembed(params, config, model.hidden(params, config, tokens))
+    logits = decoder.unembed(params, config, decoder.hidden(params, config, tokens))
     return -jax.nn.log_softmax(logits)[..., 0].mean()
 
 
@@ -30,7 +29,7 @@ def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
     params = hf.load_params(fixtures / name, config, mesh=mesh)
     split = params["layers"]["gate"]
     assert split.addressable_shards[0].data.size * 8 == split.size  # each device holds its part alone
-    batch = jax.device_put(tokens, sharding.batch_sharding(mesh))
+    batch = sharding.place_data(tokens, params, sharding.ROWS)
     sharded_loss, sharded_grads = step(params, config, batch)
 
     np.testing.assert_allclose(sharded_loss, loss, rtol=1e-6)
@@ -51,10 +50,10 @@ def test_slices_read_for_a_mesh_make_up_the_whole(fixtures, name):
 def test_axes_that_do_not_divide_a_dimension_are_dropped(fixtures):
     config = hf.load_config(fixtures / "qwen2")  # 8 heads, 2 key/value heads
     mesh = sharding.make_mesh(fsdp=2, tp=4)
-    specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(mesh, model.abstract_params(config)))
+    specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(mesh, decoder.abstract_params(config)))
     assert specs["embed"] == P("tp", "fsdp")
     assert specs["layers"]["q"] == P(None, "fsdp", "tp")
-    assert specs["layers"]["k"] == P(None, "fsdp", None)
+    assert specs["layers"]["k"] == P(None, "fsdp")
     assert specs["layers"]["norm1"] == P()
 
 
@@ -62,8 +61,8 @@ def test_one_device_makes_a_mesh(fixtures, quick_jit):
     config = hf.load_config(fixtures / "llama2")
     mesh = sharding.make_mesh(fsdp=1)
     params = hf.load_params(fixtures / "llama2", config, mesh=mesh)
-    tokens = jax.device_put(np.zeros((2, 4), np.int32), sharding.batch_sharding(mesh))
-    assert quick_jit(lambda p: model.hidden(p, config, tokens))(params).shape == (2, 4, 32)
+    tokens = sharding.place_data(np.zeros((2, 4), np.int32), params, sharding.ROWS)
+    assert quick_jit(lambda p: decoder.hidden(p, config, tokens))(params).shape == (2, 4, 32)
 
 
 @pytest.mark.parametrize("axes", [{"tp": 0}, {"tp": 1000}, {"fsdp": 1000}])

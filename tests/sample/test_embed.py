@@ -6,7 +6,7 @@ import pytest
 
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model import decoder as model
+from common.model import decoder
 from common.sample import embed as embedding
 from common.sample.embed import KnownVectors, centred, embed, embed_reference, near_vector_reference
 
@@ -16,7 +16,7 @@ CONFIG = ModelConfig("llama", 50, 16, 32, 2, 2, 1, 8, 64, tied_head=True)
 @pytest.fixture(scope="module")
 def params():
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda w: rng.normal(0, 0.3, w.shape).astype(np.float32), model.abstract_params(CONFIG))
+    return jax.tree.map(lambda w: rng.normal(0, 0.3, w.shape).astype(np.float32), decoder.abstract_params(CONFIG))
 
 
 def texts(count, lengths=(5, 33), seed=0):

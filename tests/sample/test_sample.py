@@ -10,7 +10,7 @@ import pytest
 
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
-from common.model import decoder as model
+from common.model import decoder
 from common.sample import sampler as sample
 from common.sample.sampler import Prompt, Sampler, sample_reference
 from common.sample.score import score
@@ -51,7 +51,7 @@ def _params(seed=0):
         norm = "norm" in jax.tree_util.keystr(path)
         return jnp.asarray(rng.normal(float(norm), 0.12, leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, model.abstract_params(CONFIG))
+    return jax.tree_util.tree_map_with_path(draw, decoder.abstract_params(CONFIG))
 
 
 def _sampler(eos_ids=(EOS,), slots=8, block=4, **changes):
@@ -60,7 +60,7 @@ def _sampler(eos_ids=(EOS,), slots=8, block=4, **changes):
 
 @_quick_jit
 def _logits(params, tokens):
-    return model.unembed(params, CONFIG, model.hidden(params, CONFIG, tokens))
+    return decoder.unembed(params, CONFIG, decoder.hidden(params, CONFIG, tokens))
 
 
 def _prompts(count, seed=0, longest=60, samples=1):
@@ -261,7 +261,7 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
 def test_the_cache_is_donated():
     """Otherwise each block would copy it."""
     sampler = _sampler()
-    cache = model.empty_cache(CONFIG, 8, 128)
+    cache = decoder.empty_cache(CONFIG, 8, 128)
     sample._decode_block(
         sampler._layered, CONFIG, cache, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
     )

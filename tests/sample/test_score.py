@@ -9,7 +9,7 @@ import pytest
 
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model import decoder as model
+from common.model import decoder
 from common.sample import score
 
 CONFIG = ModelConfig(
@@ -29,7 +29,7 @@ CONFIG = ModelConfig(
 def params():
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), model.abstract_params(CONFIG)
+        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), decoder.abstract_params(CONFIG)
     )
 
 
