@@ -9,12 +9,12 @@ import errno
 import importlib
 import io
 import os
-import pathlib
 import select
 import sys
 
 from common.cli import PROG, fail
 from common.errors import UserError
+from common.runtime import compile_cache_environment
 from common.secret import mask_output
 from common.usercode import PACKAGE
 
@@ -77,20 +77,12 @@ def _method(argv: list[str]) -> None:
     method, *rest = argv
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: there is {', '.join(METHODS)}")
-    _keep_compiled_programs()
+    os.environ.update(compile_cache_environment())  # before jax is imported, which reads them then
     try:
         importlib.import_module(PACKAGE + METHODS[method][0]).main(rest)
     except SystemExit:  # after --help
         sys.stdout.flush()
         raise
-
-
-def _keep_compiled_programs() -> None:
-    """Tell jax, before it is imported, where to keep compiled programs for the next command."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(cache, "seedloop", "jax")))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def _reader_left() -> bool:
