@@ -164,9 +164,10 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(words, buffered):
 def test_compiled_programs_are_kept_where_jax_is_told_before_it_is_loaded(tmp_path):
     """The command sets what jax reads at import; what the user set already stays."""
     code = (
-        "import sys, os; sys.path.insert(0, '.'); import run; run._keep_compiled_programs(); assert 'jax' not in "
-        "sys.modules; import jax; c = jax.config; print(c.jax_compilation_cache_dir, "
-        "c.jax_persistent_cache_min_compile_time_secs, c.jax_persistent_cache_min_entry_size_bytes)"
+        "import sys, os; from common.runtime import compile_cache_environment as settings; "
+        "os.environ.update(settings()); assert 'jax' not in sys.modules; import jax; c = jax.config; "
+        "print(c.jax_compilation_cache_dir, c.jax_persistent_cache_min_compile_time_secs, "
+        "c.jax_persistent_cache_min_entry_size_bytes)"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     for more, says in (

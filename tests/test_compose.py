@@ -276,9 +276,9 @@ def test_a_callback_is_called_k_times():
 # --- the examples of RESULTS.md ---------------------------------------------------------------------------------
 
 
-def test_the_snippet_of_the_readme_runs_as_written(tmp_path, monkeypatch):
+def test_the_snippet_of_the_results_runs_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llm2llm.config.Config", lambda **given: Config(**given | SMALL | small_files(tmp_path)))
+    monkeypatch.setattr("llm2llm.Config", lambda **given: Config(**given | SMALL | small_files(tmp_path)))
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     names = {}
     exec(compile(code, "RESULTS.md", "exec"), names)
@@ -288,7 +288,7 @@ def test_the_snippet_of_the_readme_runs_as_written(tmp_path, monkeypatch):
     assert names["summary"]["accounting"]["llm2llm"]["teacher_calls"] % 4 == 0
 
 
-def test_the_commands_of_the_readme_fit_together(tmp_path, monkeypatch):
+def test_the_commands_of_the_results_fit_together(tmp_path, monkeypatch):
     """ReverseGen's data set is read as it lies there; every seed of LLM2LLM is a query that the target failed."""
     monkeypatch.chdir(tmp_path)
     files = small_files(tmp_path)
@@ -303,6 +303,8 @@ def test_the_commands_of_the_readme_fit_together(tmp_path, monkeypatch):
     assert [command.split()[0] for command in commands] == ["reversegen", "llm2llm"]
     for command in commands:
         words = command.replace("\\\n", " ").split()
+        # As the shell would: a data file is named by its content.
+        words = [str(next(tmp_path.glob(word))) if "*" in word else word for word in words]
         main(words + flags[words[0]])
     seeds = read_jsonl(tmp_path / "runs/from-failures/repeat_0/seeds.jsonl")
     labelled = [row for file in tmp_path.rglob("labelled.jsonl") for row in read_jsonl(file)]
