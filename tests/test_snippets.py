@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "README_PYTHON.md", "*/README.md", "active_inheritance/profile/README.md")
+PAGES = ("README.md", "*/README.md", "active_inheritance/profile/README.md")
 NEEDS = "# needs "
 """How a block begins that asks for a hosted model, hours, or files that are not there: it is compiled only."""
 
@@ -35,7 +35,7 @@ def test_a_block_of_the_documentation_runs_from_an_empty_folder(block, tmp_path)
         env=settings,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
 
