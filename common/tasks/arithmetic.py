@@ -6,7 +6,7 @@ import random
 
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, user_turn
 from common.tasks.embedded_text import similar_prompt, similar_reply
 from common.tasks.files import read_rows, require, row_id
 from common.tasks.grading import MARK, final_answer, same_number
@@ -62,7 +62,7 @@ class Arithmetic:
         return Example(row_id(row, place), question, solution, label, group, place)
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        return ({"role": "user", "content": question},)
+        return user_turn(question)
 
     def solve_messages(self, question: str) -> tuple[Message, ...]:
         return self.messages(question)
@@ -76,18 +76,17 @@ class Arithmetic:
     def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
         # Without hints nothing but the one line that the embedded teacher was trained on.
         request = similar_prompt(example.question, example.answer)
-        return ({"role": "user", "content": with_hints(request, hints)},)
+        return user_turn(with_hints(request, hints))
 
     def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
         request = "Write this problem in other words, with the same numbers and the same solution."
-        return ({"role": "user", "content": f"{request}\n{self.write_example(example)}"},)
+        return user_turn(f"{request}\n{self.write_example(example)}")
 
     def write_example(self, example: Example) -> str:
         return similar_reply(example.question, example.answer)
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
-        fields = (self.reply_fields[0], self.reply_fields[1])
-        return read_worked(text, fields, parent.group, joiner=" ", asks=True)
+        return read_worked(text, self.reply_fields, parent.group, joiner=" ", asks=True)
 
     def truth(self, question: str) -> str | None:
         problem = recognise(question)
