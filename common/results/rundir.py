@@ -384,13 +384,6 @@ class RunDir:
             seconds = round(time.perf_counter() - start, 3)
             self.journal("timing.jsonl").append([{"stage": stage, "seconds": seconds}], sync=False)
 
-    def stage_seconds(self) -> dict[str, float]:
-        """Seconds by stage, summed over all processes that worked on this run."""
-        total: dict[str, float] = {}
-        for row in self.journal("timing.jsonl").rows():
-            total[row["stage"]] = total.get(row["stage"], 0.0) + row["seconds"]
-        return total
-
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:
     """What config.json holds, as it is read back."""
