@@ -5,15 +5,14 @@ def write(messages: list[dict[str, str]]) -> str: ...
 generator = CallbackGenerator("python:teacher.py:write", load_callable("python:teacher.py:write"))
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from common.backends.open import Write
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
 from common.progress import progress_bar
 from common.usercode import FAULTS, said
-
-Write = Callable[[list[dict[str, str]]], str]
 
 WAVE = 8
 """Records yielded together, so few because a call may be dear and a killed run makes those of one wave again."""

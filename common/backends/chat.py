@@ -62,7 +62,7 @@ class Dialect:
         """Give up what a refusal of the body `sent` names; `words` is all that the server said."""
         if status not in (400, 404, 422):
             return
-        names = functools.partial(_names, words)
+        names = lambda parameter: re.search(rf"\b{parameter}\b", words) is not None
         if _UNSUPPORTED.search(words):
             for name in ("top_k", "top_p", "temperature"):
                 if names(name) and (name in sent or name in sent.get("extra_body", {})):
@@ -81,10 +81,6 @@ class Dialect:
 def dialect(url: str, model: str) -> Dialect:
     """The one dialect of this model at this address in this process."""
     return Dialect(model)
-
-
-def _names(words: str, parameter: str) -> bool:
-    return re.search(rf"\b{parameter}\b", words) is not None
 
 
 def _schema(fields: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
     with Replies(folder / "replies.sqlite") as replies:
         generator = EndpointGenerator("gpt-4o-mini", replies=replies, scope="repeat_0/llm2llm")
-        generator.check()
         for records in generator.generate(requests, SampleConfig(temperature=1.0), seed=0):
             ...
 
@@ -27,6 +26,8 @@ from common.errors import UserError
 from common.generate import Record, Request
 from common.progress import progress_bar
 
+TIMEOUT = 120.0
+"""Seconds for one try of a request."""
 READS = 3
 """Tries of a request whose answer has status 200 and is not readable."""
 PAUSE = 1.0
@@ -56,7 +57,7 @@ class EndpointGenerator:
         scope: str,
         budget: Budget | None = None,
         concurrency: int = 8,
-        timeout: float = 120.0,
+        timeout: float = TIMEOUT,
     ):
         if concurrency < 1 or not timeout > 0:
             raise UserError(f"concurrency {concurrency} must be at least 1 and timeout {timeout} above 0 seconds")
@@ -75,11 +76,6 @@ class EndpointGenerator:
     def close(self) -> None:
         """Close the connections. A second call does nothing."""
         self._wire.close()
-
-    def check(self) -> None:
-        """Find out, without buying anything, whether the server can be reached and accepts the key. Raises
-        UserError if not."""
-        self._wire.check()
 
     def seen(self, records: Sequence[Record]) -> None:
         """Nothing to remember: replies are found again by their request."""

@@ -9,6 +9,7 @@ Names: `embedded`, `embedded:NAME`, a Hugging Face id, a folder, `openai:MODEL`,
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import urllib.parse
@@ -97,24 +98,19 @@ def _the_same(make: Callable[[str], "Generator"]) -> Opener:
 
 def _hosted(model: str, url: str | None) -> Opener:
     """The endpoint, asked once whether it is there."""
-    from common.backends.endpoint import EndpointGenerator
+    from common.backends.endpoint import TIMEOUT, EndpointGenerator
     from common.backends.replies import Replies
+    from common.backends.wire import Wire
 
-    with (
-        Replies(":memory:") as nothing,
-        EndpointGenerator(model, url=url, replies=nothing, scope="check") as probe,
-    ):
+    with contextlib.closing(Wire(model, url, TIMEOUT)) as probe:
         probe.check()
 
     @contextlib.contextmanager
     def opened(purse: Purse) -> Iterator[Callable[[str], EndpointGenerator]]:
         with contextlib.ExitStack() as stack:
             replies = stack.enter_context(Replies(purse.replies))
-            yield lambda account: stack.enter_context(
-                EndpointGenerator(
-                    model, url=url, replies=replies, scope=purse.account + account, budget=purse.share
-                )
-            )
+            make = functools.partial(EndpointGenerator, model, url=url, replies=replies, budget=purse.share)
+            yield lambda account: stack.enter_context(make(scope=purse.account + account))
 
     return opened
 
@@ -128,9 +124,8 @@ def file_hashes(files: Iterable[str | None], backends: Iterable[str] = ()) -> di
     """Start of the SHA-256 of every file a run reads, those of Python back ends included."""
     code = [name.removeprefix("python:").rpartition(":")[0] for name in backends if name.startswith("python:")]
     given = [file for file in (*files, *code) if file]
-    return {file: _digest(file) for file in given}
-
-
-def _digest(file: str) -> str:
-    with pathlib.Path(file).open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()[:16]
+    hashes = {}
+    for file in given:
+        with pathlib.Path(file).open("rb") as data:
+            hashes[file] = hashlib.file_digest(data, "sha256").hexdigest()[:16]
+    return hashes

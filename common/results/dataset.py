@@ -10,6 +10,7 @@ by its name, its card and the names of its files, not by what they hold. All tex
 whatever Markdown or YAML it holds is escaped.
 """
 
+import bisect
 import dataclasses
 import hashlib
 import itertools
@@ -162,13 +163,8 @@ _STREAM = _USE.replace('split="train"', 'split="train", streaming=True')
 
 def _size_category(size: int) -> str:
     """The Hub's names: n<1K, 1K<n<10K, ..."""
-    steps = [(1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M")]
-    below = "n"
-    for limit, name in steps:
-        if size < limit:
-            return f"{below}<{name}" if below == "n" else f"{below}<n<{name}"
-        below = name
-    return "10M<n<100M"
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+    return names[bisect.bisect([10**3, 10**4, 10**5, 10**6, 10**7], size)]
 
 
 def _yaml(value: Any) -> str:

@@ -1,24 +1,25 @@
 """The embedded task: short word problems of twelve skills, data written by rule, every answer exactly known."""
 
 import dataclasses
+import itertools
 import pathlib
 import random
 
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, user_turn
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
 from common.tasks.embedded_text import similar_prompt, similar_reply
-from common.tasks.files import read_rows, require, row_id
+from common.tasks.files import Row, require, row_id
 from common.tasks.grading import MARK, final_answer, same_number
 from common.tasks.hub import require_any
 from common.tasks.problems import SKILLS, recognise, write
 from common.tasks.replies import read_worked, with_hints
 
-SIZES = {"train": 2400, "dev": 192, "test": 480}
+SIZES = {"test": 480, "dev": 192, "train": 2400}
 
 
 @dataclasses.dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(RowTask):
     """Implements `common.tasks.base.Task`."""
 
     name: str = "arithmetic"
@@ -30,27 +31,22 @@ class Arithmetic:
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         if file is not None:
-            return [self._from_row(row, place) for row, place in read_rows(file)]
+            return super().load(split, file, seed)
         # Splits come from one stream without repetition, so that no test problem can be a training one.
         rng = random.Random(f"arithmetic {seed}")
-        seen: set[str] = set()
-        found: dict[str, list[Example]] = {}
-        for name in ("test", "dev", "train"):
-            found[name] = []
-            for i in range(SIZES[name]):
-                skill = list(SKILLS)[i % len(SKILLS)]
+        found: dict[str, Example] = {}  # by question, of all splits
+        for name, size in SIZES.items():
+            for i, skill in zip(range(size), itertools.cycle(SKILLS), strict=False):
                 problem = write(rng, skill)
-                while problem.question in seen:
+                while problem.question in found:
                     problem = write(rng, skill)
-                seen.add(problem.question)
-                found[name].append(
-                    Example(f"{name}-{i}", problem.question, problem.solution, str(problem.answer), skill)
-                )
+                example = Example(f"{name}-{i}", problem.question, problem.solution, str(problem.answer), skill)
+                found[example.question] = example
             if name == split:
                 break
-        return found[split]
+        return list(found.values())[-SIZES[split] :]
 
-    def _from_row(self, row: dict, place: str) -> Example:
+    def _from_row(self, row: Row, place: str, name: str) -> Example:
         # "query" is what ReverseGen's data sets call it.
         question, answer = require_any(row, ("question", "query"), place), require(row, "answer", place)
         label = final_answer(answer)
@@ -63,9 +59,6 @@ class Arithmetic:
 
     def messages(self, question: str) -> tuple[Message, ...]:
         return user_turn(question)
-
-    def solve_messages(self, question: str) -> tuple[Message, ...]:
-        return self.messages(question)
 
     def parse(self, text: str) -> str | None:
         return final_answer(text)

@@ -138,7 +138,7 @@ class RowTask:
     reads a row in `_from_row` and overrides what differs."""
 
     name: str
-    hub: Hub | None
+    hub: Hub | None = None
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         rows = load_rows(self.name, self.hub, split, file)
