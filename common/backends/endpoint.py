@@ -5,9 +5,9 @@
         for records in generator.generate(requests, SampleConfig(temperature=1.0), seed=0):
             ...
 
-Whatever was paid for is in `replies` before anything else happens, so a killed run buys again at most what was on
-its way: `concurrency` replies. Replies that were torn or timed out on the way may be billed by the server all the
-same; no budget counts them.
+Every reply is stored in `replies` before it is used, so a killed run buys again at most the `concurrency` replies
+that were in flight. The server may still bill replies that were cut off or timed out in transit; no budget counts
+those.
 """
 
 import collections
@@ -33,19 +33,19 @@ READS = 3
 PAUSE = 1.0
 """Seconds before such a try."""
 BREAKER = 5
-"""Requests that fail one after another, all retries included, before the run stops."""
+"""Consecutive requests that may fail, all retries included, before the run stops."""
 WAVE = 32
 """Records yielded together. The caller syncs each wave to disk; the replies are safe before that."""
 GRACE = 30.0
-"""Seconds given to replies on their way, which are paid for, when a run stops."""
+"""Seconds to wait, when a run stops, for replies in flight: they are paid for."""
 
 
 class EndpointGenerator:
     """Implements `common.generate.Generator`. The key comes from OPENAI_API_KEY and goes into requests only.
 
     `url` is the base address (else OPENAI_BASE_URL, else OpenAI's own). `budget` limits what is bought on the
-    account of `scope` in `replies`, over all processes. `timeout` is in seconds. Close it, or use it in a `with`
-    block. Raises UserError for an address that is none and for a missing key.
+    account `scope` of `replies`, over all processes. `timeout` is in seconds. Close it, or use it in a `with`
+    block. Raises UserError for a malformed address and for a missing key.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class EndpointGenerator:
                         in_flight[want.key] = cost
                         _in_thread(lambda want=want: self._buy(want, sampling), want, landed)
                     elif in_flight:
-                        break  # what is on its way may cost less than was set aside for it
+                        break  # what is in flight may cost less than was reserved for it
                     else:
                         want.fail(BUDGET_SPENT, asked=0)
                         bar.update()
@@ -134,7 +134,7 @@ class EndpointGenerator:
                         open_wants.appendleft(want)
                     else:
                         bar.update()
-                # Failures that may turn out to be an outage are not handed out, so that a later run asks again.
+                # Failures that may turn out to be an outage are held back, so that a later run asks again.
                 if self._failures == 0 and (ready := _ready(wants, done)) - done >= WAVE:
                     yield _records(wants[done:ready])
                     done = ready
@@ -176,7 +176,7 @@ class EndpointGenerator:
         raise LostError(f"no readable reply in {READS} tries ({problem})")
 
     def _failure(self, outcome: BaseException) -> str:
-        """The error of one record; raises whatever concerns more than that record."""
+        """The error of one record. Raises what concerns more than that record."""
         if isinstance(outcome, UnfitError):
             self._failures = 0  # the server answers
         elif isinstance(outcome, LostError):
@@ -192,7 +192,7 @@ class EndpointGenerator:
 
 
 class _Want:
-    """One sample on its way to a record. `key` names the reply to be bought next."""
+    """One sample that is to become a record. `key` names the reply to be bought next."""
 
     def __init__(self, request: Request, sample: int, keys: Sequence[str]):
         self.request, self.sample = request, sample
@@ -209,7 +209,7 @@ class _Want:
         self.record = to_record(self.request, self.sample, self._replies)
 
     def fail(self, error: str, asked: int) -> None:
-        """Make a failed record, which owns up to what was paid for before `asked` more attempts."""
+        """Make a failed record. It counts what was paid for before, and `asked` more attempts."""
         self.record = Record(
             self.request.id,
             self.sample,

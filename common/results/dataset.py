@@ -5,9 +5,9 @@
     datasets.load_dataset("runs/demo/dataset")["train"]
 
 Rows are stored as Parquet: a JSON reader would turn an answer such as "2020-01-02" into a date, and a file without
-rows would lose its columns. The file's name tells its content, because the cache of `load_dataset` knows a folder
-by its name, its card and the names of its files, not by what they hold. All text in the card is plain text;
-whatever Markdown or YAML it holds is escaped.
+rows would lose its columns. The file's name depends on its content, because the cache of `load_dataset` identifies
+a folder by its name, its card and the names of its files, not by what they hold. All text in the card is plain
+text; any Markdown or YAML in it is escaped.
 """
 
 import bisect
@@ -53,7 +53,7 @@ class DatasetCard:
     tags: Sequence[str] = ()
     """Besides `synthetic` and `seedloop`."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """What became of all examples written, by reason; shown in the order given."""
+    """How many examples had each outcome; shown in the order given."""
 
 
 def write_dataset(folder: pathlib.Path, rows: Iterable[Mapping[str, Any]], card: DatasetCard) -> None:

@@ -6,8 +6,8 @@
     report.add_examples("From mistake to new example", ["failed seed", "answer", "new example"], rows)
     report.write(run.path / "report.html")
 
-The page holds no script and loads nothing. Whatever a model or a user wrote is escaped on its way through the
-template, and characters that hide or reorder text are spelled out. The same calls give the same bytes.
+The page has no script and loads nothing. All that a model or a user wrote is escaped by the template, and
+characters that hide or reorder text are spelled out. The same calls give the same bytes.
 """
 
 import io
@@ -130,7 +130,7 @@ def _width(text: str) -> int:
 
 
 class Report:
-    """The page in the making: sections appear in the order in which they are added."""
+    """A page under construction: sections appear in the order in which they are added."""
 
     def __init__(self, title: str, subtitle: str = ""):
         self.title, self.subtitle = title, subtitle
@@ -139,7 +139,7 @@ class Report:
         self._caveats: tuple[str, ...] = ()
 
     def lead(self, verdict: str | None, caveats: Sequence[str] = ()) -> None:
-        """What stands above all sections: what was shown, and what to know before relying on it."""
+        """What appears above all sections: what was shown, and what to know before relying on it."""
         self._verdict, self._caveats = verdict, tuple(caveats)
 
     def add_table(
@@ -154,7 +154,7 @@ class Report:
         self._add("table", caption, headers=list(map(str, headers)), rows=cells, numeric=numeric, note=note)
 
     def add_figure(self, caption: str, figure: "Figure") -> None:
-        """A matplotlib figure, drawn at once as SVG inside the page."""
+        """A matplotlib figure, drawn right away as SVG inside the page."""
         number = sum(section["kind"] == "figure" for section in self._sections) + 1
         self._add("figure", caption, svg=markupsafe.Markup(figure_svg(figure, f"figure{number}")))
 
@@ -177,7 +177,7 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
-            # Every value passes here before it is escaped, so none can be forgotten.
+            # Every value passes through here before it is escaped, so none can be forgotten.
             finalize=lambda value: value if isinstance(value, markupsafe.Markup) else visible(str(value)),
         )
         lead = {"title": self.title, "subtitle": self.subtitle, "verdict": self._verdict, "caveats": self._caveats}

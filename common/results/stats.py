@@ -87,8 +87,8 @@ def paired_bootstrap_ci95(a: ArrayLike, b: ArrayLike, seed: int = 0, samples: in
     covered the truth in 87 to 92% of cases, these in 95 to 99%.
 
     The interval is for other repeats on other questions of the same kind; with one repeat for other questions
-    only, which says nothing about other seeds. Few repeats still make it too narrow: drawing from R of them shows
-    a share (R - 1) / R of their variance. `paired_difference` has no such bias, but ignores the questions.
+    only, which says nothing about other seeds. With few repeats it is still too narrow: drawing from R of them
+    shows a share (R - 1) / R of their variance. `paired_difference` has no such bias, but ignores the questions.
     The same seed gives the same interval. Raises ValueError for unequal or empty matrices.
     """
     first, second = (np.atleast_2d(np.asarray(x, np.float64)) for x in (a, b))
@@ -132,7 +132,7 @@ def gain(
     correct_a: Sequence[Sequence[float]],
     correct_b: Sequence[Sequence[float]],
 ) -> Gain:
-    """By how much arm `a` is ahead of `b`.
+    """The lead of arm `a` over `b`.
 
     `a` and `b`: one figure a repeat; `correct_a` and `correct_b`: the graded answers of every repeat. `ci95` is
     Student's t interval over repeats (None for one), `bootstrap95` the paired bootstrap over repeats and questions

@@ -55,7 +55,7 @@ def user_turn(text: str) -> tuple[Message, ...]:
 
 
 class Task(Protocol):
-    """The one protocol between data, models and methods. All texts of a task live behind it."""
+    """The one protocol between data, models and methods. All texts of a task are behind it."""
 
     @property
     def name(self) -> str: ...
@@ -113,7 +113,7 @@ class Task(Protocol):
         ...
 
     def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
-        """The request to say the question of `example` in other words, with the same answer."""
+        """The request to rephrase the question of `example`, with the same answer."""
         ...
 
     def write_example(self, example: Example) -> str:

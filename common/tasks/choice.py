@@ -1,6 +1,6 @@
 """Multiple choice: a text, lettered options, and the letter of the right one. CaseHOLD, and tasks of that form.
 
-A question is the text followed by one line an option, "A. …", so that it can be taken apart again.
+A question is the text followed by one line for each option, "A. …", so that it can be split again.
 """
 
 import dataclasses
@@ -111,7 +111,7 @@ class MultipleChoice(RowTask):
 
     def parse(self, text: str) -> str | None:
         line, letter = text.strip().partition("\n")[0], f"[{self.letters}]"
-        # A letter by itself or before a sign; "A court …" is a sentence, not an answer.
+        # A letter alone or before a punctuation mark; "A court …" is a sentence, not an answer.
         first = re.match(rf"[\W_]*(?:boxed{{)?({letter})(?:[\W_]*$|[.):,\]*}}]|\s+[-–—:=]\s)", line)
         if first is None and len(bare := line.strip("*_`()[]. ")) == 1:
             first = re.match(rf"({letter})", bare.upper())

@@ -1,7 +1,7 @@
 """Short arithmetic word problems of twelve skills: written, solved and recognised by one table of templates.
 
-The same table works in both directions. `write` fills a template; `recognise` reads any text back into its
-skill and numbers, so that a problem invented by a model has an exact answer, or is known not to be one.
+The same table works in both directions. `write` fills in a template; `recognise` finds the skill and numbers of
+any text, so that a problem invented by a model has an exact answer, or is known to have none.
 
     problem = write(random.Random(0), "add_then_subtract")
     problem.question, problem.solution, problem.answer

@@ -92,7 +92,7 @@ class WorkedAnswer(RowTask):
         return Example(row_id(row, str(row.get("ID", name))), question, solution, number, group, place)
 
     def _solution(self, row: Row, question: str, stated: str, label: str) -> str:
-        """The answer to be learned: worked steps, one a line, then the mark and the number without commas."""
+        """The answer to be learned: worked steps, one to a line, then the mark and the number without commas."""
         rationale, mark, _ = stated.rpartition(MARK)
         number = re.sub(r"[$€£,]", "", label)
         exact = value(number)
@@ -147,7 +147,7 @@ class WorkedAnswer(RowTask):
 
 
 def _steps(formula: str, question: str, result: Fraction | None) -> str | None:
-    """The formula worked out, one step a line; None if it does not give the row's result."""
+    """The formula worked out, one step on each line; None if it does not give the row's result."""
     try:
         written = infix(formula, numbers_in(question)) if "number" in formula else formula
     except ValueError:

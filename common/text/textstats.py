@@ -1,4 +1,4 @@
-"""What a text is like: length, readability, lexical diversity. Offline, and without a model.
+"""Figures of a text: length, readability, lexical diversity. Offline, and without a model.
 
     profile("The important cat sat. The dog ran.", ["gunning_fog", "words"])   # {"gunning_fog": 7.1, "words": 7.0}
     METRICS["mtld"].function(text), METRICS["mtld"].doc                        # one of them; what it is
@@ -24,8 +24,8 @@ textdescriptives 2.8.2 on spaCy's rules for English, lexicalrichness 0.5.1 for d
 |             | of any kind do not                                 | separates words; nothing else but space does
 
 On ASCII text mtld, mattr and hdd are the same in both modes. Both are made for English: so are syllables and
-abbreviations, and a script without spaces gives one word a run. No figure is better when it is higher or lower;
-that is for an objective to say. A figure that is not defined for a text is NaN.
+abbreviations; in a script without spaces every run is one word. No figure is better when it is higher or lower:
+objectives say what is. A figure that is not defined for a text is NaN.
 """
 
 import collections
@@ -49,7 +49,7 @@ HDD_DRAWS = 42
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A text and what is read off it in one mode, once, when it is first asked for."""
+    """A text and what is derived from it in one mode; each part is computed once, when first needed."""
 
     text: str
     mode: str = "clean"
@@ -195,8 +195,8 @@ def mattr(text: Text) -> float:
 
 def mtld(text: Text) -> float:
     """Measure of textual lexical diversity (McCarthy and Jarvis 2010, Behavior Research Methods 42:381-392) with
-    threshold 0.72, see `mtld_of`. 0.0 without terms. Short texts with few repeats score high by chance: have a
-    floor on `words` wherever it is maximised."""
+    threshold 0.72, see `mtld_of`. 0.0 without terms. Short texts with few repeats score high by chance: where it
+    is maximised, set a minimum of `words`."""
     return mtld_of(_read(text).terms)
 
 
@@ -350,7 +350,7 @@ def syllables_of(word: str) -> int:
 def _syllables(word: str) -> int:
     hyphenation = _hyphenation()
     found = max(1, len(hyphenation.positions(word)) + word.count("-") + 1)
-    hyphenation.hd.cache.clear()  # pyphen remembers every word for ever: too much for millions of texts
+    hyphenation.hd.cache.clear()  # pyphen caches every word for ever: too much for millions of texts
     return found
 
 
