@@ -1,7 +1,7 @@
 """Figures of a text: length, readability, lexical diversity. Offline, and without a model.
 
     profile("The important cat sat. The dog ran.", ["gunning_fog", "words"])   # {"gunning_fog": 7.1, "words": 7.0}
-    METRICS["mtld"].function(text), METRICS["mtld"].doc                        # one of them; what it is
+    METRICS["mtld"].function(text)                                             # one of them
     lix(Reading(text, "official"))                                             # in the other mode
 
 A text is read in one of two modes. `clean`, the default, is what the names of the figures promise. `official` has
@@ -220,20 +220,14 @@ def compression_ratio(text: Text) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure of one text. It has no better direction."""
+    """A figure of one text; the docstring of `function` says which. It has no better direction."""
 
-    name: str
     function: Callable[[Text], float]  # of a text in `clean` mode, or of a `Reading`
     least_words: int = 0  # in a shorter text it says little or nothing; 0: any text will do
 
-    @property
-    def doc(self) -> str:
-        """Formula and source."""
-        return " ".join((self.function.__doc__ or "").split())
-
 
 METRICS: dict[str, Metric] = {
-    function.__name__: Metric(function.__name__, function, least_words)
+    function.__name__: Metric(function, least_words)
     for function, least_words in (
         (tokens, 0),
         (unique_tokens, 0),
