@@ -98,6 +98,7 @@ class EndpointGenerator:
             for request in requests
             for sample in range(request.n)
         ]
+        # What an earlier process bought is taken from the cache before anything is asked for.
         for want in wants:
             while want.record is None and (reply := self._replies.get(want.key)) is not None:
                 want.take(reply)
@@ -131,7 +132,7 @@ class EndpointGenerator:
                     else:
                         want.fail(self._failure(outcome), asked=1)
                     if want.record is None:
-                        open_wants.appendleft(want)
+                        open_wants.appendleft(want)  # first in line: its wave waits for it
                     else:
                         bar.update()
                 # Failures that may turn out to be an outage are held back, so that a later run asks again.

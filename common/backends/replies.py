@@ -88,6 +88,7 @@ class Replies:
         """Store a reply for good, charged to the account `scope`."""
         # As JSON in ASCII, because a text may hold half a surrogate pair, which SQLite does not take.
         values = (key, scope, reply.prompt_tokens, reply.completion_tokens, json.dumps(dataclasses.asdict(reply)))
+        # The first reply under a key stays: a record may have been made of it already.
         with self._lock, self._explained():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", values)
 

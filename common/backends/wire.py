@@ -97,7 +97,7 @@ class Wire:
         """
         import openai
 
-        while True:
+        while True:  # ends, as every further turn follows a change that `Dialect.learn` makes only once
             body = self._dialect.body(request, sampling)
             try:
                 raw = self._client.chat.completions.with_raw_response.create(**body)
@@ -112,6 +112,7 @@ class Wire:
                     raise LostError(f"no reply after all retries (HTTP {status}: {words})") from None
                 if status == 400 and (wrong := unfit(error.code, words)):
                     raise UnfitError(wrong) from None
+                # Another thread may have learned the same meanwhile; what counts is whether the body differs now.
                 self._dialect.learn(status, f"{error.param} {error.message}", body)
                 if self._dialect.body(request, sampling) == body:
                     raise self._terminal(status, words) from None

@@ -356,6 +356,7 @@ class RunDir:
         path = self.path / name
         if not path.exists():
             part = self.journal(name + ".part")
+            # Rows of an earlier process stay: `waves` goes on after them.
             part.append([])  # so that a stage without rows has a file too
             for rows in waves(len(part.rows())):
                 part.append(rows)

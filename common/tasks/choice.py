@@ -68,6 +68,7 @@ class MultipleChoice(RowTask):
     def _from_row(self, row: Row, place: str, name: str) -> Example | None:
         known = next((c for c in self.columns if c.context in row and c.label in row), self.columns[0])
         context, label = require(row, known.context, place), require(row, known.label, place)
+        # Where some labels are missing, tables store whole numbers as 2.0.
         options, number = self._options(row, known, place), label.removesuffix(".0")
         if isinstance(options, dict):
             names = [str(option) for option in options["label"]]

@@ -84,6 +84,7 @@ def final_answer(text: str) -> str | None:
     text = plain(text)
     parts = text.split(MARK)
     if len(parts) > 1:
+        # From the end, as a model may state a first result and correct it; a mark without a number says nothing.
         return next((found for tail in reversed(parts[1:]) if (found := _first(tail))), None)
     boxes = _BOXED.findall(text)
     if boxes and (found := _first(boxes[-1])):

@@ -87,6 +87,7 @@ class LabelledText(RowTask):
     def parse(self, text: str) -> str | None:
         line = text.strip().partition("\n")[0]
         head = re.split(r"\s*[,;(]|\s+-+\s|[.:](?:\s|\W*$)", line.lstrip("*_` "))[0]
+        # The line as it is, without "The label is", and both again for what comes before an explanation.
         for said in (line, _LEAD.sub("", normalise(line)), head, _LEAD.sub("", normalise(head))):
             if (word := self._word(said)) is not None:
                 return word

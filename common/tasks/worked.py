@@ -81,6 +81,7 @@ class WorkedAnswer(RowTask):
         context = next((str(row[c]).strip() for c in self.context_columns if row.get(c)), "")
         if context:
             written = f"{context}{'' if context[-1] in '.?!,' else ','} {written}"
+        # SVAMP's training rows have a space before every punctuation mark.
         question = re.sub(r" ([.,?!;:])(?= |$)", r"\1", " ".join(written.split()))
         label = final_answer(stated)
         if label is None:

@@ -64,6 +64,7 @@ def self_bleu(
         for gram, count in own.items():
             most, next_most, where = highest[gram]
             matches[len(gram) - 1] += min(count, next_most if where == i else most)
+        # Without its own length, unless another text is as long.
         others = [length for length in lengths if length != len(tokens) or lengths[length] > 1]
         scores += [_bleu(matches[:order], len(tokens), _closest(len(tokens), others)) for order in orders]
     return math.fsum(scores) / len(scores)
