@@ -5,12 +5,11 @@ def write(messages: list[dict[str, str]]) -> str: ...
 generator = CallbackGenerator("python:teacher.py:write", load_callable("python:teacher.py:write"))
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from common.backends.open import Write
 from common.config import SampleConfig
 from common.errors import UserError
-from common.generate import Record, Request
+from common.generate import Message, Record, Request
 from common.progress import progress_bar
 from common.usercode import FAULTS, said
 
@@ -26,7 +25,7 @@ class CallbackGenerator:
     The function gets the messages only; `sampling` and `seed` are not passed on.
     """
 
-    def __init__(self, name: str, function: Write):
+    def __init__(self, name: str, function: Callable[[list[Message]], str]):
         self.name = name
         self._function = function
         self._failures = 0  # in a row

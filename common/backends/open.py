@@ -14,17 +14,15 @@ import hashlib
 import pathlib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.backends.budget import Budget
 from common.errors import UserError
+from common.generate import Generator, Message
 from common.model.checkpoint import fingerprint, resolve
 from common.usercode import load_callable
 
-if TYPE_CHECKING:
-    from common.generate import Generator
-
-Write = Callable[[list[dict[str, str]]], str]
+Write = Callable[[list[Message]], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +90,7 @@ def backend(name: str, role: str, *, url: str | None = None, function: Write | N
     return _the_same(lambda account: generator)
 
 
-def _the_same(make: Callable[[str], "Generator"]) -> Opener:
+def _the_same(make: Callable[[str], Generator]) -> Opener:
     return lambda purse: contextlib.nullcontext(make)
 
 
