@@ -115,7 +115,7 @@ def test_reports_and_data_sets_are_clean(tmp_path):
     report.add_table(f"With {KEY}", ["a"], [[KEY]])
     report.add_examples("Texts", ["a"], [[f"<b>{KEY}</b>"]])
     report.write(tmp_path / "report.html")
-    card = DatasetCard(f"Of {KEY}", f"By {KEY}", {"text": Field("string", KEY)}, KEY, counts={KEY: 1}, tags=(KEY,))
+    card = DatasetCard(f"Of {KEY}", f"By {KEY}", {"text": Field("string", KEY)}, KEY, counts={KEY: 1})
     write_dataset(tmp_path / "dataset", [{"text": f"a {KEY}"}, {"text": None}], card)
     check_clean(tmp_path)
     (file,) = (tmp_path / "dataset" / "data").iterdir()

@@ -1,4 +1,4 @@
-"""Limits on what may be bought: calls, tokens, money. Loads nothing heavy, so that settings can be checked early.
+"""Limits on what may be bought: calls, tokens, money. Imports nothing heavy: settings are checked early.
 
 budget = Budget.parse("calls=500,usd=2.5", price="0.15,0.6")
 budget.covers(spent + estimate)

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from common.config import SampleConfig
 from common.errors import UserError
-from common.generate import Record, Request
+from common.generate import Message, Record, Request
 from common.progress import progress_bar
 from common.usercode import FAULTS, said
 
-Write = Callable[[list[dict[str, str]]], str]
-
 WAVE = 8
-"""Records yielded together, so few because a call may be dear and a killed run makes those of one wave again."""
+"""Records yielded together. Few, as calls may be expensive and a killed run repeats an unfinished wave."""
 BREAKER = 5
 """Failed calls in a row before the run stops."""
 
@@ -24,10 +22,10 @@ BREAKER = 5
 class CallbackGenerator:
     """Implements `common.generate.Generator` by calling `function` once for each sample, one after another.
 
-    The function gets the messages only: `sampling` and `seed` are its own affair.
+    The function gets the messages only; `sampling` and `seed` are not passed on.
     """
 
-    def __init__(self, name: str, function: Write):
+    def __init__(self, name: str, function: Callable[[list[Message]], str]):
         self.name = name
         self._function = function
         self._failures = 0  # in a row
@@ -38,8 +36,8 @@ class CallbackGenerator:
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield the records of whole requests in waves of about `WAVE`.
 
-        An exception in the function, an exit and a result that is no text give failed records; after `BREAKER` of
-        them in a row, UserError, and what came before them has been yielded.
+        An exception in the function, an exit or a result that is not text gives a failed record. Raises UserError
+        after `BREAKER` of them in a row; what came before them has been yielded by then.
         """
         held: list[Record] = []
         good = 0  # records of `held` that come before the failures at its end
@@ -52,7 +50,7 @@ class CallbackGenerator:
                         if good:
                             yield held[:good]
                         raise UserError(
-                            f"{self.name} failed {BREAKER} times in a row, the last with: {record.error}; mend "
+                            f"{self.name} failed {BREAKER} times in a row, the last with: {record.error}; fix "
                             "that, and the same command continues (a changed file takes a new --run-dir)"
                         )
                     held.append(record)

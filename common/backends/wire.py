@@ -45,14 +45,14 @@ class UnfitError(Exception):
 
 
 class Wire:
-    """Connections to one model at one address; close them in the end. Any number of threads may send.
+    """Connections to one model at one address; call `close` when done. Any number of threads may send.
 
     The key comes from OPENAI_API_KEY and goes into requests only: `line` and `chat.read_reply` clear it from what
     comes back.
     """
 
     def __init__(self, model: str, url: str | None, timeout: float):
-        """`timeout` in seconds. Raises UserError for an address that is none and for a missing key."""
+        """`timeout` in seconds. Raises UserError for a malformed address and for a missing key."""
         self.url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
         self.shown_url = _without_login(self.url)
         self._model, self._timeout = model, timeout
@@ -97,7 +97,7 @@ class Wire:
         """
         import openai
 
-        while True:
+        while True:  # ends, as every further turn follows a change that `Dialect.learn` makes only once
             body = self._dialect.body(request, sampling)
             try:
                 raw = self._client.chat.completions.with_raw_response.create(**body)
@@ -112,26 +112,27 @@ class Wire:
                     raise LostError(f"no reply after all retries (HTTP {status}: {words})") from None
                 if status == 400 and (wrong := unfit(error.code, words)):
                     raise UnfitError(wrong) from None
+                # Another thread may have learned the same meanwhile; what counts is whether the body differs now.
                 self._dialect.learn(status, f"{error.param} {error.message}", body)
                 if self._dialect.body(request, sampling) == body:
                     raise self._terminal(status, words) from None
 
     def line(self, text: str) -> str:
-        """What a server said, fit to be shown: one short line without the key."""
+        """What a server said as it may be shown: one short line without the key."""
         line = re.sub(r"\bsk-[\w*-]+", "[key]", " ".join(masked(text).split()))
         return line if len(line) <= 300 else line[:297] + "..."
 
     def _terminal(self, status: int, words: str) -> UserError:
-        what, mend = _TERMINAL.get(status, ("refuses the request", "change the setting it names"))
-        return UserError(f"{self.shown_url} {what} for model {self._model} ({status}: {words}): {mend}; {KEPT}")
+        what, fix = _TERMINAL.get(status, ("refuses the request", "change the setting it names"))
+        return UserError(f"{self.shown_url} {what} for model {self._model} ({status}: {words}): {fix}; {KEPT}")
 
     def _words(self, error: Any) -> str:
-        """What the server says is wrong."""
+        """The server's own words on what is wrong."""
         said = error.body.get("message") if isinstance(error.body, dict) else None
         return self.line(said if isinstance(said, str) else error.message)
 
     def _reason(self, error: Any) -> str:
-        """Why no connection came about."""
+        """Why the connection failed."""
         import openai
 
         if isinstance(error, openai.APITimeoutError):
@@ -140,7 +141,7 @@ class Wire:
 
 
 def _without_login(url: str) -> str:
-    """The address fit to be shown. Raises UserError if it is none."""
+    """The address as it may be shown, without login and query. Raises UserError if it is malformed."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{url!r} is no address of an endpoint: give one like http://localhost:8000/v1")

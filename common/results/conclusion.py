@@ -1,8 +1,8 @@
-"""What a finished run says, in one way for all methods: tables, a verdict, caveats, and where everything lies.
+"""What every finished run reports, whatever the method: tables, a verdict, caveats, and where the files are.
 
     conclude(run, Conclusion(summary, tables, page, caveats, verdict(gain, "llm2llm", "fine-tune-matched")))
 
-A verdict and caveats are data: they stand in the terminal, on the page and in summary.json.
+Verdict and caveats are data: they appear in the terminal, on the page and in summary.json.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from common.results.rundir import RunDir, write_json
 class Conclusion:
     """`summary`: the figures of summary.json, a dataclass or a mapping. `tables`: what is printed. `caveats`: what
     a reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was
-    not, None where nothing is compared. `products`: what else lies in the run folder, by what it is called.
+    not, None where nothing is compared. `products`: what else is in the run folder, by its label.
     `page`: None where the folder holds the page and figures of a later stage, which stay."""
 
     summary: Any
@@ -58,7 +58,7 @@ def verdict(
     """One sentence: whether `ours` is shown to differ from `theirs`. `unit` is that of `scale` times the value.
     `ways`: what `ours` is with a higher and with a lower value, where more is not better.
 
-    Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of questions alone.
+    Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     """
     if gain.value is None:
         return None
@@ -94,14 +94,14 @@ Column = tuple[str, Callable[[str, ArmResult], Any]]
 
 
 def arm_table(arms: Mapping[str, ArmResult], columns: Sequence[Column]) -> tuple[list[str], list[list[Any]]]:
-    """Headers and rows, an arm a row."""
+    """Headers, and one row for each arm."""
     return ["arm", *(name for name, _ in columns)], [
         [name, *(cell(name, arm) for _, cell in columns)] for name, arm in arms.items()
     ]
 
 
 def gain_cell(gains: Mapping[str, Estimate], ours: str) -> Callable[[str, ArmResult], str]:
-    """By how much `ours` is ahead of an arm, in per cent with its interval; empty for `ours` itself."""
+    """The lead of `ours` over an arm, in per cent with its interval; empty for `ours` itself."""
 
     def cell(name: str, arm: ArmResult) -> str:
         gain = gains.get(f"{ours} - {name}")

@@ -5,11 +5,12 @@
     datasets.load_dataset("runs/demo/dataset")["train"]
 
 Rows are stored as Parquet: a JSON reader would turn an answer such as "2020-01-02" into a date, and a file without
-rows would lose its columns. The file's name tells its content, because the cache of `load_dataset` knows a folder
-by its name, its card and the names of its files, not by what they hold. All text in the card is plain text;
-whatever Markdown or YAML it holds is escaped.
+rows would lose its columns. The file's name depends on its content, because the cache of `load_dataset` identifies
+a folder by its name, its card and the names of its files, not by what they hold. All text in the card is plain
+text; any Markdown or YAML in it is escaped.
 """
 
+import bisect
 import dataclasses
 import hashlib
 import itertools
@@ -47,12 +48,8 @@ class DatasetCard:
     """How to trace a row to what it was made from."""
     license: str | None = None
     """An SPDX name; None where it depends on models and data of the user's."""
-    task_categories: Sequence[str] = ("text-generation",)
-    languages: Sequence[str] = ()
-    tags: Sequence[str] = ()
-    """Besides `synthetic` and `seedloop`."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """What became of all examples written, by reason; shown in the order given."""
+    """How many examples had each outcome; shown in the order given."""
 
 
 def write_dataset(folder: pathlib.Path, rows: Iterable[Mapping[str, Any]], card: DatasetCard) -> None:
@@ -125,15 +122,15 @@ def render_card(card: DatasetCard, size: int, file: str) -> str:
     """README.md: YAML front matter, then Markdown. `size` is the number of rows; `file` is where they lie, seen
     from the card."""
     front = {
-        "pretty_name": card.title,
+        "pretty_name": visible(card.title),
         "license": card.license,
-        "task_categories": list(card.task_categories),
-        "language": list(card.languages),
-        "tags": ["synthetic", "seedloop", *card.tags],
+        "task_categories": ["text-generation"],
+        "tags": ["synthetic", "seedloop"],
         "size_categories": [_size_category(size)],
     }
-    yaml = "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items() if value)
-    yaml += f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {_yaml(file)}\n"
+    # JSON is YAML once the characters that YAML forbids are spelled out, as `visible` does.
+    yaml = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front.items() if value)
+    yaml += f'configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: "{file}"\n'
     fields = [(f"`{name}`", field.dtype, _inline(field.description)) for name, field in card.fields.items()]
     parts = [
         f"---\n{yaml}---",
@@ -162,20 +159,8 @@ _STREAM = _USE.replace('split="train"', 'split="train", streaming=True')
 
 def _size_category(size: int) -> str:
     """The Hub's names: n<1K, 1K<n<10K, ..."""
-    steps = [(1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M")]
-    below = "n"
-    for limit, name in steps:
-        if size < limit:
-            return f"{below}<{name}" if below == "n" else f"{below}<n<{name}"
-        below = name
-    return "10M<n<100M"
-
-
-def _yaml(value: Any) -> str:
-    """One line of YAML: JSON strings are YAML strings once the characters that YAML forbids are spelled out."""
-    if isinstance(value, list):
-        return f"[{', '.join(_yaml(item) for item in value)}]"
-    return json.dumps(visible(value), ensure_ascii=False)
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+    return names[bisect.bisect([10**3, 10**4, 10**5, 10**6, 10**7], size)]
 
 
 def _inline(text: str) -> str:

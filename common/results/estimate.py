@@ -3,7 +3,7 @@
     ArmResult(metric="accuracy", value=0.61, ci95=(0.55, 0.67), n=500, per_repeat=(0.58, 0.64))
     as_json(result)                              # its entry in summary.json
 
-`ci95` is a 95% interval (low, high), None where there is none; how it was made is for whoever makes it to say.
+`ci95` is a 95% interval (low, high), None where there is none; the code that computes it says how.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 UNSTORED = {"stored": False}
-"""Metadata of a field that `as_json` leaves out whatever it holds."""
+"""Metadata of a field that `as_json` always leaves out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure, None where it is not defined. `n`: items it is of; `per_repeat`: its value in every repeat."""
+    """A figure, None where it is not defined. `n`: how many items it covers; `per_repeat`: its value in each."""
 
     value: float | None
     ci95: tuple[float, float] | None
@@ -33,7 +33,7 @@ class ArmResult(Estimate):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gain(Estimate):
-    """By how much one arm is ahead of another. `bootstrap95`: paired bootstrap over repeats and questions."""
+    """The lead of one arm over another. `bootstrap95`: paired bootstrap over repeats and questions."""
 
     bootstrap95: tuple[float, float] | None
 

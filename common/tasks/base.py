@@ -7,6 +7,8 @@ import pathlib
 from typing import Literal, Protocol
 
 from common.generate import Message
+from common.tasks.files import Row
+from common.tasks.hub import Hub, load_rows
 
 Kind = Literal["class", "number", "text"]
 
@@ -47,8 +49,13 @@ class Hints:
 NO_HINTS = Hints()
 
 
+def user_turn(text: str) -> tuple[Message, ...]:
+    """A chat of one turn, the user's."""
+    return ({"role": "user", "content": text},)
+
+
 class Task(Protocol):
-    """The one protocol between data, models and methods. All texts of a task live behind it."""
+    """The one protocol between data, models and methods. All texts of a task are behind it."""
 
     @property
     def name(self) -> str: ...
@@ -106,7 +113,7 @@ class Task(Protocol):
         ...
 
     def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
-        """The request to say the question of `example` in other words, with the same answer."""
+        """The request to rephrase the question of `example`, with the same answer."""
         ...
 
     def write_example(self, example: Example) -> str:
@@ -122,18 +129,37 @@ class Task(Protocol):
         ...
 
 
-MEMBERS = (
-    *("name", "kind", "reply_fields", "answer_tokens", "example_tokens", "near_duplicate"),
-    *(
-        "load",
-        "messages",
-        "solve_messages",
-        "parse",
-        "correct",
-        "teacher_messages",
-        "rephrase_messages",
-        "write_example",
-    ),
-    *("parse_example", "truth"),
-)
-"""Everything that `Task` asks for."""
+MEMBERS = tuple(name for name in vars(Task) if not name.startswith("_"))
+"""Everything that `Task` asks for, in order."""
+
+
+class RowTask:
+    """The part of `Task` that is alike where examples are rows of a file or of a data set on the hub. A subclass
+    reads a row in `_from_row` and overrides what differs."""
+
+    name: str
+    hub: Hub | None = None
+
+    def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
+        rows = load_rows(self.name, self.hub, split, file)
+        examples = (self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows))
+        return [example for example in examples if example is not None]
+
+    def _from_row(self, row: Row, place: str, name: str) -> Example | None:
+        """The example of one row, None to leave it out. `name`: its id where the row has none."""
+        raise NotImplementedError
+
+    def messages(self, question: str) -> tuple[Message, ...]:
+        raise NotImplementedError
+
+    def parse(self, text: str) -> str | None:
+        raise NotImplementedError
+
+    def solve_messages(self, question: str) -> tuple[Message, ...]:
+        return self.messages(question)
+
+    def correct(self, text: str, label: str) -> bool:
+        return self.parse(text) == label
+
+    def truth(self, question: str) -> str | None:
+        return None

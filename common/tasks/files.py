@@ -44,8 +44,8 @@ def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text: convert it to UTF-8") from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): mend its permissions") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise UserError(f"{file} cannot be read ({error.strerror}): fix its permissions") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, endless nesting
         raise UserError(f"{file}: a value in it cannot be read ({str(error).splitlines()[0]})") from None
     if not i:
         raise UserError(f"{file} is empty: it needs at least one row")
@@ -113,14 +113,14 @@ def _json(file: pathlib.Path) -> Iterator[Row]:
         yield _object(value, f"{file} row {i}")
 
 
-_MEND = 'enclose such a cell in quotes and write every quote in it twice (""), or use .jsonl'
+_FIX = 'enclose such a cell in quotes and write every quote in it twice (""), or use .jsonl'
 
 
 def _delimited(file: pathlib.Path) -> Iterator[Row]:
     """Rows under a header; columns that a row leaves out at its end are None.
 
-    In .tsv a quote is a character like any other. In .csv it may enclose a cell, also one of several lines;
-    whatever would lose a quote or join rows in silence is refused.
+    In .tsv a quote is a character like any other. In .csv it may enclose a cell, which may have several lines;
+    anything that would silently lose a quote or join rows is refused.
     """
     taken: list[str] = []  # the lines of the row that is being read
     header: list[str] = []
@@ -143,9 +143,7 @@ def _delimited(file: pathlib.Path) -> Iterator[Row]:
             if len(cells) > len(header):
                 raise UserError(f"{place}: more cells than the header has columns")
             if len(taken) > 1 and (len(cells) < len(header) or _are_rows(taken, len(header))):
-                raise UserError(
-                    f"{place}: a quote joins {len(taken)} lines that may be rows of their own: {_MEND}"
-                )
+                raise UserError(f"{place}: a quote joins {len(taken)} lines that may be rows of their own: {_FIX}")
             if i:
                 yield dict(itertools.zip_longest(header, cells))
             elif twice := next((name for name in header if name and header.count(name) > 1), None):
@@ -153,14 +151,14 @@ def _delimited(file: pathlib.Path) -> Iterator[Row]:
 
 
 def _said_plainly(error: csv.Error) -> str:
-    """What is wrong with a row that is no CSV."""
+    """What is wrong with a row that is not valid CSV."""
     said = str(error)
     if "unexpected end" in said:
-        return f"a quote opens a cell and is not closed ({said}): {_MEND}"
+        return f"a quote opens a cell and is not closed ({said}): {_FIX}"
     if "field limit" in said:
-        return f"a cell is too long, maybe for want of a closing quote ({said}): {_MEND}"
+        return f"a cell is too long, maybe because a closing quote is missing ({said}): {_FIX}"
     if "expected after" in said:
-        return f"a quoted cell goes on after its end ({said}): {_MEND}"
+        return f"a quoted cell goes on after its end ({said}): {_FIX}"
     return f"not readable as CSV ({said})"
 
 

@@ -5,41 +5,19 @@ import inspect
 import json
 import pathlib
 import reprlib
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
 
 from common.errors import UserError
-from common.tasks.base import MEMBERS, Kind, NewExample, Task
+from common.tasks.base import MEMBERS, Kind, Task
 from common.tasks.hub import Hub
 from common.tasks.labelled import LabelledText, normalise, tokens_for
 from common.usercode import FAULTS, load_file, said
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
-_ARGUMENTS = {
-    "load": ("train", None, 0),
-    "messages": ("question",),
-    "parse": ("text",),
-    "correct": ("text", "label"),
-    "teacher_messages": ("example", "hints"),
-    "rephrase_messages": ("example",),
-    "write_example": ("example",),
-    "parse_example": ("text", "parent"),
-    "truth": ("question",),
-}
-_GIVES: dict[str, tuple[type, ...]] = {
-    "load": (list, tuple),
-    "messages": (tuple, list),
-    "solve_messages": (tuple, list),
-    "parse": (str, type(None)),
-    "correct": (bool,),
-    "teacher_messages": (tuple, list),
-    "rephrase_messages": (tuple, list),
-    "write_example": (str,),
-    "parse_example": (NewExample,),
-    "truth": (str, type(None)),
-}
-"""What each method must give."""
+_METHODS = {name: method for name in MEMBERS if inspect.isfunction(method := getattr(Task, name))}
 _TEXTS = ("name", "instruction", "noun", "text_column", "label_column", "hub_id", "hub_config")
 _LIMITS = ("answer_tokens", "example_tokens", "near_duplicate")
 KEYS = (*_TEXTS[:3], "labels", *_TEXTS[3:], *_LIMITS)
@@ -63,15 +41,24 @@ def _guarded(file: pathlib.Path, task: Task) -> Task:
     """`task`, still of its own class, with methods whose faults are UserErrors that name the file."""
     kind = type(task)
     guarded_kind = type(kind.__name__, (kind,), {"__slots__": ()})
-    for name in _GIVES:
+    for name, method in _METHODS.items():
         if hasattr(kind, name):
-            setattr(guarded_kind, name, _guard(file, guarded_kind, name))
+            setattr(guarded_kind, name, _guard(file, guarded_kind, name, _given_by(method)))
     guarded = copy.copy(task)  # it may be one of ours, which others use as it is
     object.__setattr__(guarded, "__class__", guarded_kind)
     return guarded
 
 
-def _guard(file: pathlib.Path, kind: type, name: str) -> Callable[..., Any]:
+def _given_by(method: Callable[..., Any]) -> tuple[type, ...]:
+    """The types of what a method of `Task` returns. A list will do for a tuple, and the other way round."""
+    hint = typing.get_type_hints(method)["return"]
+    kind = typing.get_origin(hint) or hint
+    if kind is types.UnionType:
+        return typing.get_args(hint)
+    return {list: (list, tuple), tuple: (tuple, list)}.get(kind, (kind,))
+
+
+def _guard(file: pathlib.Path, kind: type, name: str, gives: tuple[type, ...]) -> Callable[..., Any]:
     def method(self: Any, *given: Any, **named: Any) -> Any:
         try:
             result = getattr(super(kind, self), name)(*given, **named)
@@ -79,8 +66,8 @@ def _guard(file: pathlib.Path, kind: type, name: str) -> Callable[..., Any]:
             raise
         except FAULTS as error:
             raise UserError(f"{file}: {name} of TASK failed ({said(error)}): fix it") from error
-        if not isinstance(result, _GIVES[name]):
-            wanted = " or ".join("None" if it is type(None) else it.__name__ for it in _GIVES[name])
+        if not isinstance(result, gives):
+            wanted = " or ".join("None" if it is types.NoneType else it.__name__ for it in gives)
             raise UserError(f"{file}: {name} of TASK gave {reprlib.repr(result)}: it must give {wanted}")
         return result
 
@@ -93,7 +80,8 @@ def _checked(file: pathlib.Path, task: Any) -> Task:
     missing = [member for member in MEMBERS if not hasattr(task, member)]
     if missing:
         raise UserError(f"{file}: TASK lacks {', '.join(missing)} (see common/tasks/base.py)")
-    for method, arguments in _ARGUMENTS.items():
+    for method, ours in _METHODS.items():
+        arguments = list(inspect.signature(ours).parameters)[1:]
         found = getattr(task, method)
         if not callable(found):
             raise UserError(f"{file}: {method} of TASK must be a method")

@@ -71,7 +71,7 @@ def test_failures_in_a_row_stop_the_run_and_lose_nothing_good():
     generator = CallbackGenerator("mine", write)
     waves = generator.generate(_requests(20), SAMPLING, 0)
     assert [record.id for record in next(waves)] == ["r0", "r1", "r2"]
-    with pytest.raises(UserError, match=f"mine failed {BREAKER} times in a row, .* broken; mend that"):
+    with pytest.raises(UserError, match=f"mine failed {BREAKER} times in a row, .* broken; fix that"):
         next(waves)
 
 

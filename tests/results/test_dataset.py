@@ -24,7 +24,6 @@ CARD = DatasetCard(
     fields=FIELDS,
     lineage="`parent` is the row of the seed.",
     license="apache-2.0",
-    languages=("en",),
     counts={"accepted": 3, "bad format": 2},
 )
 ROWS = [
@@ -124,7 +123,6 @@ def test_card_states_what_the_hub_asks_for():
         "pretty_name": "LLM2LLM examples",
         "license": "apache-2.0",
         "task_categories": ["text-generation"],
-        "language": ["en"],
         "tags": ["synthetic", "seedloop"],
         "size_categories": ["n<1K"],
         "configs": [
@@ -157,14 +155,13 @@ def test_text_in_the_card_breaks_neither_yaml_nor_markdown(evil):
         title=evil,
         made_by=f"{evil}\n\n{evil}",
         lineage=evil,
-        tags=(evil,),
         counts={evil: 1},
         fields={"x": Field("string", evil)},
     )
     text = render_card(card, 1, "data/train-0.parquet")
     front = front_matter(text)
     assert front["license"] == "apache-2.0"
-    assert len(front["tags"]) == 3
+    assert len(front["tags"]) == 2
     text.encode("utf-8")
 
     markdown_it = pytest.importorskip("markdown_it")
