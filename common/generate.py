@@ -55,10 +55,10 @@ class Generator(Protocol):
     name: str
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
-        """Yield records in waves, in the order of `requests`, each request's samples side by side.
+        """Yield records in batches, in the order of `requests`, each request's samples side by side.
 
-        The same requests, sampling and seed give the same records, wherever a wave is cut. A caller that
-        stores each wave as it comes loses at most one wave when it is killed.
+        The same requests, sampling and seed give the same records, wherever a batch ends. A caller that
+        stores each batch as it comes loses at most one when it is killed.
         """
         ...
 

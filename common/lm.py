@@ -69,7 +69,7 @@ class LanguageModel:
         return dataclasses.replace(self, name=name, params=params, weights=folder)
 
     def starting_weights(self, settings: TrainConfig) -> Params:
-        """What a training starts from: float32 for a full one, as they are beside adapters."""
+        """The weights to start a training from: in float32 when all are trained, as loaded when adapters are."""
         if settings.lora is not None or not runtime.on_accelerator():
             return self.params
         if self.weights is None:

@@ -43,7 +43,7 @@ def enable_compile_cache() -> None:
     import jax
 
     for name, value in _compile_cache().items():
-        if name != "jax_compilation_cache_dir" or jax.config.jax_compilation_cache_dir is None:
+        if name != "jax_compilation_cache_dir" or jax.config.values["jax_compilation_cache_dir"] is None:
             jax.config.update(name, value)
 
 

@@ -114,7 +114,7 @@ def test_the_slots_of_a_mesh_are_split_over_its_rows_and_nothing_compiles_twice(
     ready = sampler.Sampler(params, config, eos_ids=(), slots=8, block=4)
     ready.sample(prompts)
     ready.sample(prompts)
-    assert [program._cache_size() - count for program, count in zip(programs, before, strict=True)] == [1] * 4
+    assert all(program._cache_size() - count <= 1 for program, count in zip(programs, before, strict=True))
 
 
 def test_beam_search_on_a_mesh_gives_the_answers_of_one_device(models):

@@ -134,7 +134,7 @@ def train_tokenizer(folder: pathlib.Path, paragraphs: list[str]) -> None:
         ]
     )
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    kinds = {"solve": 4, "story": 2, "equation": 1} | ({"corpus": 3} if paragraphs else {})
+    kinds = {"solve": 4.0, "story": 2.0, "equation": 1.0} | ({"corpus": 3.0} if paragraphs else {})
     documents = itertools.islice(stream(kinds, 0, paragraphs=paragraphs), 60_000)
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -286,7 +286,7 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("what", choices=["tokenizer", *RECIPES])
     parser.add_argument("--corpus", nargs="*", type=pathlib.Path, default=[])
     parser.add_argument("--out", type=pathlib.Path, default=HERE, help="folder of the models")

@@ -17,7 +17,7 @@ def reference_attention(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
-    mask: Bool[Array, "B 1 T S"],
+    mask: Bool[Array, "#B 1 T S"],
 ) -> Float[Array, "B T N H"]:
     """softmax(q k / √H) v with N / K query heads on each key head, softmax in float32."""
     k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
@@ -30,7 +30,7 @@ def attention(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-    mask: Bool[Array, "B 1 T T"] | None = None,
+    mask: Bool[Array, "#B 1 T T"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Attention of a sequence to itself; without `mask`, each position sees itself and what came before."""
     if runtime.on_accelerator():
@@ -38,7 +38,8 @@ def attention(
     return _folded_attention(q, k, v, mask)
 
 
-def _folded_attention(q, k, v, mask):
+def _folded_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`attention` as batched products of matrices, heads beside rows in the batch."""
     B, T, N, H = q.shape
     if mask is None:
         mask = jnp.tril(jnp.ones((T, T), bool))[None]

@@ -30,6 +30,8 @@ from common.config import ModelConfig
 from common.model.attention import attention
 
 Params = dict[str, Any]
+PerToken = Int[Array | np.ndarray, "B T"]
+"""Token ids or positions, also numpy's."""
 Cache = list[tuple[jax.Array, jax.Array]]
 """Keys (B, K, H, S) and values (B, K, S, H) of each layer. With the axes in this order neither product of
 decoding has to transpose the cache, which halves the time of a step."""
@@ -89,12 +91,12 @@ def apply_rope(x: Float[Array, "B T N H"], angles: Float[Array, "B T half"]) -> 
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
-def attention_mask(query_pos: Int[Array, "B T"], keys: int, window: jax.Array | int = 0) -> jax.Array:
+def attention_mask(query_pos: PerToken, keys: int, window: jax.Array | int = 0) -> jax.Array:
     """True where a query may look: itself and earlier, no farther back than `window` (0: no limit).
 
     Shape (B, 1, T, keys), for keys at positions 0 .. keys - 1.
     """
-    distance = query_pos[:, :, None] - jnp.arange(keys)[None, None, :]
+    distance = jnp.asarray(query_pos)[:, :, None] - jnp.arange(keys)[None, None, :]
     limit = jnp.where(window == 0, np.iinfo(np.int32).max, window)
     return ((distance >= 0) & (distance < limit))[:, None]
 
@@ -134,12 +136,13 @@ class Block(nnx.Module):
             self.k_bias, self.v_bias = nnx.Param(jnp.zeros((K, H))), nnx.Param(jnp.zeros((K, H)))
         if config.qk_norm:
             self.q_norm, self.k_norm = nnx.Param(jnp.ones(H)), nnx.Param(jnp.ones(H))
-        for i, name in enumerate(config.lora.targets if config.lora else ()):
-            shape = getattr(self, name).shape
-            inner = 2 if name == "o" else 1
-            a, b = _adapter(jax.random.fold_in(key, i), shape[:inner], shape[inner:], config.lora.rank)
-            setattr(self, f"{name}_a", a)
-            setattr(self, f"{name}_b", b)
+        if config.lora:
+            for i, name in enumerate(config.lora.targets):
+                shape = getattr(self, name).shape
+                inner = 2 if name == "o" else 1
+                a, b = _adapter(jax.random.fold_in(key, i), shape[:inner], shape[inner:], config.lora.rank)
+                setattr(self, f"{name}_a", a)
+                setattr(self, f"{name}_b", b)
 
     def _project(self, x: jax.Array, name: str, contract: int = 1) -> jax.Array:
         """`x` times the matrix `name`, and its adapter beside it: with A @ B added to the matrix instead, the
@@ -163,7 +166,7 @@ class Block(nnx.Module):
         x: Float[Array, "B T D"],
         angles: Float[Array, "B T half"],
         cache: tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]],
-        positions: Int[Array, "B T"],
+        positions: PerToken,
         mask: Bool[Array, "B 1 T S"],
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]]]:
         """The layer over new tokens at `positions`: its output, and its cache with their keys and values."""
@@ -209,19 +212,18 @@ class Decoder(nnx.Module):
         if not config.tied_head:
             self.head = _matrix(head_key, config.hidden_size, config.vocab_size)
 
-    def hidden(
-        self, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32, remat: bool = False
-    ) -> Float[Array, "B T D"]:
+    def hidden(self, tokens: PerToken, *, dtype: Any = jnp.float32, remat: bool = False) -> Float[Array, "B T D"]:
         """See the function `hidden`."""
         return self._scan(tokens, dtype, remat=remat, keep_cache=False)[0]
 
-    def prefill(self, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32) -> Cache:
+    def prefill(self, tokens: PerToken, *, dtype: Any = jnp.float32) -> Cache:
         """See the function `prefill`."""
         _, (k, v) = self._scan(tokens, dtype, remat=False, keep_cache=True)
         return [(k[i].transpose(0, 2, 3, 1), v[i].transpose(0, 2, 1, 3)) for i in range(self.config.num_layers)]
 
-    def _scan(self, tokens: Int[Array, "B T"], dtype: Any, *, remat: bool, keep_cache: bool) -> tuple[Any, Any]:
+    def _scan(self, tokens: PerToken, dtype: Any, *, remat: bool, keep_cache: bool) -> tuple[Any, Any]:
         """Hidden states after the last layer, and if wanted keys and values (L, B, T, K, H) of all."""
+        assert isinstance(self.layers, Block), "decoding alone takes layers that were split"
         config = self.config
         B, T = tokens.shape
         positions = jnp.broadcast_to(jnp.arange(T), (B, T))
@@ -249,11 +251,11 @@ class Decoder(nnx.Module):
         return split
 
     def decode(
-        self, cache: Cache, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], *, dtype: Any = jnp.float32
+        self, cache: Cache, tokens: PerToken, positions: PerToken, *, dtype: Any = jnp.float32
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """See the function `decode`."""
         assert isinstance(self.layers, nnx.List), "decoding reads layers one by one: call split_layers first"
-        config = self.config
+        config, positions = self.config, jnp.asarray(positions)
         angles = positions[..., None] * rope_frequencies(config)
         windows = config.windows or (0,) * config.num_layers
         S = cache[0][1].shape[2]
@@ -308,7 +310,7 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
 def hidden(
     params: Params,
     config: ModelConfig,
-    tokens: Int[Array, "B T"],
+    tokens: PerToken,
     *,
     dtype: Any = jnp.float32,
     remat: bool = False,
@@ -318,7 +320,7 @@ def hidden(
     return module(params, config).hidden(tokens, dtype=dtype, remat=remat)
 
 
-def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32) -> Cache:
+def prefill(params: Params, config: ModelConfig, tokens: PerToken, *, dtype: Any = jnp.float32) -> Cache:
     """Cache of length T that holds right-padded prompts."""
     return module(params, config).prefill(tokens, dtype=dtype)
 
@@ -332,8 +334,8 @@ def decode(
     layered: Params,
     config: ModelConfig,
     cache: Cache,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
+    tokens: PerToken,
+    positions: PerToken,
     *,
     dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "B T D"], Cache]:
@@ -349,8 +351,8 @@ def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Flo
     return module(params, config).unembed(h)
 
 
-def count_params(params: Params) -> int:
-    """Number of scalars in a parameter tree."""
+def count_params(params: Any) -> int:
+    """Number of scalars in a tree of parameters or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

@@ -138,7 +138,7 @@ def load_params(
         stacked = len(shape) > len(rule.ours.split())
         slices = [_open_tensor(files, name, rule, shape[stacked:]) for name in names]
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             if not stacked:
                 return np.ascontiguousarray(_read(slices[0], rule, shape, index).astype(dtype))
             layers = slices[index[0]]

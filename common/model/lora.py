@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -49,6 +50,11 @@ that the stored A and B belong to weights which are not those of the base model.
 _MODULES = {rule.key: rule.name.removesuffix(".weight") for rule in LAYER_RULES if rule.key in PROJECTIONS}
 
 
+def _settings(config: ModelConfig) -> LoraConfig:
+    assert config.lora is not None, "without settings the configuration is that of a model without adapters"
+    return config.lora
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """New adapters in float32 for `config.lora`: A random, B zero. The weights that the model declares beside them
@@ -69,7 +75,7 @@ def join(frozen: Params, adapters: Params) -> Params:
 
 
 @jax.jit
-def _add_product(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+def _add_product(w: jax.Array, a: jax.Array, b: jax.Array, scale: Float[Array, ""]) -> jax.Array:
     count, rank = w.shape[0], a.shape[-1]
     product = jnp.matmul(a.reshape(count, -1, rank), b.reshape(count, rank, -1), precision="highest")
     return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
@@ -81,10 +87,11 @@ def merge(params: Params, config: ModelConfig) -> Params:
     They belong to the same configuration without `lora`.
     """
     plain, adapters = split(params)
-    scale = config.lora.alpha / config.lora.rank
+    lora = _settings(config)
+    scale = lora.alpha / lora.rank
     merged = {
         name: _add_product(plain["layers"][name], *(adapters["layers"][f"{name}_{part}"] for part in "ab"), scale)
-        for name in config.lora.targets
+        for name in lora.targets
     }
     return plain | {"layers": plain["layers"] | merged}
 
@@ -93,7 +100,7 @@ def _names(config: ModelConfig) -> dict[str, tuple[str, int]]:
     """Every tensor of an adapter as PEFT names it: the key of our leaf, and the layer."""
     return {
         f"base_model.model.model.layers.{i}.{_MODULES[name]}.lora_{part}.weight": (f"{name}_{part.lower()}", i)
-        for name in config.lora.targets
+        for name in _settings(config).targets
         for i in range(config.num_layers)
         for part in "AB"
     }
@@ -104,23 +111,23 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
 
     Raises UserError when the folder cannot be written.
     """
-    folder = pathlib.Path(folder)
+    folder, lora = pathlib.Path(folder), _settings(config)
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": config.lora.rank,
-        "lora_alpha": config.lora.alpha,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": [_MODULES[name].split(".")[-1] for name in config.lora.targets],
+        "target_modules": [_MODULES[name].split(".")[-1] for name in lora.targets],
     }
     tensors = {}
     for name, (key, layer) in _names(config).items():
         leaf = np.asarray(params["layers"][key][layer], np.float32)
-        size = (-1, config.lora.rank) if key.endswith("_a") else (config.lora.rank, -1)
+        size = (-1, lora.rank) if key.endswith("_a") else (lora.rank, -1)
         tensors[name] = np.ascontiguousarray(leaf.reshape(size).T)
     try:
         folder.mkdir(parents=True, exist_ok=True)

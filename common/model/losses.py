@@ -7,6 +7,7 @@ Supervised loss, scoring and preference losses all start here. `h` holds only th
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig
@@ -17,7 +18,7 @@ LOGITS = 2**28
 
 
 def token_logps_reference(
-    params: Params, config: ModelConfig, h: Float[Array, "A D"], targets: Int[Array, " A"]
+    params: Params, config: ModelConfig, h: Float[Array, "A D"], targets: Int[Array | np.ndarray, " A"]
 ) -> Float[Array, " A"]:
     """The readable form of `token_logps`: all logits at once."""
     logps = jax.nn.log_softmax(unembed(params, config, h))
@@ -28,7 +29,7 @@ def token_logps(
     params: Params,
     config: ModelConfig,
     h: Float[Array, "A D"],
-    targets: Int[Array, " A"],
+    targets: Int[Array | np.ndarray, " A"],
     chunk: int | None = None,
 ) -> Float[Array, " A"]:
     """log p(target) in float32 at each position, `chunk` positions at a time (default: as `LOGITS` allows).

@@ -1,4 +1,4 @@
-"""Diverse beam search with as many groups as beams: k answers to a prompt that are made to differ, without chance.
+"""Diverse beam search with as many groups as beams: k answers to a prompt that differ, without randomness.
 
     generator = BeamGenerator(name, params, config, tokenizer, penalty=1.0)
     for records in generator.generate([Request("a", messages, n=10)], SampleConfig(160), seed=0): ...
@@ -9,7 +9,7 @@ before it, and pays for each of their beams that took the same token at the same
 the token of the highest log p - penalty · (how many of the unfinished groups before it took it at this step).
 The first group's answer is the greedy one. Transformers, in whose terms this is num_beams = num_beam_groups,
 searches on after an end token and ranks answers; here an answer ends at its end token, and stays in its group's
-place. `diverse_reference` says the same plainly.
+place. `reference.diverse_reference` is the plain form.
 """
 
 import functools
@@ -31,7 +31,6 @@ from common.model.decoder import (
     copy_rows,
     decode,
     empty_cache,
-    hidden,
     prefill,
     split_layers,
     unembed,
@@ -41,9 +40,9 @@ from common.model.tokenizer import Tokenizer
 from common.progress import progress_bar
 from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
 
-WAVE = 8
-"""Prompts searched together and yielded at one time. Fixed, so that a run that was cut goes on with the same
-batches, and so with the same bits."""
+BATCH = 8
+"""Prompts searched together and yielded at one time. Fixed, so that a run that was killed goes on with the
+same batches, and so with the same bits."""
 
 
 class BeamGenerator:
@@ -57,16 +56,16 @@ class BeamGenerator:
         self._params, self._config, self._tokenizer = params, config, tokenizer
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
-        """Yield the records of `WAVE` requests at a time. A prompt that does not fit gives failed records."""
+        """Yield the records of `BATCH` requests at a time. A prompt that does not fit gives failed records."""
         with progress_bar(total=len(requests), desc=self.name, unit="prompt") as bar:
-            for start in range(0, len(requests), WAVE):
-                yield self._wave(requests[start : start + WAVE], sampling)
-                bar.update(len(requests[start : start + WAVE]))
+            for start in range(0, len(requests), BATCH):
+                yield self._batch(requests[start : start + BATCH], sampling)
+                bar.update(len(requests[start : start + BATCH]))
 
     def seen(self, records: Sequence[Record]) -> None:
         """Nothing to remember."""
 
-    def _wave(self, requests: Sequence[Request], sampling: SampleConfig) -> list[Record]:
+    def _batch(self, requests: Sequence[Request], sampling: SampleConfig) -> list[Record]:
         tokenizer, config = self._tokenizer, self._config
         prompts, errors = [tokenizer.encode_prompt(request.messages) for request in requests], []
         for tokens in prompts:
@@ -85,7 +84,7 @@ class BeamGenerator:
         return records
 
     def _search(self, prompts: list[list[int]], groups: int, limit: int) -> list[list[Completion]]:
-        padded = prompts + [prompts[0]] * (WAVE - len(prompts))  # one shape for all waves
+        padded = prompts + [prompts[0]] * (BATCH - len(prompts))  # one shape for all batches
         completions = diverse(
             self._params, self._config, padded, self._tokenizer.eos_ids, groups, limit, self._penalty
         )
@@ -210,38 +209,3 @@ def _by_group(logps: Float[Array, "P G V"], live: Array, penalty: Array) -> Int[
     taken = jnp.zeros((logps.shape[0], logps.shape[2]))
     _, tokens = jax.lax.scan(group, taken, (logps.swapaxes(0, 1), live.T.astype(jnp.float32)))
     return tokens.T
-
-
-# --- The readable form ----------------------------------------------------------------------------------------
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _next_logits(params: Params, config: ModelConfig, tokens: Int[Array, " T"], last: int) -> Float[Array, " V"]:
-    return unembed(params, config, hidden(params, config, tokens[None])[0, last])
-
-
-def diverse_reference(
-    params: Params,
-    config: ModelConfig,
-    prompt: Sequence[int],
-    eos_ids: Sequence[int],
-    groups: int,
-    limit: int,
-    penalty: float,
-) -> list[list[int]]:
-    """The answers' tokens for one prompt: step by step, group by group, a full forward pass a token."""
-    answers: list[list[int]] = [[] for _ in range(groups)]
-    for _ in range(limit):
-        taken: dict[int, int] = {}
-        for answer in answers:
-            if answer and answer[-1] in eos_ids:
-                continue
-            text = [*prompt, *answer]
-            padded = np.pad(text, (0, len(prompt) + limit - len(text)))
-            logits = np.asarray(_next_logits(params, config, padded, len(text) - 1))
-            scores = logits - np.logaddexp.reduce(logits)  # a new array, written to below
-            for token, count in taken.items():
-                scores[token] -= penalty * count
-            answer.append(int(scores.argmax()))
-            taken[answer[-1]] = taken.get(answer[-1], 0) + 1
-    return answers

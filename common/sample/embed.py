@@ -88,18 +88,18 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def centred(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Vectors (N, D) of unit length less `mean` (D,), of a reference set such as the seeds; again of unit length.
+    """Vectors (N, D) of unit length minus the `mean` (D,) of a reference set such as the seeds, again of unit length.
 
     The hidden states of a language model lie in a narrow cone (Ethayarajh 2019): any two questions of TREC have a
-    cosine of 0.93 in the median under the embedded student, so that no limit would tell anything. Less the mean of
-    60 seeds it is 0.08, and copies with every sixth word edited are told from random pairs more often (area under
-    the curve 0.96 instead of 0.93; GSM8K 0.99, 0.96; SNIPS 0.97, 0.94).
+    cosine of 0.93 in the median under the embedded student, so that no limit on it would separate them. With
+    the mean of 60 seeds subtracted it is 0.08, and copies with every sixth word edited are easier to tell from
+    random pairs (area under the curve 0.96 instead of 0.93; GSM8K 0.99, 0.96; SNIPS 0.97, 0.94).
     """
     return _unit(vectors - mean)
 
 
 class KnownVectors:
-    """The vectors that a new one must not come near; grows by doubling.
+    """Vectors that a new one must keep its distance from; the store grows by doubling.
 
     Memory: `dtype` (float32 or float16) for every number, at most twice over, and one block of the search.
     """

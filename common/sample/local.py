@@ -18,9 +18,9 @@ from common.model.tokenizer import Tokenizer
 from common.progress import Bar, progress_bar
 from common.sample.sampler import Completion, Prompt, Sampler, check
 
-WAVE = 256
-"""Requests sampled together and yielded at one time. Fixed, so that a run that was cut between waves goes on with
-the same batches, and so with the same bits."""
+BATCH = 256
+"""Requests sampled together and yielded at one time. Fixed, so that a run that was killed between batches goes on
+with the same batches, and so with the same bits."""
 
 
 class LocalGenerator:
@@ -28,7 +28,7 @@ class LocalGenerator:
     or 128 on an accelerator, where a step takes about as long for many rows as for one.
 
     The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
-    prompts are equal share one prefill within a wave.
+    prompts are equal share one prefill within a batch.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LocalGenerator:
         self._sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids, slots=slots)
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
-        """Yield the records of `WAVE` requests at a time; see `common.generate.Generator`.
+        """Yield the records of `BATCH` requests at a time; see `common.generate.Generator`.
 
         A prompt that does not fit into the model gives failed records. Raises UserError for settings out of
         range, several greedy samples of one request, or an id that comes twice.
@@ -58,18 +58,18 @@ class LocalGenerator:
                     f"request id {request.id!r} comes twice: ids must differ, samples are seeded by them"
                 )
             ids.add(request.id)
-        return self._waves(requests, sampling, seed)
+        return self._batches(requests, sampling, seed)
 
     def seen(self, records: Sequence[Record]) -> None:
         """Nothing to remember: samples depend on their request alone."""
 
-    def _waves(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
+    def _batches(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         total = sum(request.n for request in requests)
         with progress_bar(total=total, desc=self.name, unit="sample") as bar:
-            for start in range(0, len(requests), WAVE):
-                yield self._wave(requests[start : start + WAVE], sampling, seed, bar)
+            for start in range(0, len(requests), BATCH):
+                yield self._batch(requests[start : start + BATCH], sampling, seed, bar)
 
-    def _wave(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: Bar) -> list[Record]:
+    def _batch(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: Bar) -> list[Record]:
         prompts, errors = [], []
         for request in requests:
             seeds = tuple(sample_seed(seed, request.id, sample) for sample in range(request.n))

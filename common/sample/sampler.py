@@ -6,7 +6,8 @@
 A distinct prompt is prefilled once and its keys and values are copied to one slot a sample. All slots then decode
 together, a block of tokens at a time on the device; between blocks the host takes out finished samples and fills
 their slots anew. Each row draws from its own random key, so a sample's tokens depend on its prompt, settings and
-seed alone: not on the other rows, its slot, or the order of refills. `sample_reference` says the same plainly.
+seed alone: not on the other rows, its slot, or the order of refills. The plain form is
+`reference.sample_reference`.
 """
 
 import collections
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int
 
 from common import runtime
 from common.buckets import bucket, power_of_two
@@ -33,12 +34,12 @@ from common.model.decoder import (
     decode,
     empty_cache,
     grow_cache,
-    hidden,
     prefill,
     split_layers,
     unembed,
 )
 from common.model.sharding import CACHE, ROWS, data_shardings, mesh_of, place_data
+from common.sample.choose import choose, key_data, uniform
 
 SHORTEST_CACHE = 128
 """Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
@@ -125,7 +126,8 @@ class Sampler:
             cache, tokens, logps = _decode_block(
                 self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
             )
-            for job in slots.advance(*jax.device_get((tokens, logps)), self._eos):
+            tokens, logps = jax.device_get((tokens, logps))
+            for job in slots.advance(tokens, logps, self._eos):
                 results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
                 if on_done:
                     on_done()
@@ -146,7 +148,7 @@ class Sampler:
             for i in range(min(len(free), len(queue.ready), self._group)):
                 to[i] = free[i]
                 rows[i], job = queue.pop()
-                slots.start(free[i], job)
+                slots.start(int(free[i]), job)
             cache = _copy_rows(cache, queue.prefilled, rows, to)
         return cache
 
@@ -293,11 +295,6 @@ class _Slots:
         return finished
 
 
-def key_data(seed: int) -> tuple[int, int]:
-    """A 64-bit seed as the two words of a threefry key; `jax.random.key(seed)` for seeds below 2**32."""
-    return seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF
-
-
 # --- On the device --------------------------------------------------------------------------------------------
 
 
@@ -312,6 +309,8 @@ def _prefill(params: Params, config: ModelConfig, tokens: Int[Array, "P T"]) -> 
     return prefill(params, config, tokens, dtype=params["embed"].dtype)
 
 
+# A program of its own: compiled once for all models and cache lengths.
+_uniform = jax.jit(uniform)
 _copy_rows = jax.jit(copy_rows, donate_argnums=0)
 _grow = jax.jit(grow_cache, static_argnums=1)
 
@@ -331,16 +330,16 @@ def _decode_block(
     rows: dict[str, jax.Array],
     numbers: Float[Array, "block B"],
     eos: Int[Array, " E"],
-    few: int,
+    few: Int[Array, ""],
     mesh: Mesh | None = None,
 ) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
     """Up to `block` tokens of every live row, fewer if only `few` rows are left. Tokens not sampled are -1."""
     block, B = numbers.shape
 
-    def going(state):
+    def going(state: dict[str, Any]) -> jax.Array:
         return (state["i"] < block) & (state["live"].sum() > few)
 
-    def one_token(state):
+    def one_token(state: dict[str, Any]) -> dict[str, Any]:
         i, live, position = state["i"], state["live"], state["position"]
         h, cache = decode(
             layered,
@@ -366,7 +365,7 @@ def _decode_block(
             "logps": state["logps"].at[i].set(logp),
         }
 
-    state = {name: rows[name] for name in ("live", "token", "position", "step")} | {
+    state: dict[str, Any] = {name: rows[name] for name in ("live", "token", "position", "step")} | {
         "i": 0,
         "cache": cache,
         "tokens": jnp.full((block, B), -1, jnp.int32),
@@ -378,140 +377,3 @@ def _decode_block(
         # Left alone, the compiler may split it otherwise than it came, and the next block compiles again.
         cache = jax.lax.with_sharding_constraint(cache, data_shardings(mesh, cache, CACHE))
     return cache, state["tokens"], state["logps"]
-
-
-def uniform(key: UInt32[Array, "B 2"], step: Int[Array, "n B"]) -> Float[Array, "n B"]:
-    """The random number in [0, 1) of each row at each step: 24 bits of the row's key with the step folded in."""
-    fold_in = jax.vmap(jax.vmap(jax.random.fold_in), in_axes=(None, 0))
-    folded = jax.random.key_data(fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step))
-    return (folded[..., 0] >> 8) * jnp.float32(2**-24)
-
-
-# A program of its own: compiled once for all models and cache lengths.
-_uniform = jax.jit(uniform)
-
-
-def choose(
-    logits: Float[Array, "B V"],
-    uniform: Float[Array, " B"],
-    temperature: Float[Array, " B"],
-    top_p: Float[Array, " B"],
-    top_k: Int[Array, " B"],
-) -> Int[Array, " B"]:
-    """The next token of each row: the likeliest at temperature 0, else drawn by the row's random number."""
-    greedy = jnp.argmax(logits, axis=1).astype(jnp.int32)
-
-    def drawn():
-        scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
-        weights = jnp.exp(scaled - scaled.max(1, keepdims=True))
-        return jnp.where(temperature > 0, draw(cut(weights, top_p, top_k), uniform), greedy)
-
-    return jax.lax.cond((temperature > 0).any(), drawn, lambda: greedy)
-
-
-def cut(weights: Float[Array, "B V"], top_p: Float[Array, " B"], top_k: Int[Array, " B"]) -> Float[Array, "B V"]:
-    """`weights` (the largest of a row 1) with zeros outside the `top_k` largest, and among these outside the
-    smallest set that has the share `top_p` of their sum.
-
-    No sort: both sets are the tokens from a threshold on, which is found by bisection. Positive floats are ordered
-    like their bits, so 30 halvings between 0 and 1 give it exactly. Tokens tied at it all stay.
-    """
-
-    def smaller(phase: jax.Array, weights: jax.Array) -> jax.Array:
-        """Cut by count in phase 0, by share in phase 1."""
-        by_count = phase == 0
-        terms = jnp.where(by_count, 1.0, weights)
-        wanted = jnp.where(by_count, top_k, top_p * weights.sum(1))
-
-        def halve(_, bounds):
-            low, high = bounds
-            middle = (low + high) // 2
-            enough = jnp.where(weights >= as_float(middle), terms, 0.0).sum(1) >= wanted
-            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-        low = jnp.zeros(weights.shape[0], jnp.int32)
-        low, _ = jax.lax.fori_loop(0, 30, halve, (low, jnp.full_like(low, _BITS_OF_ONE + 1)))
-        # A row without this cut is not touched: rounding of its sum must not cost it unlikely tokens.
-        off = jnp.where(by_count, top_k == 0, top_p >= 1)[:, None]
-        return jnp.where((weights >= as_float(low)) | off, weights, 0.0)
-
-    def as_float(bits: jax.Array) -> jax.Array:
-        return jax.lax.bitcast_convert_type(bits, jnp.float32)[:, None]
-
-    # Only the phases that some row asks for.
-    first, last = jnp.where((top_k > 0).any(), 0, 1), jnp.where((top_p < 1).any(), 2, 1)
-    return jax.lax.fori_loop(first, last, smaller, weights)
-
-
-def draw(weights: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
-    """The token at which the running sum of `weights` first exceeds the share `uniform` of the whole sum.
-
-    The search has two steps, first for a piece of the vocabulary, then for the token in it. One random number a
-    row, not Gumbel noise for every token as is usual: that would take as long as all layers of a small model.
-    """
-    size = power_of_two(math.isqrt(weights.shape[1]))
-    pieces = jnp.pad(weights, ((0, 0), (0, -weights.shape[1] % size))).reshape(len(weights), -1, size)
-
-    def search(weights, target):
-        """The place where the running sum first exceeds `target`, and what is left of `target` there."""
-        count = weights.shape[1]
-        sums = jnp.matmul(weights, jnp.triu(jnp.ones((count, count))), precision="highest")
-        # Where rounding leaves the sum of all below the target, the last token with any weight is meant.
-        last = count - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=1)
-        place = jnp.minimum((sums <= target[:, None]).sum(1), last)[:, None]
-        before = jnp.take_along_axis(sums - weights, place, 1)
-        return place, target - before[:, 0]
-
-    totals = pieces.sum(2)
-    piece, rest = search(totals, uniform * totals.sum(1))
-    place, _ = search(jnp.take_along_axis(pieces, piece[..., None], 1)[:, 0], rest)
-    return (piece * size + place)[:, 0].astype(jnp.int32)
-
-
-_BITS_OF_ONE = int(np.float32(1).view(np.int32))
-
-
-# --- The readable form ----------------------------------------------------------------------------------------
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _next_logits(params: Params, config: ModelConfig, tokens: Int[Array, " T"], last: int) -> Float[Array, " V"]:
-    return unembed(params, config, hidden(params, config, tokens[None])[0, last])
-
-
-def sample_reference(
-    params: Params, config: ModelConfig, prompt: Prompt, eos_ids: Sequence[int]
-) -> list[Completion]:
-    """What `Sampler.sample` gives for one prompt: one sample after another, a full forward pass a token."""
-    completions = []
-    for seed in prompt.seeds:
-        tokens, logps, finish, sampling = [], [], "length", prompt.sampling
-        for step in range(sampling.max_new_tokens):
-            text = [*prompt.tokens, *tokens]
-            length = bucket(len(prompt.tokens) + sampling.max_new_tokens, SHORTEST_CACHE)
-            padded = np.pad(text, (0, length - len(text)))
-            logits = np.asarray(_next_logits(params, config, padded, len(text) - 1))
-            tokens.append(_choose_reference(logits, seed, step, sampling))
-            logps.append(float(logits[tokens[-1]] - np.logaddexp.reduce(logits)))
-            keep = prompt.stop_at(tokens) if prompt.stop_at else None
-            if keep is not None or tokens[-1] in eos_ids:
-                finish = "stop"
-                break
-        completions.append(Completion(tokens[:keep], logps[:keep], finish))
-    return completions
-
-
-def _choose_reference(logits: np.ndarray, seed: int, step: int, sampling: SampleConfig) -> int:
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    scaled = logits / np.float32(sampling.temperature)
-    order = np.argsort(-scaled, kind="stable")
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    weights = np.exp(scaled[order] - scaled[order[0]])
-    before = (np.cumsum(weights) - weights) / weights.sum()  # mass of likelier tokens
-    kept = np.sort(order[before < sampling.top_p])
-    key = jax.random.wrap_key_data(np.array(key_data(seed), np.uint32), impl="threefry2x32")
-    number = (int(jax.random.key_data(jax.random.fold_in(key, step))[0]) >> 8) / 2**24
-    sums = np.cumsum(np.exp(scaled[kept] - scaled[order[0]], dtype=np.float64))
-    return int(kept[np.searchsorted(sums, number * sums[-1], side="right")])

@@ -37,7 +37,8 @@ REMAT_ABOVE = 100_000_000
 
 
 class Objective(NamedTuple):
-    """What a training minimises, as two functions that are always the same ones: they are compiled into `update`.
+    """What a training minimises, as two functions. `update` is compiled for them, so they are defined once, at the
+    top of a module, and not anew for each training.
 
     loss: (params, config, part, *, dtype, remat) -> the sum over a micro-batch, and a dict of further sums to log.
     total: (batch) -> what these sums are divided by, once added up over the micro-batches of an update.
@@ -63,7 +64,7 @@ TOKEN_MEAN = Objective(_answers, lambda batch: jnp.maximum(batch[3].sum(), 1.0))
 """The mean over all answer tokens of the update, however they fall into micro-batches."""
 
 SUM = Objective(_answers, lambda batch: 1.0)
-"""The sum: `collate` has put into the weights what there is to divide by."""
+"""The sum: the weights that `collate` returns are already divided by the number of examples."""
 
 
 def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
@@ -130,8 +131,8 @@ def update(
     """One optimizer update over the micro-batches of `batch`; returns params, state and a dict of scalars: loss,
     gradient_norm (before clipping) and what else the objective measures.
 
-    With `frozen`, `params` is the other part of the tree: the adapters. Once loss or gradient is not finite,
-    params and state stay as they are for good, and the caller sees the bad loss: it may look a few updates later.
+    With `frozen`, `params` holds the adapters alone, `frozen` the rest of the tree. Once a loss or gradient is not
+    finite, params and state no longer change, so that a caller may look at the losses a few updates later.
     With a `mesh`, on which everything lies, both come back laid out as the table of `common.model.sharding` says.
     """
     total = objective.total(batch)
@@ -275,7 +276,7 @@ def optimise(
                 if checkpoint is not None:
                     _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
                 raise UserError(_diverged_message(bad, steps, settings, checkpoint))
-        if due and step + 1 < steps:
+        if checkpoint is not None and due and step + 1 < steps:
             _save(checkpoint, trained, state, step + 1)
             saved_at = time.monotonic()
     return trained if frozen is None else lora.merge(lora.join(frozen, trained), config)
@@ -306,7 +307,7 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
     from orbax.checkpoint import v1 as ocp
 
     tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
-    ocp.save(folder.absolute(), tree, overwrite=True)
+    ocp.save(str(folder.absolute()), tree, overwrite=True)
 
 
 def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
@@ -315,5 +316,5 @@ def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, 
     leaves, treedef = jax.tree.flatten(state)
     target = {"params": params, "state": leaves, "step": jnp.int32(0)}
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
-    tree = ocp.load(folder.absolute(), jax.tree.map(like, target))
+    tree = ocp.load(str(folder.absolute()), jax.tree.map(like, target))
     return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])

@@ -36,12 +36,12 @@ class Preference:
 
 
 def dpo_loss(
-    policy_chosen: Float[Array, " B"],
-    policy_rejected: Float[Array, " B"],
-    reference_chosen: Float[Array, " B"],
-    reference_rejected: Float[Array, " B"],
+    policy_chosen: Float[Array, "*B"],
+    policy_rejected: Float[Array, "*B"],
+    reference_chosen: Float[Array, "*B"],
+    reference_rejected: Float[Array, "*B"],
     beta: float | jax.Array,
-) -> Float[Array, " B"]:
+) -> Float[Array, "*B"]:
     """-log sigmoid(beta * (log-ratio of the chosen - log-ratio of the rejected answer)), pair by pair.
 
     Rafailov et al. 2023, arXiv 2305.18290, equation 7; log 2 where policy and reference agree.
@@ -190,12 +190,13 @@ def mean_loss_reference(
 ) -> jax.Array:
     """The readable form of the loss of one update: pair by pair, from all logits, without padding."""
     total = jnp.zeros(())
-    for pair, (reference_chosen, reference_rejected) in zip(pairs, reference, strict=True):
+    for pair, (reference_chosen, reference_rejected) in zip(pairs, jnp.asarray(reference), strict=True):
         policy = []
         for answer in (pair.chosen, pair.rejected):
             logps = all_logps(params, config, jnp.array(pair.prompt + answer))
             places = len(pair.prompt) - 1 + np.arange(len(answer))
             taken = logps[places, np.array(answer)]
             policy.append(taken.mean() if normalise else taken.sum())
-        total += dpo_loss(*policy, reference_chosen, reference_rejected, beta)
+        chosen, rejected = policy
+        total += dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta)
     return total / len(pairs)

@@ -1,4 +1,4 @@
-"""The generator that runs a model in process: records, seeds, waves and stop strings."""
+"""The generator that runs a model in process: records, seeds, batches and stop strings."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
 from common.model import decoder
+from common.model.tokenizer import Tokenizer
 from common.results.rundir import RunDir
 from common.sample import local
 from common.sample.local import LocalGenerator, sample_seed
@@ -30,11 +31,11 @@ CONFIG = ModelConfig(
 SAMPLING = SampleConfig(max_new_tokens=20, temperature=1.0)
 
 
-class Letters:
+class Letters(Tokenizer):
     """A tokenizer with a token a letter; token 31 ends an answer."""
 
-    eos_ids = (31,)
-    pad_id = 31
+    def __init__(self):
+        self.eos_ids, self.pad_id = (31,), 31
 
     def encode_prompt(self, messages):
         return [LETTERS.index(letter) for message in messages for letter in message["content"]]
@@ -82,13 +83,13 @@ def test_a_record_depends_on_seed_id_and_sample_alone(generator):
 
 
 def test_waves_of_fixed_size_and_a_run_cut_between_them(generator, monkeypatch):
-    monkeypatch.setattr(local, "WAVE", 4)
+    monkeypatch.setattr(local, "BATCH", 4)
     requests = [_request(str(i)) for i in range(10)]
-    waves = list(generator.generate(requests, SAMPLING, 0))
-    assert [len(wave) for wave in waves] == [4, 4, 2]
-    assert list(generator.generate(requests[4:], SAMPLING, 0)) == waves[1:]
+    batches = list(generator.generate(requests, SAMPLING, 0))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert list(generator.generate(requests[4:], SAMPLING, 0)) == batches[1:]
     monkeypatch.undo()
-    assert list(generator.generate(requests, SAMPLING, 0)) == [[record for wave in waves for record in wave]]
+    assert list(generator.generate(requests, SAMPLING, 0)) == [[record for batch in batches for record in batch]]
 
 
 @pytest.mark.parametrize("stop", [("e",), ("a ", "o"), ("zq!",)])

@@ -47,5 +47,5 @@ def test_the_reference_is_jax_dot_product_attention():
 
 def test_a_row_with_nothing_to_see_stays_finite():
     q, k, v = inputs()
-    nothing = np.zeros((1, 1, 12, 12), bool)
+    nothing = jax.numpy.zeros((1, 1, 12, 12), bool)
     assert np.isfinite(_folded_attention(q, k, v, nothing)).all()

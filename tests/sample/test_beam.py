@@ -5,7 +5,8 @@ import pytest
 from common.config import SampleConfig
 from common.generate import Request
 from common.lm import LanguageModel
-from common.sample.beam import BeamGenerator, diverse, diverse_reference
+from common.sample.beam import BeamGenerator, diverse
+from common.sample.reference import diverse_reference
 
 ASKS = ("Tell me a short story about a fox.", "What did the owl do?", "Write about a cow.")
 
@@ -31,7 +32,7 @@ def test_answers_are_those_of_the_reference(student):
 
 
 def test_records(student):
-    """Groups of a prompt are its samples, the first the greedy answer; others in the wave change nothing."""
+    """Groups of a prompt are its samples, the first the greedy answer; others in the batch change nothing."""
     ask = [Request(text, ({"role": "user", "content": text},), 3) for text in ASKS]
     long = Request("long", ({"role": "user", "content": "word " * 600},), 3)
     (records,) = beam(student).generate([ask[0], long, *ask[1:]], SampleConfig(24), 0)

@@ -1,6 +1,7 @@
 """Vectors of texts, and the nearest known one."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +17,9 @@ CONFIG = ModelConfig("llama", 50, 16, 32, 2, 2, 1, 8, 64, tied_head=True)
 @pytest.fixture(scope="module")
 def params():
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda w: rng.normal(0, 0.3, w.shape).astype(np.float32), decoder.abstract_params(CONFIG))
+    return jax.tree.map(
+        lambda w: jnp.asarray(rng.normal(0, 0.3, w.shape), jnp.float32), decoder.abstract_params(CONFIG)
+    )
 
 
 def texts(count, lengths=(5, 33), seed=0):

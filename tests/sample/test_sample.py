@@ -12,7 +12,9 @@ from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model import decoder
 from common.sample import sampler as sample
-from common.sample.sampler import Prompt, Sampler, sample_reference
+from common.sample.choose import choose, cut, draw, key_data, uniform
+from common.sample.reference import sample_reference
+from common.sample.sampler import Prompt, Sampler
 from common.sample.score import score
 
 CONFIG = ModelConfig(
@@ -176,11 +178,11 @@ def test_draws_follow_the_exact_distribution(sampling):
     """20,000 draws, each with a seed of its own, against the probabilities by the chi-square statistic."""
     count = 20_000
     logits = (3 * np.random.default_rng(0).normal(size=64)).astype(np.float32)
-    seeds = np.array([sample.key_data(seed) for seed in range(count)], np.uint32)
+    seeds = np.array([key_data(seed) for seed in range(count)], np.uint32)
     settings = [np.full(count, x, np.float32) for x in (sampling.temperature, sampling.top_p)]
-    [numbers] = _quick_jit(sample.uniform)(seeds, np.zeros((1, count), np.int32))
+    [numbers] = _quick_jit(uniform)(seeds, np.zeros((1, count), np.int32))
     top_k = np.full(count, sampling.top_k, np.int32)
-    drawn = _quick_jit(sample.choose)(np.tile(logits, (count, 1)), numbers, *settings, top_k)
+    drawn = _quick_jit(choose)(np.tile(logits, (count, 1)), numbers, *settings, top_k)
     probs = _exact_probabilities(logits.astype(np.float64), sampling)
     counts = np.bincount(drawn, minlength=64)
     assert counts[probs == 0].sum() == 0
@@ -196,14 +198,14 @@ def test_a_draw_is_where_the_running_sum_exceeds_the_uniform_number(size):
         np.float32
     )
     weights[:, rng.integers(size)] = 1  # at least one is left
-    uniform = rng.random(500).astype(np.float32)
-    uniform[:2] = 0, 1 - 2**-24
-    drawn = np.asarray(_quick_jit(sample.draw)(weights, uniform))[:, None]
+    numbers = rng.random(500).astype(np.float32)
+    numbers[:2] = 0, 1 - 2**-24
+    drawn = np.asarray(_quick_jit(draw)(weights, numbers))[:, None]
     probs = weights.astype(np.float64) / weights.sum(1, keepdims=True, dtype=np.float64)
     chosen, mass = (np.take_along_axis(x, drawn, 1)[:, 0] for x in (np.cumsum(probs, 1), probs))
     assert (mass > 0).all()
-    assert (chosen >= uniform - 1e-6).all()
-    assert (chosen - mass <= uniform + 1e-6).all()
+    assert (chosen >= numbers - 1e-6).all()
+    assert (chosen - mass <= numbers + 1e-6).all()
 
 
 def _exact_probabilities(logits, sampling):
@@ -224,7 +226,7 @@ def test_cuts_equal_those_by_sorting():
     top_p = rng.choice([1.0, 0.999, 0.9, 0.5, 0.01], 64).astype(np.float32)
     top_k = rng.choice([0, 1, 2, 10, 299, 300, 1000], 64).astype(np.int32)
     weights = np.exp(logits - logits.max(1, keepdims=True))
-    kept = np.asarray(_quick_jit(sample.cut)(weights, top_p, top_k)) > 0
+    kept = np.asarray(_quick_jit(cut)(weights, top_p, top_k)) > 0
     for row in range(64):
         want = _exact_probabilities(
             logits[row].astype(np.float64), SampleConfig(temperature=1.0, top_p=top_p[row], top_k=top_k[row])
@@ -238,7 +240,7 @@ def test_cuts_equal_those_by_sorting():
 
 def test_a_cut_in_one_row_leaves_other_rows_as_they_are():
     weights = np.exp(np.linspace(0, -80, 50, dtype=np.float32))[None].repeat(2, 0)  # far beyond float32's rounding
-    kept = _quick_jit(sample.cut)(weights, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
+    kept = _quick_jit(cut)(weights, np.array([1.0, 0.5], np.float32), np.array([0, 3], np.int32))
     assert (np.asarray(kept) > 0).sum(1).tolist() == [50, 1]
 
 
@@ -269,7 +271,7 @@ def test_the_cache_is_donated():
 
 
 def test_a_seed_below_2_to_32_is_that_of_jax():
-    assert (jax.random.key_data(jax.random.key(12345)) == np.array(sample.key_data(12345))).all()
+    assert (jax.random.key_data(jax.random.key(12345)) == np.array(key_data(12345))).all()
 
 
 def test_nothing_to_sample():

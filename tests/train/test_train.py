@@ -246,7 +246,7 @@ def test_nan_stops_with_one_line_and_keeps_the_last_good_state(params, tmp_path)
 
 def test_updates_after_a_bad_one_change_nothing(params):
     """Losses are read late; what came in between must not move the parameters."""
-    static = {"config": CONFIG, "optimizer": SETTINGS, "dtype": jnp.float32, "remat": False}
+    static = {"config": CONFIG, "optimizer": SETTINGS, "dtype": jnp.dtype(jnp.float32), "remat": False}
     batch = next(iter(batches(some_examples(4), SETTINGS, pad_id=0, first_step=0, last_step=1)))
     good = (batch.tokens, batch.index, batch.target, batch.weight)
     bad = (*good[:3], batch.weight * np.float32("nan"))
