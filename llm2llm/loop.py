@@ -95,18 +95,12 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
         if number + 1 == limit or stop is not None:
             entry |= figures(Augmented()) | {"stopped": stop}
             break
-        made = augment(
-            arm.run,
-            f"{arm.folder}/round_{number}",
-            teacher,
-            slots,
-            arm.known(slots) if switches.likeness.this_round else known,
-            arm.seed,
-            number,
-            attempts=asking.attempts if budgets is None else 1,
-            hints=hints,
-            stage=f"teach {arm.name}",
-        )
+        here = arm.known(slots) if switches.likeness.this_round else known
+        attempts = asking.attempts if budgets is None else 1
+        request = lambda seed, h=hints: setting.task.teacher_messages(seed, h.get(seed.id, Hints()))
+        with arm.run.timed(f"teach {arm.name}"):
+            folder = f"{arm.folder}/round_{number}"
+            made = augment(arm.run, folder, teacher, slots, here, arm.seed, number, attempts, request)
         for row in made.accepted:
             seed_of[row["id"]] = seed_of.get(row["parent"], row["parent"])
             earlier.setdefault(row["parent"], []).append(row["question"])

@@ -61,10 +61,8 @@ def choose(
     if rule == "high-loss":
         return _highest(pool, losses(), count), rule
     if rule in ("wrong", "mixed"):
-        if rule == "wrong":
-            chosen = [e for e, row in zip(pool, graded, strict=True) if not row["correct"]]
-        else:
-            chosen = [e for e, share in zip(pool, right_shares(), strict=True) if 0 < share < 1]
+        wanted = [not row["correct"] for row in graded] if rule == "wrong" else [0 < x < 1 for x in right_shares()]
+        chosen = [example for example, is_wanted in zip(pool, wanted, strict=True) if is_wanted]
         if chosen or targeting.when_none_wrong != "low-confidence":
             return chosen, rule
     doubt = [math.inf if row["mean_logp"] is None else -row["mean_logp"] for row in graded]
@@ -92,14 +90,13 @@ def share_out(
     k = quota.per_example
     made_of_seed = collections.Counter(seed_of[e.id] for e in data if e.id in seed_of)
     made_of_class = collections.Counter(e.group for e in data if e.id in seed_of)
-    most_of_seed = math.inf if quota.per_seed is None else quota.per_seed
-    room_of_class = {e.group: math.inf for e in chosen}
-    if quota.per_class is not None:
-        room_of_class = {name: quota.per_class - made_of_class[name] for name in room_of_class}
+    most_of_seed, most_of_class = (
+        math.inf if most is None else most for most in (quota.per_seed, quota.per_class)
+    )
+    room_of_class = {e.group: most_of_class - made_of_class[e.group] for e in chosen}
     if quota.balance:
         classes = collections.Counter(e.group for e in data)
-        names = {e.group for e in seeds}
-        even = math.ceil((len(data) + k * len(chosen)) / len(names))
+        even = math.ceil((len(data) + k * len(chosen)) / len({e.group for e in seeds}))
         room_of_class = {name: min(room, even - classes[name]) for name, room in room_of_class.items()}
     asked_of_class: collections.Counter[str] = collections.Counter()
     taken = []
@@ -131,9 +128,5 @@ def flow(before: Sequence[Row] | None, now: Sequence[Row]) -> Row:
     if before is None:
         return {}
     pairs = collections.Counter((a["correct"], b["correct"]) for a, b in zip(before, now, strict=True))
-    return {
-        "fixed": pairs[False, True],
-        "still_wrong": pairs[False, False],
-        "regressed": pairs[True, False],
-        "still_right": pairs[True, True],
-    }
+    moves = {"fixed": (False, True), "still_wrong": (False, False), "regressed": (True, False)}
+    return {name: pairs[move] for name, move in (moves | {"still_right": (True, True)}).items()}
