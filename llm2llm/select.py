@@ -90,9 +90,8 @@ def share_out(
     k = quota.per_example
     made_of_seed = collections.Counter(seed_of[e.id] for e in data if e.id in seed_of)
     made_of_class = collections.Counter(e.group for e in data if e.id in seed_of)
-    most_of_seed, most_of_class = (
-        math.inf if most is None else most for most in (quota.per_seed, quota.per_class)
-    )
+    unlimited = lambda most: math.inf if most is None else most
+    most_of_seed, most_of_class = unlimited(quota.per_seed), unlimited(quota.per_class)
     room_of_class = {e.group: most_of_class - made_of_class[e.group] for e in chosen}
     if quota.balance:
         classes = collections.Counter(e.group for e in data)

@@ -101,8 +101,8 @@ def _page(task: str, table: tuple[list[str], list[list[Any]]], config: Config) -
         f"{counted(config.repeats, 'repeat')}, seed {config.seed}",
     )
     note = (
-        "Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the last three "
-        "columns before reading the first."
+        "Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the "
+        "last three columns before reading the first."
     )
     page.add_table("One switch changed at a time", *table, note=note)
     return page
