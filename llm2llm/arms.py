@@ -19,7 +19,7 @@ from llm2llm.select import Row, draw_seeds, spread
 from llm2llm.students import Arm, Student, as_rows
 
 REPHRASED = 0.99
-"""ROUGE-L above which a rephrasing counts as the same text: it is meant to be near its seed."""
+"""ROUGE-L above which a rephrasing counts as the same text. The limit is high since it should be near its seed."""
 
 
 def equal_budget_arms(arm: Callable[[str], Arm], target: Row, student: Student) -> dict[str, Any]:

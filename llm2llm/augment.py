@@ -1,7 +1,7 @@
-"""One round of the teacher: ask for new examples, read them strictly, filter them, keep the reasons.
+"""One round of the teacher: request new examples, parse them strictly, filter them, keep the reasons.
 
-A slot is one wanted example for one seed. Every slot is asked up to `attempts` times; all open slots of an attempt
-form one batch. Whatever the teacher says is stored before it is judged.
+A slot is one wanted example for one seed. Every slot is requested up to `attempts` times; all open slots of an
+attempt form one batch. Every reply is stored before it is checked.
 """
 
 import collections
@@ -25,26 +25,26 @@ from llm2llm.switches import Asking
 Row = dict[str, Any]
 
 VOTE_TEMPERATURE = 0.7
-"""Of the teacher when it solves a new example several times and the majority counts."""
+"""Of the teacher where it solves a new example several times and the majority counts."""
 
 
 class Refine(Protocol):
-    """What may stand between the teacher and the checks of what it writes, such as a choice among several replies.
-    Called with the teacher's generator it gives the one that writes, a record a request, whose `attempts` are the
-    replies asked of the teacher for it. `str` of it goes into the report."""
+    """What may stand between the teacher and the checks of its replies, such as a choice among several. Called
+    with the teacher's generator, it returns the generator that writes: one record a request, whose `attempts` count
+    the replies asked of the teacher. `str` of it goes into the report."""
 
     samples: int
-    """Replies asked of the teacher for each that is handed on."""
+    """Replies asked of the teacher for each one that is passed on."""
     stored: Mapping[str, Any]
-    """JSON values that decide what comes out; another refinement is refused in the same run folder."""
+    """JSON values that determine the result; a run folder refuses another refinement."""
 
     def __call__(self, generator: Generator) -> Generator: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Who solves (for the label check), who writes and in how many calls an example, what about, and how it is
-    asked. `fits` tells whether the student can learn and answer an example of that length."""
+    """`generator` solves, for the label check; `writer` writes an example in `samples` calls at most. `fits` tells
+    whether the student can learn and answer an example of that length."""
 
     generator: Generator
     writer: Generator
@@ -84,8 +84,8 @@ def augment(
 ) -> Augmented:
     """Fill `slots` (the seed of each wanted example; a seed may stand there several times).
 
-    `known` holds the questions that must not come again; accepted ones are added to it. `messages` is the request
-    for a new example of a seed.
+    `known` holds the questions that must not be repeated; accepted ones are added to it. `messages` gives the
+    request for a new example like a seed.
     """
     task, made = teacher.task, Augmented(samples=teacher.samples)
     open_slots = list(enumerate(slots))

@@ -15,11 +15,11 @@ from llm2llm.switches import Quota, Seeds, Targeting
 Row = dict[str, Any]
 
 MEMORISED = 0.9
-"""Share of seeds answered rightly from which `--detect auto` asks students that have not seen them."""
+"""Share of seeds answered correctly from which `--detect auto` asks students that have not seen them."""
 
 
 def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int) -> list[Example]:
-    """`seeds.count` examples without repetition: at random, or as evenly as can be over the groups."""
+    """`seeds.count` different examples: at random, or as evenly as possible over the groups."""
     rng, count = random.Random(f"seeds {seed}"), seeds.count
     pool = sorted(examples, key=lambda e: e.id)
     if seeds.sampler == "random":
@@ -84,8 +84,8 @@ def share_out(
 ) -> list[Example]:
     """The slots of a round: each chosen example as often as new ones are wanted for it, within the caps.
 
-    `data` is what there is by now, `seed_of` names the seed that each new example goes back to. Where a cap cuts,
-    every example of the class loses its last slot first.
+    `data`: all examples so far; `seed_of`: the seed that each new example derives from. Where a cap applies, every
+    example of the class loses its last slot first.
     """
     k = quota.per_example
     made_of_seed = collections.Counter(seed_of[e.id] for e in data if e.id in seed_of)
@@ -110,20 +110,20 @@ def share_out(
 
 
 def deal_folds(seeds: Sequence[Example], folds: int, seed: int) -> list[list[Example]]:
-    """The seeds dealt into `folds` parts of like size and like mixture of groups."""
+    """The seeds split into `folds` parts of about the same size and the same mixture of groups."""
     order = random.Random(f"folds {seed}").sample(list(seeds), len(seeds))
     order.sort(key=lambda e: e.group)
     return [order[i::folds] for i in range(folds)]
 
 
 def spread(seeds: Sequence[Example], count: int, name: str) -> list[Example]:
-    """`count` slots over all seeds in an order drawn by `name`, each as often as another, give or take one."""
+    """`count` slots over all seeds, in an order drawn from `name`; their numbers differ by one at most."""
     order = random.Random(name).sample(list(seeds), len(seeds))
     return [order[i % len(order)] for i in range(count)]
 
 
 def flow(before: Sequence[Row] | None, now: Sequence[Row]) -> Row:
-    """How the seeds moved since the last round: fixed, still wrong, regressed, still right."""
+    """What became of the seeds since the last round: fixed, still wrong, regressed, still right."""
     if before is None:
         return {}
     pairs = collections.Counter((a["correct"], b["correct"]) for a, b in zip(before, now, strict=True))

@@ -33,7 +33,7 @@ class Setting:
     `evaluated` is the task as the student is asked and graded, `judge` the one with this project's grader; they
     differ from `task` only where the authors' program does. `teachers(given, account)` makes the back end of an
     arm: `given` are questions that it must not give out, `account` is the name its spending is booked under.
-    `refine` is what its new examples go through before they are read, if anything.
+    `refine`, if given, stands between the teacher's replies and their checks.
     """
 
     switches: Switches
@@ -127,10 +127,11 @@ class Arm:
             return self.run.collect(f"{student.folder}/{split}.jsonl", batches)
 
     def out_of_fold(self, student: Student, seed_of: dict[str, str]) -> tuple[list[Row], int]:
-        """Answers to every seed by a student that has seen neither it nor what was made of it, in seed order, and
-        the optimizer updates that took.
+        """Answers to every seed, in seed order, by a student trained without it and without what was made of it,
+        and the optimizer updates this took.
 
-        One training for each fold, on the rest of `student.data`. These students are deleted once they answered.
+        There is one training a fold, on the rest of `student.data`. These students are deleted once they have
+        answered.
         """
         rows: dict[str, Row] = {}
         updates = 0
@@ -166,7 +167,7 @@ class Arm:
         return [accuracy(group) for group in groups]
 
     def forget(self, student: Student) -> None:
-        """Delete the weights of a student that is not needed again."""
+        """Delete the weights of a student that is no longer needed."""
         shutil.rmtree(self.run.path / student.weights, ignore_errors=True)
 
     def test(self, student: Student, rounds: Sequence[Row] = (), teacher: Row | None = None) -> Row:

@@ -17,11 +17,11 @@ from llm2llm.students import Setting
 SCHEMA = 1
 
 BLEU_SAMPLE = 100
-"""New questions of a repeat that self-BLEU is taken of; fewer have none, as it grows with their number."""
+"""Questions that self-BLEU is computed on; it grows with their number, so fewer have none."""
 FEW_UPDATES = 10
 """A first training of fewer optimizer updates hardly moves the student."""
 MUTE_SHARE = 1 / 5
-"""Share of test answers without a readable answer above which an arm's accuracy says little."""
+"""Share of unparseable test answers above which an arm's accuracy says little."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def _seed_words(run: RunDir, repeats: int) -> dict[str, float]:
 
 
 def _new_questions(run: RunDir, arm: str, repeats: int) -> dict[str, list[float | None]]:
-    """Of the accepted questions of every repeat the mean length in words, and how alike they are."""
+    """Mean length in words and self-BLEU of the accepted questions of each repeat."""
     texts = [[row["question"] for row in new_rows(run, repeat, arm)] for repeat in range(repeats)]
     mean = lambda own: round(sum(len(text.split()) for text in own) / len(own), 2) if own else None
     alike = lambda own: round(self_bleu(own, sample=BLEU_SAMPLE), 4) if len(own) >= BLEU_SAMPLE else None

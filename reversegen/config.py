@@ -302,15 +302,9 @@ class Config(RunSettings):
 
     def files(self) -> Files:
         """Where the data are."""
-        path = lambda name: None if name is None else pathlib.Path(name)
-        return Files(
-            path(self.seeds_file),
-            path(self.test_file),
-            path(self.general_file),
-            path(self.human_file),
-            self.text_column,
-            self.seed,
-        )
+        named = self.seeds_file, self.test_file, self.general_file, self.human_file
+        places = (None if name is None else pathlib.Path(name) for name in named)
+        return Files(*places, self.text_column, self.seed)
 
     def answers(self, tokens: int) -> Answers:
         """Of the target while it is judged, in at most `tokens` unless the settings say otherwise."""
