@@ -30,7 +30,7 @@ VOTE_TEMPERATURE = 0.7
 
 class Refine(Protocol):
     """What may stand between the teacher and the checks of its replies, such as a choice among several. Called
-    with the teacher's generator, it returns the generator that writes: one record a request, whose `attempts` count
+    with the teacher's generator, it returns the generator that writes: one record a request, whose `attempts` are
     the replies asked of the teacher. `str` of it goes into the report."""
 
     samples: int

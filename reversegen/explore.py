@@ -49,7 +49,7 @@ class Explorer:
     test: Sequence[Example]
 
     def __post_init__(self):
-        self.held_out = History(self.settings.novelty.jaccard)
+        self.held_out = History(self.settings.jaccard)
         self.held_out.add_new([example.question for example in self.test], [example.id for example in self.test])
         self.folder = f"repeat_{self.ctx.repeat}/{self.name}"
         self.history = self.new_history()
@@ -59,10 +59,10 @@ class Explorer:
 
     def new_history(self) -> History:
         """Empty, but for the seeds: to write one of them again is no discovery."""
-        limits = self.settings.novelty
         texts = [seed.question for seed in self.seeds]
-        embed = self.base.embed if limits.semantic < 1 else None
-        history = History(limits.jaccard, limits.semantic, embed, texts if embed else ())
+        jaccard, cosine = self.settings.jaccard, self.settings.semantic
+        embed = self.base.embed if cosine < 1 else None
+        history = History(jaccard, cosine, embed, texts if embed else ())
         history.add_new(texts, [seed.id for seed in self.seeds])
         return history
 
@@ -127,7 +127,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
         warm_up(ctx, explorer.app, explorer.base, seeds, settings.shots, settings.warm_up, explorer.folder)
     ]
     so_far: list[Row] = []
-    target, pairing = explorer.target, settings.pairing
+    target = explorer.target
     for number in range(settings.rounds + 1):
         folder = f"{explorer.folder}/round_{number}"
         rows = explorer.judged(proposers[-1], prompts[number], settings.samples, folder, explorer.history, target)
@@ -135,11 +135,11 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
         for earlier in proposers[1:-1]:  # the warm-up one stays: the likelihood guard asks it every round
             earlier.release()
         last = number == settings.rounds
-        pairs = [] if last else pair_up(rows, pairing.rule, ctx.seed, pairing.most)
+        pairs = [] if last else pair_up(rows, settings.pairing, ctx.seed, settings.max_pairs)
         rows, pairs = explorer.store(rows, pairs, folder)
         stopped = None
-        if not last and len(pairs) < pairing.least:
-            stopped = f"{len(pairs)} pairs, fewer than --min-pairs {pairing.least}"
+        if not last and len(pairs) < settings.min_pairs:
+            stopped = f"{len(pairs)} pairs, fewer than --min-pairs {settings.min_pairs}"
         counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("within", "across")}
         counts |= {"pairs": len(pairs), "prompts_mixed": mixed(rows), "stopped": stopped}
         _enter(explorer, number, figures(rows) | counts)

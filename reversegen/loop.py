@@ -109,7 +109,7 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     own |= {name: as_examples(control.rows) for name, control in controls.items()}
     failed = failing(test.rows)
     # Near-duplicates of what any arm has learned would reward memory.
-    unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.novelty.jaccard)
+    unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.jaccard)
     need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held.final, "what no arm has seen")
     sets = {"failures": unseen, "test": data.test} | ({"general": data.general} if data.general else {})
     made = {name: compared.model(name, own[name]) for name in switches.arms}

@@ -10,7 +10,7 @@ def plan(config: Config, switches: Switches) -> list[tuple[str, str]]:
     exploring, learning = switches.exploring, switches.learning
     sampled = exploring.prompts * exploring.samples * (exploring.rounds + 1) + exploring.final_prompts
     answers = sampled * given(config.target_samples)
-    pairs = min(exploring.pairing.most, exploring.prompts * (exploring.samples // 2))
+    pairs = min(exploring.max_pairs, exploring.prompts * (exploring.samples // 2))
     warm_up = exploring.warm_up.total_steps(switches.seeds)
     failures = min(learning.failures, exploring.final_prompts)
     # In honesty as many passing queries are learned as failing ones.

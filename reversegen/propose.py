@@ -181,21 +181,22 @@ def sift(
 ) -> list[Row]:
     """The rows with why each was `dropped`, None for queries that are new against the history, not near what is
     held out for the test, and likely enough. Whatever is well formed and new enters the history."""
-    told = {row["id"]: {"dropped": f"malformed: {row['malformed']}" if row["malformed"] else None} for row in rows}
+    malformed = {row["id"]: f"malformed: {row['malformed']}" for row in rows if row["malformed"]}
+    told: dict[str, Row] = {row["id"]: {"dropped": malformed.get(row["id"])} for row in rows}
 
-    def drop(left: Sequence[Row], repeats: Sequence[Repeat | None], reason: str | None = None) -> list[Row]:
-        """Those of `left` that repeat nothing; of the others the reason is noted, and what they repeat."""
-        for row, repeat in zip(left, repeats, strict=True):
+    def new(asked: Sequence[Row], repeats: Sequence[Repeat | None], reason: str | None = None) -> list[Row]:
+        """Those of `asked` that repeat nothing; for the others it is noted why they are dropped."""
+        for row, repeat in zip(asked, repeats, strict=True):
             if repeat is not None:
-                told[row["id"]] = {"dropped": reason or repeat.reason, "nearest": repeat.name}
-                told[row["id"]] |= {"similarity": round(repeat.score, 4)}
-        return [row for row, repeat in zip(left, repeats, strict=True) if repeat is None]
+                near = {"nearest": repeat.name, "similarity": round(repeat.score, 4)}
+                told[row["id"]] = {"dropped": reason or repeat.reason} | near
+        return [row for row, repeat in zip(asked, repeats, strict=True) if repeat is None]
 
     formed = [row for row in rows if row["query"] is not None]
     with ctx.run.timed("deduplicate"):
         repeats = history.add_new([row["query"] for row in formed], [row["id"] for row in formed])
-    kept = drop(formed, repeats)
-    kept = drop(kept, held_out.repeats([row["query"] for row in kept]), "near a test question")
+    kept = new(formed, repeats)
+    kept = new(kept, held_out.repeats([row["query"] for row in kept]), "near a test question")
     if fluency is not None and kept:
         with ctx.run.timed("likelihood guard"):
             values = fluency.likelihoods(ctx.run, f"{folder}/likelihood.jsonl", app, kept, prompts)
