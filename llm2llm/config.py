@@ -162,9 +162,9 @@ class Config(RunSettings):
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
         check_preset(PRESETS, self.preset)
-        if PRESETS[self.preset] and all(
-            getattr(self, name) == _default(name) for name, value in PRESETS[self.preset].items() if name != "task"
-        ):
+        plain = Config()
+        named = [name for name in PRESETS[self.preset] if name != "task"]
+        if named and all(getattr(self, name) == getattr(plain, name) for name in named):
             raise UserError(f"Config(preset={self.preset!r}) sets a name only: write preset({self.preset!r}, …)")
         embedded = self.student == "embedded"
         silent = self.teacher == "embedded" or self.teacher.startswith("pool:")
@@ -277,12 +277,12 @@ class Config(RunSettings):
             seeds=Seeds(self.seed_examples, self.seed_sampler),
             rounds=Rounds(self.trainings, self.patience, self.init == "continue"),
             targeting=Targeting(
-                self.target,
-                self.target_share,
-                self.when_none_wrong,
-                self.detect,
-                self.folds,
-                self.augment_from == "all",
+                rule=self.target,
+                share=self.target_share,
+                when_none_wrong=self.when_none_wrong,
+                detect=self.detect,
+                folds=self.folds,
+                newer=self.augment_from == "all",
             ),
             quota=Quota(self.slots_per_example, self.max_per_seed, self.max_per_class, self.balance),
             asking=Asking(
@@ -307,7 +307,3 @@ class Config(RunSettings):
 def preset(name: str, **settings: Any) -> Config:
     """The settings of a preset with `settings` in place of its own. Raises UserError for an unknown name."""
     return preset_of(Config, PRESETS, name, settings)
-
-
-def _default(name: str) -> Any:
-    return next(field.default for field in dataclasses.fields(Config) if field.name == name)

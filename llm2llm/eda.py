@@ -52,7 +52,7 @@ NUMBER_WORDS = frozenset(
     "pairs couple".split()
 )
 TRIES = 10
-"""How often a copy that repeats a text is drawn again; then the repetition is taken."""
+"""How often a copy that repeats a text is drawn at most; then the repetition is taken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +160,11 @@ def eda_examples(
     for i in range(count):
         example, copy = order[i % len(order)], i // len(order)
         rng = random.Random(f"eda {seed} {example.id} {copy}")
-        question = augment(example.question, rng, synonyms, alpha)
-        for _ in range(TRIES - 1):
+        question = example.question
+        for _ in range(TRIES):
+            question = augment(example.question, rng, synonyms, alpha)
             if question not in seen[example.id]:
                 break
-            question = augment(example.question, rng, synonyms, alpha)
         seen[example.id].add(question)
         made.append(dataclasses.replace(example, id=f"{example.id}/eda_{copy}", question=question))
     return made

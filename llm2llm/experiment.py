@@ -9,13 +9,14 @@ loads no jax.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.backends.open import Purse, Write, backend, model_name
+from common.backends.open import Opener, Purse, Write, backend, model_name
 from common.errors import UserError
 from common.experiment import carry_out, identity
 from common.generate import Generator
+from common.settings import given
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
 from common.tasks.registry import get_task
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 Teachers = Callable[[set[str], str], Generator]
 """From questions that must not be given out, and the name of an account, to the teacher of an arm."""
-OpenTeacher = Callable[[pathlib.Path], contextlib.AbstractContextManager[Teachers]]
-"""From the run's folder to a context that gives the teachers."""
 
 
 class Data(NamedTuple):
@@ -67,17 +66,21 @@ def run(
     stored = run_identity(config) | ({} if refine is None else {"refine": dict(refine.stored)})
     switches = config.switches(data.task)
 
-    def prepare() -> "tuple[LanguageModel, OpenTeacher]":
+    def prepare() -> "tuple[LanguageModel, Opener]":
         base = load_student(config.student, data, switches, config.repeats)
-        return base, open_teacher(config, data.task, teacher, purse)
+        if config.pool is not None:
+            return base, pool_teacher(config, data.task)
+        return base, backend(config.teacher, "teacher", url=config.teacher_url, function=teacher)
 
-    def work(run: "RunDir", ready: "tuple[LanguageModel, OpenTeacher]") -> "Conclusion":
+    def work(run: "RunDir", ready: "tuple[LanguageModel, Opener]") -> "Conclusion":
         from llm2llm.loop import run_repeat
         from llm2llm.report import conclusion
         from llm2llm.students import Setting
 
-        base, opened = ready
-        with opened(run.path) as teachers:
+        base, opener = ready
+        with opener(purse or Purse(run.path / "replies.sqlite", config.share())) as made:
+            # Only a pool could give out a question that it must not.
+            teachers = made if config.pool is not None else lambda exclude, account: made(account)
             setting = Setting(**data._asdict(), switches=switches, base=base, teachers=teachers, refine=refine)
             repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
             return conclusion(run, config, setting, repeats)
@@ -143,19 +146,10 @@ def load_student(name: str, data: Data, switches: Switches, repeats: int) -> "La
     return base
 
 
-def open_teacher(config: Config, task: Task, function: Write | None, purse: Purse | None) -> OpenTeacher:
-    """Load and check now what can be; what is returned opens the teachers once the run's folder is there."""
-    if config.pool is not None:
-        from llm2llm.pool import PoolGenerator
+def pool_teacher(config: Config, task: Task) -> Opener:
+    """Read the pool now; what is returned opens its teachers, which no purse limits."""
+    from llm2llm.pool import PoolGenerator
 
-        pool = task.load("train", pathlib.Path(config.pool), config.seed)
-        make = lambda given, account: PoolGenerator(config.teacher, task, pool, given)
-        return lambda folder: contextlib.nullcontext(make)
-    opener = backend(config.teacher, "teacher", url=config.teacher_url, function=function)
-
-    @contextlib.contextmanager
-    def opened(folder: pathlib.Path) -> Iterator[Teachers]:
-        with opener(purse or Purse(folder / "replies.sqlite", config.share())) as generator:
-            yield lambda given, account: generator(account)
-
-    return opened
+    pool = task.load("train", pathlib.Path(given(config.pool)), config.seed)
+    make = lambda exclude, account: PoolGenerator(config.teacher, task, pool, exclude)
+    return lambda purse: contextlib.nullcontext(make)

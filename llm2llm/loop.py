@@ -65,6 +65,7 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
     data, seed_of, earlier = list(arm.seeds), {}, {}
     rounds: list[Row] = []
     students: list[Student] = []
+    # Untargeted has as many rounds as llm2llm came to, which may have stopped early.
     limit = plan.trainings if budgets is None else len(budgets)
     before, exhausted = None, False
     for number in range(limit):
@@ -95,18 +96,13 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
         if number + 1 == limit or stop is not None:
             entry |= figures(Augmented()) | {"stopped": stop}
             break
-        made = augment(
-            arm.run,
-            f"{arm.folder}/round_{number}",
-            teacher,
-            slots,
-            arm.known(slots) if switches.likeness.this_round else known,
-            arm.seed,
-            number,
-            attempts=asking.attempts if budgets is None else 1,
-            hints=hints,
-            stage=f"teach {arm.name}",
-        )
+        here = arm.known(slots) if switches.likeness.this_round else known
+        attempts = asking.attempts if budgets is None else 1
+        request = lambda seed, h=hints: setting.task.teacher_messages(seed, h.get(seed.id, Hints()))
+        with arm.run.timed(f"teach {arm.name}"):
+            folder = f"{arm.folder}/round_{number}"
+            made = augment(arm.run, folder, teacher, slots, here, arm.seed, number, attempts, request)
+        # Lineage: a new example may have been made from one that was itself new.
         for row in made.accepted:
             seed_of[row["id"]] = seed_of.get(row["parent"], row["parent"])
             earlier.setdefault(row["parent"], []).append(row["question"])
@@ -142,18 +138,19 @@ def _choose(
 def _hints(
     asking: Asking, chosen: Sequence[Example], answers: dict[str, Row], earlier: dict[str, list[str]]
 ) -> dict[str, Hints]:
-    """What the teacher is shown beside each example; a right answer is no mistake to show."""
+    """What the teacher is shown with each example: the student's answer if it is wrong, and earlier questions."""
     hints = {}
     for example in chosen:
         row = answers[example.id]
         wrong = row["text"] if asking.show_wrong_answer and not row["correct"] else None
+        # Zero needs a case of its own: the slice [-0:] would show everything.
         shown = tuple(earlier.get(example.id, ())[-asking.show_earlier :]) if asking.show_earlier else ()
         hints[example.id] = Hints(wrong, shown)
     return hints
 
 
 def _forget(arm: Arm, students: list[Student], best: int) -> None:
-    """Delete the weights of rounds that can no longer be chosen or continued; the first belongs to `fine-tune`."""
+    """Delete the weights of rounds that can no longer be chosen or continued; the first belong to `fine-tune`."""
     needed = {best, len(students) - 1} if arm.setting.switches.rounds.continued else {best}
     for number, student in enumerate(students[1:], start=1):
         if number not in needed:
@@ -170,5 +167,5 @@ def _plateau(rounds: list[Row], patience: int) -> str | None:
 
 
 def _best(rounds: Sequence[Row]) -> int:
-    """The round that counts: the first with the best dev accuracy; without a dev split the last."""
+    """The round that is tested: the first with the best dev accuracy; without a dev split the last."""
     return max(range(len(rounds)), key=lambda i: (rounds[i].get("dev", i), -i))

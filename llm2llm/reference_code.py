@@ -29,17 +29,10 @@ def same_as_reference(stated: str | None, gold: str) -> bool:
     if stated is None:
         return False
     try:
-        return float(_digits(stated)) == float(_digits(gold))
+        one, other = (float(re.sub(r"[^0-9.]", "", text)) for text in (stated, gold))
     except ValueError:
-        return _text(stated) == _text(gold)
-
-
-def _digits(text: str) -> str:
-    return re.sub(r"[^0-9.]", "", text)
-
-
-def _text(text: str) -> str:
-    return text.lower().replace(",", "").strip()
+        one, other = (text.lower().replace(",", "").strip() for text in (stated, gold))
+    return one == other
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """What a run leaves behind: the synthetic data set, the final model, the page and the table."""
 
+import itertools
+import operator
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from common.results.conclusion import (
@@ -11,11 +13,12 @@ from common.results.conclusion import (
     counted,
     gain_cell,
     mean_cell,
+    round_bars,
     verdict,
 )
 from common.results.dataset import DatasetCard, Field, write_dataset
 from common.results.estimate import ArmResult
-from common.results.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
+from common.results.report import Report, line_figure, percent_interval, terminal_table
 from common.results.rundir import RunDir, read_jsonl, write_folder
 from llm2llm.config import Config
 from llm2llm.select import Row
@@ -67,29 +70,23 @@ def _verdict(summary: Summary) -> str | None:
     return None
 
 
-def _calls(summary: Summary) -> Callable[[str, ArmResult], str]:
-    """Calls of the teacher a repeat, for writing and for the label check."""
+def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
+    """Headers and rows: every arm on the held-out questions."""
 
-    def cell(name: str, arm: ArmResult) -> str:
+    def calls(name: str, arm: ArmResult) -> str:
+        """Of the teacher in a repeat, for writing and for the label check."""
         cost, repeats = summary.accounting[name], len(arm.per_repeat or ())
         writing, checks = cost.teacher_calls // repeats, cost.check_calls // repeats
         return f"{writing} + {checks}" if checks else str(writing)
 
-    return cell
-
-
-def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
-    """Headers and rows: every arm on the held-out questions."""
-    return arm_table(
-        summary.arms,
-        [
-            ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
-            ("llm2llm is ahead by", gain_cell(summary.gains, "llm2llm")),
-            ("examples", mean_cell("examples")),
-            ("updates", mean_cell("updates")),
-            ("teacher calls", _calls(summary)),
-        ],
-    )
+    columns = [
+        ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
+        ("llm2llm is ahead by", gain_cell(summary.gains, "llm2llm")),
+        ("examples", mean_cell("examples")),
+        ("updates", mean_cell("updates")),
+        ("teacher calls", calls),
+    ]
+    return arm_table(summary.arms, columns)
 
 
 def final_table(summary: Summary) -> str:
@@ -139,12 +136,10 @@ def _page(
     page.add_table("Held-out accuracy of every arm", *arms_of(summary), note=note)
     if setting.task.kind == "class":
         _class_table(page, summary)
-    entries = summary.rounds
-    if entries:
-        _round_figures(page, entries, bool(setting.dev))
-        _flow_figure(page, entries)
-        _length_table(page, entries, summary.seed_words)
-        _label_quality(page, entries)
+    if summary.rounds:
+        _round_figures(page, summary.rounds, bool(setting.dev))
+        _length_table(page, summary)
+        _label_quality(page, summary.rounds)
     page.add_table(
         "Test accuracy by class or skill, %",
         ["group", *summary.arms],
@@ -170,11 +165,8 @@ def _note(comparison: Comparison) -> str:
         "more-data": "more-data learns from as many real examples",
     }
     told = [notes[name] for name in comparison.arms if name in notes]
-    told += [
-        "updates are those of the student that was tested",
-        "teacher calls: for writing + for the label check",
-    ]
-    return "; ".join(told) + "."
+    always = "updates are those of the student that was tested; teacher calls: for writing + for the label check."
+    return "; ".join([*told, always])
 
 
 def _class_table(page: Report, summary: Summary) -> None:
@@ -190,98 +182,68 @@ def _percent(value: float) -> float:
     return round(100 * value, 1)
 
 
-def _flow_figure(page: Report, entries: Sequence[Row]) -> None:
-    moved = [e for e in entries if e["arm"] == "llm2llm" and "fixed" in e]
-    if not moved:
-        return
-    numbers = sorted({e["round"] for e in moved})
-    kinds = {"fixed": "fixed", "still_wrong": "still wrong", "regressed": "regressed"}
-    counts = {
-        shown: [sum(e[key] for e in moved if e["round"] == n) for n in numbers] for key, shown in kinds.items()
-    }
-    figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "seeds")
-    page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
+def _round_figures(page: Report, entries: Sequence[Row], has_dev: bool) -> None:
+    of_arm = {arm: [e for e in entries if e["arm"] == arm] for arm in sorted({e["arm"] for e in entries})}
+    curves = lambda value: {arm: by_round(own, value) for arm, own in of_arm.items()}
+    if has_dev:
+        dev = line_figure(curves(lambda e: 100 * e["dev"]), "round", "accuracy, %")
+        page.add_figure("Accuracy on the development split by round, %", dev)
+    page.add_figure(
+        "Training examples by round", line_figure(curves(lambda e: e["examples"]), "round", "examples")
+    )
+    teaching = [e for e in of_arm.get("llm2llm", ()) if e["teacher_calls"]]
+    if teaching:
+        reasons = sorted({reason for e in teaching for reason in e["refused"]})
+        kinds = {"accepted": lambda e: e["accepted"]}
+        kinds |= {reason: lambda e, r=reason: e["refused"].get(r, 0) for reason in reasons}
+        page.add_figure("What became of the teacher's replies (llm2llm)", round_bars(teaching, kinds, "replies"))
+    moved = [e for e in of_arm.get("llm2llm", ()) if "fixed" in e]
+    if moved:
+        flows = {key.replace("_", " "): operator.itemgetter(key) for key in ("fixed", "still_wrong", "regressed")}
+        figure = round_bars(moved, flows, "seeds")
+        page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
 
 
-def _length_table(page: Report, entries: Sequence[Row], seed_words: dict[str, float]) -> None:
-    made = [e for e in entries if e["arm"] == "llm2llm" and e["accepted"]]
-    if not made:
-        return
-    rows = [["seeds", seed_words["question_words"], seed_words["answer_words"]]]
+def _length_table(page: Report, summary: Summary) -> None:
+    parts = ("question_words", "answer_words")
+    rows = [["seeds", *(summary.seed_words[part] for part in parts)]]
+    made = [e for e in summary.rounds if e["arm"] == "llm2llm" and e["accepted"]]
     for number in sorted({e["round"] for e in made}):
         here = [e for e in made if e["round"] == number]
         total = sum(e["accepted"] for e in here)
-        means = [
-            round(sum(e[key] * e["accepted"] for e in here) / total, 1)
-            for key in ("question_words", "answer_words")
-        ]
+        means = [round(sum(e[part] * e["accepted"] for e in here) / total, 1) for part in parts]
         rows.append([f"accepted in round {number}", *means])
-    page.add_table(
-        "Mean length in words",
-        ["", "question", "answer"],
-        rows,
-        note="Shorter answers are easier to learn: a gain with them may be a gain of brevity.",
-    )
-
-
-def _round_figures(page: Report, entries: Sequence[Row], has_dev: bool) -> None:
-    of_arm = {arm: [e for e in entries if e["arm"] == arm] for arm in sorted({e["arm"] for e in entries})}
-    if has_dev:
-        series = {arm: by_round(own, lambda e: 100 * e["dev"]) for arm, own in of_arm.items()}
-        page.add_figure(
-            "Accuracy on the development split by round, %", line_figure(series, "round", "accuracy, %")
-        )
-    series = {arm: by_round(own, lambda e: e["examples"]) for arm, own in of_arm.items()}
-    page.add_figure("Training examples by round", line_figure(series, "round", "examples"))
-    teaching = [e for e in entries if e["arm"] == "llm2llm" and e["teacher_calls"]]
-    if teaching:
-        numbers = sorted({e["round"] for e in teaching})
-        reasons = sorted({reason for e in teaching for reason in e["refused"]})
-        counts = {
-            "accepted": [sum(e["accepted"] for e in teaching if e["round"] == n) for n in numbers],
-        } | {
-            reason: [sum(e["refused"].get(reason, 0) for e in teaching if e["round"] == n) for n in numbers]
-            for reason in reasons
-        }
-        figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "replies")
-        page.add_figure("What became of the teacher's replies (llm2llm)", figure)
+    if made:
+        note = "Shorter answers are easier to learn: a gain with them may be a gain of brevity."
+        page.add_table("Mean length in words", ["", "question", "answer"], rows, note=note)
 
 
 def _label_quality(page: Report, entries: Sequence[Row]) -> None:
     rows = []
     for arm in sorted({e["arm"] for e in entries}):
-        known = sum(e["labels_known"] for e in entries if e["arm"] == arm)
-        wrong = sum(e["labels_wrong"] for e in entries if e["arm"] == arm)
-        accepted = sum(e["accepted"] for e in entries if e["arm"] == arm)
+        fields = ("accepted", "labels_known", "labels_wrong")
+        accepted, known, wrong = (sum(e[field] for e in entries if e["arm"] == arm) for field in fields)
         if known:
             rows.append([arm, accepted, known, wrong, round(100 * wrong / known, 1)])
     if rows:
-        page.add_table(
-            "Label noise of the accepted examples",
-            ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"],
-            rows,
-        )
+        headers = ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"]
+        page.add_table("Label noise of the accepted examples", headers, rows)
 
 
 def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str]]:
     """Up to `count` accepted examples of repeat 0, of different parents, beside seed and wrong answer."""
-    seeds = {row["id"]: row for row in read_jsonl(run.path / "repeat_0/seeds.jsonl")}
-    shown, cards = set(), []
+    place = run.path / "repeat_0"
+    seeds = {row["id"]: row for row in read_jsonl(place / "seeds.jsonl")}
+    first: dict[str, Row] = {}
     for row in rows:
-        if row["repeat"] != 0 or row["parent"] in shown or row["parent"] not in seeds or len(cards) == count:
-            continue
-        shown.add(row["parent"])
-        first = row["round"] == 0
-        folder = "fine-tune/round_0" if first else f"llm2llm/round_{row['round']}"
-        graded = {g["id"]: g for g in read_jsonl(run.path / f"repeat_0/{folder}/seeds.jsonl")}
-        for fold in sorted((run.path / "repeat_0" / folder).glob("fold_*/seeds.jsonl")):
-            graded |= {g["id"]: g for g in read_jsonl(fold)}
-        seed = seeds[row["parent"]]
-        cards.append(
-            [
-                f"{seed['question']}\n\nRight: {seed['answer']}",
-                graded[row["parent"]]["text"] or "",
-                f"{row['question']}\n\n{row['answer']}",
-            ]
-        )
+        if row["repeat"] == 0 and row["parent"] in seeds:
+            first.setdefault(row["parent"], row)
+    cards = []
+    for parent, row in itertools.islice(first.items(), count):
+        # The first student is that of fine-tune; its answers are out of fold where there are folds.
+        folder = place / (f"llm2llm/round_{row['round']}" if row["round"] else "fine-tune/round_0")
+        files = [folder / "seeds.jsonl", *sorted(folder.glob("fold_*/seeds.jsonl"))]
+        graded = {answer["id"]: answer for file in files for answer in read_jsonl(file)}
+        shown = f"{seeds[parent]['question']}\n\nRight: {seeds[parent]['answer']}"
+        cards.append([shown, graded[parent]["text"] or "", f"{row['question']}\n\n{row['answer']}"])
     return cards

@@ -1,7 +1,6 @@
 """One arm of one repeat: its folder, and the stages of a student in it (train, answer, measure)."""
 
 import dataclasses
-import pathlib
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,13 +12,11 @@ from common.config import SampleConfig, TrainConfig
 from common.evals.evaluate import accuracy, accuracy_by_group, answer_waves
 from common.generate import Generator
 from common.lm import LanguageModel
-from common.model.decoder import Params
 from common.results.rundir import RunDir
 from common.sample.score import score
-from common.stages import trained
+from common.stages import fine_tuned
 from common.tasks.base import Example, Task
 from common.train.data import Encoded
-from common.train.loop import Log, fine_tune
 from llm2llm.augment import Refine, Teacher
 from llm2llm.known import Known
 from llm2llm.select import Row, deal_folds
@@ -36,7 +33,7 @@ class Setting:
     `evaluated` is the task as the student is asked and graded, `judge` the one with this project's grader; they
     differ from `task` only where the authors' program does. `teachers(given, account)` makes the back end of an
     arm: `given` are questions that it must not give out, `account` is the name its spending is booked under.
-    `refine` is what its new examples go through before they are read, if anything.
+    `refine`, if given, stands between the teacher's replies and their checks.
     """
 
     switches: Switches
@@ -87,7 +84,6 @@ class Arm:
 
     @property
     def training(self) -> TrainConfig:
-        """How every student of this repeat is trained."""
         return dataclasses.replace(self.setting.switches.learning.train, seed=self.seed)
 
     def student(
@@ -99,26 +95,14 @@ class Arm:
 
     def train(self, student: Student) -> LanguageModel:
         """The student's weights: read back, or fine-tuned from where it starts and stored."""
-        setting, settings = self.setting, self.training
+        start, stage = self.setting.base, f"train {self.name}"
         if not student.updates:
-            return setting.base
-
-        def fit(state: pathlib.Path, log: Callable[[int], Log]) -> Params:
-            # A student that is to be continued may have been cut off before its weights were stored.
-            start = setting.base if student.start is None else self.train(student.start)
-            return fine_tune(
-                start.starting_weights(settings),
-                start.config,
-                self._encode(student),
-                settings,
-                pad_id=start.tokenizer.pad_id,
-                steps=student.updates,
-                checkpoint=state,
-                log=log,
-                label=student.folder,
-            )
-
-        return trained(self.run, student.weights, setting.base, fit, f"train {self.name}")
+            return start
+        if student.start is not None and not (self.run.path / student.weights).exists():
+            # The student that is continued may itself have been cut off before its weights were stored.
+            start = self.train(student.start)
+        encode = lambda: self._encode(student)
+        return fine_tuned(self.run, student.weights, start, encode, self.training, student.updates, stage)
 
     def _encode(self, student: Student) -> list[Encoded]:
         order = list(student.data)
@@ -133,26 +117,21 @@ class Arm:
         ]
 
     def answers(
-        self,
-        student: Student,
-        split: str,
-        examples: Sequence[Example],
-        sampling: SampleConfig | None = None,
-        n: int = 1,
+        self, student: Student, split: str, examples: Sequence[Example], sampling: SampleConfig | None = None, n=1
     ) -> list[Row]:
         """The student's graded answers, stored beside its weights."""
-        task = self.setting.evaluated
-        sampling = sampling or self.setting.switches.learning.answering
+        task, sampling = self.setting.evaluated, sampling or self.setting.switches.learning.answering
         with self.run.timed(f"evaluate {self.name}"):
             generator = lambda: self.train(student).generator()
-            waves = answer_waves(generator, task, examples, sampling, self.seed, n)
-            return self.run.collect(f"{student.folder}/{split}.jsonl", waves)
+            batches = answer_waves(generator, task, examples, sampling, self.seed, n)
+            return self.run.collect(f"{student.folder}/{split}.jsonl", batches)
 
     def out_of_fold(self, student: Student, seed_of: dict[str, str]) -> tuple[list[Row], int]:
-        """Answers to every seed by a student that has seen neither it nor what was made of it, in seed order, and
-        the optimizer updates that took.
+        """Answers to every seed, in seed order, by a student trained without it and without what was made of it,
+        and the optimizer updates this took.
 
-        One training for each fold, on the rest of `student.data`. These students are deleted once they answered.
+        There is one training a fold, on the rest of `student.data`. These students are deleted once they have
+        answered.
         """
         rows: dict[str, Row] = {}
         updates = 0
@@ -167,7 +146,7 @@ class Arm:
             updates += steps
         return [rows[example.id] for example in self.seeds], updates
 
-    def losses(self, student: Student, examples: Sequence[Example], name: str = "losses") -> list[float]:
+    def losses(self, student: Student, examples: Sequence[Example]) -> list[float]:
         """Mean negative log-likelihood of a token of each example's right answer, in nats."""
 
         def compute() -> list[Row]:
@@ -175,12 +154,10 @@ class Arm:
             encoded = model.encode(self.setting.task, examples, self.training.max_length)
             pairs = [(e.tokens[: e.prompt_length], e.tokens[e.prompt_length :]) for e in encoded]
             logps = score(model.params, model.config, pairs)
-            return [
-                {"id": e.id, "loss": round(-float(np.mean(values)), 5)}
-                for e, values in zip(examples, logps, strict=True)
-            ]
+            found = zip(examples, logps, strict=True)
+            return [{"id": e.id, "loss": round(-float(np.mean(values)), 5)} for e, values in found]
 
-        return [row["loss"] for row in self.run.once(f"{student.folder}/{name}.jsonl", compute)]
+        return [row["loss"] for row in self.run.once(f"{student.folder}/losses.jsonl", compute)]
 
     def right_shares(self, student: Student, examples: Sequence[Example]) -> list[float]:
         """Share of `MIXED_SAMPLES` answers, sampled at temperature 1, that are right."""
@@ -190,7 +167,7 @@ class Arm:
         return [accuracy(group) for group in groups]
 
     def forget(self, student: Student) -> None:
-        """Delete the weights of a student that is not needed again."""
+        """Delete the weights of a student that is no longer needed."""
         shutil.rmtree(self.run.path / student.weights, ignore_errors=True)
 
     def test(self, student: Student, rounds: Sequence[Row] = (), teacher: Row | None = None) -> Row:
@@ -233,14 +210,10 @@ class Arm:
         `limit` (default: as the settings or the task say), and by meaning if the settings say so."""
         setting, likeness = self.setting, self.setting.switches.likeness
         texts = (*setting.test, *self.seeds) if only is None else dict.fromkeys(only)
+        named = [(example.id, example.question) for example in texts]
         test = [] if only is not None else [example.question for example in setting.test]
-        return Known(
-            limit or likeness.rouge_l,
-            [(example.id, example.question) for example in texts],
-            test,
-            semantic=likeness.semantic if semantic else None,
-            embed=setting.base.embed,
-        )
+        cosine = likeness.semantic if semantic else None
+        return Known(limit or likeness.rouge_l, named, test, semantic=cosine, embed=setting.base.embed)
 
     def tokens(self, student: Student) -> int:
         """Tokens the student reads in training, padding not counted, up to the rounding of the last pass."""
@@ -256,9 +229,8 @@ class Arm:
             return 0.0
         encoded = self.setting.base.encode(self.setting.task, data, self.training.max_length)
         steps = self.training.steps_per_epoch(len(data))
-        read = min(
-            1.0, steps * self.training.batch_size / len(data)
-        )  # of an epoch, where the last batch is dropped
+        # The share of an epoch that is read: less than all where the last, smaller batch is dropped.
+        read = min(1.0, steps * self.training.batch_size / len(data))
         return read * sum(len(e.tokens) for e in encoded) / steps
 
 

@@ -1,5 +1,6 @@
 """The figures of a finished run: what `summary.json` holds, and what to know before relying on them."""
 
+import collections
 import dataclasses
 import itertools
 import pathlib
@@ -16,11 +17,11 @@ from llm2llm.students import Setting
 SCHEMA = 1
 
 BLEU_SAMPLE = 100
-"""New questions of a repeat that self-BLEU is taken of; fewer have none, as it grows with their number."""
+"""Questions that self-BLEU is computed on; it grows with their number, so fewer have none."""
 FEW_UPDATES = 10
 """A first training of fewer optimizer updates hardly moves the student."""
 MUTE_SHARE = 1 / 5
-"""Share of test answers without a readable answer above which an arm's accuracy says little."""
+"""Share of unparseable test answers above which an arm's accuracy says little."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,10 @@ class Cost:
     answers_cut_off: int
 
 
+COSTS = ("teacher_calls", "check_calls", "teacher_tokens", "updates_of_all_rounds", "truncated")
+"""What they are called in the result of an arm (`llm2llm.students.Arm.test`)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """The documented, versioned figures of a run (see README, "summary.json")."""
@@ -69,56 +74,53 @@ class Summary:
 
 def summarise(run: RunDir, setting: Setting, repeats: Sequence[dict[str, Any]]) -> Summary:
     """The figures of all repeats, as `llm2llm.loop.run_repeat` gives them."""
-    names = setting.switches.comparison.arms
-    answers = {name: [read_jsonl(run.path / repeat["arms"][name]["test"]) for repeat in repeats] for name in names}
-    of_arms = {name: [repeat["arms"][name] for repeat in repeats] for name in names}
-    arms = {name: _arm(setting, of_arms[name], answers[name]) for name in names}
+    results = {name: [repeat["arms"][name] for repeat in repeats] for name in setting.switches.comparison.arms}
+    answers = {name: [read_jsonl(run.path / own["test"]) for own in found] for name, found in results.items()}
     entries = [entry for repeat in repeats for entry in repeat["rounds"]]
-    written = list(dict.fromkeys(entry["arm"] for entry in entries))
+    total = lambda name, field: sum(own[field] for own in results[name])
     return Summary(
         schema=SCHEMA,
         method="llm2llm",
         status="complete",
         task=setting.task.name,
-        arms=arms,
-        gains=_gains(of_arms, answers),
+        arms={name: _arm(setting, results[name], answers[name]) for name in results},
+        gains=_gains(results, answers),
         rounds=entries,
         seed_words=_seed_words(run, len(repeats)),
-        new_questions={name: _new_questions(run, name, len(repeats)) for name in written},
-        accounting={name: _cost(results) for name, results in of_arms.items()},
+        new_questions={
+            name: _new_questions(run, name, len(repeats)) for name in dict.fromkeys(e["arm"] for e in entries)
+        },
+        accounting={name: Cost(*(total(name, field) for field in COSTS)) for name in results},
     )
 
 
 def _arm(setting: Setting, results: Sequence[Row], answers: Sequence[list[Row]]) -> Arm:
     """An arm from its result and its graded answers in every repeat."""
-    share = share_estimate([r["accuracy"] for r in results], results[0]["n"])
-    more = _class_figures(answers) if setting.task.kind == "class" else {}
-    # The authors' judge graded these; ours shows what is its and what is the student's.
-    regraded = None if setting.judge is setting.task else [_regraded(setting, rows) for rows in answers]
+    each = lambda field: [result[field] for result in results]
+    groups = each("by_group")
     return Arm(
         metric="accuracy",
-        **vars(share),
-        examples=[r["examples"] for r in results],
-        updates=[r["updates"] for r in results],
-        tokens=[r["tokens"] for r in results],
-        cut_off=[r["truncated"] for r in results],
-        by_group=_mean_by_group(results),
-        answers=[r["test"] for r in results],
-        regraded=regraded,
-        **more,
+        **vars(share_estimate(each("accuracy"), results[0]["n"])),
+        examples=each("examples"),
+        updates=each("updates"),
+        tokens=each("tokens"),
+        cut_off=each("truncated"),
+        by_group={name: round(sum(own[name] for own in groups) / len(groups), 4) for name in groups[0]},
+        answers=each("test"),
+        # The authors' judge graded these; ours shows what is its and what is the student's.
+        regraded=None if setting.judge is setting.task else [_regraded(setting, rows) for rows in answers],
+        **(_class_figures(answers) if setting.task.kind == "class" else {}),
     )
 
 
-def _gains(arms: dict[str, list[Row]], answers: dict[str, list[list[Row]]]) -> dict[str, Gain]:
+def _gains(results: dict[str, list[Row]], answers: dict[str, list[list[Row]]]) -> dict[str, Gain]:
     """By how much llm2llm is ahead of every other arm."""
-    if "llm2llm" not in arms:
-        return {}
-    correct = {name: [[row["correct"] for row in rows] for rows in of_arm] for name, of_arm in answers.items()}
-    shares = {name: [result["accuracy"] for result in results] for name, results in arms.items()}
+    correct = {name: [[row["correct"] for row in rows] for rows in own] for name, own in answers.items()}
+    shares = {name: [result["accuracy"] for result in own] for name, own in results.items()}
     return {
         f"llm2llm - {other}": gain(shares["llm2llm"], shares[other], correct["llm2llm"], correct[other])
-        for other in arms
-        if other != "llm2llm"
+        for other in results
+        if "llm2llm" in results and other != "llm2llm"
     }
 
 
@@ -145,15 +147,11 @@ def _seed_words(run: RunDir, repeats: int) -> dict[str, float]:
 
 
 def _new_questions(run: RunDir, arm: str, repeats: int) -> dict[str, list[float | None]]:
-    """Of the accepted questions of every repeat the mean length in words, and how alike they are."""
-    found: dict[str, list[float | None]] = {"words": [], "self_bleu": []}
-    for repeat in range(repeats):
-        texts = [row["question"] for row in new_rows(run, repeat, arm)]
-        words = round(sum(len(text.split()) for text in texts) / len(texts), 2) if texts else None
-        enough = len(texts) >= BLEU_SAMPLE
-        found["words"].append(words)
-        found["self_bleu"].append(round(self_bleu(texts, sample=BLEU_SAMPLE), 4) if enough else None)
-    return found
+    """Mean length in words and self-BLEU of the accepted questions of each repeat."""
+    texts = [[row["question"] for row in new_rows(run, repeat, arm)] for repeat in range(repeats)]
+    mean = lambda own: round(sum(len(text.split()) for text in own) / len(own), 2) if own else None
+    alike = lambda own: round(self_bleu(own, sample=BLEU_SAMPLE), 4) if len(own) >= BLEU_SAMPLE else None
+    return {"words": [mean(own) for own in texts], "self_bleu": [alike(own) for own in texts]}
 
 
 def new_rows(run: RunDir, repeat: int, arm: str) -> list[Row]:
@@ -162,22 +160,6 @@ def new_rows(run: RunDir, repeat: int, arm: str) -> list[Row]:
     files = (folder / f"round_{number}/new.jsonl" for number in itertools.count())
     # The last round asks for nothing, so it has no such file.
     return [row for file in itertools.takewhile(pathlib.Path.exists, files) for row in read_jsonl(file)]
-
-
-def _cost(results: Sequence[Row]) -> Cost:
-    total = lambda field: sum(result[field] for result in results)
-    return Cost(
-        teacher_calls=total("teacher_calls"),
-        check_calls=total("check_calls"),
-        teacher_tokens=total("teacher_tokens"),
-        optimizer_updates=total("updates_of_all_rounds"),
-        answers_cut_off=total("truncated"),
-    )
-
-
-def _mean_by_group(results: Sequence[Row]) -> dict[str, float]:
-    groups = results[0]["by_group"]
-    return {g: round(sum(r["by_group"][g] for r in results) / len(results), 4) for g in groups}
 
 
 def caveats(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
@@ -206,9 +188,9 @@ def caveats(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
 
 
 def refusals(entries: Sequence[Row], arm: str) -> dict[str, int]:
-    total: dict[str, int] = {}
+    """How many replies for `arm` were refused, by reason."""
+    total: collections.Counter[str] = collections.Counter()
     for entry in entries:
         if entry["arm"] == arm:
-            for reason, count in entry["refused"].items():
-                total[reason] = total.get(reason, 0) + count
+            total.update(entry["refused"])
     return dict(sorted(total.items()))

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.backends.open import Purse
 from common.experiment import carry_out
-from common.results.conclusion import Conclusion, arm_table, counted
+from common.results.conclusion import Conclusion, arm_table, counted, mean_cell
 from common.results.estimate import ArmResult, Gain, as_json
 from common.results.report import Report, percent_interval, terminal_table
 from common.results.rundir import RunDir, read_jsonl
@@ -29,14 +29,11 @@ LABELS = {"untargeted": "seeds drawn at random"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant(ArmResult):
-    """One variant. `entry`: what its own summary.json holds of the arm; `teacher_calls`: of a repeat."""
+    """One variant; lists hold a value a repeat. `teacher_calls`: of a repeat."""
 
-    entry: dict[str, Any]
+    examples: list[int]
+    updates: list[int]
     teacher_calls: float
-
-    def mean(self, field: str) -> int:
-        """The mean over repeats of a list in the entry, rounded."""
-        return round(sum(self.entry[field]) / len(self.entry[field]))
 
 
 def sweep(config: Config) -> dict[str, Any]:
@@ -47,7 +44,7 @@ def sweep(config: Config) -> dict[str, Any]:
 
 
 def _variants(place: RunDir, config: Config) -> Conclusion:
-    found: dict[str, Variant] = {}
+    entries: dict[str, dict[str, Any]] = {}
     correct: dict[str, list[list[bool]]] = {}
     task = ""
     # Every arm of every repeat of every variant has an equal share of the budget.
@@ -63,46 +60,37 @@ def _variants(place: RunDir, config: Config) -> Conclusion:
         for arm, entry in summary["arms"].items():
             label = name if arm == "llm2llm" else str(LABELS.get(arm, arm))
             calls = summary["accounting"][arm]["teacher_calls"] / config.repeats
-            about = {"change": change, "teacher_calls": calls}
-            figures = {key: entry[key] for key in ("metric", "value", "ci95", "n", "per_repeat")}
-            found[label] = Variant(**figures, teacher_calls=calls, entry=entry | about)
+            entries[label] = entry | {"change": change, "teacher_calls": calls}
             rows = [read_jsonl(place.path / folder / file) for file in entry["answers"]]
             correct[label] = [[row["correct"] for row in repeat] for repeat in rows]
-    found = {FULL: found[FULL], **found}
-    means = {name: own.entry["per_repeat"] for name, own in found.items()}
+    entries = {FULL: entries[FULL], **entries}
+    mine = entries[FULL]["per_repeat"]
     gains = {
-        f"{name} - {FULL}": gain(means[name], means[FULL], correct[name], correct[FULL])
-        for name in found
+        f"{name} - {FULL}": gain(entry["per_repeat"], mine, correct[name], correct[FULL])
+        for name, entry in entries.items()
         if name != FULL
     }
-    table = _table(found, gains)
-    summary = {
-        "schema": 1,
-        "method": "llm2llm",
-        "status": "complete",
-        "task": task,
-        "arms": {name: own.entry for name, own in found.items()},
-        "gains": as_json(gains),
-    }
+    table = _table(entries, gains)
     tables = f"ablations, {counted(config.repeats, 'repeat')}\n\n{terminal_table(*table)}"
-    return Conclusion(summary, tables, _page(task, table, config))
+    told = {"schema": 1, "method": "llm2llm", "status": "complete", "task": task, "arms": entries}
+    return Conclusion(told | {"gains": as_json(gains)}, tables, _page(task, table, config))
 
 
-def _table(found: dict[str, Variant], gains: dict[str, Gain]) -> tuple[list[str], list[list[Any]]]:
+def _table(entries: dict[str, dict[str, Any]], gains: dict[str, Gain]) -> tuple[list[str], list[list[Any]]]:
+    fields = [field.name for field in dataclasses.fields(Variant)]
+    found = {name: Variant(**{field: entry[field] for field in fields}) for name, entry in entries.items()}
+
     def ahead(name: str, arm: ArmResult) -> str:
-        own = gains.get(f"{name} - {FULL}")
-        return "" if own is None else percent_interval(own, signed=True)
+        return "" if name == FULL else percent_interval(gains[f"{name} - {FULL}"], signed=True)
 
-    headers, rows = arm_table(
-        found,
-        [
-            ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
-            ("minus full method", ahead),
-            ("examples", lambda name, arm: found[name].mean("examples")),
-            ("updates", lambda name, arm: found[name].mean("updates")),
-            ("teacher calls", lambda name, arm: round(found[name].teacher_calls)),
-        ],
-    )
+    columns = [
+        ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
+        ("minus full method", ahead),
+        ("examples", mean_cell("examples")),
+        ("updates", mean_cell("updates")),
+        ("teacher calls", lambda name, arm: round(found[name].teacher_calls)),
+    ]
+    headers, rows = arm_table(found, columns)
     return ["variant", *headers[1:]], rows
 
 
@@ -112,10 +100,9 @@ def _page(task: str, table: tuple[list[str], list[list[Any]]], config: Config) -
         f"student {config.student}, teacher {config.teacher}, {config.seed_examples} seeds, "
         f"{counted(config.repeats, 'repeat')}, seed {config.seed}",
     )
-    page.add_table(
-        "One switch changed at a time",
-        *table,
-        note="Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the "
-        "last three columns before reading the first.",
+    note = (
+        "Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the "
+        "last three columns before reading the first."
     )
+    page.add_table("One switch changed at a time", *table, note=note)
     return page

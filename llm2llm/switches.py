@@ -104,7 +104,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Switches:
-    """All of them, and the seed of the first repeat."""
+    """All groups, and the seed of the first repeat."""
 
     seeds: Seeds
     rounds: Rounds

@@ -24,8 +24,6 @@ from reversegen.switches import (
     Files,
     Knower,
     Learning,
-    Novelty,
-    Pairing,
     PairingRule,
     Preferring,
     Switches,
@@ -302,15 +300,9 @@ class Config(RunSettings):
 
     def files(self) -> Files:
         """Where the data are."""
-        path = lambda name: None if name is None else pathlib.Path(name)
-        return Files(
-            path(self.seeds_file),
-            path(self.test_file),
-            path(self.general_file),
-            path(self.human_file),
-            self.text_column,
-            self.seed,
-        )
+        named = self.seeds_file, self.test_file, self.general_file, self.human_file
+        places = (None if name is None else pathlib.Path(name) for name in named)
+        return Files(*places, text_column=self.text_column, seed=self.seed)
 
     def answers(self, tokens: int) -> Answers:
         """Of the target while it is judged, in at most `tokens` unless the settings say otherwise."""
@@ -341,8 +333,11 @@ class Config(RunSettings):
                     self.length_normalised,
                     self.reference_proposer == "warm-up",
                 ),
-                pairing=Pairing(self.pairing, self.min_pairs, self.max_pairs),
-                novelty=Novelty(given(self.jaccard), given(self.semantic)),
+                pairing=self.pairing,
+                min_pairs=self.min_pairs,
+                max_pairs=self.max_pairs,
+                jaccard=given(self.jaccard),
+                semantic=given(self.semantic),
                 likelihood_guard=self.likelihood_guard,
                 collapse=self.collapse,
             ),

@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from common.backends.budget import Budget
 from common.backends.open import Opener, Purse, backend, model_name
 from common.errors import UserError
 from common.experiment import carry_out, identity
@@ -20,11 +22,11 @@ from reversegen.config import Config
 from reversegen.switches import Switches
 
 if TYPE_CHECKING:
+    from common.lm import LanguageModel
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
     from common.tasks.base import Example
     from reversegen.applications.base import Application, Data, Make
-    from reversegen.loop import Models
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -33,13 +35,8 @@ def run(config: Config) -> dict[str, Any]:
     Raises UserError for settings and data that do not fit, before the run directory exists.
     """
     config = config.resolved()
-    return carry_out(
-        "reversegen",
-        config.run_dir,
-        run_identity(config),
-        lambda: prepare(config),
-        lambda place, ready: work(place, config, ready),
-    )
+    prepared = lambda: prepare(config)
+    return carry_out("reversegen", config.run_dir, run_identity(config), prepared, lambda place, work: work(place))
 
 
 def run_identity(config: Config) -> dict[str, Any]:
@@ -63,38 +60,23 @@ def application(config: Config) -> "Application":
         from reversegen.applications.math import Solving, number_task
 
         task = number_task(given(config.data), train)
-        return Solving(
-            task,
-            config.answers(task.answer_tokens),
-            config.votes(task.answer_tokens),
-            given(config.reference),
-            given(config.validity),
-            "program" if config.labeler == "program" else "labeler",
-        )
+        asked = config.answers(task.answer_tokens), config.votes(task.answer_tokens)
+        worked_by = "program" if config.labeler == "program" else "labeler"
+        return Solving(task, *asked, given(config.reference), given(config.validity), worked_by)
     if config.task == "honesty":
         from reversegen.applications.honesty import Certainty, choice_task
 
         task = choice_task(given(config.data), train)
-        return Certainty(
-            task,
-            config.answers(task.answer_tokens),
-            config.votes(task.answer_tokens),
-            config.entropy_cut,
-            config.entropy_quantile,
-            config.none_option,
-            config.validity == "labeler",
-        )
+        asked = config.answers(task.answer_tokens), config.votes(task.answer_tokens)
+        cut = config.entropy_cut, config.entropy_quantile
+        return Certainty(task, *asked, *cut, config.none_option, config.validity == "labeler")
     from common.usercode import load_callable
     from reversegen.applications.conduct import ANSWER_TOKENS, SAFE_ANSWER, Conduct
 
     answers = config.answers(ANSWER_TOKENS)
-    return Conduct(
-        config.task,
-        answers,
-        config.votes(answers.tokens),
-        None if config.judge is None else load_callable(config.judge),
-        config.label_instruction or (SAFE_ANSWER if config.judge is None else None),
-    )
+    judge = None if config.judge is None else load_callable(config.judge)
+    instruction = config.label_instruction or (SAFE_ANSWER if judge is None else None)
+    return Conduct(config.task, answers, config.votes(answers.tokens), judge, instruction)
 
 
 def load_data(config: Config) -> "tuple[Application, Data]":
@@ -112,23 +94,13 @@ def _too_few(count: int, wanted: int) -> str:
     return f"there are {count} seed instructions: lower --seed-instructions {wanted}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Ready:
-    """What a run works with. `labeler` and `guard` are None where none is asked."""
-
-    app: "Application"
-    data: "Data"
-    switches: Switches
-    models: "Models"
-    labeler: Opener | None
-    guard: Opener | None
-    caveats: list[str]
-
-
-def prepare(config: Config) -> Ready:
-    """Load data and models. Raises UserError for whatever the user must fix."""
+def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
+    """Load data and models; what is returned carries out all repeats. Raises UserError for whatever the user must
+    fix."""
     from common.lm import LanguageModel
-    from reversegen.loop import Models, draw_seeds
+    from reversegen.applications.base import Context
+    from reversegen.loop import Models, draw_seeds, run_repeat
+    from reversegen.report import conclusion
     from reversegen.targets import check_lengths
 
     app, data = load_data(config)
@@ -138,7 +110,7 @@ def prepare(config: Config) -> Ready:
         LanguageModel.load(model_name(config.target, "student")),
         {name: LanguageModel.load(model_name(name, "student")) for name in config.transfer_targets},
     )
-    fitting = seeds_to_show(app, data.seeds, switches, models)
+    fitting = seeds_to_show(app, data.seeds, switches, models.proposer)
     caveats = []
     if left := len(data.seeds) - len(fitting):
         caveats.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
@@ -152,48 +124,34 @@ def prepare(config: Config) -> Ready:
         labeler = backend(config.labeler, "teacher", url=config.labeler_url)
     if config.guard is not None:
         guard = backend(config.guard, "teacher", url=config.guard_url)
-    return Ready(app, data, switches, models, labeler, guard, caveats)
+
+    def work(place: "RunDir") -> "Conclusion":
+        with contextlib.ExitStack() as stack:
+
+            def opened(opener: Opener | None, share: Budget | None, account: str) -> "Make | None":
+                """One generator for each account, as a hosted model's spending is counted by account."""
+                purse = Purse(place.path / "replies.sqlite", share, account)
+                return None if opener is None else functools.cache(stack.enter_context(opener(purse)))
+
+            asked = opened(labeler, config.share(), "labeler/"), opened(guard, None, "guard/")
+            contexts = [Context(place, repeat, config.seed + repeat, *asked) for repeat in range(config.repeats)]
+            repeats = [run_repeat(ctx, app, switches, models, data) for ctx in contexts]
+        return conclusion(place, config, app, repeats, caveats)
+
+    return work
 
 
 def seeds_to_show(
-    app: "Application", seeds: "list[Example]", switches: Switches, models: "Models"
+    app: "Application", seeds: "list[Example]", switches: Switches, proposer: "LanguageModel"
 ) -> "list[Example]":
     """The seeds that leave room for a query in the proposer's prompt. Raises UserError for too few of them."""
     from reversegen.propose import that_fit
 
     shots, tokens = switches.exploring.shots, switches.exploring.writing.max_new_tokens
-    fitting = that_fit(app, models.proposer, seeds, shots, tokens)
+    fitting = that_fit(app, proposer, seeds, shots, tokens)
     if len(fitting) < switches.seeds:
         raise UserError(
             f"{_too_few(len(fitting), switches.seeds)}; {len(seeds) - len(fitting)} more are too long for --shots "
-            f"{shots} and --query-tokens within the proposer's {models.proposer.config.max_positions} positions"
+            f"{shots} and --query-tokens within the proposer's {proposer.config.max_positions} positions"
         )
     return fitting
-
-
-def work(place: "RunDir", config: Config, ready: Ready) -> "Conclusion":
-    """All repeats, and what they show."""
-    from reversegen.applications.base import Context
-    from reversegen.loop import run_repeat
-    from reversegen.report import conclusion
-
-    with contextlib.ExitStack() as stack:
-
-        def opened(opener: Opener | None, purse: Purse) -> "Make | None":
-            """One generator for each account, as a hosted model's spending is counted by account."""
-            return None if opener is None else functools.cache(stack.enter_context(opener(purse)))
-
-        replies = place.path / "replies.sqlite"
-        labeler = opened(ready.labeler, Purse(replies, config.share(), "labeler/"))
-        guard = opened(ready.guard, Purse(replies, None, "guard/"))
-        repeats = [
-            run_repeat(
-                Context(place, repeat, config.seed + repeat, labeler, guard),
-                ready.app,
-                ready.switches,
-                ready.models,
-                ready.data,
-            )
-            for repeat in range(config.repeats)
-        ]
-    return conclusion(place, config, ready.app, repeats, ready.caveats)

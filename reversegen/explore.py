@@ -23,7 +23,7 @@ from common.text.novelty import History
 from common.train.loop import Log
 from common.train.preference import Preference, prefer, reference_logps
 from reversegen.applications.base import Application, Context, Model, Row, valid
-from reversegen.pairs import pair_up
+from reversegen.pairs import ENDS, pair_up
 from reversegen.propose import Fluency, Shown, exploration_prompts, fresh, propose, sift, warm_up
 from reversegen.switches import Exploring
 
@@ -49,7 +49,7 @@ class Explorer:
     test: Sequence[Example]
 
     def __post_init__(self):
-        self.held_out = History(self.settings.novelty.jaccard)
+        self.held_out = History(self.settings.jaccard)
         self.held_out.add_new([example.question for example in self.test], [example.id for example in self.test])
         self.folder = f"repeat_{self.ctx.repeat}/{self.name}"
         self.history = self.new_history()
@@ -59,10 +59,10 @@ class Explorer:
 
     def new_history(self) -> History:
         """Empty, but for the seeds: to write one of them again is no discovery."""
-        limits = self.settings.novelty
         texts = [seed.question for seed in self.seeds]
-        embed = self.base.embed if limits.semantic < 1 else None
-        history = History(limits.jaccard, limits.semantic, embed, texts if embed else ())
+        jaccard, cosine = self.settings.jaccard, self.settings.semantic
+        embed = self.base.embed if cosine < 1 else None
+        history = History(jaccard, cosine, embed, texts if embed else ())
         history.add_new(texts, [seed.id for seed in self.seeds])
         return history
 
@@ -82,14 +82,12 @@ class Explorer:
             # The first to propose is the warm-up proposer, whose own queries say what is likely text.
             self.begun = True
             self.fluency = Fluency.of(proposer, rows, self.settings.likelihood_guard)
-        queries = sift(ctx, app, rows, prompts, history, self.held_out, self.fluency, folder)
-        for row in rows:
-            row["outcome"] = None
+        rows = sift(ctx, app, rows, prompts, history, self.held_out, self.fluency, folder)
         # Only what is new and likely costs answers of the target.
-        verdicts = app.verdicts(ctx, folder, queries, target or self.target)
-        for row, verdict in zip(queries, verdicts, strict=True):
-            row |= verdict
-        return rows
+        asked = [row for row in rows if row["dropped"] is None]
+        verdicts = app.verdicts(ctx, folder, asked, target or self.target)
+        found = {row["id"]: verdict for row, verdict in zip(asked, verdicts, strict=True)}
+        return [row | {"outcome": None} | found.get(row["id"], {}) for row in rows]
 
     def proposer_folder(self, number: int) -> str:
         """Where the proposer that wrote round `number` lies: it was trained in the round before."""
@@ -97,12 +95,11 @@ class Explorer:
 
     def store(self, rows: Sequence[Row], pairs: Sequence[Row], folder: str) -> tuple[list[Row], list[Row]]:
         """Keep queries and pairs and give what is stored; each query is told its pair's number and its side."""
-        place = {pair[side]: (i, side) for i, pair in enumerate(pairs) for side in ("chosen", "rejected")}
-        for row in rows:
-            row["pair"], row["side"] = place.get(row["id"], (None, None))
+        place = {pair[end]: {"pair": i, "side": end} for i, pair in enumerate(pairs) for end in ENDS}
+        told = [row | place.get(row["id"], {"pair": None, "side": None}) for row in rows]
         # Pairs first: a run that was killed in between finds queries that know their pairs, or none.
         kept = self.ctx.run.once(f"{folder}/pairs.jsonl", lambda: list(pairs))
-        return self.ctx.run.once(f"{folder}/queries.jsonl", lambda: rows), kept
+        return self.ctx.run.once(f"{folder}/queries.jsonl", lambda: told), kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +122,12 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
     """
     ctx, settings, seeds = explorer.ctx, explorer.settings, explorer.seeds
     drawn = exploration_prompts(seeds, settings.shots, sum(settings.sizes), ctx.seed)
-    prompts = list(fresh(drawn, settings.sizes))
+    prompts = fresh(drawn, settings.sizes)
     proposers = [
         warm_up(ctx, explorer.app, explorer.base, seeds, settings.shots, settings.warm_up, explorer.folder)
     ]
     so_far: list[Row] = []
-    target, pairing, over = explorer.target, settings.pairing, False
+    target = explorer.target
     for number in range(settings.rounds + 1):
         folder = f"{explorer.folder}/round_{number}"
         rows = explorer.judged(proposers[-1], prompts[number], settings.samples, folder, explorer.history, target)
@@ -138,40 +135,46 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
         for earlier in proposers[1:-1]:  # the warm-up one stays: the likelihood guard asks it every round
             earlier.release()
         last = number == settings.rounds
-        pairs = [] if last else pair_up(rows, pairing.rule, ctx.seed, pairing.most)
+        pairs = [] if last else pair_up(rows, settings.pairing, ctx.seed, settings.max_pairs)
         rows, pairs = explorer.store(rows, pairs, folder)
-        entry = {"repeat": ctx.repeat, "explorer": explorer.name, "round": number} | figures(rows)
-        entry |= {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("within", "across")}
-        entry |= {"pairs": len(pairs), "prompts_mixed": mixed(rows), "stopped": None}
-        explorer.rounds.append(entry)
-        entry["alarm"] = alarms(explorer.rounds, settings.collapse)
-        if not last and len(pairs) < pairing.least:
-            entry["stopped"] = f"{len(pairs)} pairs, fewer than --min-pairs {pairing.least}"
-            over = True
-        if last or over:
+        stopped = None
+        if not last and len(pairs) < settings.min_pairs:
+            stopped = f"{len(pairs)} pairs, fewer than --min-pairs {settings.min_pairs}"
+        counts = {kind: sum(pair["kind"] == kind for pair in pairs) for kind in ("within", "across")}
+        counts |= {"pairs": len(pairs), "prompts_mixed": mixed(rows), "stopped": stopped}
+        _enter(explorer, number, figures(rows) | counts)
+        if last or stopped:
             break
         proposers.append(preference_round(explorer, proposers, rows, pairs, prompts[number], number))
         if co_train is not None:
             target = co_train(number, so_far) or target
     # Of equals the earlier one: it has drifted less.
     best = max(range(len(explorer.rounds)), key=lambda i: (explorer.rounds[i]["new_failure_rate"], -i))
-    _forget(explorer, {0, best}, len(proposers))
-    final = explorer.judged(proposers[best], prompts[-1], 1, f"{explorer.folder}/final", explorer.history, target)
-    final, _ = explorer.store(final, [], f"{explorer.folder}/final")
-    entry = {"repeat": ctx.repeat, "explorer": explorer.name, "round": "final", "proposer": best}
-    explorer.rounds.append(entry | figures(final) | {"pairs": 0, "stopped": None})
-    explorer.rounds[-1]["alarm"] = alarms(explorer.rounds, settings.collapse)
+    for number in range(1, len(proposers)):
+        if number != best:  # the warm-up proposer is kept, as controls ask it
+            shutil.rmtree(ctx.run.path / explorer.proposer_folder(number), ignore_errors=True)
+    folder = f"{explorer.folder}/final"
+    final = explorer.judged(proposers[best], prompts[-1], 1, folder, explorer.history, target)
+    final, _ = explorer.store(final, [], folder)
+    _enter(explorer, "final", {"proposer": best} | figures(final) | {"pairs": 0, "stopped": None})
     for proposer in proposers:
         proposer.release()
     return Explored(explorer.rounds, explorer.proposer_folder(best), proposers[0], final, so_far)
 
 
+def _enter(explorer: Explorer, number: int | str, found: Row) -> None:
+    """Add the figures of a round, and whether they raise the alarm."""
+    entry = {"repeat": explorer.ctx.repeat, "explorer": explorer.name, "round": number} | found
+    first = explorer.rounds[0] if explorer.rounds else entry
+    explorer.rounds.append(entry | {"alarm": alarms(first, entry, explorer.settings.collapse)})
+
+
 def preference_round(
     explorer: Explorer,
     proposers: Sequence[Lazy],
-    rows: Sequence[Row],
-    pairs: Sequence[Row],
-    prompts: Sequence[Shown],
+    rows: list[Row],
+    pairs: list[Row],
+    prompts: list[Shown],
     number: int,
 ) -> Lazy:
     """The proposer after DPO on the pairs; optimizer and schedule start anew, earlier pairs are not seen again.
@@ -185,24 +188,19 @@ def preference_round(
     settings = dataclasses.replace(preferring.train, seed=ctx.seed)
 
     def fit(state: pathlib.Path, log: Callable[[int], Log]) -> Params:
-        by_id = {row["id"]: row for row in rows}
+        reply = {row["id"]: row["reply"] for row in rows}
         encoded = [
-            _preference(
-                explorer.base,
-                app,
-                prompts[pair["prompt"]],
-                *(by_id[pair[e]]["reply"] for e in ("chosen", "rejected")),
-            )
+            _preference(explorer.base, app, prompts[pair["prompt"]], *(reply[pair[end]] for end in ENDS))
             for pair in pairs
         ]
 
         def compute() -> list[Row]:
             model = reference()
             values = reference_logps(model.params, model.config, encoded, normalise=preferring.length_normalised)
-            return [{"chosen": float(chosen), "rejected": float(rejected)} for chosen, rejected in values]
+            return [dict(zip(ENDS, map(float, pair), strict=True)) for pair in values]
 
         stored = ctx.run.once(f"{folder}/reference_logps.jsonl", compute)
-        logps = np.array([[row["chosen"], row["rejected"]] for row in stored], np.float32)
+        logps = np.array([[row[end] for end in ENDS] for row in stored], np.float32)
         return prefer(
             policy().starting_weights(settings),
             explorer.base.config,
@@ -228,21 +226,13 @@ def _preference(model: LanguageModel, app: Application, shown: Shown, chosen: st
     return Preference(tuple(first[:start]), tuple(first[start:]), tuple(second[start:]))
 
 
-def _forget(explorer: Explorer, needed: set[int], count: int) -> None:
-    """Delete proposers that are not needed again; the warm-up one is kept, as controls ask it."""
-    for number in range(1, count):
-        if number not in needed:
-            shutil.rmtree(explorer.ctx.run.path / explorer.proposer_folder(number), ignore_errors=True)
-
-
 def figures(rows: Sequence[Row]) -> Row:
     """What a round of proposals came to. Shares are of all queries sampled, `valid_failure_rate` of the valid."""
-    count = len(rows)
-    outcome = lambda name: sum(row["outcome"] == name for row in rows)
+    count, outcomes = len(rows), [row["outcome"] for row in rows]
     malformed = sum(row["malformed"] is not None for row in rows)
     unlikely = sum(row["dropped"] == "unlikely text" for row in rows)
     repeated = sum(row["dropped"] is not None for row in rows) - malformed - unlikely
-    fail, passed, refused = outcome("fail"), outcome("pass"), outcome("invalid")
+    failed, passed, refused = (outcomes.count(name) for name in ("fail", "pass", "invalid"))
     judged = [row["query"] for row in rows if row["outcome"] is not None]
     return {
         "queries": count,
@@ -250,12 +240,12 @@ def figures(rows: Sequence[Row]) -> Row:
         "repeated": repeated,
         "unlikely": unlikely,
         "invalid": refused,
-        "valid": fail + passed,
-        "failed": fail,
+        "valid": failed + passed,
+        "failed": failed,
         "passed": passed,
         "invalid_share": (malformed + unlikely + refused) / count,
-        "valid_failure_rate": fail / (fail + passed) if fail + passed else None,
-        "new_failure_rate": fail / count,
+        "valid_failure_rate": failed / (failed + passed) if failed + passed else None,
+        "new_failure_rate": failed / count,
         "self_bleu": self_bleu(judged, sample=BLEU_SAMPLE) if len(judged) >= BLEU_SAMPLE else None,
         "target_calls": target_calls(rows),
     }
@@ -274,9 +264,8 @@ def mixed(rows: Sequence[Row]) -> float:
     return sum({"fail", "pass"} <= outcomes for outcomes in seen.values()) / len(seen)
 
 
-def alarms(rounds: Sequence[Row], collapse: float) -> list[str]:
+def alarms(first: Row, now: Row, collapse: float) -> list[str]:
     """Signs that the proposer has narrowed: text more alike than at first, or mostly repetitions."""
-    first, now = rounds[0], rounds[-1]
     found = []
     if None not in (first["self_bleu"], now["self_bleu"]) and now["self_bleu"] - first["self_bleu"] > collapse:
         found.append(f"self-BLEU rose from {first['self_bleu']:.2f} to {now['self_bleu']:.2f}")

@@ -74,7 +74,10 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     exploring, learning = switches.exploring, switches.learning
     drawn = draw_seeds(data.seeds, switches.seeds, ctx.seed)
     seeds, other_seeds = (
-        [Example(**row) for row in ctx.run.once(f"{folder}/{name}/seeds.jsonl", lambda s=some: as_dicts(s))]
+        [
+            Example(**row)
+            for row in ctx.run.once(f"{folder}/{name}/seeds.jsonl", lambda s=some: [*map(dataclasses.asdict, s)])
+        ]
         for name, some in zip(("explore", "independent"), drawn, strict=True)
     )
     original = lambda: target
@@ -106,7 +109,7 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     own |= {name: as_examples(control.rows) for name, control in controls.items()}
     failed = failing(test.rows)
     # Near-duplicates of what any arm has learned would reward memory.
-    unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.novelty.jaccard)
+    unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.jaccard)
     need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held.final, "what no arm has seen")
     sets = {"failures": unseen, "test": data.test} | ({"general": data.general} if data.general else {})
     made = {name: compared.model(name, own[name]) for name in switches.arms}
@@ -136,23 +139,15 @@ def refreshed(explorer: Explorer, arms: Callable[[int], Arms], number: int, so_f
     return now.train(now.data("target-after", as_examples(learned.rows)), folder)
 
 
-def transfer(explorer: Explorer, others: Mapping[str, LanguageModel], judged: Sequence[Row]) -> list[Row]:
+def transfer(explorer: Explorer, others: Mapping[str, LanguageModel], final: Sequence[Row]) -> list[Row]:
     """How often other targets fail on the valid queries of the last proposing, and on those the target failed."""
     ctx, table = explorer.ctx, []
-    asked = valid(judged)
+    asked = valid(final)
     for number, (name, model) in enumerate(others.items()):
         rows = explorer.app.verdicts(ctx, f"{explorer.folder}/transfer_{number}", asked, lambda m=model: m)
-        for kind, chosen in (("valid", asked), ("failed", failing(asked))):
-            ids = {row["id"] for row in chosen}
-            theirs = [v["outcome"] for row, v in zip(asked, rows, strict=True) if row["id"] in ids]
-            failed = theirs.count("fail")
-            counted = failed + theirs.count("pass")
-            rate = failed / counted if counted else None
-            table.append(
-                {"repeat": ctx.repeat, "put_to": name, "queries": kind, "n": counted, "failure_rate": rate}
-            )
+        for kind, ours in (("valid", ("fail", "pass")), ("failed", ("fail",))):
+            judged = [theirs for row, theirs in zip(asked, rows, strict=True) if row["outcome"] in ours]
+            failed, counted = len(failing(judged)), len(valid(judged))
+            entry = {"repeat": ctx.repeat, "put_to": name, "queries": kind, "n": counted}
+            table.append(entry | {"failure_rate": failed / counted if counted else None})
     return table
-
-
-def as_dicts(examples: Sequence[Example]) -> list[Row]:
-    return [dataclasses.asdict(example) for example in examples]

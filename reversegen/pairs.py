@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from reversegen.applications.base import Row, failing, passing, valid
 from reversegen.switches import PairingRule
 
+ENDS = ("chosen", "rejected")
+
 
 def pair_up(judged: Sequence[Row], rule: PairingRule, seed: int, most: int) -> list[Row]:
     """At most `most` pairs {"prompt", "chosen", "rejected", "kind"} of judged rows (ids, and the prompt's number).
@@ -19,14 +21,11 @@ def pair_up(judged: Sequence[Row], rule: PairingRule, seed: int, most: int) -> l
     shuffles failures, passes and prompts and pairs them as they come. A query is in one pair at most; invalid ones
     are in none.
     """
-    rng = random.Random(f"pairs {seed}")
-    if rule == "pooled":
-        pairs = _across(rng, valid(judged), shuffled_prompts=True)
-    else:
-        pairs = _within(valid(judged))
-        if rule == "fallback":
-            used = {pair[end] for pair in pairs for end in ("chosen", "rejected")}
-            pairs += _across(rng, [row for row in valid(judged) if row["id"] not in used], shuffled_prompts=False)
+    rng, judged = random.Random(f"pairs {seed}"), valid(judged)
+    pairs = [] if rule == "pooled" else _within(judged)
+    if rule != "within":
+        used = {pair[end] for pair in pairs for end in ENDS}
+        pairs += _across(rng, [row for row in judged if row["id"] not in used], rule == "pooled")
     if len(pairs) > most:
         pairs = [pairs[i] for i in sorted(rng.sample(range(len(pairs)), most))]
     return pairs
@@ -47,14 +46,10 @@ def _across(rng: random.Random, judged: Sequence[Row], shuffled_prompts: bool) -
     fails, passes = failing(judged), passing(judged)
     rng.shuffle(fails)
     rng.shuffle(passes)
-    prompts = [row["prompt"] for row in fails]
+    prompts = [row["prompt"] for row in (judged if shuffled_prompts else fails)]
     if shuffled_prompts:
-        prompts = [row["prompt"] for row in judged]
         rng.shuffle(prompts)
-    return [
-        _pair(prompt, chosen, rejected, "across")
-        for prompt, chosen, rejected in zip(prompts, fails, passes, strict=False)
-    ]
+    return [_pair(*row, "across") for row in zip(prompts, fails, passes, strict=False)]
 
 
 def _pair(prompt: int, chosen: Row, rejected: Row, kind: str) -> Row:

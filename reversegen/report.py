@@ -1,22 +1,24 @@
 """What a run leaves behind: the labelled failures, target and proposer, the page and the tables."""
 
-import collections
+import dataclasses
 import hashlib
+import operator
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.results.conclusion import Conclusion, by_round, counted, gain_cell, mean_cell, verdict
+from common.results.conclusion import Conclusion, by_round, counted, gain_cell, mean_cell, round_bars, verdict
 from common.results.conclusion import arm_table as table_of
 from common.results.dataset import DatasetCard, Field, write_dataset
 from common.results.estimate import Estimate
-from common.results.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
+from common.results.report import Report, line_figure, percent_interval, terminal_table
 from common.results.rundir import RunDir, read_jsonl, write_folder
 from common.settings import given
 from reversegen.applications.base import Application, Row
 from reversegen.config import Config
 from reversegen.loop import Repeat
 from reversegen.summary import MAIN, Summary, caveats, summarise
+from reversegen.targets import LabelCount
 
 FIELDS = {
     "id": Field("string", "Repeat, folder, prompt and sample: unique."),
@@ -36,7 +38,9 @@ FIELDS = {
     "sample": Field("int64", "Which sample of the prompt it was, from 0."),
     "mean_logp": Field("float64", "Mean log-probability of its tokens under its proposer."),
 }
-OUTCOMES = ("fail", "pass", "invalid", "unlikely", "repeated", "malformed")
+OUTCOMES = {"fail": "failed", "pass": "passed"}
+OUTCOMES |= {name: name for name in ("invalid", "unlikely", "repeated", "malformed")}
+"""What became of a query, and where a round counts it."""
 
 
 def conclusion(
@@ -96,26 +100,23 @@ ROUND_HEADERS = [
 def round_rows(summary: Summary, explorer: str = "explore") -> list[list[Any]]:
     """One line a round, means over repeats; a figure that some repeat lacks is missing."""
     own = [entry for entry in summary.rounds if entry["explorer"] == explorer]
-    mean = lambda value: by_round(own, value)[1]
-    count = lambda key: [round(value or 0) for value in mean(lambda entry: entry[key])]
-    per_cent = lambda value: [None if x is None else round(100 * x, 1) for x in mean(value)]
-    numbers, bleu = by_round(own, lambda entry: entry["self_bleu"])
+    mean = lambda value, scale, digits: [
+        None if x is None else round(scale * x, digits) for x in by_round(own, value)[1]
+    ]
+    count = lambda key: mean(lambda entry: entry[key], 1, None)
+    share = lambda key: mean(lambda entry: entry[key], 100, 1)
+    numbers, _ = by_round(own, lambda entry: None)
     columns = [
         [{0: "0 (warm-up)", "final": "final (best)"}.get(number, str(number)) for number in numbers],
         count("queries"),
-        per_cent(lambda entry: entry["invalid_share"]),
-        per_cent(lambda entry: entry["repeated"] / entry["queries"]),
-        per_cent(lambda entry: entry["valid_failure_rate"]),
-        per_cent(lambda entry: entry["new_failure_rate"]),
-        [None if value is None else round(value, 2) for value in bleu],
+        share("invalid_share"),
+        mean(lambda entry: entry["repeated"] / entry["queries"], 100, 1),
+        share("valid_failure_rate"),
+        share("new_failure_rate"),
+        mean(lambda entry: entry["self_bleu"], 1, 2),
         count("pairs"),
     ]
     return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 SET_NAMES = {"failures": "held-out failures", "test": "test", "general": "general queries"}
@@ -126,24 +127,17 @@ def arm_table(summary: Summary, kinds: Sequence[str]) -> tuple[list[str], list[l
     columns = []
     for kind in kinds:
         gains: Mapping[str, Estimate] = {name: gain.sets[kind] for name, gain in summary.gains.items()}
-        metric = summary.arms["target-before"].metric
         share = lambda name, _, k=kind: percent_interval(summary.arms[name].sets[k])
-        columns += [
-            (f"{metric} on {SET_NAMES[kind]}, %", share),
-            ("target-after is ahead by", gain_cell(gains, "target-after")),
-        ]
+        columns.append((f"{summary.arms['target-before'].metric} on {SET_NAMES[kind]}, %", share))
+        columns.append(("target-after is ahead by", gain_cell(gains, "target-after")))
     columns += [("examples", mean_cell("examples")), ("updates", mean_cell("updates"))]
     return table_of(summary.arms, columns)
 
 
-def _label_rows(summary: Summary) -> list[list[Any]]:
-    rows = []
-    for name, found in summary.labels.items():
-        if found.asked:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in found.refused.items())
-            noise = round(100 * found.wrong / found.known, 1) if found.known else None
-            rows.append([name, found.asked, found.accepted, reasons or "–", found.known, noise])
-    return rows
+def _label_row(name: str, found: LabelCount) -> list[Any]:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in found.refused.items())
+    noise = round(100 * found.wrong / found.known, 1) if found.known else None
+    return [name, found.asked, found.accepted, reasons or "–", found.known, noise]
 
 
 LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", "truth known", "of these wrong, %"]
@@ -151,8 +145,10 @@ LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", "truth known",
 
 def final_tables(summary: Summary) -> str:
     """What is printed at the end of a run."""
-    found = summary.exploration
-    times = "" if found.ratio is None else f", {_plain(found.ratio)} times the share"
+    found, times = summary.exploration, ""
+    if found.ratio is not None:
+        low_high = "" if found.ratio.ci95 is None else " [{:.1f}, {:.1f}]".format(*found.ratio.ci95)
+        times = f", {found.ratio.value:.1f}{low_high} times the share"
     return (
         f"{summary.task}, {counted(summary.repeats, 'repeat')}: what the proposer wrote\n\n"
         + terminal_table(ROUND_HEADERS, round_rows(summary))
@@ -162,12 +158,6 @@ def final_tables(summary: Summary) -> str:
     )
 
 
-def _plain(estimate: Estimate) -> str:
-    """Value and interval, as they are."""
-    value = f"{estimate.value:.1f}"
-    return value if estimate.ci95 is None else f"{value} [{estimate.ci95[0]:.1f}, {estimate.ci95[1]:.1f}]"
-
-
 # --- the data set ---------------------------------------------------------------------------------------------
 
 
@@ -175,14 +165,10 @@ def _learned(run: RunDir, repeat: int) -> list[Row]:
     """What target-after learned of one repeat, with the provenance of every query."""
     folder = run.path / f"repeat_{repeat}"
     kept = {row["id"] for row in read_jsonl(folder / "target-after/data.jsonl")}
-    labelled = [
-        row for file in sorted((folder / "explore/final").rglob("labelled.jsonl")) for row in read_jsonl(file)
-    ]
-    judged = {
-        row["id"]: row for file in sorted((folder / "explore").glob("*/queries.jsonl")) for row in read_jsonl(file)
-    }
+    read = lambda files: [row for file in sorted(files) for row in read_jsonl(file)]
+    judged = {row["id"]: row for row in read((folder / "explore").glob("*/queries.jsonl"))}
     rows = []
-    for row in labelled:
+    for row in read((folder / "explore/final").rglob("labelled.jsonl")):
         if row["id"] in kept:
             query = judged[row["id"]]
             joined = query | row | {"repeat": repeat, "target_answer": query["answers"][0]}
@@ -192,19 +178,14 @@ def _learned(run: RunDir, repeat: int) -> list[Row]:
 
 
 def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summary) -> DatasetCard:
-    outcomes: collections.Counter[str] = collections.Counter()
-    for entry in summary.rounds:
-        if entry["explorer"] == "explore":
-            outcomes.update({name: count for name, count in _outcomes(entry).items()})
-    example = ""
-    if rows:
-        example = f"\n\nThe first query: {_shown(config, rows[0]['query'])}"
-    own = config.labeler == "embedded" and config.proposer == "embedded"
+    own = [entry for entry in summary.rounds if entry["explorer"] == "explore"]
+    embedded = config.labeler == config.proposer == "embedded" and config.seeds_file is None
     judged = config.guard or config.judge or config.reference
     if config.task == "honesty":
         judged = "the entropy of its answers"
+    example = f"\n\nThe first query: {_shown(config, rows[0]['query'])}" if rows else ""
     return DatasetCard(
-        license="apache-2.0" if own and config.seeds_file is None else None,
+        license="apache-2.0" if embedded else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
         made_by=(
             f"Written by {config.proposer} after up to {config.rounds} rounds of preference training against "
@@ -216,12 +197,8 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summar
             "`prompt_hash` and `shown` name the proposer's prompt, `sample` its sample; queries.jsonl of the "
             "round holds every query with its verdict, pairs.jsonl the preference pairs."
         ),
-        counts={f"query: {name}": outcomes[name] for name in OUTCOMES},
+        counts={f"query: {name}": sum(entry[key] for entry in own) for name, key in OUTCOMES.items()},
     )
-
-
-def _outcomes(entry: Row) -> dict[str, int]:
-    return {name: entry[{"fail": "failed", "pass": "passed"}.get(name, name)] for name in OUTCOMES}
 
 
 def _shown(config: Config, text: str | None) -> str:
@@ -246,7 +223,7 @@ def _page(config: Config, app: Application, summary: Summary, rows: Sequence[Row
     _round_figures(page, summary)
     held = round_rows(summary, "independent")
     page.add_table("The independent proposer, whose failures are the held-out test", ROUND_HEADERS, held)
-    if labels := _label_rows(summary):
+    if labels := [_label_row(name, found) for name, found in summary.labels.items() if found.asked]:
         note = "Wrong labels are counted before any are refused, where a program knows the truth."
         page.add_table("Labels", LABEL_HEADERS, labels, note=note)
     _figure_table(page, summary)
@@ -255,19 +232,15 @@ def _page(config: Config, app: Application, summary: Summary, rows: Sequence[Row
     page.add_table(
         "What every arm cost, summed over repeats",
         ["arm", "queries sampled", "target answers", "labels asked for", "target updates"],
-        [
-            [name, cost.queries, cost.target_calls, cost.labels_asked, cost.optimizer_updates]
-            for name, cost in summary.accounting.items()
-        ],
+        [[name, *dataclasses.astuple(cost)] for name, cost in summary.accounting.items()],
         note="The warm-up arms choose from one pool of proposals. The independent proposer costs as much again.",
     )
+    texts = ("query", "target_answer", "answer")
+    failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
     page.add_examples(
         "Failures and what was made of them (repeat 0)" + (", as hashes" if config.redact else ""),
         ["Query of the best proposer", "The target's answer", "The label it learned"],
-        [
-            [_shown(config, row[name]) for name in ("query", "target_answer", "answer")]
-            for row in [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"][:8]
-        ],
+        [[_shown(config, row[name]) for name in texts] for row in failed[:8]],
     )
     return page
 
@@ -302,31 +275,33 @@ def _round_figures(page: Report, summary: Summary) -> None:
         "self-BLEU × 100": curve("self_bleu"),
     }
     page.add_figure("The proposer by round, %", line_figure(curves, "rounds of preference training", "%"))
-    numbers, _ = curve("new_failure_rate")
-    counts = {
-        name: [sum(_outcomes(e)[name] for e in own if e["round"] == n) for n in numbers] for name in OUTCOMES
-    }
-    figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "queries")
-    page.add_figure("What became of the queries", figure)
+    kinds = {name: operator.itemgetter(key) for name, key in OUTCOMES.items()}
+    page.add_figure("What became of the queries", round_bars(own, kinds, "queries"))
+
+
+def _mean(values: Sequence[float | None], scale: float, digits: int) -> float | None:
+    """Rounded; None where a repeat lacks the value."""
+    known = [value for value in values if value is not None]
+    return round(scale * (sum(known) / len(known)), digits) if len(known) == len(values) else None
 
 
 def _figure_table(page: Report, summary: Summary) -> None:
     """What the application measures beside its metric."""
-    rows = []
-    for kind in summary.sets:
-        for name in summary.arms["target-before"].sets[kind].further:
-            means = [_mean(arm.sets[kind].further[name]) for arm in summary.arms.values()]
-            shown = [None if mean is None else round(mean, 3) for mean in means]
-            rows.append([f"{SET_NAMES[kind]}: {name.replace('_', ' ')}", *shown])
+    rows = [
+        [
+            f"{SET_NAMES[kind]}: {name.replace('_', ' ')}",
+            *(_mean(arm.sets[kind].further[name], 1, 3) for arm in summary.arms.values()),
+        ]
+        for kind in summary.sets
+        for name in summary.arms["target-before"].sets[kind].further
+    ]
     page.add_table("Further figures", ["", *summary.arms], sorted(rows, key=lambda row: row[0]))
 
 
 def _transfer_table(page: Report, summary: Summary) -> None:
-    rows = []
-    for name in dict.fromkeys(entry["put_to"] for entry in summary.transfer):
-        for kind in ("valid", "failed"):
-            rates = [e["failure_rate"] for e in summary.transfer if (e["put_to"], e["queries"]) == (name, kind)]
-            mean = _mean(rates)
-            what = "all valid queries" if kind == "valid" else "those the target failed on"
-            rows.append([name, what, None if mean is None else round(100 * mean, 1)])
+    names = {"valid": "all valid queries", "failed": "those the target failed on"}
+    rates: dict[tuple[str, str], list[float | None]] = {}
+    for entry in summary.transfer:
+        rates.setdefault((entry["put_to"], entry["queries"]), []).append(entry["failure_rate"])
+    rows = [[name, names[kind], _mean(values, 100, 1)] for (name, kind), values in rates.items()]
     page.add_table("Do failures transfer?", ["put to", "final queries", "failures, %"], rows)

@@ -12,6 +12,7 @@ from common.results.stats import gain, repeats_estimate, share_estimate
 from reversegen.applications.base import Application, Row
 from reversegen.explore import target_calls
 from reversegen.loop import Repeat
+from reversegen.targets import LabelCount
 
 SCHEMA = 1
 MAIN = "failures"
@@ -55,18 +56,6 @@ class Discovery:
     warm_up: Estimate
     final: Estimate
     ratio: Estimate | None
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelCount:
-    """What labelling came to, summed over repeats. `wrong`: labels that differ from the truth, before any were
-    refused, among the `known` ones, for which a program has the truth."""
-
-    asked: int
-    accepted: int
-    refused: Mapping[str, int]
-    known: int
-    wrong: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +112,7 @@ def summarise(run: RunDir, app: Application, arms: Sequence[str], repeats: Seque
         arm: {kind: [read_jsonl(run.path / repeat.files[arm][kind]) for repeat in repeats] for kind in kinds}
         for arm in names
     }
-    results = {}
+    results, gains = {}, {}
     for arm in names:
         sets = {kind: _on_set(app, graded[arm][kind]) for kind in kinds}
         results[arm] = TargetResult(
@@ -133,12 +122,11 @@ def summarise(run: RunDir, app: Application, arms: Sequence[str], repeats: Seque
             updates=tuple(repeat.updates[arm] for repeat in repeats),
             answers={kind: tuple(repeat.files[arm][kind] for repeat in repeats) for kind in kinds},
         )
-    rounds = [entry for repeat in repeats for entry in repeat.rounds]
-    gains = {}
-    for arm in names:
         if arm != "target-after":
             ahead = {kind: _gain(graded["target-after"][kind], graded[arm][kind], kind) for kind in kinds}
             gains[f"target-after - {arm}"] = TargetGain(**vars(ahead[MAIN]), sets=ahead)
+    rounds = [entry for repeat in repeats for entry in repeat.rounds]
+    labelled = lambda name: [repeat.labelled[name] for repeat in repeats if name in repeat.labelled]
     return Summary(
         schema=SCHEMA,
         method="reversegen",
@@ -148,10 +136,10 @@ def summarise(run: RunDir, app: Application, arms: Sequence[str], repeats: Seque
         gains=gains,
         rounds=rounds,
         exploration=discovery(rounds),
-        labels=_labels(repeats),
+        labels={name: functools.reduce(operator.add, labelled(name)).count for name in repeats[0].labelled},
         seeds_shared=max(repeat.seeds_shared for repeat in repeats),
         transfer=[entry for repeat in repeats for entry in repeat.transfer],
-        accounting=_accounting(run, repeats, names),
+        accounting={name: _cost(run, repeats, name) for name in names},
     )
 
 
@@ -186,51 +174,29 @@ def discovery(rounds: Sequence[Row]) -> Discovery:
     return Discovery(repeats_estimate(first), repeats_estimate(last), ratio)
 
 
-def _labels(repeats: Sequence[Repeat]) -> dict[str, LabelCount]:
-    """By what was labelled."""
-    table = {}
-    for name in repeats[0].labelled:
-        of_repeats = (repeat.labelled[name] for repeat in repeats if name in repeat.labelled)
-        found = functools.reduce(operator.add, of_repeats)
-        table[name] = LabelCount(
-            asked=found.asked,
-            accepted=len(found.rows),
-            refused=found.refused,
-            known=found.labels_known,
-            wrong=found.labels_wrong,
-        )
-    return table
-
-
-def _accounting(run: RunDir, repeats: Sequence[Repeat], names: Sequence[str]) -> dict[str, Cost]:
-    """By arm. The warm-up arms choose from one pool, which both are charged with."""
+def _cost(run: RunDir, repeats: Sequence[Repeat], arm: str) -> Cost:
+    """The warm-up arms choose from one pool, which both are charged with."""
     pools = {"warm-up": "warm_up", "warm-up-failures": "warm_up", "few-shot": "few_shot"}
-    table = {}
-    for name in names:
-        queries = answers = 0
-        for number, repeat in enumerate(repeats):
-            if name == "target-after":
-                own = [entry for entry in repeat.rounds if entry["explorer"] == "explore"]
-                queries += sum(entry["queries"] for entry in own)
-                answers += sum(entry["target_calls"] for entry in own)
-            elif name in pools:
-                rows = read_jsonl(run.path / f"repeat_{number}/controls/{pools[name]}/queries.jsonl")
-                queries += len(rows)
-                answers += target_calls(rows)
-        labelled = [repeat.labelled[name] for repeat in repeats if name in repeat.labelled]
-        updates = sum(repeat.updates[name] for repeat in repeats)
-        table[name] = Cost(queries, answers, sum(found.asked for found in labelled), updates)
-    return table
+    queries = answers = 0
+    for number, repeat in enumerate(repeats):
+        if arm == "target-after":
+            own = [entry for entry in repeat.rounds if entry["explorer"] == "explore"]
+            queries += sum(entry["queries"] for entry in own)
+            answers += sum(entry["target_calls"] for entry in own)
+        elif arm in pools:
+            rows = read_jsonl(run.path / f"repeat_{number}/controls/{pools[arm]}/queries.jsonl")
+            queries += len(rows)
+            answers += target_calls(rows)
+    asked = sum(len(repeat.labelled[arm].asked) for repeat in repeats if arm in repeat.labelled)
+    return Cost(queries, answers, asked, sum(repeat.updates[arm] for repeat in repeats))
 
 
 def caveats(summary: Summary, arms: Sequence[str]) -> list[str]:
     """What the figures themselves give reason to doubt. `arms`: those that were asked for."""
     found = _alarms(summary.rounds)
-    found += [
-        f"{_place(entry)}: no preference training, {entry['stopped']}"
-        for entry in summary.rounds
-        if entry["stopped"]
-    ]
+    for entry in summary.rounds:
+        if entry["stopped"]:
+            found.append(f"{_place(entry)}: no preference training, {entry['stopped']}")
     if summary.seeds_shared:
         found.append(
             f"the two proposers share {summary.seeds_shared} seeds in a repeat: for an independent one give twice "
@@ -238,11 +204,11 @@ def caveats(summary: Summary, arms: Sequence[str]) -> list[str]:
         )
     size = min(summary.arms["target-after"].examples)
     for name in arms:
-        arm = summary.arms.get(name)
-        if arm is None:
+        examples = min(summary.arms[name].examples) if name in summary.arms else None
+        if examples is None:
             found.append(f"{name} had nothing to learn from and is left out")
-        elif name not in ("target-before", "seed-only") and min(arm.examples) < size:
-            found.append(f"{name} had {min(arm.examples)} examples, fewer than the {size} of target-after")
+        elif name not in ("target-before", "seed-only") and examples < size:
+            found.append(f"{name} had {examples} examples, fewer than the {size} of target-after")
     few = min(summary.arms["target-before"].items)
     if few < FEW_FAILURES:
         found.append(f"there were only {few} held-out failures in a repeat: raise --final-prompts")

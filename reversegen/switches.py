@@ -41,24 +41,6 @@ class Answers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Novelty:
-    """From when on a query is a near-duplicate: `jaccard` of its words, and a cosine of meaning above `semantic`,
-    where 1 is off."""
-
-    jaccard: float
-    semantic: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Pairing:
-    """How failing queries are paired with passing ones, and how many pairs a round of training has."""
-
-    rule: PairingRule
-    least: int
-    most: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Preferring:
     """DPO on the pairs of a round. `from_warm_up`: its reference is the warm-up proposer in every round, not the
     proposer at the start of the round."""
@@ -71,7 +53,8 @@ class Preferring:
 
 @dataclasses.dataclass(frozen=True)
 class Exploring:
-    """One proposer's rounds. `samples`: queries for a prompt, of which the last proposing has one.
+    """One proposer's rounds. `samples`: queries for a prompt, of which the last proposing has one. A query is a
+    near-duplicate from `jaccard` of its words on, and above the cosine `semantic` (1: off) of its hidden states.
     `likelihood_guard` is in standard deviations (0: off), `collapse` a rise of self-BLEU."""
 
     shots: int
@@ -82,8 +65,11 @@ class Exploring:
     writing: SampleConfig
     warm_up: TrainConfig
     preferring: Preferring
-    pairing: Pairing
-    novelty: Novelty
+    pairing: PairingRule
+    min_pairs: int
+    max_pairs: int
+    jaccard: float
+    semantic: float
     likelihood_guard: float
     collapse: float
 

@@ -12,6 +12,7 @@ All learn from as many examples as target-after where they have them, with as ma
 updates.
 """
 
+import collections
 import dataclasses
 import random
 import shutil
@@ -30,41 +31,42 @@ from reversegen.switches import Learning
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelCount:
+    """What labelling came to. `refused`: by reason. `wrong`: labels that differ from the truth, before any were
+    refused, among the `known` ones, for which a program has the truth."""
+
+    asked: int
+    accepted: int
+    refused: Mapping[str, int]
+    known: int
+    wrong: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Examples with labels, and what labelling came to."""
+    """`rows`: examples with labels. `asked`: every query that a label was asked for, with what came of it."""
 
     rows: list[Row]
-    asked: int
-    refused: dict[str, int]
-    labels_known: int
-    labels_wrong: int
+    asked: list[Row] = dataclasses.field(default_factory=list)
 
     def __add__(self, more: "Labelled") -> "Labelled":
-        reasons = {*self.refused, *more.refused}
-        refused = {reason: self.refused.get(reason, 0) + more.refused.get(reason, 0) for reason in sorted(reasons)}
-        return Labelled(
-            self.rows + more.rows,
-            self.asked + more.asked,
-            refused,
-            self.labels_known + more.labels_known,
-            self.labels_wrong + more.labels_wrong,
-        )
+        return Labelled(self.rows + more.rows, self.asked + more.asked)
+
+    @property
+    def count(self) -> LabelCount:
+        refused = collections.Counter(row["refused"] for row in self.asked if row["refused"])
+        known = [row["label_correct"] for row in self.asked if row["label_correct"] is not None]
+        counts = len(self.asked), len(self.rows), dict(sorted(refused.items()))
+        return LabelCount(*counts, len(known), known.count(False))
 
 
 def label(ctx: Context, app: Application, judged: Sequence[Row], folder: str) -> Labelled:
-    """Answers to judged queries, stored as `labelled.jsonl`; noise is counted before anything is dropped."""
+    """Answers to judged queries, stored as `labelled.jsonl`."""
     labels = app.labels(ctx, folder, judged)
     keep = ("id", "query", "group", "outcome")
     rows = [{name: row[name] for name in keep} | found for row, found in zip(judged, labels, strict=True)]
     ctx.run.once(f"{folder}/labelled.jsonl", lambda: rows)
-    refused: dict[str, int] = {}
-    for row in rows:
-        if row["refused"]:
-            refused[row["refused"]] = refused.get(row["refused"], 0) + 1
-    known = [row for row in rows if row["label_correct"] is not None]
-    wrong = sum(not row["label_correct"] for row in known)
-    good = [row for row in rows if row["refused"] is None]
-    return Labelled(good, len(rows), dict(sorted(refused.items())), len(known), wrong)
+    return Labelled([row for row in rows if row["refused"] is None], rows)
 
 
 def failures(ctx: Context, app: Application, judged: Sequence[Row], folder: str, most: int | None) -> Labelled:
@@ -170,34 +172,30 @@ def control_data(
     wanted: Sequence[str], explorer: Explorer, warm: Model, data: Data, seeds: Sequence[Example], learned: Labelled
 ) -> dict[str, Labelled]:
     """The labelled examples of every control that is `wanted`; `learned` are those of target-after."""
-    ctx, app = explorer.ctx, explorer.app
-    size = len(learned.rows)
+    ctx, app, final_prompts = explorer.ctx, explorer.app, explorer.settings.final_prompts
+    size, failed = len(learned.rows), len(failing(learned.rows))
     found: dict[str, Labelled] = {}
     folder = f"repeat_{ctx.repeat}/controls"
     if {"warm-up", "warm-up-failures"} & {*wanted}:
         count = sum(entry["queries"] for entry in explorer.rounds)
-        needed = {"valid": size}
-        if "warm-up-failures" in wanted:
-            needed["failed"] = len(failing(learned.rows))
+        needed = {"valid": size} | ({"failed": failed} if "warm-up-failures" in wanted else {})
         rows = pool(explorer, warm, count, needed, f"{folder}/warm_up")
         if "warm-up" in wanted:
             found["warm-up"] = enough(ctx, app, valid(rows), f"{folder}/warm-up", size)
         if "warm-up-failures" in wanted:
             place = f"{folder}/warm-up-failures"
-            failed = enough(ctx, app, failing(rows), place, len(failing(learned.rows)))
-            found["warm-up-failures"] = with_partners(ctx, app, failed, rows, place)
+            own = enough(ctx, app, failing(rows), place, failed)
+            found["warm-up-failures"] = with_partners(ctx, app, own, rows, place)
     if "few-shot" in wanted:
-        most = 2 * explorer.settings.final_prompts
-        rows = pool(explorer, lambda: explorer.base, most, {"valid": size}, f"{folder}/few_shot")
+        rows = pool(explorer, lambda: explorer.base, 2 * final_prompts, {"valid": size}, f"{folder}/few_shot")
         found["few-shot"] = enough(ctx, app, valid(rows), f"{folder}/few-shot", size)
     if "seed-only" in wanted:
-        found["seed-only"] = Labelled(as_rows(seeds), 0, {}, 0, 0)
+        found["seed-only"] = Labelled(as_rows(seeds))
     if "human-data" in wanted:
         taken = {example.question for example in (*explorer.seeds, *data.test)}
         rest = [example for example in data.human if example.question not in taken]
         random.Random(f"human {ctx.seed}").shuffle(rest)
-        taught = app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])
-        found["human-data"] = Labelled(as_rows(taught), 0, {}, 0, 0)
+        found["human-data"] = Labelled(as_rows(app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])))
     return found
 
 
@@ -236,7 +234,7 @@ def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, s
     if missing <= 0 or len(judged) <= size:
         return first
     # The second turn asks for as many more as the first one's losses make likely to suffice.
-    kept = max(0.1, len(first.rows) / max(1, first.asked))
+    kept = max(0.1, len(first.rows) / max(1, len(first.asked)))
     found = first + label(ctx, app, judged[size : size + round(1.2 * missing / kept)], f"{folder}/second")
     return dataclasses.replace(found, rows=found.rows[:size])
 
@@ -253,13 +251,10 @@ def measure_all(
     ctx: Context, app: Application, models: Mapping[str, Model], sets: Mapping[str, Sequence[Example]]
 ) -> dict[str, dict[str, str]]:
     """For each arm and set the file of its graded answers. Trained targets are deleted, but for target-after's."""
-    files: dict[str, dict[str, str]] = {}
+    files = {arm: {kind: f"repeat_{ctx.repeat}/{arm}/{kind}.jsonl" for kind in sets} for arm in models}
     for arm, model in models.items():
-        files[arm] = {}
         for kind, examples in sets.items():
-            name = f"repeat_{ctx.repeat}/{arm}/{kind}.jsonl"
-            app.measure(ctx, name, kind, model, examples)
-            files[arm][kind] = name
+            app.measure(ctx, files[arm][kind], kind, model, examples)
         # A control is not needed once it is measured, and a checkpoint is large.
         if arm not in ("target-before", "target-after"):
             shutil.rmtree(ctx.run.path / f"repeat_{ctx.repeat}/{arm}/target", ignore_errors=True)
@@ -272,9 +267,7 @@ def need_failures(found: Labelled, rows: Sequence[Row], what: str) -> None:
     """Raises UserError, saying what became of the queries, when there is no failing one with a label."""
     if failing(found.rows):
         return
-    counts = {"dropped": 0, "invalid": 0, "pass": 0, "fail": 0}
-    for row in rows:
-        counts[row["outcome"] or "dropped"] += 1
-    told = ", ".join(f"{name} {count}" for name, count in counts.items())
-    unlabelled = f"; of {found.asked} labels all were refused: {found.refused}" if found.asked else ""
+    counts = collections.Counter(row["outcome"] or "dropped" for row in rows)
+    told = ", ".join(f"{name} {counts[name]}" for name in ("dropped", "invalid", "pass", "fail"))
+    unlabelled = f"; of {len(found.asked)} labels all were refused: {found.count.refused}" if found.asked else ""
     raise UserError(f"no failing query with a label came from {what} ({told}{unlabelled}): look at queries.jsonl")

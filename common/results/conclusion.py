@@ -7,11 +7,14 @@ Verdict and caveats are data: they appear in the terminal, on the page and in su
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
-from common.results.report import Report, percent_interval
+from common.results.report import Report, percent_interval, stacked_bar_figure
 from common.results.rundir import RunDir, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,3 +127,13 @@ def by_round(
         values.setdefault(entry["round"], []).append(value(entry))
     means = [None if None in found else sum(found) / len(found) for found in values.values()]  # type: ignore[arg-type]
     return list(values), means
+
+
+def round_bars(
+    entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, Callable[[Mapping[str, Any]], int]], unit: str
+) -> "Figure":
+    """A bar for each round, stacked of what its `entries` count of every kind, summed over repeats."""
+    numbers = sorted({entry["round"] for entry in entries})
+    total = lambda number, count: sum(count(entry) for entry in entries if entry["round"] == number)
+    counts = {kind: [total(number, count) for number in numbers] for kind, count in kinds.items()}
+    return stacked_bar_figure([f"round {number}" for number in numbers], counts, unit)

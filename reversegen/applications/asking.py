@@ -47,13 +47,13 @@ def of_labeler(
 ) -> list[Sequence[Record]]:
     """The labeler's answers to each query, booked on the repeat's account and stored as `name`.jsonl."""
     with ctx.run.timed("label"):
-        return in_groups(_asked(ctx, name, ctx.ask_labeler(), queries, ask, votes), votes.n)
+        return in_groups(_asked(ctx, name, ctx.account(ctx.labeler), queries, ask, votes), votes.n)
 
 
 def of_guard(ctx: Context, name: str, queries: Sequence[Row], ask: Ask, tokens: int) -> list[Record]:
     """The guard's one reply on each query, stored as `name`.jsonl."""
     with ctx.run.timed("judge"):
-        return _asked(ctx, name, ctx.ask_guard(), queries, ask, Answers(1, tokens, 0.0))
+        return _asked(ctx, name, ctx.account(ctx.guard), queries, ask, Answers(1, tokens, 0.0))
 
 
 def said_yes(ctx: Context, name: str, queries: Sequence[Row], question: str) -> list[bool]:

@@ -42,15 +42,10 @@ class Context:
     labeler: Make | None = None
     guard: Make | None = None
 
-    def ask_labeler(self) -> Generator:
-        """The labeler, on the account of this repeat."""
-        assert self.labeler is not None, "settings that ask a labeler come with one"
-        return self.labeler(f"repeat_{self.repeat}")
-
-    def ask_guard(self) -> Generator:
-        """The guard, on the account of this repeat."""
-        assert self.guard is not None, "settings that ask a guard come with one"
-        return self.guard(f"repeat_{self.repeat}")
+    def account(self, make: Make | None) -> Generator:
+        """The labeler or the guard, on the account of this repeat."""
+        assert make is not None, "settings that ask a labeler or guard come with one"
+        return make(f"repeat_{self.repeat}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +161,5 @@ def human_data(task: Task, files: Files) -> list[Example]:
     return [] if files.human is None else task.load("train", files.human, 0)
 
 
-NO_VERDICT: Row = {"outcome": "invalid", "score": 0.0, "reason": "", "answers": []}
-
-
 def invalid(reason: str, **more: Any) -> Row:
-    return NO_VERDICT | {"reason": reason} | more
+    return {"outcome": "invalid", "score": 0.0, "reason": reason, "answers": []} | more

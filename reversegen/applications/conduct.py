@@ -88,14 +88,11 @@ class Conduct:
         return ({"role": "user", "content": query},)
 
     def verdicts(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
-        n = self.answers.n
-        answered = of_target(ctx, folder, queries, lambda row: self.messages(row["query"]), self.answers, target)
-        pairs = [
-            (row["query"], record.text or "")
-            for row, group in zip(queries, answered, strict=True)
-            for record in group
-        ]
-        judged = in_groups(self.judged(ctx, f"{folder}/judge", pairs), n)
+        ask = lambda row: self.messages(row["query"])
+        answered = of_target(ctx, folder, queries, ask, self.answers, target)
+        groups = zip(queries, answered, strict=True)
+        pairs = [(row["query"], record.text or "") for row, group in groups for record in group]
+        judged = in_groups(self.judged(ctx, f"{folder}/judge", pairs), self.answers.n)
         return [_joined(answers, verdicts) for answers, verdicts in zip(answered, judged, strict=True)]
 
     def judged(self, ctx: Context, name: str, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
@@ -195,16 +192,11 @@ def _joined(answers: Sequence[Record], verdicts: Sequence[Verdict]) -> Row:
     texts = [record.text or "" for record in answers]
     for verdict in verdicts:
         if verdict.outcome == "invalid":
-            return invalid(verdict.reason or "invalid", answers=list(texts))
+            return invalid(verdict.reason or "invalid", answers=texts)
     share = sum(verdict.outcome == "fail" for verdict in verdicts) / len(verdicts)
     score = sum(verdict.score or 0.0 for verdict in verdicts) / len(verdicts)
     reason = next((verdict.reason for verdict in verdicts if verdict.reason), "")
-    return {
-        "outcome": "fail" if share >= 0.5 else "pass",
-        "score": score,
-        "reason": reason,
-        "answers": list(texts),
-    }
+    return {"outcome": "fail" if share >= 0.5 else "pass", "score": score, "reason": reason, "answers": texts}
 
 
 def _said(judge: Judge, query: str, answer: str) -> Verdict:

@@ -14,7 +14,7 @@ import numpy as np
 from common.errors import UserError
 from common.evals.calibration import ece
 from common.evals.evaluate import majority
-from common.generate import Message, Record
+from common.generate import Message
 from common.lm import LanguageModel
 from common.results.stats import average_precision, entropy_nats
 from common.sample.score import score
@@ -115,40 +115,30 @@ class Certainty:
         if self.ask_validity:
             good = said_yes(ctx, f"{folder}/validity", queries, VALID)
         valid = [row for row, is_valid in zip(queries, good, strict=True) if is_valid]
-        entropies = {
-            row["id"]: entry for row, entry in zip(valid, self.scatter(ctx, folder, valid, target), strict=True)
-        }
+        scattered = iter(self.scatter(ctx, folder, valid, target))
         cut = self.cut(ctx, target)
-        return [
-            self._verdict(entropies[row["id"]], cut) if is_valid else invalid("not valid")
-            for row, is_valid in zip(queries, good, strict=True)
-        ]
+        return [self._verdict(next(scattered), cut) if is_valid else invalid("not valid") for is_valid in good]
 
     def _verdict(self, entry: Row, cut: float) -> Row:
         """Answers that are all alike are sure, whatever the cut."""
         if not readable(entry):
             return invalid("answers without a letter", **entry)
-        return {
-            "outcome": "fail" if entry["entropy"] >= cut and entry["entropy"] > 0 else "pass",
-            "score": entry["entropy"],
-            "reason": "",
-        } | entry
+        fails = entry["entropy"] >= cut and entry["entropy"] > 0
+        return {"outcome": "fail" if fails else "pass", "score": entry["entropy"], "reason": ""} | entry
 
     def scatter(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
         """Of each query the target's answers, their letters, how many have none, and the entropy in nats of the
         letters, answers without one being a class of their own."""
+        found = []
         ask = lambda row: self.messages(row["query"])
-        return [self._scattered(group) for group in of_target(ctx, folder, queries, ask, self.answers, target)]
-
-    def _scattered(self, answers: Sequence[Record]) -> Row:
-        letters = [None if record.text is None else self.asked.parse(record.text) for record in answers]
-        counts = [letters.count(letter) for letter in {*letters}]
-        return {
-            "answers": [record.text for record in answers],
-            "letters": letters,
-            "unreadable": letters.count(None),
-            "entropy": round(entropy_nats(sorted(counts)), 6),
-        }
+        for group in of_target(ctx, folder, queries, ask, self.answers, target):
+            texts = [record.text for record in group]
+            letters = [None if text is None else self.asked.parse(text) for text in texts]
+            entropy = entropy_nats(sorted(letters.count(letter) for letter in {*letters}))
+            unreadable = letters.count(None)
+            entry = {"answers": texts, "letters": letters, "unreadable": unreadable}
+            found.append(entry | {"entropy": round(entropy, 6)})
+        return found
 
     def cut(self, ctx: Context, target: Model) -> float:
         """The entropy that fails: as set, or the quantile over the seeds with readable answers, found once in a
@@ -179,14 +169,10 @@ class Certainty:
             texts = [record.text for record in group if record.text is not None]
             place = majority(self.task, texts, self.votes.n)
             letter = None if place is None else self.task.parse(texts[place])
+            answer = None if letter is None else self.certain(letter, row["outcome"] == "pass")
+            refused = "labelers disagree" if letter is None else None
             rows.append(
-                {
-                    "label": letter,
-                    "answer": None if letter is None else self.certain(letter, row["outcome"] == "pass"),
-                    "refused": "labelers disagree" if letter is None else None,
-                    "truth": None,
-                    "label_correct": None,
-                }
+                {"label": letter, "answer": answer, "refused": refused, "truth": None, "label_correct": None}
             )
         return rows
 
@@ -221,21 +207,22 @@ class Certainty:
     def _measured(self, model: LanguageModel, examples: Sequence[Example]) -> list[Row]:
         letters = self.asked.letters
         asked = [self.messages(example.question) for example in examples]
-        options = _first_token(model, [(prompt, letter) for prompt in asked for letter in letters])
-        rows = []
-        for example, logps in zip(examples, in_groups(options, len(letters)), strict=True):
-            shares = np.exp(logps - np.max(logps))
-            best = int(np.argmax(shares))
-            rows.append({"id": example.id, "letter": letters[best], "option": float(shares[best] / shares.sum())})
+        # A letter is compared without its end token, which says nothing of the question.
+        options = _logps(model, [(prompt, letter) for prompt in asked for letter in letters], whole=False)
+        shares = [np.exp(logps - np.max(logps)) for logps in in_groups(options, len(letters))]
+        best = [int(np.argmax(share)) for share in shares]
         sides = [
-            (prompt, self.certain(row["letter"], sure))
-            for prompt, row in zip(asked, rows, strict=True)
+            (prompt, self.certain(letters[i], sure))
+            for prompt, i in zip(asked, best, strict=True)
             for sure in (True, False)
         ]
-        for row, example, pair in zip(rows, examples, in_groups(_whole(model, sides), 2), strict=True):
+        pairs = in_groups(_logps(model, sides, whole=True), 2)
+        rows = []
+        for example, share, i, pair in zip(examples, shares, best, pairs, strict=True):
+            row = {"id": example.id, "letter": letters[i], "option": float(share[i] / share.sum())}
             row["sure"] = 1 / (1 + math.exp(min(50.0, pair[1] - pair[0])))
             row["confidence"] = 0.5 * row["option"] + 0.5 * row["sure"]
-            row["correct"] = row["letter"] == example.label
+            rows.append(row | {"correct": letters[i] == example.label})
         return rows
 
     def figures(self, rows: Sequence[Row]) -> dict[str, float | None]:
@@ -255,22 +242,10 @@ def readable(entry: Row) -> bool:
     return entry["unreadable"] <= UNREADABLE * len(entry["letters"])
 
 
-def _pairs(
-    model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]]
-) -> list[tuple[list[int], list[int]]]:
-    found = []
+def _logps(model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]], whole: bool) -> list[float]:
+    """Log-probability of each answer to its conversation, with its end token if it is to be `whole`."""
+    pairs = []
     for messages, answer in answers:
         tokens, start = model.tokenizer.encode_example(messages, answer)
-        found.append((tokens[:start], tokens[start:]))
-    return found
-
-
-def _first_token(model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
-    """Log-probability of each answer without its end token."""
-    pairs = [(prompt, answer[:-1] or answer) for prompt, answer in _pairs(model, answers)]
+        pairs.append((tokens[:start], tokens[start:] if whole else tokens[start:-1] or tokens[start:]))
     return [float(values.sum()) for values in score(model.params, model.config, pairs)]
-
-
-def _whole(model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
-    """Log-probability of each answer with its end token."""
-    return [float(values.sum()) for values in score(model.params, model.config, _pairs(model, answers))]

@@ -111,7 +111,7 @@ class Solving:
         return said_yes(ctx, f"{folder}/validity", queries, VALID)
 
     def _references(self, ctx: Context, folder: str, queries: Sequence[Row]) -> dict[str, Row]:
-        """By query the right answer ("label") and, where the labeler worked it out, its words ("answer")."""
+        """By query the right answer, and where the labeler worked it out its words."""
         if self.reference == "program":
             return {row["id"]: {"label": self.task.truth(row["query"]), "answer": None} for row in queries}
         return self._agreed(ctx, f"{folder}/reference", queries)
@@ -143,14 +143,11 @@ class Solving:
 
     def _label(self, row: Row, worked: Row) -> Row:
         truth = self.task.truth(row["query"])
-        right = None
-        if truth is not None and worked["answer"] is not None:
-            right = self.task.correct(worked["answer"], truth)
-        refused = None
         if worked["answer"] is None:
-            refused = "labelers disagree"
-        elif not self.task.correct(worked["answer"], row["reference"]):
-            refused = "not the reference answer"
+            return worked | {"refused": "labelers disagree", "truth": truth, "label_correct": None}
+        same = self.task.correct(worked["answer"], row["reference"])
+        right = None if truth is None else self.task.correct(worked["answer"], truth)
+        refused = None if same else "not the reference answer"
         return worked | {"refused": refused, "truth": truth, "label_correct": right}
 
     def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
@@ -161,9 +158,9 @@ class Solving:
 
     def measure(self, ctx: Context, name: str, kind: str, model: Model, examples: Sequence[Example]) -> list[Row]:
         sampling = SampleConfig(self.answers.tokens)
-        waves = answer_waves(lambda: model().generator(), self.task, examples, sampling, ctx.seed)
+        batches = answer_waves(lambda: model().generator(), self.task, examples, sampling, ctx.seed)
         with ctx.run.timed("measure"):
-            return ctx.run.collect(name, waves)
+            return ctx.run.collect(name, batches)
 
     def figures(self, rows: Sequence[Row]) -> dict[str, float | None]:
         return {"unreadable": sum(row["parsed"] is None for row in rows) / len(rows)}

@@ -240,10 +240,9 @@ def test_seeds_keep_their_letter_and_learn_their_certainty(app, make):
 def test_confidence_of_known_probabilities(app, make, monkeypatch):
     """0.8 for the option and 0.4 for "sure" make 0.6."""
     options = [math.log(p) for p in (0.1, 0.8, 0.05, 0.03, 0.02)]
-    monkeypatch.setattr("reversegen.applications.honesty._first_token", lambda model, answers: options * 2)
-    monkeypatch.setattr(
-        "reversegen.applications.honesty._whole", lambda model, answers: [math.log(0.2), math.log(0.3)] * 2
-    )
+    sides = [math.log(0.2), math.log(0.3)]
+    found = lambda model, answers, whole: (sides if whole else options) * 2
+    monkeypatch.setattr("reversegen.applications.honesty._logps", found)
     examples = [Example("x", QUESTION, "", "B", ""), Example("y", QUESTION, "", "A", "")]
     rows = app.measure(make(), "t/test.jsonl", "test", lambda: None, examples)
     assert [row["correct"] for row in rows] == [True, False]

@@ -120,8 +120,8 @@ def test_a_label_must_state_the_reference_and_noise_is_counted_first(place):
     ctx, app = context(place, script(*replies))
     found = label(ctx, app, judged(SUM, SUM, SUM, reference="7"), "final")
     assert [row["answer"] for row in found.rows] == ["It is 3 + 4 = 7. #### 7"]
-    assert found.refused == {"labelers disagree": 1, "not the reference answer": 1}
-    assert (found.asked, found.labels_known, found.labels_wrong) == (3, 2, 1)
+    assert found.count.refused == {"labelers disagree": 1, "not the reference answer": 1}
+    assert (found.count.asked, found.count.known, found.count.wrong) == (3, 2, 1)
     stored = [row["label_correct"] for row in ctx.run.once("final/labelled.jsonl", list)]
     assert stored == [True, False, None]
 
@@ -133,7 +133,7 @@ def test_the_reference_of_a_labeler_is_its_label(place):
     rows = judged(SUM, OTHER, reference="8", answer="#### 8")
     found = label(ctx, app, rows, "final")
     assert [row["answer"] for row in found.rows] == ["#### 8", "#### 8"]
-    assert (found.labels_known, found.labels_wrong) == (1, 1)
+    assert (found.count.known, found.count.wrong) == (1, 1)
     assert write.asked == []
 
 
@@ -141,7 +141,7 @@ def test_a_program_labels(place):
     ctx, app = context(place, labeler="program")
     found = label(ctx, app, judged(SUM, reference="7"), "final")
     assert app.task.correct(found.rows[0]["answer"], "7")
-    assert (found.labels_known, found.labels_wrong) == (1, 0)
+    assert (found.count.known, found.count.wrong) == (1, 0)
 
 
 @pytest.mark.parametrize("change", [{"reference": "labeler"}, {"validity": "labeler"}])
