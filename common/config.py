@@ -157,8 +157,11 @@ def _rope(hf: dict[str, Any], max_positions: int) -> tuple[float, RopeScaling | 
         return theta, RopeScaling("linear", number("factor", rope["factor"]))
     if kind == "llama3":
         original = rope.get("original_max_position_embeddings") or max_positions
-        factors = (number(name, rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
-        return theta, RopeScaling("llama3", *factors, int(number("original_max_position_embeddings", original)))
+        factor, low, high = (
+            number(name, rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor")
+        )
+        positions = int(number("original_max_position_embeddings", original))
+        return theta, RopeScaling("llama3", factor, low, high, positions)
     raise UserError(f"unsupported rope_type {kind!r} in config.json: default, linear and llama3 are")
 
 

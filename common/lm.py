@@ -81,7 +81,8 @@ class LanguageModel:
 
         Raises UserError for a row of more than `settings.max_length` tokens, and for a loss that is not finite.
         """
-        encoded = [Encoded(*self.tokenizer.encode_example(messages, answer)) for messages, answer in rows]
+        examples = [self.tokenizer.encode_example(messages, answer) for messages, answer in rows]
+        encoded = [Encoded(tuple(tokens), start) for tokens, start in examples]
         self._check_lengths([len(row.tokens) for row in encoded], settings.max_length)
         start = self.starting_weights(settings)
         params = fine_tune(start, self.config, encoded, settings, pad_id=self.tokenizer.pad_id)
