@@ -183,9 +183,10 @@ class CrowSPairs(LikelihoodMeasure):
         authors. Intervals by bootstrap over pairs.
         """
         there = [
-            (i, pair, np.subtract(*mean_logps(row)))
+            (i, pair, more - less)
             for i, (pair, row) in enumerate(zip(self.pairs, rows, strict=True))
             if row["logps"] is not None
+            for more, less in [mean_logps(row)]
         ]
 
         def share(belongs: Callable[[Pair, float], bool], counts: Callable[[float], bool]) -> Figure:
