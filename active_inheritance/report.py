@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,8 @@ def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
-                card = _card(summary, arm)
-                write_dataset(run.path / folder, _rows(first.selection, arm), card)
+                rows = (row | row.pop("scores") for row in first.selection.rows(arm))
+                write_dataset(run.path / folder, rows, _card(summary, arm))
         products = {"data set": "dataset", "controls": "controls"}
         if trained:
             chosen = run.path / folder_of(0, switches.rounds - 1) / "selected/student"
@@ -86,12 +86,6 @@ def _verdict(summary: StudentSummary) -> str | None:
 
 
 # --- data sets ------------------------------------------------------------------------------------------------
-
-
-def _rows(selection: Selection, arm: str) -> Iterator[dict[str, Any]]:
-    for row in selection.rows(arm):
-        scores = row.pop("scores")
-        yield row | scores
 
 
 def _card(summary: Summary, arm: str) -> DatasetCard:
@@ -122,9 +116,11 @@ def _card(summary: Summary, arm: str) -> DatasetCard:
         ),
         fields=fields,
         lineage="id, source and index name the answer; pool/ of the run holds all answers with their scores.",
-        counts={f"answers: {name}": count for name, count in _outcomes(summary).items()}
-        if arm == "selected"
-        else {},
+        counts={
+            f"answers: {name}": sum(count.get(name, 0) for count in summary.pool["sources"].values())
+            for name in ("answers", *GUARDS, "usable")  # an answer with two faults counts under both
+            if arm == "selected"
+        },
     )
 
 
@@ -135,12 +131,6 @@ def _pool_name(summary: Summary) -> str:
     if made["method"] == "diverse-beam":
         return f"({made['k']}, by diverse beam search with penalty {made['diversity_penalty']:g})"
     return f"({made['k']}, sampled at temperature {made['temperature']:g} and top-p {made['top_p']:g})"
-
-
-def _outcomes(summary: Summary) -> dict[str, int]:
-    """What became of all answers of the pool. One with two faults counts under both."""
-    total = lambda name: sum(count.get(name, 0) for count in summary.pool["sources"].values())
-    return {name: total(name) for name in ("answers", *GUARDS, "usable")}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -273,7 +263,7 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
         )
     page.add_table("Why", ["reason", "prompts"], [[reason, n] for reason, n in data.reasons.items()])
     page.add_table("By what", ["score", "scorer and version"], [[*pair] for pair in summary.scorers.items()])
-    shown = _hash if redact else str
+    shown = lambda text: f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if redact else text
     page.add_examples(
         "Selected beside random" + (", as hashes" if redact else ""),
         ["Prompt", "Selected", "Random"],
@@ -337,7 +327,3 @@ def _examples(selection: Selection, count: int) -> Iterator[list[str]]:
     )
     for pool, answers in itertools.islice(differing, count):
         yield [pool["prompt"], *(f"{answer['text']}\n— {answer['source']}" for answer in answers)]
-
-
-def _hash(text: str) -> str:
-    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -182,18 +182,18 @@ def measure(run: RunDir, model: Lazy, evaluation: Evaluation, name: str, seed: i
         for n, prompt in enumerate(held_out):
             own = records[n * samples : (n + 1) * samples]
             answers = [Answer("student", i, record.text or "") for i, record in enumerate(own)]
-            for record, answer, scores in zip(own, answers, scorers.score(prompt.text, answers), strict=True):
-                rows.append(
-                    {
-                        "id": prompt.id,
-                        "prompt": prompt.text,
-                        "sample": answer.index,
-                        "answer": answer.text,
-                        "truncated": record.status == "length",
-                        "tokens": record.completion_tokens,
-                        "scores": scores,
-                    }
-                )
+            rows += [
+                {
+                    "id": prompt.id,
+                    "prompt": prompt.text,
+                    "sample": answer.index,
+                    "answer": answer.text,
+                    "truncated": record.status == "length",
+                    "tokens": record.completion_tokens,
+                    "scores": scores,
+                }
+                for record, answer, scores in zip(own, answers, scorers.score(prompt.text, answers), strict=True)
+            ]
         return rows
 
     return run.once(f"{name}/answers.jsonl", scored)

@@ -161,11 +161,9 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
 def add_student(page: Report, summary: StudentSummary) -> None:
     """The first part of the page: what came of it."""
     own = summary.student
-    intervals = (
-        "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
-    )
+    over = "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
     if own.repeats > 1:
-        intervals = f"95% intervals by Student's t over {own.repeats} repeats"
+        over = f"95% intervals by Student's t over {own.repeats} repeats"
     page.add_table(
         "What the student became",
         *arms_of(summary),
