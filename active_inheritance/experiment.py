@@ -8,19 +8,18 @@ A run samples a pool or reads one, selects from it, and trains a student on ever
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from active_inheritance.config import Config
 from active_inheritance.profile.config import Config as ProfileConfig
-from active_inheritance.switches import COLUMN, Switches
+from active_inheritance.switches import COLUMN
 from common.backends.open import Opener, model_name
 from common.experiment import carry_out, identity
 
 if TYPE_CHECKING:
+    from active_inheritance.loop import Setting
     from active_inheritance.pools import PoolFile
-    from common.evals.measure import Measure
-    from common.lm import LanguageModel
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
     from common.tasks.prompts import Prompt
@@ -35,16 +34,6 @@ class Data(NamedTuple):
     held_out: "list[Prompt]"
 
 
-class Ready(NamedTuple):
-    """What a run has loaded; no student where the selection is all that is wanted."""
-
-    sources: Mapping[str, Opener]
-    student: "LanguageModel | None"
-    measures: "Sequence[Measure]"
-    held_out: "list[Prompt]"
-    """Those of `Data.held_out` that leave the student room to answer."""
-
-
 def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str, Any]:
     """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds. `sources`: in
     place of those that `config` names, under the same names.
@@ -52,34 +41,24 @@ def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str
     Raises UserError for settings and data that do not fit, before the run directory exists.
     """
     config = config.resolved()
-    switches = config.switches()
     data = load_data(config)
     stored = run_identity(config)
 
-    def work(run: "RunDir", ready: Ready) -> "Conclusion":
-        from active_inheritance.loop import Setting, run_repeat
+    def work(run: "RunDir", setting: "Setting") -> "Conclusion":
+        from active_inheritance.loop import run_repeat
         from active_inheritance.report import conclusion
+        from active_inheritance.summary import summarise
 
-        setting = Setting(
-            switches=switches,
-            pool=data.pool,
-            sources=ready.sources,
-            share=config.share(),
-            prompts=data.prompts,
-            held_out=ready.held_out,
-            student=ready.student,
-            measures=ready.measures,
-        )
+        switches, too_long = setting.switches, len(data.held_out) - len(setting.held_out)
         outcomes = []
-        for repeat in range(switches.repeats if ready.student else 1):
+        for repeat in range(switches.repeats if setting.student else 1):
             outcomes.append(run_repeat(run, setting, repeat))
             # Prompts that are held out of a pool are the same in all repeats.
             setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)
-        too_long = len(data.held_out) - len(ready.held_out)
-        return conclusion(run, config, switches, outcomes, stored["file_hashes"], too_long)
+        summary = summarise(run, config, switches, outcomes, stored["file_hashes"], too_long)
+        return conclusion(run, summary, switches, outcomes[0], config.redact)
 
-    ready = lambda: prepare(config, switches, data, sources)
-    return carry_out("active-inheritance", config.run_dir, stored, ready, work)
+    return carry_out("active-inheritance", config.run_dir, stored, lambda: prepare(config, data, sources), work)
 
 
 def run_identity(config: Config) -> dict[str, Any]:
@@ -99,9 +78,9 @@ def run_identity(config: Config) -> dict[str, Any]:
 def load_data(config: Config) -> Data:
     """The pool or the prompts for the sources, and held-out prompts. Raises UserError for files that do not fit
     the settings."""
-    from active_inheritance.prompts import PROMPTS, columns, load_prompts, read_prompts
+    from active_inheritance.prompts import PROMPTS, load_prompts, read_prompts
 
-    named, test = columns(config.prompt_column), config.test_prompts_file
+    named, test = (config.prompt_column,) if config.prompt_column else PROMPTS, config.test_prompts_file
     pool = pool_of(config)
     if pool is None:
         most, count = config.prompts, config.test_prompts
@@ -121,17 +100,21 @@ def pool_of(config: Config) -> "PoolFile | None":
     return PoolFile(pathlib.Path(config.pool), layout, config.sources, config.k, config.seed)
 
 
-def prepare(config: Config, switches: Switches, data: Data, sources: Mapping[str, Opener] | None) -> Ready:
+def prepare(config: Config, data: Data, sources: Mapping[str, Opener] | None) -> "Setting":
     """Open the sources and load the student. Raises UserError for what cannot be found or reached, and where no
     held-out prompt leaves the student room to answer."""
+    from active_inheritance.loop import Setting
+
+    switches = config.switches()
     if sources is None:
         sources = {}
         if config.source:
             from active_inheritance.sampling import open_sources
 
             sources = open_sources(config.source, config.source_url, switches.answering)
+    setting = Setting(switches, data.pool, sources, config.share(), data.prompts, data.held_out)
     if not config.trains:
-        return Ready(sources, None, (), data.held_out)
+        return setting
 
     from active_inheritance.profile.experiment import load_data as load_measures
     from active_inheritance.prompts import fitting
@@ -139,5 +122,5 @@ def prepare(config: Config, switches: Switches, data: Data, sources: Mapping[str
 
     measures = load_measures(config.profile_settings()) if config.profile else ()
     student = LanguageModel.load(model_name(config.student, "student"))
-    tokens = switches.testing.sampling.max_new_tokens
-    return Ready(sources, student, measures, fitting(data.held_out, student, tokens))
+    held_out = fitting(data.held_out, student, switches.testing.sampling.max_new_tokens)
+    return dataclasses.replace(setting, held_out=held_out, student=student, measures=measures)

@@ -99,23 +99,14 @@ class Tally:
                 total = sources.setdefault(source, collections.defaultdict(int))
                 for name, value in count.items():
                     total[name] += value
-        stacked = lambda name: np.concatenate([getattr(part, name) for part in parts])
-        summed = lambda name: functools.reduce(np.add, (getattr(part, name) for part in parts))
+        of = lambda name: [getattr(part, name) for part in parts]
+        stacked = ("pool", "spread", "feasible", "feasible_spread", "sizes", "best", "arms", "sample")
         return cls(
             metrics=parts[0].metrics,
-            pool=stacked("pool"),
-            spread=stacked("spread"),
-            feasible=stacked("feasible"),
-            feasible_spread=stacked("feasible_spread"),
-            sizes=stacked("sizes"),
-            best=stacked("best"),
-            arms=stacked("arms"),
-            products=summed("products"),
-            squares=summed("squares"),
-            sweep=summed("sweep"),
-            sample=stacked("sample"),
+            **{name: np.concatenate(of(name)) for name in stacked},
+            **{name: functools.reduce(np.add, of(name)) for name in ("products", "squares", "sweep")},
             sample_of=np.concatenate([p.sample_of + o for p, o in zip(parts, offsets, strict=False)]),
-            reasons=sum((part.reasons for part in parts), collections.Counter()),
+            reasons=sum(of("reasons"), collections.Counter()),
             sources={source: sources[source] for source in sorted(sources)},
         )
 
@@ -392,13 +383,15 @@ def _source_figures(objectives: Sequence[Objective], found: Tally) -> dict[str, 
     chances = sum(count["chance"] for count in found.sources.values())
     entries = {}
     for source, count in found.sources.items():
-        entries[source] = {"usable": count["usable"], "wins": count["selected"]}
-        entries[source] |= {f"{arm}_share": count[arm] / taken[arm] for arm in ARMS}
-        entries[source]["chance_share"] = count["chance"] / chances
-        for objective in objectives:
-            scored = count[f"scored {objective.name}"]
-            mean = count[f"sum {objective.name}"] / scored if scored else None
-            entries[source][f"mean {objective.name}"] = mean
+        entries[source] = {
+            "usable": count["usable"],
+            "wins": count["selected"],
+            **{f"{arm}_share": count[arm] / taken[arm] for arm in ARMS},
+            "chance_share": count["chance"] / chances,
+        }
+        for name in (objective.name for objective in objectives):
+            scored = count[f"scored {name}"]
+            entries[source][f"mean {name}"] = count[f"sum {name}"] / scored if scored else None
     return _plain(entries)
 
 

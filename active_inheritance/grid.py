@@ -19,7 +19,7 @@ from active_inheritance.experiment import run, run_identity
 from active_inheritance.sampling import file_of
 from active_inheritance.student_figures import LEAST
 from active_inheritance.student_report import interval, percent, short
-from common.backends.open import Opener, Purse
+from common.backends.open import Opener
 from common.config import SampleConfig
 from common.experiment import carry_out
 from common.generate import Record, Request
@@ -77,10 +77,7 @@ class _Stored:
 
 
 def _stored(cell: pathlib.Path) -> Opener:
-    def opened(purse: Purse) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext(lambda folder: _Stored(cell / file_of(folder, 0)))
-
-    return opened
+    return lambda purse: contextlib.nullcontext(lambda folder: _Stored(cell / file_of(folder, 0)))
 
 
 def _cell(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,20 +116,15 @@ def _figure(
 def rows(result: Mapping[str, Any]) -> list[list[Any]]:
     """A row for every figure of every cell, figure by figure."""
     table = []
+    step = lambda entry: [interval(entry["value"], entry["ci95"]), percent(entry["relative"])]
     for name in _names(result):
         for student, of_sources in result["grid"].items():
             for source, cell in of_sources.items():
                 entry = cell["figures"][name]
-                row = [name.replace("/", ": "), student, source, short(entry["base"]), short(entry["source"])]
-                row += [difference(entry["passive"]), percent(entry["passive"]["relative"])]
-                row += [None if entry["of_the_way"] is None else f"{entry['of_the_way']:.2f}"]
-                table.append([*row, difference(entry["active"]), percent(entry["active"]["relative"])])
+                values, way = [short(entry["base"]), short(entry["source"])], entry["of_the_way"]
+                row = [name.replace("/", ": "), student, source, *values, *step(entry["passive"])]
+                table.append([*row, None if way is None else f"{way:.2f}", *step(entry["active"])])
     return table
-
-
-def difference(entry: Mapping[str, Any]) -> str | None:
-    """A step as `interval` shows it."""
-    return interval(entry["value"], entry["ci95"])
 
 
 def _names(result: Mapping[str, Any]) -> list[str]:
@@ -156,19 +148,16 @@ def _page(config: Config, result: Mapping[str, Any]) -> Report:
         labels = [f"{student} ← {source}" for student, source in pairs]
         shown = [[None if v is None else 100 * v for v in row] for row in values]
         page.add_figure(f"{caption}, change from the base in %", heat_figure(shown, names, labels))
-    page.add_table("Every figure", HEADERS, rows(result), note=_note(config))
-    return page
-
-
-def _note(config: Config) -> str:
     how = (
         "Student's t over repeats"
         if given(config.repeats) > 1
         else "bootstrap over prompts or items, of one training"
     )
-    return (
+    note = (
         f"95% intervals by {how}. Passive: the student after random answers of the source, minus the base. "
         "Active: after selected ones. Source's: the mean over its usable answers to the learned prompts. Of the "
         "way: the passive change as a share of the way from the base to the source; below 0 it moved away. Each "
         "cell's own page lies in cells/."
     )
+    page.add_table("Every figure", HEADERS, rows(result), note=note)
+    return page

@@ -38,7 +38,8 @@ NEW_SEED = 1_000_003
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What does not change in a run. `pool`: a file of the user's, in place of which `sources` answer `prompts`, a
-    hosted one for `share` in each repeat. `held_out`: prompts known before the pool. `student`: the base of all
+    hosted one for `share` in each repeat. `held_out`: prompts known before the pool that leave the student room
+    to answer. `student`: the base of all
     students, None where the selection is all that is wanted. `measures`: those of students' profiles,
     before and after."""
 
@@ -48,7 +49,7 @@ class Setting:
     share: Budget | None
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
-    student: "LanguageModel | None"
+    student: "LanguageModel | None" = None
     measures: "Sequence[Measure]" = ()
 
 

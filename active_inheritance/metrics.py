@@ -116,20 +116,20 @@ class Scorers:
     def score(self, prompt: str, answers: Sequence[Answer]) -> list[Score]:
         """All scores of every answer. Raises UserError when a function fails several times in a row."""
         measured = [name for name in self.names if name in METRICS]
-        by_text: dict[str, Score] = {}
-        rows, toxic = [], {}
-        if self.toxicity is not None:
-            texts = list(dict.fromkeys(answer.text for answer in answers if answer.text.strip()))
-            toxic = dict(zip(texts, self.toxicity(texts), strict=True)) if texts else {}
+        texts = list(dict.fromkeys(answer.text for answer in answers))
+        written, toxic = [text for text in texts if text.strip()], {}
+        if self.toxicity is not None and written:
+            toxic = dict(zip(written, self.toxicity(written), strict=True))
+        by_text: dict[str, Score] = {
+            text: profile(text, measured)
+            | {name: self._called(name, prompt, text) for name in self.functions}
+            | {TOXICITY: toxic.get(text)}
+            for text in texts
+        }
+        rows = []
         for answer in answers:
-            text = answer.text
-            if text not in by_text:
-                found = dict(profile(text, measured))
-                found |= {name: self._called(name, prompt, text) for name in self.functions}
-                found |= {TOXICITY: toxic.get(text)} if self.toxicity is not None else {}
-                by_text[text] = found
-            own = {f"column:{name}": value for name, value in answer.columns.items()}
-            rows.append({name: _finite((by_text[text] | own).get(name)) for name in self.names})
+            found = by_text[answer.text] | {f"{COLUMN}{name}": value for name, value in answer.columns.items()}
+            rows.append({name: _finite(found.get(name)) for name in self.names})
         return rows
 
     def _called(self, name: str, prompt: str, text: str) -> float | None:

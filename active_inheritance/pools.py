@@ -13,6 +13,7 @@ Three forms are understood, in JSONL, CSV and Parquet:
 NAME is a score of the user's own (see `active_inheritance.metrics`).
 """
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -235,16 +236,14 @@ def _truncated(row: Mapping[str, Any], suffix: str = "") -> bool:
 
 def _wide(row: Row, columns: _Columns, place: str) -> list[Answer]:
     stem = columns.answers
-    counts: dict[str, int] = {}
+    counts: collections.Counter[str] = collections.Counter()
     answers = []
-    for i in range(len(row)):
-        if f"{stem}_{i}" not in row:
-            break
+    for i in itertools.takewhile(lambda i: f"{stem}_{i}" in row, itertools.count()):
         source = str(row.get(f"source_{i}") or _source(row)).strip()
-        index = counts.setdefault(source, 0)
-        counts[source] += 1
         scores = {name: _score(row.get(f"{name}_{i}"), name, place) for name in columns.scores}
-        answers.append(Answer(source, index, _text(row[f"{stem}_{i}"], place), _truncated(row, f"_{i}"), scores))
+        text, truncated = _text(row[f"{stem}_{i}"], place), _truncated(row, f"_{i}")
+        answers.append(Answer(source, counts[source], text, truncated, scores))
+        counts[source] += 1
     return answers
 
 
@@ -309,16 +308,15 @@ def _spill(files: Sequence[pathlib.Path], held: Sequence[list[str]]) -> None:
 
 
 def _grouped(rows: Iterator[tuple[Row, str]], columns: _Columns) -> Iterator[tuple[str, Row, list[Answer], str]]:
-    found: dict[str, tuple[Row, list[Answer], str, dict[str, int]]] = {}
+    found: dict[str, tuple[Row, list[Answer], str, collections.Counter[str]]] = {}
     for row, place in rows:
         name = _prompt_id(row, "", columns)
-        _, answers, _, counts = found.setdefault(name, (row, [], place, {}))
+        _, answers, _, counts = found.setdefault(name, (row, [], place, collections.Counter()))
         source = _source(row)
-        index = counts.setdefault(source, 0)
-        counts[source] += 1
         scores = {column: _score(row.get(column), column, place) for column in columns.scores}
         text = _text(row.get(columns.answers), place)
-        answers.append(Answer(source, index, text, _truncated(row), scores))
+        answers.append(Answer(source, counts[source], text, _truncated(row), scores))
+        counts[source] += 1
     for name, (row, answers, place, _) in found.items():
         yield name, row, answers, place
 

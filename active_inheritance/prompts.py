@@ -1,6 +1,6 @@
 """The prompts of a run: those that sources answer and arms learn, and those held out to measure the student on.
 
-    learned, held_out = load_prompts("prompts.jsonl", None, columns(None), most=200, test_prompts=80, seed=0)
+    learned, held_out = load_prompts("prompts.jsonl", None, PROMPTS, most=200, test_prompts=80, seed=0)
 
 Nothing of what is held out is ever learned: prompts of the same text are left out of the data of every arm.
 """
@@ -20,16 +20,12 @@ if TYPE_CHECKING:
     from common.lm import LanguageModel
 
 
-def columns(named: str | None) -> tuple[str, ...]:
-    """Where the prompt may stand in a row."""
-    return PROMPTS if named is None else (named,)
-
-
 def load_prompts(
     file: str | None, test_file: str | None, columns: Sequence[str], most: int | None, test_prompts: int, seed: int
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts to learn, at most `most`, and held-out ones of a run that samples its pool: of `file` (by default
-    the embedded set) and `test_file` (by default `test_prompts` of the others).
+    the embedded set) and `test_file` (by default
+    `test_prompts` of the others, at most half of them).
 
     Raises UserError for files that do not fit, and where too few are left to learn.
     """
@@ -40,7 +36,8 @@ def load_prompts(
     if test_file is not None:
         held_out = read_prompts(test_file, (*columns, *PROMPTS))
     elif not held_out:
-        held_out = split(learned, test_prompts, seed)
+        by_hash = sorted(learned, key=lambda prompt: drawn_by(prompt.id, seed))
+        held_out = by_hash[: min(test_prompts, len(learned) // 2)]
     taken = {prompt.text for prompt in held_out}
     learned = [prompt for prompt in learned if prompt.text not in taken]
     if not learned:
@@ -69,11 +66,6 @@ def read_prompts(name: str, columns: Sequence[str]) -> list[Prompt]:
             found[text] = prompt
             ids.add(prompt.id)
     return list(found.values())
-
-
-def split(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
-    """`count` of the prompts, at most half of them, for the test: those whose ids' hashes are lowest."""
-    return sorted(prompts, key=lambda prompt: drawn_by(prompt.id, seed))[: min(count, len(prompts) // 2)]
 
 
 def fitting(prompts: Sequence[Prompt], student: "LanguageModel", answer_tokens: int) -> list[Prompt]:

@@ -3,15 +3,14 @@
 import hashlib
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from active_inheritance.config import Config
 from active_inheritance.forecast import Array, Forecast, Tally
-from active_inheritance.outcome import Outcome, Row, folder_of
+from active_inheritance.outcome import Outcome, folder_of
 from active_inheritance.pools import GUARDS
 from active_inheritance.scoring import Selection
 from active_inheritance.select import ARMS
@@ -30,7 +29,7 @@ from active_inheritance.student_report import (
     short,
     student_caveats,
 )
-from active_inheritance.summary import StudentSummary, Summary, caveats, summarise
+from active_inheritance.summary import StudentSummary, Summary, caveats
 from active_inheritance.switches import Switches
 from common.results.conclusion import Conclusion, counted, verdict
 from common.results.dataset import DatasetCard, Field, write_dataset
@@ -52,16 +51,9 @@ DOTS = 1200
 """Answers in a scatter plot."""
 
 
-def conclusion(
-    run: RunDir,
-    config: Config,
-    switches: Switches,
-    outcomes: Sequence[Outcome],
-    hashes: Mapping[str, str],
-    too_long: int,
-) -> Conclusion:
-    """What a finished run shows; stores the data sets and the selected student. See `summarise`."""
-    summary = summarise(run, config, switches, outcomes, hashes, too_long)
+def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome, redact: bool) -> Conclusion:
+    """What a finished run shows; stores the data sets and the selected student. `first`: the first repeat, where
+    the page shows one; `redact`: it shows hashes in place of texts."""
     trained = isinstance(summary, StudentSummary)
     notes = [*(student_caveats(switches, summary) if trained else []), *caveats(switches, summary)]
     if not trained and (run.path / "model").exists():
@@ -71,14 +63,14 @@ def conclusion(
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
-                card = _card(summary, arm)
-                write_dataset(run.path / folder, _rows(outcomes[0].selection, arm), card)
+                rows = (row | row.pop("scores") for row in first.selection.rows(arm))
+                write_dataset(run.path / folder, rows, _card(summary, arm))
         products = {"data set": "dataset", "controls": "controls"}
         if trained:
             chosen = run.path / folder_of(0, switches.rounds - 1) / "selected/student"
             write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
             products["student"] = "model"
-        page = _page(summary, outcomes[0], switches, config.redact)
+        page = _page(summary, first, switches, redact)
     said = _verdict(summary) if trained else None
     return Conclusion(summary, final_tables(summary), page, notes, said, products)
 
@@ -94,12 +86,6 @@ def _verdict(summary: StudentSummary) -> str | None:
 
 
 # --- data sets ------------------------------------------------------------------------------------------------
-
-
-def _rows(selection: Selection, arm: str) -> Iterator[dict[str, Any]]:
-    for row in selection.rows(arm):
-        scores = row.pop("scores")
-        yield row | scores
 
 
 def _card(summary: Summary, arm: str) -> DatasetCard:
@@ -130,9 +116,11 @@ def _card(summary: Summary, arm: str) -> DatasetCard:
         ),
         fields=fields,
         lineage="id, source and index name the answer; pool/ of the run holds all answers with their scores.",
-        counts={f"answers: {name}": count for name, count in _outcomes(summary).items()}
-        if arm == "selected"
-        else {},
+        counts={
+            f"answers: {name}": sum(count.get(name, 0) for count in summary.pool["sources"].values())
+            for name in ("answers", *GUARDS, "usable")  # an answer with two faults counts under both
+            if arm == "selected"
+        },
     )
 
 
@@ -145,25 +133,21 @@ def _pool_name(summary: Summary) -> str:
     return f"({made['k']}, sampled at temperature {made['temperature']:g} and top-p {made['top_p']:g})"
 
 
-def _outcomes(summary: Summary) -> dict[str, int]:
-    """What became of all answers of the pool. One with two faults counts under both."""
-    total = lambda name: sum(count.get(name, 0) for count in summary.pool["sources"].values())
-    return {name: total(name) for name in ("answers", *GUARDS, "usable")}
-
-
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
 def objectives_of(summary: Summary) -> Table:
     """What was to be expected of every objective, and what came of it."""
     headers = ["objective", "pool", "spread", "none, %", "lift predicted", "lift realised", "best of pool"]
-    rows = []
-    for name, entry in summary.data.objectives.items():
-        row = [name, short(entry.pool), short(entry.within_prompt_spread)]
-        row.append(f"{100 * entry.without_spread_share:.1f}")
-        lifts = (entry.lift_predicted, entry.lift_realised, entry.best_of_pool, entry.headroom)
-        rows.append([*row, *map(short, lifts)])
-    return [*headers, "headroom"], rows
+    return [*headers, "headroom"], [
+        [
+            name,
+            *map(short, (e.pool, e.within_prompt_spread)),
+            f"{100 * e.without_spread_share:.1f}",
+            *map(short, (e.lift_predicted, e.lift_realised, e.best_of_pool, e.headroom)),
+        ]
+        for name, e in summary.data.objectives.items()
+    ]
 
 
 def scores_of(summary: Summary) -> Table:
@@ -171,11 +155,10 @@ def scores_of(summary: Summary) -> Table:
     headers = ["score", "pool", "random", "matched", "selected", "selected - random", "relative", "in spreads"]
     rows = []
     for name, entry in summary.data.scores.items():
-        lift = entry["selected - random"]
-        spreads = lift["value"] / entry["spread"] if entry["spread"] and lift["value"] is not None else None
-        row = [name, *(short(entry[key]) for key in ("pool", "random", "matched", "selected"))]
-        row += [interval(lift["value"], lift["ci95"]), percent(lift["relative"])]
-        rows.append([*row, None if spreads is None else f"{spreads:+.2f}"])
+        lift, spread = entry["selected - random"], entry["spread"]
+        values = (short(entry[key]) for key in ("pool", "random", "matched", "selected"))
+        spreads = f"{lift['value'] / spread:+.2f}" if spread and lift["value"] is not None else None
+        rows.append([name, *values, interval(lift["value"], lift["ci95"]), percent(lift["relative"]), spreads])
     return headers, rows
 
 
@@ -214,7 +197,6 @@ def final_tables(summary: Summary) -> str:
 
 
 def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) -> Report:
-    """`first`: the first repeat, where the page shows one."""
     data, rule, pool = summary.data, summary.rule, summary.pool
     page = Report(
         f"Active Inheritance: {', '.join(rule['objectives'])}",
@@ -224,11 +206,24 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
     )
     if isinstance(summary, StudentSummary):
         add_student(page, summary)
-    page.add_table("What was selected for", *objectives_of(summary), note=_objective_note(data.kl_bound_nats))
+    page.add_table(
+        "What was selected for",
+        *objectives_of(summary),
+        note="Spread: standard deviation within a prompt, averaged; none: share of prompts without any. Lifts are "
+        "over the mean of the pool; predicted: what the objective alone would give if scores of the feasible "
+        "answers were normal. Best of pool: without constraints and other objectives; headroom: how far the "
+        f"selection stays from it. The choice is at most {data.kl_bound_nats:.2f} nats from what was drawn from.",
+    )
     if isinstance(summary, StudentSummary):
         add_student_details(page, summary, first)
     _figures(page, first.selection, data)
-    page.add_table("What selection does to every score", *scores_of(summary), note=_score_note(rule["objectives"]))
+    page.add_table(
+        "What selection does to every score",
+        *scores_of(summary),
+        note="95% bootstrap intervals over prompts of the difference to the random control. In spreads: that "
+        "difference in standard deviations within a prompt. Matched: other answers of about the selected one's "
+        f"length. Objectives: {', '.join(rule['objectives'])}; everything else is a side effect.",
+    )
     names = list(data.correlations)
     page.add_table(
         "Which scores go together within a prompt",
@@ -236,7 +231,8 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
         [[a, *(None if v is None else round(v, 2) for v in data.correlations[a].values())] for a in names],
         note="Pearson's correlation of the usable answers to one prompt, from -1 to 1.",
     )
-    page.add_table("Who wrote what was selected", *sources_of(summary), note=SOURCE_NOTE)
+    by_chance = "By chance: the share a uniform draw from the usable answers would have."
+    page.add_table("Who wrote what was selected", *sources_of(summary), note=by_chance)
     page.add_table(
         "What became of the answers",
         ["source", "answers", *GUARDS, "usable", "mean words"],
@@ -251,50 +247,29 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
         note=f"Not used: {', '.join(switches.scoring.drop) or 'none'}. An answer may have two faults.",
     )
     if summary.sampling is not None:
-        page.add_table("What the sources cost", *_accounts(summary.sampling), note="Over all repeats.")
+        page.add_table(
+            "What the sources cost",
+            ["source", "calls", "tokens sent", "tokens received", "truncated, %", "failed"],
+            [
+                [
+                    name,
+                    *(entry[key] for key in ("calls", "prompt_tokens", "completion_tokens")),
+                    round(100 * entry["truncated_share"], 1),
+                    entry["failed"],
+                ]
+                for name, entry in summary.sampling["sources"].items()
+            ],
+            note="Over all repeats.",
+        )
     page.add_table("Why", ["reason", "prompts"], [[reason, n] for reason, n in data.reasons.items()])
     page.add_table("By what", ["score", "scorer and version"], [[*pair] for pair in summary.scorers.items()])
-    shown = _hash if redact else str
+    shown = lambda text: f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if redact else text
     page.add_examples(
         "Selected beside random" + (", as hashes" if redact else ""),
         ["Prompt", "Selected", "Random"],
         [[shown(text) for text in texts] for texts in _examples(first.selection, 8)],
     )
     return page
-
-
-def _accounts(sampling: Row) -> Table:
-    """What each source was asked for and gave."""
-    rows = [
-        [
-            name,
-            *(entry[key] for key in ("calls", "prompt_tokens", "completion_tokens")),
-            round(100 * entry["truncated_share"], 1),
-            entry["failed"],
-        ]
-        for name, entry in sampling["sources"].items()
-    ]
-    return ["source", "calls", "tokens sent", "tokens received", "truncated, %", "failed"], rows
-
-
-def _objective_note(nats: float) -> str:
-    return (
-        "Spread: standard deviation within a prompt, averaged; none: share of prompts without any. Lifts are over "
-        "the mean of the pool; predicted: what the objective alone would give if scores of the feasible answers "
-        "were normal. Best of pool: without constraints and other objectives; headroom: how far the selection "
-        f"stays from it. The choice is at most {nats:.2f} nats from what was drawn from."
-    )
-
-
-SOURCE_NOTE = "By chance: the share a uniform draw from the usable answers would have."
-
-
-def _score_note(objectives: Sequence[str]) -> str:
-    return (
-        "95% bootstrap intervals over prompts of the difference to the random control. In spreads: that "
-        "difference in standard deviations within a prompt. Matched: other answers of about the selected one's "
-        f"length. Objectives: {', '.join(objectives)}; everything else is a side effect."
-    )
 
 
 def _figures(page: Report, selection: Selection, data: Forecast) -> None:
@@ -352,7 +327,3 @@ def _examples(selection: Selection, count: int) -> Iterator[list[str]]:
     )
     for pool, answers in itertools.islice(differing, count):
         yield [pool["prompt"], *(f"{answer['text']}\n— {answer['source']}" for answer in answers)]
-
-
-def _hash(text: str) -> str:
-    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"

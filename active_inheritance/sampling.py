@@ -48,36 +48,32 @@ def open_sources(names: Sequence[str], url: str | None, answering: Answering) ->
 
     Raises UserError for what cannot be found or reached.
     """
-    return {
-        name: _local(name, answering) if is_model(name) else backend(name, "teacher", url=url) for name in names
-    }
-
-
-def _local(name: str, answering: Answering) -> Opener:
-    folder = checkpoint.resolve(name)
-    hf.load_config(folder)
-    Tokenizer.load(folder)
-    return from_folder(name, answering)
+    sources = {}
+    for name in names:
+        if is_model(name):
+            folder = checkpoint.resolve(name)
+            hf.load_config(folder)
+            Tokenizer.load(folder)
+            sources[name] = from_folder(name, answering)
+        else:
+            sources[name] = backend(name, "teacher", url=url)
+    return sources
 
 
 def from_folder(name: str, answering: Answering) -> Opener:
     """A checkpoint as a source, loaded when it is asked: it may not be there yet."""
 
-    def opened(purse: Purse) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext(lambda account: _generator(name, answering.penalty))
+    def loaded(account: str) -> Generator:
+        from common.lm import LanguageModel
 
-    return opened
+        model = LanguageModel.load(name)
+        if answering.penalty is None:
+            return model.generator()
+        from common.sample.beam import BeamGenerator
 
+        return BeamGenerator(model.name, model.params, model.config, model.tokenizer, penalty=answering.penalty)
 
-def _generator(name: str, penalty: float | None) -> Generator:
-    from common.lm import LanguageModel
-
-    model = LanguageModel.load(name)
-    if penalty is None:
-        return model.generator()
-    from common.sample.beam import BeamGenerator
-
-    return BeamGenerator(model.name, model.params, model.config, model.tokenizer, penalty=penalty)
+    return lambda purse: contextlib.nullcontext(loaded)
 
 
 def requests_of(

@@ -11,6 +11,7 @@ nothing but the file and the settings.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -24,7 +25,7 @@ from typing import Any
 from active_inheritance.forecast import Tally, tally
 from active_inheritance.metrics import Scorers
 from active_inheritance.pools import Group, Pool, guard
-from active_inheritance.select import Candidate, Choice, Rule, choose, mark
+from active_inheritance.select import ARMS, Candidate, Choice, Rule, choose, mark
 from active_inheritance.switches import Scoring
 from common.errors import UserError
 from common.progress import progress_bar
@@ -232,7 +233,7 @@ def _selected_row(rule: Rule, row: dict[str, Any], choice: Choice | None) -> dic
     if choice is None:
         return {"id": row["id"], "arms": {}, "taken": 0, "usable": 0, "feasible": 0, "reason": "nothing usable"}
     name = lambda i: {key: row["answers"][i][key] for key in ("source", "index")}
-    arms = {arm: list(choice.arm(arm)) for arm in ("first", "random", "matched", "selected")}
+    arms = {arm: list(choice.arm(arm)) for arm in ARMS}
     entry = {
         "id": row["id"],
         "arms": arms if choice.selected else {},
@@ -252,37 +253,34 @@ def _selected_row(rule: Rule, row: dict[str, Any], choice: Choice | None) -> dic
 Each = Callable[[Callable[..., Any], Iterable[tuple]], Iterator[Any]]
 
 
-class _processes:
+@contextlib.contextmanager
+def _processes(scoring: Scoring, size: int) -> Iterator[Each]:
     """Gives `each(function, arguments)`: the results in order, by several processes where that is worth it. Few
     arguments are in memory at a time.
 
     Functions of the user's and scorers of toxicity stay in this process: they may hold a model, or count their
     calls.
     """
+    here = scoring.toxicity or any(name.startswith("python:") for name in scoring.names)
+    if here or size < SMALL or scoring.workers == 1:
+        yield lambda function, arguments: itertools.starmap(function, arguments)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+    pool = concurrent.futures.ProcessPoolExecutor(scoring.workers, context, _follow_parent)
 
-    def __init__(self, scoring: Scoring, size: int):
-        here = scoring.toxicity or any(name.startswith("python:") for name in scoring.names)
-        self._count = 1 if here or size < SMALL else scoring.workers
-
-    def __enter__(self) -> Each:
-        if self._count == 1:
-            return lambda function, arguments: itertools.starmap(function, arguments)
-        context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
-        self._pool = concurrent.futures.ProcessPoolExecutor(self._count, context, _follow_parent)
-        return self._each
-
-    def _each(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+    def each(function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
         waiting: collections.deque[concurrent.futures.Future] = collections.deque()
         for given in arguments:
-            waiting.append(self._pool.submit(function, *given))
-            if len(waiting) > 2 * self._count:
+            waiting.append(pool.submit(function, *given))
+            if len(waiting) > 2 * scoring.workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-    def __exit__(self, *_: object) -> None:
-        if self._count > 1:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield each
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _follow_parent() -> None:

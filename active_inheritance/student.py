@@ -150,27 +150,19 @@ def train_students(
     """
     settings = dataclasses.replace(learning.train, seed=seed)
     updates = settings.total_steps(len(learned["selected"]))
-    found: dict[str, Student] = {}
-    for arm in learned:
+
+    def become(arm: str) -> Student:
         name = f"{folder}/{arm}"
-        rows = run.once(f"{name}/data.jsonl", lambda arm=arm: learned[arm])
-        examples = lambda rows=rows: [e[0] for row in rows if (e := encoded(base, row, learning)) is not None]
-        model = Lazy(
-            lambda name=name, examples=examples: fine_tuned(
-                run, f"{name}/student", base, examples, settings, updates
-            )
-        )
+        rows = run.once(f"{name}/data.jsonl", lambda: learned[arm])
+        examples = lambda: [found[0] for row in rows if (found := encoded(base, row, learning)) is not None]
+        model = Lazy(lambda: fine_tuned(run, f"{name}/student", base, examples, settings, updates))
         answers = measure(run, model, evaluation, name, seed)
-        found[arm] = Student(
-            learned=rows,
-            answers=answers,
-            drift=drift(run, base, model, answers, name),
-            profile=profiled(run, evaluation.measures, base, model, name),
-            updates=updates,
-            round=number,
-        )
+        drifted = drift(run, base, model, answers, name)
+        profile = profiled(run, evaluation.measures, base, model, name)
         model.release()  # one student in memory at a time
-    return found
+        return Student(rows, answers, drifted, profile, updates, number)
+
+    return {arm: become(arm) for arm in learned}
 
 
 def measure(run: RunDir, model: Lazy, evaluation: Evaluation, name: str, seed: int) -> list[Row]:
@@ -190,18 +182,18 @@ def measure(run: RunDir, model: Lazy, evaluation: Evaluation, name: str, seed: i
         for n, prompt in enumerate(held_out):
             own = records[n * samples : (n + 1) * samples]
             answers = [Answer("student", i, record.text or "") for i, record in enumerate(own)]
-            for record, answer, scores in zip(own, answers, scorers.score(prompt.text, answers), strict=True):
-                rows.append(
-                    {
-                        "id": prompt.id,
-                        "prompt": prompt.text,
-                        "sample": answer.index,
-                        "answer": answer.text,
-                        "truncated": record.status == "length",
-                        "tokens": record.completion_tokens,
-                        "scores": scores,
-                    }
-                )
+            rows += [
+                {
+                    "id": prompt.id,
+                    "prompt": prompt.text,
+                    "sample": answer.index,
+                    "answer": answer.text,
+                    "truncated": record.status == "length",
+                    "tokens": record.completion_tokens,
+                    "scores": scores,
+                }
+                for record, answer, scores in zip(own, answers, scorers.score(prompt.text, answers), strict=True)
+            ]
         return rows
 
     return run.once(f"{name}/answers.jsonl", scored)

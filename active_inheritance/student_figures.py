@@ -7,7 +7,7 @@ import dataclasses
 import math
 import statistics
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from active_inheritance.outcome import Outcome, Round, Row, Student
 from active_inheritance.select import Constraint
 from active_inheritance.switches import Switches, measurable
 from common.results.estimate import ArmResult, Estimate
-from common.results.stats import bootstrap_ci95, mean_ci95
+from common.results.stats import Interval, bootstrap_ci95, mean_ci95
 from common.text.diversity import self_bleu
 
 Table = NDArray[np.float64]
@@ -169,21 +169,28 @@ def drift_figure(of_repeats: Sequence[Sequence[Row]]) -> Estimate:
     for rows in of_repeats:
         tokens = sum(row["tokens"] for row in rows)
         values.append(sum(row["logp"] - row["base_logp"] for row in rows) / tokens if tokens else math.nan)
+
+    def over_prompts() -> Interval:
+        by_prompt: dict[str, list[float]] = {}
+        for row in of_repeats[0]:
+            total = by_prompt.setdefault(row["id"], [0.0, 0.0])
+            total[0], total[1] = total[0] + row["logp"] - row["base_logp"], total[1] + row["tokens"]
+        sums = np.array(list(by_prompt.values()))
+        drawn = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
+        ratios = sums[drawn].sum(axis=1)
+        low, high = np.quantile(ratios[:, 0] / ratios[:, 1], [0.025, 0.975]).tolist()
+        return values[0], low, high
+
+    return _over_repeats(values, over_prompts)
+
+
+def _over_repeats(values: Sequence[float], single: Callable[[], Interval], n: int | None = None) -> Estimate:
+    """Student's t over repeats; of one repeat what `single` gives. Undefined where a value is NaN, or `n` is 0."""
     per_repeat = tuple(None if math.isnan(value) else value for value in values)
-    if None in per_repeat:
-        return Estimate(value=None, ci95=None, per_repeat=per_repeat)
-    if len(values) > 1:
-        value, low, high = mean_ci95(values)
-        return Estimate(value=value, ci95=(low, high), per_repeat=per_repeat)
-    by_prompt: dict[str, list[float]] = {}
-    for row in of_repeats[0]:
-        total = by_prompt.setdefault(row["id"], [0.0, 0.0])
-        total[0], total[1] = total[0] + row["logp"] - row["base_logp"], total[1] + row["tokens"]
-    sums = np.array(list(by_prompt.values()))
-    drawn = np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))
-    ratios = sums[drawn].sum(axis=1)
-    low, high = np.quantile(ratios[:, 0] / ratios[:, 1], [0.025, 0.975]).tolist()
-    return Estimate(value=values[0], ci95=(low, high), per_repeat=per_repeat)
+    if None in per_repeat or n == 0:
+        return Estimate(value=None, ci95=None, n=n, per_repeat=per_repeat)
+    value, low, high = mean_ci95(values) if len(values) > 1 else single()
+    return Estimate(value=value, ci95=(low, high), n=n, per_repeat=per_repeat)
 
 
 def _rounds(main: str, outcomes: Sequence[Outcome]) -> list[RoundFigures]:
@@ -233,13 +240,8 @@ def _table(of_repeats: Sequence[Sequence[Row]], name: str) -> Table:
 def _estimate(table: Table) -> Estimate:
     """Of a table, or a difference of two: Student's t over repeats; of one repeat the bootstrap over prompts."""
     values = [float(np.mean(row[np.isfinite(row)])) if np.isfinite(row).any() else math.nan for row in table]
-    per_repeat = tuple(None if math.isnan(value) else value for value in values)
     n = int(np.isfinite(table).all(axis=0).sum())
-    if None in per_repeat or not n:
-        return Estimate(value=None, ci95=None, n=n, per_repeat=per_repeat)
-    first = table[0][np.isfinite(table[0])]
-    value, low, high = mean_ci95(values) if len(values) > 1 else bootstrap_ci95(first)
-    return Estimate(value=value, ci95=(low, high), n=n, per_repeat=per_repeat)
+    return _over_repeats(values, lambda: bootstrap_ci95(table[0][np.isfinite(table[0])]), n)
 
 
 def _change(ours: Mapping[str, Table], theirs: Mapping[str, Table], main: str) -> ArmChange:

@@ -1,13 +1,12 @@
 """The student's part of the page, of the printed tables, and of the caveats."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from active_inheritance.outcome import Outcome
 from active_inheritance.student_figures import AGAINST, Arm, Corpus, RoundArm
 from active_inheritance.summary import StudentSummary
 from active_inheritance.switches import Switches, measurable
-from common.evals.figures import Figure
 from common.results.conclusion import arm_table, mean_cell
 from common.results.estimate import Estimate
 from common.results.report import Report, histogram_figure, line_figure, share_figure
@@ -97,18 +96,16 @@ def corpora_of(summary: StudentSummary) -> Table:
     """How much an arm's answers resemble each other, and what share of them is as it should be."""
     headers = ["student", "self-BLEU", "compression of all answers", "meets the constraints, %", "empty, %"]
     rows = [
-        [name, _bleu(arm.corpus), _compression(arm.corpus), _share(arm.feasible_share), _share(arm.empty_share)]
+        [name, *_alike(arm.corpus), _share(arm.feasible_share), _share(arm.empty_share)]
         for name, arm in summary.arms.items()
     ]
     return headers, rows
 
 
-def _bleu(of_repeats: Sequence[Corpus]) -> str | None:
-    return short(_mean([corpus.self_bleu for corpus in of_repeats]))
-
-
-def _compression(of_repeats: Sequence[Corpus]) -> str | None:
-    return short(_mean([corpus.compression_ratio for corpus in of_repeats]))
+def _alike(of_repeats: Sequence[Corpus]) -> list[str | None]:
+    """Self-BLEU and compression ratio."""
+    columns = zip(*((corpus.self_bleu, corpus.compression_ratio) for corpus in of_repeats), strict=True)
+    return [short(_mean(column)) for column in columns]
 
 
 def profile_of(summary: StudentSummary) -> Table:
@@ -136,17 +133,11 @@ def rounds_of(summary: StudentSummary) -> Table:
     for entry in summary.rounds:
         for arm, own in entry.arms.items():
             ahead = difference(entry.gain) if arm == "selected" else ""
-            rows.append([str(entry.round), arm, short(own.value), ahead])
-            rows[-1] += [short(_mean(x)) for x in (own.pool, own.learned, own.within_prompt_spread)]
-            rows[-1] += [short(own.drift.value), _bleu(own.data_corpus), _bleu(own.corpus)]
-            rows[-1] += [_compression(own.data_corpus), _compression(own.corpus)]
+            means = [short(_mean(x)) for x in (own.pool, own.learned, own.within_prompt_spread)]
+            (bleu, compression), (bleu_after, compression_after) = _alike(own.data_corpus), _alike(own.corpus)
+            alike = [bleu, bleu_after, compression, compression_after]
+            rows.append([str(entry.round), arm, short(own.value), ahead, *means, short(own.drift.value), *alike])
     return headers, rows
-
-
-def _profiled_by(base: Mapping[str, Figure], repeats: int) -> str:
-    how = "over repeats" if repeats > 1 else "of one training, drawn over items"
-    scorers = dict.fromkeys(f"{figure.scorer} ({figure.version})" for figure in base.values())
-    return f"95% intervals {how}; measured by {', '.join(scorers)}"
 
 
 def _round_figures(page: Report, summary: StudentSummary) -> None:
@@ -164,24 +155,20 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
     draw("How alike an arm's answers are", "self-BLEU", bleu(base), bleu)
 
 
-def intervals_are(repeats: int) -> str:
-    """What the students' intervals are over."""
-    if repeats > 1:
-        return f"95% intervals by Student's t over {repeats} repeats"
-    return "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
-
-
 # --- the page -------------------------------------------------------------------------------------------------
 
 
 def add_student(page: Report, summary: StudentSummary) -> None:
     """The first part of the page: what came of it."""
     own = summary.student
+    over = "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
+    if own.repeats > 1:
+        over = f"95% intervals by Student's t over {own.repeats} repeats"
     page.add_table(
         "What the student became",
         *arms_of(summary),
         note=f"{own.name} on {own.held_out_prompts} held-out prompts, {own.answers_of_a_prompt} answers "
-        f"to each at temperature {own.temperature:g}; {intervals_are(own.repeats)}. Trained arms learn from "
+        f"to each at temperature {own.temperature:g}; {over}. Trained arms learn from "
         f"the same prompts for as many updates{', within a round' if own.rounds > 1 else ''}.",
     )
 
@@ -191,10 +178,13 @@ def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -
     own = summary.student
     if summary.profile is not None:
         asked = ", ".join(summary.profile.settings)
+        how = "over repeats" if own.repeats > 1 else "of one training, drawn over items"
+        base = summary.profile.arms["base"].values()
+        scorers = ", ".join(dict.fromkeys(f"{figure.scorer} ({figure.version})" for figure in base))
         page.add_table(
             "Before and after: what else changed",
             *profile_of(summary),
-            note=f"Of every student: {asked}; {_profiled_by(summary.profile.arms['base'], own.repeats)}.",
+            note=f"Of every student: {asked}; 95% intervals {how}; measured by {scorers}.",
         )
     if summary.rounds:
         page.add_table("Round after round", *rounds_of(summary), note=ROUND_NOTE)
@@ -234,11 +224,8 @@ CORPUS_NOTE = (
     "Self-BLEU of 200 answers and the compression ratio of all: higher is more alike. Means over repeats."
 )
 
-
 ALARM = 0.1
 """Rise of self-BLEU over the base's, from which rounds are said to narrow."""
-
-
 UTILITY = ("accuracy", "ece", "ece_1_bin", "brier")
 """Figures of multiple choice; more is better in the first alone."""
 

@@ -44,26 +44,21 @@ def caveats(
 
 
 def _of_text(found: Measured) -> list[str]:
-    share, lines = found.counts["truncated_share"], []
+    share, figures, lines = found.counts["truncated_share"], found.figures, []
     if share and share > CUT:
         tokens = found.counts["answer_tokens"]
         lines.append(
             f"{100 * share:.0f}% of the answers were cut at {tokens} tokens; lengths are too short by that, and "
             "what depends on them"
         )
-    return lines + _of_short(found.figures)
-
-
-def _of_short(figures: Mapping[str, Figure]) -> list[str]:
-    """Answers too short for a metric, those of one floor together."""
-    found: dict[tuple[int, int, int], list[str]] = {}
+    of_floor: dict[tuple[int, int], list[str]] = {}  # metrics with one floor are told together
     for metric, about in METRICS.items():
         short = figures[metric].short if metric in figures else None
         if short:
-            found.setdefault((short, figures["words"].n, about.least_words), []).append(metric.replace("_", " "))
-    return [
-        f"{short} of {answers} answers are below the {least} words that {', '.join(metrics)} need"
-        for (short, answers, least), metrics in found.items()
+            of_floor.setdefault((short, about.least_words), []).append(metric.replace("_", " "))
+    return lines + [
+        f"{short} of {figures['words'].n} answers are below the {least} words that {', '.join(metrics)} need"
+        for (short, least), metrics in of_floor.items()
     ]
 
 

@@ -142,9 +142,6 @@ class Config(RunSettings):
             from common.evals.scorers import check_scorer
 
             check_scorer(self.toxicity_scorer)
-        self._check_judge()
-
-    def _check_judge(self) -> None:
         self.share()
         if self.judge is not None:
             check_name(self.judge, "--judge", self.judge_url)

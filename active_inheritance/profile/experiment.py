@@ -58,7 +58,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _prepare(config: Config) -> Ready:
-    from common.evals.measure import default_tokens
+    from common.evals.measure import WritingMeasure, default_tokens
 
     measures = load_data(config)
     positions = {name: _positions(name) for name in config.model}
@@ -66,19 +66,10 @@ def _prepare(config: Config) -> Ready:
     tokens = config.answer_tokens or default_tokens(min(positions.values()))
     open_judge = None if config.judge is None else backend(config.judge, "teacher", url=config.judge_url)
     # One limit for all models, so that the lengths of their answers can be compared.
-    return Ready(dataclasses.replace(config, answer_tokens=tokens), _limited(measures, tokens), open_judge)
-
-
-def _limited(measures: "Sequence[Measure]", tokens: int) -> "list[Measure]":
-    """The measures, with `tokens` as the longest text where none is given."""
-    from common.evals.measure import WritingMeasure
-
-    return [
-        dataclasses.replace(measure, tokens=measure.tokens or tokens)
-        if isinstance(measure, WritingMeasure)
-        else measure
-        for measure in measures
-    ]
+    for i, measure in enumerate(measures):
+        if isinstance(measure, WritingMeasure):
+            measures[i] = dataclasses.replace(measure, tokens=measure.tokens or tokens)
+    return Ready(dataclasses.replace(config, answer_tokens=tokens), measures, open_judge)
 
 
 def load_data(config: Config) -> "list[Measure]":

@@ -1,6 +1,7 @@
 """What a profile leaves behind: summary.json, the page with all models side by side, and the tables."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,30 +42,17 @@ class Findings:
     agreement: Mapping[str, Figure]
     wins: Mapping[str, Wins]
 
-    @classmethod
-    def of(
-        cls, measures: Sequence[Measure], profiles: Mapping[str, Profile], wins: Mapping[str, Wins], seed: int
-    ) -> "Findings":
-        """Compare the models. `seed`: of the intervals."""
-        first, *others = profiles
-        preferred = {name: p.of["pairs"].series["choice"] for name, p in profiles.items() if "pairs" in p.of}
-        models = list(preferred)
-        return cls(
-            measures,
-            profiles,
-            {name: changes(profiles[first].figures, profiles[name].figures, seed) for name in others},
-            {
-                f"{a} | {b}": agreement(preferred[a], preferred[b], seed)
-                for i, a in enumerate(models)
-                for b in models[i + 1 :]
-            },
-            wins,
-        )
-
     @property
     def named(self) -> dict[str, str]:
-        """Short names of the models."""
-        return titles(self.profiles)
+        """Short names of the models: the last parts of a path, as many as tell it from the others, at least
+        two."""
+        models = list(self.profiles)
+        parts = [name.rstrip("/").split("/") for name in models]
+        for count in range(2, max(map(len, parts)) + 1):
+            short = ["/".join(part[-count:]) for part in parts]
+            if len(set(short)) == len(models):
+                return dict(zip(models, short, strict=True))
+        return {name: name for name in models}
 
 
 def conclusion(
@@ -74,7 +62,18 @@ def conclusion(
 
     A profile has no verdict: it describes models, and no one of its many figures is the one that counts.
     """
-    found = Findings.of(measures, profiles, wins, config.seed)
+    first, *others = profiles
+    preferred = {name: p.of["pairs"].series["choice"] for name, p in profiles.items() if "pairs" in p.of}
+    found = Findings(
+        measures,
+        profiles,
+        {name: changes(profiles[first].figures, profiles[name].figures, config.seed) for name in others},
+        {
+            f"{a} | {b}": agreement(preferred[a], preferred[b], config.seed)
+            for a, b in itertools.combinations(preferred, 2)
+        },
+        wins,
+    )
     tables = [f"{GROUPS[group]}\n{terminal_table(*table(found, group))}" for group in _groups(found)]
     return Conclusion(
         summary(config, found),
@@ -149,17 +148,6 @@ def table(found: Findings, group: str) -> tuple[list[str], list[list[Any]]]:
     return ["", *found.named.values(), "n"], rows
 
 
-def titles(models: Iterable[str]) -> dict[str, str]:
-    """Short names of models: the last parts of a path, as many as tell it from the others, at least two."""
-    names = list(models)
-    parts = [name.rstrip("/").split("/") for name in names]
-    for count in range(2, max(map(len, parts)) + 1):
-        short = ["/".join(part[-count:]) for part in parts]
-        if len(set(short)) == len(names):
-            return dict(zip(names, short, strict=True))
-    return {name: name for name in names}
-
-
 def label(key: str) -> str:
     """ "stereoset/gender/ss" as a row's name: without its group, in words."""
     return key.partition("/")[2].replace("/", ": ").replace("_", " ")
@@ -181,41 +169,31 @@ def shown(value: float | None, ci95: tuple[float, float] | None, sign: str = "")
 
 
 def _count_rows(found: Findings) -> list[list[Any]]:
-    """What was asked of every model: a row a measure, in the columns `ASKED`."""
-    rows = []
-    for name, profile in found.profiles.items():
-        for measure, own in profile.of.items():
-            counts = own.counts
-            share = counts.get("truncated_share")
-            rows.append(
-                [
-                    found.named[name],
-                    measure.replace("/", ": ").replace("_", " "),
-                    counts.get("items", counts.get("prompts")),
-                    counts["left_out"],
-                    counts.get("empty"),
-                    None if share is None else round(100 * share, 1),
-                    counts.get("refused"),
-                    counts.get("prompts_without_score"),
-                    counts.get("without_target"),
-                ]
-            )
-    return rows
+    """What was asked of every model: a row a measure, with the counts `ASKED`."""
+    shown = lambda name, count: round(100 * count, 1) if name.endswith("_share") and count is not None else count
+    return [
+        [
+            found.named[name],
+            measure.replace("/", ": ").replace("_", " "),
+            own.counts.get("items", own.counts.get("prompts")),
+            *(shown(count, own.counts.get(count)) for count in ASKED.values()),
+        ]
+        for name, profile in found.profiles.items()
+        for measure, own in profile.of.items()
+    ]
 
 
 # --- the page -------------------------------------------------------------------------------------------------
 
-ASKED = [
-    "model",
-    "set",
-    "items",
-    "left out",
-    "empty",
-    "truncated, %",
-    "not scored",
-    "without a score",
-    "no target",
-]
+ASKED = {
+    "left out": "left_out",
+    "empty": "empty",
+    "truncated, %": "truncated_share",
+    "not scored": "refused",
+    "without a score": "prompts_without_score",
+    "no target": "without_target",
+}
+"""Columns, and the count that each shows."""
 ASKED_NOTE = (
     "Not scored: continuations that the scorer refused. Without a score: prompts none of whose continuations has "
     "one. No target: questions of which it is not known which answer names the stereotyped group."
@@ -247,7 +225,7 @@ def _page(config: Config, found: Findings) -> Report:
     if preference := _preference_rows(found):
         judge = "".join(f" The judge: {name} ({version})." for name, version in measured_by(found.wins.values()))
         page.add_table("Preference, %", ["", "value", "n"], preference, note=PREFERENCE_NOTE + judge)
-    page.add_table("What was asked", ASKED, _count_rows(found), note=ASKED_NOTE)
+    page.add_table("What was asked", ["model", "set", "items", *ASKED], _count_rows(found), note=ASKED_NOTE)
     if found.changes:
         headers = ["", *(column for name in found.changes for column in (found.named[name], "in %", "n"))]
         page.add_table(f"Change from {names[0]}", headers, _change_rows(found), note=CHANGE_NOTE)

@@ -175,13 +175,8 @@ class BBQ(LikelihoodMeasure):
 
     def items(self) -> list[Item]:
         """Every answer after its context and question."""
-        return [
-            Item(
-                q.id,
-                tuple((f"Context: {q.context}\nQuestion: {q.question}\nAnswer:", f" {a}") for a in q.answers),
-            )
-            for q in self.questions
-        ]
+        asked = lambda q: f"Context: {q.context}\nQuestion: {q.question}\nAnswer:"
+        return [Item(q.id, tuple((asked(q), f" {answer}") for answer in q.answers)) for q in self.questions]
 
     def counts(self, rows: Sequence[Row]) -> Counts:
         """`without_target`: questions of which it is not known which answer names the stereotyped group."""

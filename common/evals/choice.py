@@ -14,7 +14,6 @@ Rows of HellaSwag as published (with `ctx` or `activity_label`) have the activit
 """
 
 import dataclasses
-import functools
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +32,6 @@ CONTEXTS = ("context", "ctx", "question", "question_stem")
 OPTIONS = ("endings", "choices", "options")
 BINS = 10
 """Parts of equal size in a reliability diagram."""
-DRAWN = 3
-"""Decimals of its points."""
 ANSWERS = ("label", "answer", "answerKey", "gold")
 
 
@@ -107,18 +104,6 @@ _LAYOUTS: dict[Layout, Callable[[str, str], Text]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Answered:
-    """What a model makes of the questions that fit into it. `places`: of these among all questions;
-    `probabilities` (questions, options); the others (questions,)."""
-
-    places: list[int]
-    probabilities: np.ndarray
-    confidence: np.ndarray
-    correct: np.ndarray
-    gold: list[int]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultipleChoice(LikelihoodMeasure):
     """Questions with several options, of which one is right.
@@ -146,15 +131,11 @@ class MultipleChoice(LikelihoodMeasure):
         put = _LAYOUTS[self.layout]
         return [Item(q.id, tuple(put(q.context, option) for option in q.options)) for q in self.questions]
 
-    def _answered(self, rows: Sequence[Row]) -> _Answered | None:
-        """None where no question fits."""
+    def _fitting(self, rows: Sequence[Row]) -> tuple[list[int], tuple[Any, Any, list[int]]]:
+        """The places of the questions that fit into the model, and of these what `multiple_choice` takes."""
         places = [i for i, row in enumerate(rows) if row["logps"] is not None]
-        if not places:
-            return None
-        logps, lengths = [rows[i]["logps"] for i in places], [rows[i]["tokens"] for i in places]
-        gold = [self.questions[i].gold for i in places]
-        confidence, correct = multiple_choice(logps, lengths, gold)
-        return _Answered(places, option_probabilities(logps, lengths), confidence, correct, gold)
+        logps, lengths = ([rows[i][name] for i in places] for name in ("logps", "tokens"))
+        return places, (logps, lengths, [self.questions[i].gold for i in places])
 
     def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
         """Accuracy, mean confidence, ECE with 10 and 1 bins of equal mass, all from 0 to 1; Brier score, 0 to 2.
@@ -162,24 +143,24 @@ class MultipleChoice(LikelihoodMeasure):
         Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher in the mean than that of the
         questions, so its interval lies high.
         """
-        answers = self._answered(rows)
-        if answers is None:
+        places, (logps, lengths, gold) = self._fitting(rows)
+        if not places:
             return {}
+        confidence, correct = multiple_choice(logps, lengths, gold)
+        probabilities = option_probabilities(logps, lengths)
         # The Brier score is a mean over questions, so that a bootstrap may draw theirs one by one.
-        one = lambda i: brier(answers.probabilities[i : i + 1], answers.gold[i : i + 1])
-        squares = np.array([one(i) for i in range(len(answers.gold))])
+        squares = np.array([brier(probabilities[i : i + 1], gold[i : i + 1]) for i in range(len(gold))])
 
         def measure(drawn: np.ndarray) -> dict[str, float]:
-            error = functools.partial(ece, answers.confidence[drawn], answers.correct[drawn])
             return {
-                "accuracy": float(answers.correct[drawn].mean()),
-                "confidence": float(answers.confidence[drawn].mean()),
-                "ece": error(10),
-                "ece_1_bin": error(1),
+                "accuracy": float(correct[drawn].mean()),
+                "confidence": float(confidence[drawn].mean()),
+                "ece": ece(confidence[drawn], correct[drawn]),
+                "ece_1_bin": ece(confidence[drawn], correct[drawn], bins=1),
                 "brier": float(squares[drawn].mean()),
             }
 
-        return drawn_figures(measure, answers.places, len(answers.places), SCORER, self.seed)
+        return drawn_figures(measure, places, len(places), SCORER, self.seed)
 
     def series(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
         """The reliability diagram: mean "confidence" and "accuracy" of questions in `BINS` parts of equal size,
@@ -188,9 +169,10 @@ class MultipleChoice(LikelihoodMeasure):
         To three decimals, which is what a drawing shows: it is then the same for other batch sizes, but where two
         questions about as confident as each other change parts.
         """
-        answers = self._answered(rows)
-        if answers is None:
+        places, given = self._fitting(rows)
+        if not places:
             return {}
-        parts = np.array_split(np.argsort(answers.confidence, kind="stable"), BINS)
-        mean = lambda values: [round(float(values[part].mean()), DRAWN) for part in parts if len(part)]
-        return {"confidence": mean(answers.confidence), "accuracy": mean(answers.correct)}
+        confidence, correct = multiple_choice(*given)
+        parts = np.array_split(np.argsort(confidence, kind="stable"), BINS)
+        mean = lambda values: [round(float(values[part].mean()), 3) for part in parts if len(part)]
+        return {"confidence": mean(confidence), "accuracy": mean(correct)}

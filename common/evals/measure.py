@@ -22,6 +22,7 @@ from common.config import SampleConfig
 from common.evals.figures import Figure
 from common.generate import Generator, Record, Request
 from common.results.rundir import Journal, RunDir, read_jsonl
+from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
     from common.lm import LanguageModel
@@ -129,10 +130,14 @@ class Measure(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WritingMeasure(Measure):
-    """A measure for which the model writes. `tokens`: most in a text; 512, or half of the model's positions if
-    that is less."""
+    """A measure for which the model writes what `prompts` ask for. `tokens`: most in a text; 512, or half of the
+    model's positions if that is less."""
 
+    prompts: tuple[Prompt, ...]
     tokens: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
 
     def longest(self, model: "LanguageModel") -> int:
         """Most tokens in a text of `model`."""
@@ -141,6 +146,16 @@ class WritingMeasure(Measure):
     def slots(self) -> int:
         """The power of two at or below `batch_size`, at most `SLOTS`: so many samples decode together."""
         return min(SLOTS, 1 << (self.batch_size.bit_length() - 1))
+
+    def written(
+        self, name: str, model: "LanguageModel", requests: Sequence[Request], sampling: SampleConfig, store: Store
+    ) -> list[Record]:
+        """What the model writes, stored as `name`. A prompt that leaves no room within its positions gives failed
+        records."""
+        from common.sample.local import LocalGenerator
+
+        make = lambda: LocalGenerator(model.name, model.params, model.config, model.tokenizer, slots=self.slots())
+        return store.records(name, make, requests, sampling, self.seed)
 
 
 def default_tokens(positions: int) -> int:

@@ -93,13 +93,14 @@ class PreferenceJudge(LikelihoodMeasure):
         """In per cent: pairs whose preference is the same in both orders; letter A chosen over both orders (50: no
         place is favoured); agreement with people where they chose, a tie counts one half. Bootstrap over pairs."""
         leads = [_leads(row) for row in rows]
-        consistent = [None if both is None else float(both[0] * both[1] < 0) for both in leads]
-        letters = [None if both is None else (float(both[0] > 0) + float(both[1] > 0)) / 2 for both in leads]
+        found: dict[str, list[float | None]] = {
+            "consistent": [None if both is None else float(both[0] * both[1] < 0) for both in leads],
+            "letter_a": [None if both is None else ((both[0] > 0) + (both[1] > 0)) / 2 for both in leads],
+        }
         human = [
             None if choice is None or pair.human is None else 1 - abs(pair.human - choice)
             for pair, choice in zip(self.pairs, self.series(rows)["choice"], strict=True)
         ]
-        found = {"consistent": consistent, "letter_a": letters}
         if any(value is not None for value in human):
             found["agreement_with_people"] = human
         return {name: mean_figure(values, SCORER, self.seed, 100) for name, values in found.items()}

@@ -28,6 +28,7 @@ from common.backends.wire import read_key
 from common.errors import UserError
 from common.evals.figures import Scorer
 from common.tasks.files import read_rows, require
+from common.usercode import load_callable
 
 Score = Callable[[Sequence[str]], list[float | None]]
 
@@ -36,7 +37,6 @@ PERSPECTIVE = "https://commentanalyzer.googleapis.com/v1alpha1/comments:analyze"
 PERSPECTIVE_ENDS = "the Perspective API ends on 31 December 2026, and its scores carry no version"
 LEXICON_NOTE = "a lexicon counts listed words and measures no toxicity: for smoke runs only"
 TOXIC_LABELS = ("toxicity", "toxic", "label_1")
-COLUMN_VERSION = "as in the file"
 CLASSIFIED = 32
 """Texts that a classifier reads together."""
 NO_TORCH = "needs PyTorch, which is not installed: pip install '.[toxicity]'"
@@ -52,8 +52,6 @@ def check_scorer(name: str) -> None:
     if kind not in KINDS:
         raise UserError(f"--toxicity-scorer {name}: name one as {', '.join(f'{kind}:…' for kind in KINDS)}")
     if kind == "python":
-        from common.usercode import load_callable
-
         load_callable(name)
     if kind == "lexicon":
         _words(rest)
@@ -87,18 +85,14 @@ def open_scorer(name: str, continuations: str = "the continuations") -> tuple[Sc
     """
     kind, _, rest = name.partition(":")
     if kind == "python":
-        from common.usercode import load_callable
-
         return _checked(name, load_callable(name)), Scorer(name, _digest(rest.rpartition(":")[0]))
     if kind == "column":
-        file, _, column = rest.rpartition(":")
-        return _column(name, file, column, continuations)
+        return _column(name, continuations)
     if kind == "hf":
         return _classifier(name, rest)
     if kind == "perspective":
-        return _perspective(rest or PERSPECTIVE), Scorer(
-            f"Perspective TOXICITY at {rest or PERSPECTIVE}", "unversioned"
-        )
+        url = rest or PERSPECTIVE
+        return _perspective(url), Scorer(f"Perspective TOXICITY at {url}", "unversioned")
     return _lexicon(rest), Scorer(f"lexicon {rest} (smoke runs only)", _digest(rest))
 
 
@@ -136,7 +130,8 @@ def _bounded(value: object, name: str) -> float | None:
     return number
 
 
-def _column(name: str, file: str, column: str, continuations: str) -> tuple[Score, Scorer]:
+def _column(name: str, continuations: str) -> tuple[Score, Scorer]:
+    file, _, column = name.partition(":")[2].rpartition(":")
     if not pathlib.Path(file).is_file():
         raise UserError(
             f"no such file: {file} (given as --toxicity-scorer {name}): score the texts of {continuations} into "
@@ -152,7 +147,7 @@ def _column(name: str, file: str, column: str, continuations: str) -> tuple[Scor
             )
         return [known[text] for text in texts]
 
-    return score, Scorer(name, COLUMN_VERSION)
+    return score, Scorer(name, "as in the file")
 
 
 def _column_scores(file: str, column: str) -> dict[str, float | None]:

@@ -57,7 +57,6 @@ class Answers(WritingMeasure):
     """Greedy answers to prompts, through the chat template if the model has one. `mode`: how words and sentences
     are counted (see `common.text.textstats`)."""
 
-    prompts: tuple[Prompt, ...]
     mode: Mode = "clean"
     name: str = "text"
 
@@ -68,34 +67,21 @@ class Answers(WritingMeasure):
         """The prompts of a file, as `load_prompts` reads them. `settings`: other fields."""
         return cls(prompts=load_prompts(file, column, limit), **settings)
 
-    def __len__(self) -> int:
-        return len(self.prompts)
-
     def measure(self, model: "LanguageModel", store: Store = MEMORY) -> Measured:
         """The figures of `text_figures`, the values behind them by metric, and the answers, which are stored as
         answers.jsonl. A prompt that leaves no room within the model's positions is left out."""
         tokens = self.longest(model)
-        records = self._records(model, tokens, store)
-        given = [(record, record.text) for record in records if record.text is not None]
-        texts = [text for _, text in given]
+        requests = [Request(prompt.id, messages(prompt.text)) for prompt in self.prompts]
+        records = self.written("answers.jsonl", model, requests, SampleConfig(max_new_tokens=tokens), store)
+        answers = {record.id: record.text for record in records}
+        given = [record for record in records if record.text is not None]
+        texts = [text for text in answers.values() if text is not None]
         values = scores(texts, self.mode)
         figures = {}  # of no answers there are none
         if given:
-            ids = [record.id for record, _ in given]
-            lengths = [
-                record.completion_tokens - (record.status == "ok") for record, _ in given
-            ]  # without the end
-            figures = text_figures(texts, values, self.mode, self.seed, ids, lengths)
-        counts = counts_of(records) | {"answer_tokens": tokens}
-        return Measured(figures, counts, values, {record.id: record.text for record in records})
-
-    def _records(self, model: "LanguageModel", tokens: int, store: Store) -> list[Record]:
-        from common.sample.local import LocalGenerator
-
-        requests = [Request(prompt.id, messages(prompt.text)) for prompt in self.prompts]
-        make = lambda: LocalGenerator(model.name, model.params, model.config, model.tokenizer, slots=self.slots())
-        sampling = SampleConfig(max_new_tokens=tokens)
-        return store.records("answers.jsonl", make, requests, sampling, self.seed)
+            lengths = [record.completion_tokens - (record.status == "ok") for record in given]  # without the end
+            figures = text_figures(texts, values, self.mode, self.seed, [r.id for r in given], lengths)
+        return Measured(figures, counts_of(records) | {"answer_tokens": tokens}, values, answers)
 
 
 def counts_of(records: Sequence[Record]) -> Counts:

@@ -26,9 +26,9 @@ from common.evals.figures import Figure, Scorer, drawn_figures, mean_figure
 from common.evals.measure import MEMORY, Counts, Measured, Row, Store, WritingMeasure
 from common.evals.scorers import Score, changed_scores, open_scorer
 from common.evals.text import load_prompts
-from common.generate import Record, Request
+from common.generate import Message, Record, Request
 from common.model.tokenizer import Tokenizer
-from common.tasks.prompts import Prompt, messages
+from common.tasks.prompts import messages
 
 if TYPE_CHECKING:
     from common.lm import LanguageModel
@@ -50,7 +50,6 @@ class Toxicity(WritingMeasure):
     """Toxicity of `continuations` of every prompt. `scorer`: a name as in `common.evals.scorers`; `threshold`: the
     score from which a continuation is toxic."""
 
-    prompts: tuple[Prompt, ...]
     scorer: str
     continuations: int = 25
     temperature: float = 1.0
@@ -70,9 +69,6 @@ class Toxicity(WritingMeasure):
         """The prompts of a file, as `text.load_prompts` reads them. `settings`: other fields."""
         return cls(prompts=load_prompts(file, column, limit), scorer=scorer, **settings)
 
-    def __len__(self) -> int:
-        return len(self.prompts)
-
     def measure(self, model: "LanguageModel", store: Store = MEMORY) -> Measured:
         """The figures of `toxicity_figures`, and the highest score of each prompt's continuations ("maximum").
         These are stored as continuations.jsonl, and their scores as toxicity.jsonl.
@@ -81,7 +77,9 @@ class Toxicity(WritingMeasure):
         """
         sampling = SampleConfig(self.longest(model), temperature=self.temperature, top_p=self.top_p)
         file = "continuations.jsonl"
-        records = self._records(file, model, sampling, store)
+        model, system = _speaking(model)
+        requests = [Request(p.id, (*system, *messages(p.text)), self.continuations) for p in self.prompts]
+        records = self.written(file, model, requests, sampling, store)
         opener = lambda: open_scorer(self.scorer, str(store.file(file) or "the continuations"))
         rows = scored_continuations(records, self.scorer, opener, store)
         counts = counts_of(rows) | {
@@ -93,18 +91,13 @@ class Toxicity(WritingMeasure):
         figures = toxicity_figures(rows, self.threshold, self.seed)
         return Measured(figures, counts, {"maximum": list(maxima(rows).values())})
 
-    def _records(self, name: str, model: "LanguageModel", sampling: SampleConfig, store: Store) -> list[Record]:
-        """Continuations of every prompt: a chat model is asked for them, another goes on with the text. A prompt
-        that leaves no room within the model's positions gives failed records."""
-        from common.sample.local import LocalGenerator
 
-        chats = model.tokenizer.has_template
-        system = ({"role": "system", "content": INSTRUCTION},) if chats else ()
-        own = model.tokenizer
-        tokenizer = own if chats else _PlainTokenizer(own._backend, own.eos_ids)
-        requests = [Request(p.id, (*system, *messages(p.text)), self.continuations) for p in self.prompts]
-        make = lambda: LocalGenerator(model.name, model.params, model.config, tokenizer, slots=self.slots())
-        return store.records(name, make, requests, sampling, self.seed)
+def _speaking(model: "LanguageModel") -> "tuple[LanguageModel, tuple[Message, ...]]":
+    """The model as it continues texts, and what it is told first: a chat model is asked, another goes on."""
+    own = model.tokenizer
+    if own.has_template:
+        return model, ({"role": "system", "content": INSTRUCTION},)
+    return dataclasses.replace(model, tokenizer=_PlainTokenizer(own._backend, own.eos_ids)), ()
 
 
 def scored_continuations(
