@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from active_inheritance.config import Config
 from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.switches import COLUMN
-from common.backends.open import Opener, model_name
+from common.backends.open import Backend, model_name
 from common.experiment import carry_out, identity
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Data(NamedTuple):
     held_out: "list[Prompt]"
 
 
-def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str, Any]:
+def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[str, Any]:
     """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds. `sources`: in
     place of those that `config` names, under the same names.
 
@@ -100,7 +100,7 @@ def pool_of(config: Config) -> "PoolFile | None":
     return PoolFile(pathlib.Path(config.pool), layout, config.sources, config.k, config.seed)
 
 
-def prepare(config: Config, data: Data, sources: Mapping[str, Opener] | None) -> "Setting":
+def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -> "Setting":
     """Open the sources and load the student. Raises UserError for what cannot be found or reached, and where no
     held-out prompt leaves the student room to answer."""
     from active_inheritance.loop import Setting

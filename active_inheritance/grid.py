@@ -19,7 +19,7 @@ from active_inheritance.experiment import run, run_identity
 from active_inheritance.sampling import file_of
 from active_inheritance.student_figures import LEAST
 from active_inheritance.student_report import interval, percent, short
-from common.backends.open import Opener
+from common.backends.open import Backend
 from common.config import SampleConfig
 from common.experiment import carry_out
 from common.generate import Record, Request
@@ -76,8 +76,8 @@ class _Stored:
         pass
 
 
-def _stored(cell: pathlib.Path) -> Opener:
-    return lambda purse: contextlib.nullcontext(lambda folder: _Stored(cell / file_of(folder, 0)))
+def _stored(cell: pathlib.Path) -> Backend:
+    return lambda cache: contextlib.nullcontext(lambda folder: _Stored(cell / file_of(folder, 0)))
 
 
 def _cell(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from active_inheritance.prompts import fitting
 from active_inheritance.scoring import Selection, score_pool, select_from
 from active_inheritance.switches import Switches
 from common.backends.budget import Budget
-from common.backends.open import Opener
+from common.backends.open import Backend
 from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
 
@@ -45,7 +45,7 @@ class Setting:
 
     switches: Switches
     pool: PoolFile | None
-    sources: Mapping[str, Opener]
+    sources: Mapping[str, Backend]
     share: Budget | None
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]

@@ -16,7 +16,7 @@ from typing import Any
 from active_inheritance.pools import Answer, Group, whole
 from active_inheritance.switches import Answering
 from common.backends.budget import Budget
-from common.backends.open import Opener, Purse, backend, is_model
+from common.backends.open import Backend, ReplyCache, is_model, open_backend
 from common.generate import Generator, Request
 from common.model import checkpoint, hf
 from common.model.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ class SampledPool:
             yield Group(row["id"], row["prompt"], tuple(answers))
 
 
-def open_sources(names: Sequence[str], url: str | None, answering: Answering) -> dict[str, Opener]:
+def open_sources(names: Sequence[str], url: str | None, answering: Answering) -> dict[str, Backend]:
     """Every source by its name, hosted ones (at `url`) and functions probed, models in this process looked at.
 
     Raises UserError for what cannot be found or reached.
@@ -56,11 +56,11 @@ def open_sources(names: Sequence[str], url: str | None, answering: Answering) ->
             Tokenizer.load(folder)
             sources[name] = from_folder(name, answering)
         else:
-            sources[name] = backend(name, "teacher", url=url)
+            sources[name] = open_backend(name, "teacher", url=url)
     return sources
 
 
-def from_folder(name: str, answering: Answering) -> Opener:
+def from_folder(name: str, answering: Answering) -> Backend:
     """A checkpoint as a source, loaded when it is asked: it may not be there yet."""
 
     def loaded(account: str) -> Generator:
@@ -73,7 +73,7 @@ def from_folder(name: str, answering: Answering) -> Opener:
 
         return BeamGenerator(model.name, model.params, model.config, model.tokenizer, penalty=answering.penalty)
 
-    return lambda purse: contextlib.nullcontext(loaded)
+    return lambda cache: contextlib.nullcontext(loaded)
 
 
 def requests_of(
@@ -95,7 +95,7 @@ def requests_of(
 def sample_pool(
     run: RunDir,
     answering: Answering,
-    sources: Mapping[str, Opener],
+    sources: Mapping[str, Backend],
     prompts: Sequence[Prompt],
     folder: str,
     seed: int,
@@ -107,10 +107,10 @@ def sample_pool(
     if file.exists():
         return SampledPool(file)
     answers: dict[str, dict[str, list[dict[str, Any]]]] = {prompt.id: {} for prompt in prompts}
-    for number, (name, opener) in enumerate(sources.items()):
+    for number, (name, backend) in enumerate(sources.items()):
         requests = requests_of(name, list(sources), prompts, answering.k, answering.penalty is not None)
-        purse = Purse(run.path / "replies.sqlite", share, f"source_{number}/")
-        with run.timed("sample"), opener(purse) as account:
+        cache = ReplyCache(run.path / "replies.sqlite", share, f"source_{number}/")
+        with run.timed("sample"), backend(cache) as account:
             make = lambda account=account: account(folder)
             records = collect(run, file_of(folder, number), make, requests, answering.sampling, seed)
         for record in records:

@@ -31,12 +31,12 @@ def collect(
     sampling: SampleConfig,
     seed: int,
 ) -> list[Record]:
-    """The records of `requests`, bought once: stored wave by wave and read back when the run continues.
+    """The records of `requests`, bought once: stored batch by batch and read back when the run continues.
 
     A function in place of the generator is called only when something is left to be generated.
     """
 
-    def waves(done: int) -> Iterator[list[dict[str, Any]]]:
+    def batches(done: int) -> Iterator[list[dict[str, Any]]]:
         first, torn = divmod(done, requests[0].n) if requests else (0, 0)
         if requests[first:]:
             source = _opened(generator)
@@ -45,7 +45,7 @@ def collect(
                 yield [dataclasses.asdict(r) for r in records[torn:]]
                 torn = 0
 
-    records = [Record(**row) for row in run.collect(name, waves)]
+    records = [Record(**row) for row in run.collect(name, batches)]
     if not callable(generator):
         generator.seen(records)
     return records

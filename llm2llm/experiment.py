@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.backends.open import Opener, Purse, Write, backend, model_name
+from common.backends.open import Backend, ReplyCache, Write, model_name, open_backend
 from common.errors import UserError
 from common.experiment import carry_out, identity
 from common.generate import Generator
@@ -46,11 +46,11 @@ class Data(NamedTuple):
 
 
 def run(
-    config: Config, teacher: Write | None = None, purse: Purse | None = None, refine: "Refine | None" = None
+    config: Config, teacher: Write | None = None, cache: ReplyCache | None = None, refine: "Refine | None" = None
 ) -> dict[str, Any]:
     """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds.
 
-    `teacher`: a function from chat messages to the reply, in place of the teacher that `config` names. `purse`: by
+    `teacher`: a function from chat messages to the reply, in place of the teacher that `config` names. `cache`: by
     default the replies lie in the run directory and each arm of each repeat has an equal share of the budget.
     `refine`: what every reply that is to be a new example comes through (see `llm2llm.augment.Refine`); the label
     check asks the teacher itself. It is not for a pool, whose examples are given out once.
@@ -66,19 +66,19 @@ def run(
     stored = run_identity(config) | ({} if refine is None else {"refine": dict(refine.stored)})
     switches = config.switches(data.task)
 
-    def prepare() -> "tuple[LanguageModel, Opener]":
+    def prepare() -> "tuple[LanguageModel, Backend]":
         base = load_student(config.student, data, switches, config.repeats)
         if config.pool is not None:
             return base, pool_teacher(config, data.task)
-        return base, backend(config.teacher, "teacher", url=config.teacher_url, function=teacher)
+        return base, open_backend(config.teacher, "teacher", url=config.teacher_url, function=teacher)
 
-    def work(run: "RunDir", ready: "tuple[LanguageModel, Opener]") -> "Conclusion":
+    def work(run: "RunDir", ready: "tuple[LanguageModel, Backend]") -> "Conclusion":
         from llm2llm.loop import run_repeat
         from llm2llm.report import conclusion
         from llm2llm.students import Setting
 
-        base, opener = ready
-        with opener(purse or Purse(run.path / "replies.sqlite", config.share())) as made:
+        base, backend = ready
+        with backend(cache or ReplyCache(run.path / "replies.sqlite", config.share())) as made:
             # Only a pool could give out a question that it must not.
             teachers = made if config.pool is not None else lambda exclude, account: made(account)
             setting = Setting(**data._asdict(), switches=switches, base=base, teachers=teachers, refine=refine)
@@ -146,10 +146,10 @@ def load_student(name: str, data: Data, switches: Switches, repeats: int) -> "La
     return base
 
 
-def pool_teacher(config: Config, task: Task) -> Opener:
-    """Read the pool now; what is returned opens its teachers, which no purse limits."""
+def pool_teacher(config: Config, task: Task) -> Backend:
+    """Read the pool now; what is returned opens its teachers, which no cache limits."""
     from llm2llm.pool import PoolGenerator
 
     pool = task.load("train", pathlib.Path(given(config.pool)), config.seed)
     make = lambda exclude, account: PoolGenerator(config.teacher, task, pool, exclude)
-    return lambda purse: contextlib.nullcontext(make)
+    return lambda cache: contextlib.nullcontext(make)

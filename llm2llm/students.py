@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.config import SampleConfig, TrainConfig
-from common.evals.evaluate import accuracy, accuracy_by_group, answer_waves
+from common.evals.evaluate import accuracy, accuracy_by_group, answer_batches
 from common.generate import Generator
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
@@ -123,7 +123,7 @@ class Arm:
         task, sampling = self.setting.evaluated, sampling or self.setting.switches.learning.answering
         with self.run.timed(f"evaluate {self.name}"):
             generator = lambda: self.train(student).generator()
-            batches = answer_waves(generator, task, examples, sampling, self.seed, n)
+            batches = answer_batches(generator, task, examples, sampling, self.seed, n)
             return self.run.collect(f"{student.folder}/{split}.jsonl", batches)
 
     def out_of_fold(self, student: Student, seed_of: dict[str, str]) -> tuple[list[Row], int]:

@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from common.backends.open import Purse
+from common.backends.open import ReplyCache
 from common.experiment import carry_out
 from common.results.conclusion import Conclusion, arm_table, counted, mean_cell
 from common.results.estimate import ArmResult, Gain, as_json
@@ -55,7 +55,7 @@ def _variants(place: RunDir, config: Config) -> Conclusion:
         print(f"\n{name}")
         own = dataclasses.replace(variant(config, name), run_dir=str(place.path / folder))
         # One reply cache for all: what two variants ask alike is bought once.
-        summary = run(own, purse=Purse(place.path / "replies.sqlite", budget, f"{name}/"))
+        summary = run(own, cache=ReplyCache(place.path / "replies.sqlite", budget, f"{name}/"))
         task = summary["task"]
         for arm, entry in summary["arms"].items():
             label = name if arm == "llm2llm" else str(LABELS.get(arm, arm))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from common.backends.budget import Budget
-from common.backends.open import Opener, Purse, backend, model_name
+from common.backends.open import Backend, ReplyCache, model_name, open_backend
 from common.errors import UserError
 from common.experiment import carry_out, identity
 from common.settings import given
@@ -121,17 +121,17 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
     check_lengths(app, models.target, list(learned), asked, switches.learning.train.max_length)
     labeler = guard = None
     if config.labeler != "program":
-        labeler = backend(config.labeler, "teacher", url=config.labeler_url)
+        labeler = open_backend(config.labeler, "teacher", url=config.labeler_url)
     if config.guard is not None:
-        guard = backend(config.guard, "teacher", url=config.guard_url)
+        guard = open_backend(config.guard, "teacher", url=config.guard_url)
 
     def work(place: "RunDir") -> "Conclusion":
         with contextlib.ExitStack() as stack:
 
-            def opened(opener: Opener | None, share: Budget | None, account: str) -> "Make | None":
+            def opened(backend: Backend | None, share: Budget | None, account: str) -> "Make | None":
                 """One generator for each account, as a hosted model's spending is counted by account."""
-                purse = Purse(place.path / "replies.sqlite", share, account)
-                return None if opener is None else functools.cache(stack.enter_context(opener(purse)))
+                cache = ReplyCache(place.path / "replies.sqlite", share, account)
+                return None if backend is None else functools.cache(stack.enter_context(backend(cache)))
 
             asked = opened(labeler, config.share(), "labeler/"), opened(guard, None, "guard/")
             contexts = [Context(place, repeat, config.seed + repeat, *asked) for repeat in range(config.repeats)]

@@ -36,16 +36,16 @@ def ask(*names, n=1):
 
 
 def records_of(generator, requests, seed=0):
-    return [record for wave in generator.generate(requests, HOT, seed) for record in wave]
+    return [record for batch in generator.generate(requests, HOT, seed) for record in batch]
 
 
 class Canned:
-    """A generator whose samples stand in a list for each request; waves of `wave` records, wherever that cuts."""
+    """A generator whose samples stand in a list for each request, in batches of `batch` records."""
 
     name = "canned"
 
-    def __init__(self, replies, wave=100):
-        self.replies, self.wave, self.told = replies, wave, []
+    def __init__(self, replies, batch=100):
+        self.replies, self.batch, self.told = replies, batch, []
 
     def generate(self, requests, sampling, seed):
         records = [
@@ -53,8 +53,8 @@ class Canned:
             for request in requests
             for sample in range(request.n)
         ]
-        for i in range(0, len(records), self.wave):
-            yield records[i : i + self.wave]
+        for i in range(0, len(records), self.batch):
+            yield records[i : i + self.batch]
 
     def seen(self, records):
         self.told += records
@@ -78,9 +78,9 @@ def test_the_picked_reply_is_the_best_of_those_the_model_wrote(objective):
     problems = Arithmetic().load("train", None, 3)[:8]
     requests = [Request(e.id, Arithmetic().teacher_messages(e)) for e in problems]
     wide = SampleConfig(96, temperature=0.8, top_p=0.95)
-    picked = [r for wave in pick(teacher).generate(requests, wide, 7) for r in wave]
+    picked = [r for batch in pick(teacher).generate(requests, wide, 7) for r in batch]
     sampled = [dataclasses.replace(request, n=4) for request in requests]
-    every = [r for wave in teacher.generate(sampled, wide, 7) for r in wave]
+    every = [r for batch in teacher.generate(sampled, wide, 7) for r in batch]
     (aim,) = pick.rule.objectives
     gain = lambda record: aim.gain(METRICS[aim.name].function(record.text))
     assert [record.id for record in picked] == [request.id for request in requests]
@@ -103,8 +103,8 @@ def test_records_do_not_depend_on_waves_or_on_where_a_run_goes_on():
     replies = {f"r{i}": [reply(" ".join("abcdefgh"[: (3 * i + j) % 7 + 1])) for j in range(8)] for i in range(6)}
     whole = records_of(LONGEST(Canned(replies)), ask(*replies, n=2))
     assert [(r.id, r.sample) for r in whole] == [(f"r{i}", sample) for i in range(6) for sample in (0, 1)]
-    for wave in (1, 3, 4, 7):
-        assert records_of(LONGEST(Canned(replies, wave)), ask(*replies, n=2)) == whole
+    for batch in (1, 3, 4, 7):
+        assert records_of(LONGEST(Canned(replies, batch)), ask(*replies, n=2)) == whole
     assert records_of(LONGEST(Canned(replies)), ask(*list(replies)[2:], n=2)) == whole[4:]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
-from common.backends.open import Opener, Purse, backend, file_hashes, fingerprints, is_model, model_name
+from common.backends.open import Backend, ReplyCache, file_hashes, fingerprints, is_model, model_name, open_backend
 from common.cli import flag_name
 from common.errors import UserError
 from common.experiment import carry_out, identity
@@ -31,7 +31,7 @@ class Ready(NamedTuple):
 
     config: Config
     measures: "Sequence[Measure]"
-    open_judge: Opener | None
+    open_judge: Backend | None
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _prepare(config: Config) -> Ready:
     positions = {name: _positions(name) for name in config.model}
     _check_tokens(config, positions)
     tokens = config.answer_tokens or default_tokens(min(positions.values()))
-    open_judge = None if config.judge is None else backend(config.judge, "teacher", url=config.judge_url)
+    open_judge = None if config.judge is None else open_backend(config.judge, "teacher", url=config.judge_url)
     # One limit for all models, so that the lengths of their answers can be compared.
     for i, measure in enumerate(measures):
         if isinstance(measure, WritingMeasure):
@@ -185,7 +185,7 @@ def _judged(
     texts = {p.id: p.text for measure in ready.measures if isinstance(measure, Answers) for p in measure.prompts}
     scorer = Scorer(judge, judge_version(judge))
     found = {}
-    with ready.open_judge(Purse(run.path / "replies.sqlite", config.share(), "judge/")) as generator:
+    with ready.open_judge(ReplyCache(run.path / "replies.sqlite", config.share(), "judge/")) as generator:
         generate = generator("judge")
         for name in others:
             ours, theirs = profiles[name].answers, profiles[first].answers

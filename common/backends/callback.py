@@ -13,8 +13,8 @@ from common.generate import Message, Record, Request
 from common.progress import progress_bar
 from common.usercode import FAULTS, said
 
-WAVE = 8
-"""Records yielded together. Few, as calls may be expensive and a killed run repeats an unfinished wave."""
+BATCH = 8
+"""Records yielded together. Few, as calls may be expensive and a killed run repeats an unfinished batch."""
 BREAKER = 5
 """Failed calls in a row before the run stops."""
 
@@ -34,7 +34,7 @@ class CallbackGenerator:
         """Nothing to remember."""
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
-        """Yield the records of whole requests in waves of about `WAVE`.
+        """Yield the records of whole requests in batches of about `BATCH`.
 
         An exception in the function, an exit or a result that is not text gives a failed record. Raises UserError
         after `BREAKER` of them in a row; what came before them has been yielded by then.
@@ -57,7 +57,7 @@ class CallbackGenerator:
                     bar.update()
                 if self._failures == 0:
                     good = len(held)
-                    if good >= WAVE:
+                    if good >= BATCH:
                         yield held
                         held, good = [], 0
         if held:

@@ -34,8 +34,8 @@ PAUSE = 1.0
 """Seconds before such a try."""
 BREAKER = 5
 """Consecutive requests that may fail, all retries included, before the run stops."""
-WAVE = 32
-"""Records yielded together. The caller syncs each wave to disk; the replies are safe before that."""
+BATCH = 32
+"""Records yielded together. The caller syncs each batch to disk; the replies are safe before that."""
 GRACE = 30.0
 """Seconds to wait, when a run stops, for replies in flight: they are paid for."""
 
@@ -81,7 +81,7 @@ class EndpointGenerator:
         """Nothing to remember: replies are found again by their request."""
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
-        """Yield the records of whole requests in waves of about `WAVE`; see `common.generate.Generator`.
+        """Yield the records of whole requests in batches of about `BATCH`; see `common.generate.Generator`.
 
         What the budget does not cover comes back as failed with error `BUDGET_SPENT`. Raises UserError for an id
         that comes twice, for a refusal that concerns every request, and after `BREAKER` failures in a row.
@@ -132,11 +132,11 @@ class EndpointGenerator:
                     else:
                         want.fail(self._failure(outcome), asked=1)
                     if want.record is None:
-                        open_wants.appendleft(want)  # first in line: its wave waits for it
+                        open_wants.appendleft(want)  # first in line: its batch waits for it
                     else:
                         bar.update()
                 # Failures that may turn out to be an outage are held back, so that a later run asks again.
-                if self._failures == 0 and (ready := _ready(wants, done)) - done >= WAVE:
+                if self._failures == 0 and (ready := _ready(wants, done)) - done >= BATCH:
                     yield _records(wants[done:ready])
                     done = ready
         finally:

@@ -1,7 +1,7 @@
 """Back ends by name: a model in this process, a hosted one, a Python function. Importing it loads nothing heavy.
 
-    opener = backend("openai:gpt-4o-mini", "teacher")           # loads or probes it now
-    with opener(Purse(folder / "replies.sqlite", share)) as generator:
+    backend = open_backend("openai:gpt-4o-mini", "teacher")           # loads or probes it now
+    with backend(ReplyCache(folder / "replies.sqlite", share)) as generator:
         generator("repeat_0/llm2llm").generate(...)             # `share` is the limit of this account
 
 Names: `embedded`, `embedded:NAME`, a Hugging Face id, a folder, `openai:MODEL`, `python:FILE.py:FUNCTION`.
@@ -26,7 +26,7 @@ Write = Callable[[list[Message]], str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Purse:
+class ReplyCache:
     """Where a hosted model's replies are kept, what each account may spend, and the prefix of account names."""
 
     replies: pathlib.Path
@@ -34,8 +34,8 @@ class Purse:
     account: str = ""
 
 
-Opener = Callable[[Purse], Any]
-"""A context manager over a purse; it gives a function from an account's name to its generator."""
+Backend = Callable[[ReplyCache], Any]
+"""A context manager over a reply cache; it gives a function from an account's name to its generator."""
 
 
 def model_name(given: str, role: str) -> str:
@@ -70,7 +70,7 @@ def check_url(url: str, flag: str, key: str) -> None:
         raise UserError(f"{flag} holds a login or a query, which would be stored: use {key}")
 
 
-def backend(name: str, role: str, *, url: str | None = None, function: Write | None = None) -> Opener:
+def open_backend(name: str, role: str, *, url: str | None = None, function: Write | None = None) -> Backend:
     """Load or probe the back end `name` now; what it returns gives its generators.
 
     `role` is the embedded model's when `name` is "embedded"; `function` is called in place of what `name` names.
@@ -90,11 +90,11 @@ def backend(name: str, role: str, *, url: str | None = None, function: Write | N
     return _the_same(lambda account: generator)
 
 
-def _the_same(make: Callable[[str], Generator]) -> Opener:
-    return lambda purse: contextlib.nullcontext(make)
+def _the_same(make: Callable[[str], Generator]) -> Backend:
+    return lambda cache: contextlib.nullcontext(make)
 
 
-def _hosted(model: str, url: str | None) -> Opener:
+def _hosted(model: str, url: str | None) -> Backend:
     """The endpoint, after one probe of whether it can be reached."""
     from common.backends.endpoint import TIMEOUT, EndpointGenerator
     from common.backends.replies import Replies
@@ -104,11 +104,11 @@ def _hosted(model: str, url: str | None) -> Opener:
         probe.check()
 
     @contextlib.contextmanager
-    def opened(purse: Purse) -> Iterator[Callable[[str], EndpointGenerator]]:
+    def opened(cache: ReplyCache) -> Iterator[Callable[[str], EndpointGenerator]]:
         with contextlib.ExitStack() as stack:
-            replies = stack.enter_context(Replies(purse.replies))
-            make = functools.partial(EndpointGenerator, model, url=url, replies=replies, budget=purse.share)
-            yield lambda account: stack.enter_context(make(scope=purse.account + account))
+            replies = stack.enter_context(Replies(cache.replies))
+            make = functools.partial(EndpointGenerator, model, url=url, replies=replies, budget=cache.share)
+            yield lambda account: stack.enter_context(make(scope=cache.account + account))
 
     return opened
 

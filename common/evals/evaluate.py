@@ -1,6 +1,6 @@
 """Let a model answer a task's questions and grade the answers.
 
-rows = run.collect("test.jsonl", answer_waves(generator, task, examples))
+rows = run.collect("test.jsonl", answer_batches(generator, task, examples))
 accuracy(rows)
 """
 
@@ -14,7 +14,7 @@ from common.tasks.base import Example, Task
 Row = dict[str, Any]
 
 
-def answer_waves(
+def answer_batches(
     generator: Callable[[], Generator],
     task: Task,
     examples: Sequence[Example],
@@ -22,7 +22,7 @@ def answer_waves(
     seed: int = 0,
     n: int = 1,
 ) -> Callable[[int], Iterator[list[Row]]]:
-    """Graded answers in waves, as `RunDir.collect` takes them: called with the number of rows there are.
+    """Graded answers in batches, as `RunDir.collect` takes them: called with the number of rows there are.
 
     `n` answers to each question, side by side; greedy ones unless `sampling` says otherwise. `generator` is called
     only when there is something to answer. A row holds id, group, label, status, the reply, what was read from it
@@ -30,12 +30,12 @@ def answer_waves(
     """
     sampling = sampling or SampleConfig(max_new_tokens=task.answer_tokens)
 
-    def waves(done: int) -> Iterator[list[Row]]:
+    def batches(done: int) -> Iterator[list[Row]]:
         rest = examples[done // n :]
         if not rest:
             return
         requests = [Request(e.id, tuple(task.messages(e.question)), n) for e in rest]
-        answered, stored = 0, done % n  # a torn wave may have left a part of a question's answers
+        answered, stored = 0, done % n  # a torn batch may have left a part of a question's answers
         for records in generator().generate(requests, sampling, seed):
             rows = [
                 {
@@ -54,7 +54,7 @@ def answer_waves(
             yield rows[stored:]
             answered, stored = answered + len(records), 0
 
-    return waves
+    return batches
 
 
 def accuracy(rows: Sequence[Row]) -> float:

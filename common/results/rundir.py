@@ -347,18 +347,18 @@ class RunDir:
         """The journal `name`, which is empty at first."""
         return Journal(self.path / name)
 
-    def collect(self, name: str, waves: Callable[[int], Iterable[Rows]]) -> Rows:
-        """The stage primitive for rows that come in expensive waves, such as generations.
+    def collect(self, name: str, batches: Callable[[int], Iterable[Rows]]) -> Rows:
+        """The stage primitive for rows that come in expensive batches, such as generations.
 
-        `waves(n)` yields the rows after the first n. Each wave is stored as it comes; a killed run loses at most
-        the wave in progress. When all are there the journal NAME.part takes its final `name`.
+        `batches(n)` yields the rows after the first n. Each batch is stored as it comes; a killed run loses
+        at most the batch in progress. When all are there the journal NAME.part takes its final `name`.
         """
         path = self.path / name
         if not path.exists():
             part = self.journal(name + ".part")
-            # Rows of an earlier process stay: `waves` goes on after them.
+            # Rows of an earlier process stay: `batches` goes on after them.
             part.append([])  # so that a stage without rows has a file too
-            for rows in waves(len(part.rows())):
+            for rows in batches(len(part.rows())):
                 part.append(rows)
             with _explained(path):
                 os.replace(part.path, path)

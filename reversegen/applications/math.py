@@ -11,7 +11,7 @@ from typing import Literal
 
 from common.config import SampleConfig
 from common.errors import UserError
-from common.evals.evaluate import answer_waves, majority
+from common.evals.evaluate import answer_batches, majority
 from common.generate import Message, Record
 from common.tasks.base import Example, Task
 from common.tasks.embedded_text import propose_prompt
@@ -158,7 +158,7 @@ class Solving:
 
     def measure(self, ctx: Context, name: str, kind: str, model: Model, examples: Sequence[Example]) -> list[Row]:
         sampling = SampleConfig(self.answers.tokens)
-        batches = answer_waves(lambda: model().generator(), self.task, examples, sampling, ctx.seed)
+        batches = answer_batches(lambda: model().generator(), self.task, examples, sampling, ctx.seed)
         with ctx.run.timed("measure"):
             return ctx.run.collect(name, batches)
 

@@ -1,8 +1,8 @@
-"""A Python function as a generator: records, failures, waves, and loading it from a file."""
+"""A Python function as a generator: records, failures, batches, and loading it from a file."""
 
 import pytest
 
-from common.backends.callback import BREAKER, WAVE, CallbackGenerator
+from common.backends.callback import BATCH, BREAKER, CallbackGenerator
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request, sample_texts
@@ -16,7 +16,7 @@ def _requests(count, n=1):
 
 
 def _records(generator, requests):
-    return [record for wave in generator.generate(requests, SAMPLING, 0) for record in wave]
+    return [record for batch in generator.generate(requests, SAMPLING, 0) for record in batch]
 
 
 def test_one_record_a_sample_in_order(capfd):
@@ -32,10 +32,10 @@ def test_one_record_a_sample_in_order(capfd):
 
 def test_waves_are_small_and_cut_between_requests():
     generator = CallbackGenerator("mine", lambda messages: "x")
-    waves = [len(wave) for wave in generator.generate(_requests(10, n=3), SAMPLING, 0)]
-    assert sum(waves) == 30
-    assert all(size % 3 == 0 for size in waves)
-    assert max(waves) < WAVE + 3
+    batches = [len(batch) for batch in generator.generate(_requests(10, n=3), SAMPLING, 0)]
+    assert sum(batches) == 30
+    assert all(size % 3 == 0 for size in batches)
+    assert max(batches) < BATCH + 3
 
 
 def test_the_function_cannot_change_the_request():
@@ -69,10 +69,10 @@ def test_failures_in_a_row_stop_the_run_and_lose_nothing_good():
         return "fine"
 
     generator = CallbackGenerator("mine", write)
-    waves = generator.generate(_requests(20), SAMPLING, 0)
-    assert [record.id for record in next(waves)] == ["r0", "r1", "r2"]
+    batches = generator.generate(_requests(20), SAMPLING, 0)
+    assert [record.id for record in next(batches)] == ["r0", "r1", "r2"]
     with pytest.raises(UserError, match=f"mine failed {BREAKER} times in a row, .* broken; fix that"):
-        next(waves)
+        next(batches)
 
 
 def test_ctrl_c_passes():

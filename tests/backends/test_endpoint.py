@@ -52,7 +52,7 @@ def _generator(server, folder, **settings):
 
 def _records(server, folder, requests, sampling=SAMPLING, **settings):
     with _generator(server, folder, **settings) as generator:
-        return [record for wave in generator.generate(requests, sampling, 0) for record in wave]
+        return [record for batch in generator.generate(requests, sampling, 0) for record in batch]
 
 
 def _spent(folder, scope="s"):
@@ -85,9 +85,9 @@ def test_one_record_a_sample_in_order_whatever_the_concurrency(tmp_path, capfd):
 
 
 def test_waves_hold_whole_requests(tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoint, "WAVE", 8)
+    monkeypatch.setattr(endpoint, "BATCH", 8)
     with FaultServer() as server, _generator(server, tmp_path, concurrency=8) as generator:
-        sizes = [len(wave) for wave in generator.generate(_requests(9, n=3), SAMPLING, 0)]
+        sizes = [len(batch) for batch in generator.generate(_requests(9, n=3), SAMPLING, 0)]
     assert sum(sizes) == 27
     assert all(size % 3 == 0 for size in sizes)
     assert min(sizes[:-1]) >= 8
@@ -142,16 +142,16 @@ def test_an_outage_stops_the_run_with_its_cause_and_keeps_what_was_bought(fault,
     monkeypatch.setattr(wire, "RETRIES", 1)
     requests = _requests(12)
     with FaultServer([None] * 3, always=fault) as server, _generator(server, tmp_path, timeout=0.1) as generator:
-        waves = generator.generate(requests, SAMPLING, 0)
+        batches = generator.generate(requests, SAMPLING, 0)
         with pytest.raises(
             UserError, match=f"{BREAKER} requests in a row failed at .*, model m.*{cause}"
         ) as raised:
-            next(waves)
+            next(batches)
         assert "\n" not in str(raised.value)
         assert "everything bought so far is kept; the same command continues" in str(raised.value)
         server.always = None
         server.release()
-        records = [record for wave in generator.generate(requests, SAMPLING, 0) for record in wave]
+        records = [record for batch in generator.generate(requests, SAMPLING, 0) for record in batch]
         assert [r.text for r in records] == [f"to q{i}" for i in range(12)]
         assert set(server.paid.values()) == {1}
 
@@ -363,7 +363,7 @@ def test_the_key_goes_into_requests_only(tmp_path, monkeypatch):
     faults = {"wrong": (500, {}, {"error": {"message": f"bad {KEY} and sk-abc123***9"}})}
     monkeypatch.setattr("fault_server.FAULTS", FAULTS | faults)
     with FaultServer(["wrong"], answer=f"{{}} {KEY}") as server, _generator(server, tmp_path) as generator:
-        records = [r for wave in generator.generate(_requests(2), SAMPLING, 0) for r in wave]
+        records = [r for batch in generator.generate(_requests(2), SAMPLING, 0) for r in batch]
         assert records[0].error == "no reply after all retries (HTTP 500: bad [key] and [key])"
         assert records[1].text == "q1 [key]"
         files = list(tmp_path.iterdir())

@@ -58,7 +58,7 @@ def _request(name, text="tell me", n=1):
 
 
 def _records(generator, requests, sampling=SAMPLING, seed=0):
-    return [record for wave in generator.generate(requests, sampling, seed) for record in wave]
+    return [record for batch in generator.generate(requests, sampling, seed) for record in batch]
 
 
 def test_one_record_a_sample_in_the_order_of_requests(generator):
@@ -153,7 +153,7 @@ def test_quiet_when_not_a_terminal(generator, capfd):
 
 def test_a_wave_torn_within_a_request_is_completed_without_doubles(tmp_path):
     """Three samples a request: a journal that was cut after four rows goes on with the fifth."""
-    from common.evals.evaluate import answer_waves
+    from common.evals.evaluate import answer_batches
     from common.tasks.arithmetic import Arithmetic
     from llm2llm.augment import collect
 
@@ -176,8 +176,8 @@ def test_a_wave_torn_within_a_request_is_completed_without_doubles(tmp_path):
         assert [(r.id, r.sample) for r in whole] == wanted
         place.journal("torn.jsonl.part").append([dataclasses.asdict(record) for record in whole[:4]])
         assert collect(place, "torn.jsonl", Counting(), requests, SampleConfig(8, temperature=1.0), 0) == whole
-        waves = answer_waves(Counting, task, examples, SampleConfig(8, temperature=1.0), 0, 3)
-        rows = place.collect("answers.jsonl", waves)
+        batches = answer_batches(Counting, task, examples, SampleConfig(8, temperature=1.0), 0, 3)
+        rows = place.collect("answers.jsonl", batches)
         place.journal("part.jsonl.part").append(rows[:4])
-        assert place.collect("part.jsonl", waves) == rows
+        assert place.collect("part.jsonl", batches) == rows
         assert [row["id"] for row in rows] == [name for name, _ in wanted]

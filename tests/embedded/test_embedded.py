@@ -89,13 +89,13 @@ def test_paragraphs_are_plain_and_of_bounded_length(tmp_path):
 @pytest.mark.parametrize(("name", "least"), [("student", 0.5), ("teacher", 0.9)])
 def test_models_can_what_their_cards_say(name, least):
     """Four problems of each skill; the cards say 66% and 99% of the whole test set."""
-    from common.evals.evaluate import accuracy, answer_waves
+    from common.evals.evaluate import accuracy, answer_batches
     from common.lm import LanguageModel
 
     task = Arithmetic()
     examples = task.load("test", None, 0)[: 4 * len(SKILLS)]
     model = LanguageModel.load(f"embedded:{name}")
-    rows = [row for wave in answer_waves(model.generator, task, examples)(0) for row in wave]
+    rows = [row for batch in answer_batches(model.generator, task, examples)(0) for row in batch]
     assert accuracy(rows) >= least
 
 
@@ -110,7 +110,7 @@ def test_the_teacher_writes_problems_that_hold():
     generator = LanguageModel.load("embedded:teacher").generator()
     requests = [Request(e.id, task.teacher_messages(e)) for e in examples]
     sampling = SampleConfig(task.example_tokens, temperature=0.8, top_p=0.95)
-    records = [record for wave in generator.generate(requests, sampling, 0) for record in wave]
+    records = [record for batch in generator.generate(requests, sampling, 0) for record in batch]
     made = [task.parse_example(r.text, e) for r, e in zip(records, examples, strict=True)]
     kept = [new for new in made if new.refused is None]
     assert len(kept) >= 0.7 * len(made)

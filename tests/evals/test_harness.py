@@ -156,8 +156,8 @@ def tasks(tmp_path_factory, student):
         rows.append({"question": f"What is {i + 5} and {i + 5}?", "choices": options, "answer": i % 4})
     requests = [Request(str(i), ({"role": "user", "content": row["question"]},)) for i, row in enumerate(rows)]
     sampling = SampleConfig(max_new_tokens=24, stop=("\n\n",))
-    for wave in student.generator().generate(requests, sampling, seed=0):
-        for record in wave:
+    for batch in student.generator().generate(requests, sampling, seed=0):
+        for record in batch:
             rows[int(record.id)]["reply"] = record.text
     rows[3]["reply"] = "something else"
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

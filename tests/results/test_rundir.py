@@ -199,7 +199,7 @@ def test_once_folder(tmp_path):
 def test_collect_goes_on_after_the_stored_rows(tmp_path):
     asked = []
 
-    def waves(done, stop_after=None):
+    def batches(done, stop_after=None):
         asked.append(done)
         for start in range(done, 7, 2):
             if start == stop_after:
@@ -208,10 +208,10 @@ def test_collect_goes_on_after_the_stored_rows(tmp_path):
 
     with RunDir.open(tmp_path, "llm2llm", {}) as run:
         with pytest.raises(KeyboardInterrupt):
-            run.collect("r/rows.jsonl", lambda done: waves(done, stop_after=4))
+            run.collect("r/rows.jsonl", lambda done: batches(done, stop_after=4))
         assert len(run.journal("r/rows.jsonl.part").rows()) == 4
         expected = [{"row": i} for i in range(7)]
-        assert run.collect("r/rows.jsonl", waves) == run.collect("r/rows.jsonl", pytest.fail) == expected
+        assert run.collect("r/rows.jsonl", batches) == run.collect("r/rows.jsonl", pytest.fail) == expected
         assert asked == [0, 4]
         assert os.listdir(tmp_path / "r") == ["rows.jsonl"]
         assert run.collect("none.jsonl", lambda done: []) == []

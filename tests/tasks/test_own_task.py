@@ -199,8 +199,8 @@ def test_the_documented_teacher_teaches_the_documented_task(tmp_path, monkeypatc
     seeds = task.load("train", tmp_path / "dates.jsonl", 0)
     write = load_callable(f"python:{tmp_path / 'clock.py'}:write")
     requests = [Request(f"{i}", task.teacher_messages(seeds[i % 3])) for i in range(12)]
-    waves = CallbackGenerator("t", write).generate(requests, SampleConfig(), 0)
-    made = [task.parse_example(record.text, seeds[0]) for wave in waves for record in wave]
+    batches = CallbackGenerator("t", write).generate(requests, SampleConfig(), 0)
+    made = [task.parse_example(record.text, seeds[0]) for batch in batches for record in batch]
     assert [new.refused for new in made] == [None] * 12
     known = KnownTexts(task.near_duplicate)
     kept = 0
