@@ -63,7 +63,7 @@ class LanguageModel:
 
     def starting_weights(self, settings: TrainConfig) -> Params:
         """The weights to start a training from: in float32 when all are trained, as loaded when adapters are."""
-        if settings.lora is None and runtime.on_accelerator():
+        if settings.lora is None and runtime.on_accelerator():  # where they were loaded in bfloat16
             return hf.load_params(self.weights, self.config, mesh=mesh_of(self.params))
         return self.params
 

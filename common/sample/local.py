@@ -83,6 +83,7 @@ class LocalGenerator:
                 errors.append(str(error))
             prompts.append(prompt)
         fitting = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]
+        # Prompts that are too long fail alone; the others are sampled all the same.
         completions = iter(self._sampler.sample(fitting, on_done=bar.update))
         records = []
         for request, prompt, error in zip(requests, prompts, errors, strict=True):
@@ -104,6 +105,7 @@ class LocalGenerator:
         self, request: Request, sample: int, completion: Completion, prompt_tokens: int, stop: tuple[str, ...]
     ) -> Record:
         tokens = completion.tokens
+        # The end token is no part of the answer, even where the tokenizer would write it out.
         if tokens[-1] in self._tokenizer.eos_ids:
             tokens = tokens[:-1]
         text = _before_stop(self._tokenizer.decode(tokens), stop)

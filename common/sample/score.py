@@ -139,6 +139,7 @@ def _score_greedy_batch(
         return logps[pair[1]], jnp.argmax(logps) == pair[1]
 
     h = _before(params, config, dtype, inputs, positions)
+    # A few positions at a time: the logits of all would not fit for a large vocabulary.
     both = jax.lax.map(one, (h, targets.reshape(-1)), batch_size=max(1, LOGITS // config.vocab_size))
     return jax.tree.map(lambda values: values.reshape(targets.shape), both)
 
