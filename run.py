@@ -1,4 +1,4 @@
-"""Run a method:  python run.py METHOD [--flags]
+"""Run a method:  python run.py METHOD [--flags]      (installed: seedloop METHOD [--flags])
 
 python run.py llm2llm                     the embedded demonstration, minutes on a laptop
 python run.py reversegen                  the same for this method
@@ -7,10 +7,16 @@ python run.py llm2llm --help              its flags
 
 import errno
 import importlib
+import io
+import os
+import select
 import sys
 
-from common.cli import fail
+from common.cli import PROG, fail
 from common.errors import UserError
+from common.runtime import compile_cache_environment
+from common.secret import mask_output
+from common.usercode import PACKAGE
 
 METHODS = {  # name: module of its command, and what it does
     "llm2llm": ("llm2llm.command", "learn from a teacher's new examples, written for what the student gets wrong"),
@@ -28,24 +34,32 @@ METHODS = {  # name: module of its command, and what it does
     ),
 }
 
-USAGE = "usage: python run.py METHOD [--flags]\n\nmethods:\n" + "".join(
+COMMAND = PROG if PACKAGE else f"python {PROG}"
+USAGE = f"usage: {COMMAND} METHOD [--flags]\n\nmethods:\n" + "".join(
     f"  {name:20}{what}\n" for name, (_, what) in METHODS.items()
 )
 
 
-def main(argv: list[str]) -> None:
-    """Parse the method's flags before anything heavy is imported, then run it."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE + "\n`python run.py METHOD --help` lists the flags of a method.")
-        raise SystemExit(0 if argv else 2)
-    method, *rest = argv
-    if method not in METHODS:
-        fail(f"unknown method {method!r}: there is {', '.join(METHODS)}")
+def main(argv: list[str] | None = None) -> None:
+    """Run the method that `argv` (by default the command line) names.
+
+    What the user can fix, a full disk and Ctrl-C end it with one line; a reader of its output that went away
+    (`| head`) ends it without one.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal's encoding is no reason to lose a finished run
+    if argv is None:  # a command of its own, whose output is all ours
+        mask_output()
     try:
-        command = importlib.import_module(METHODS[method][0])
-        command.main(rest)
+        _method(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
     except UserError as error:
         fail(str(error))
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        raise SystemExit(141) from None  # as of other programs that a pipe's end stops
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -55,5 +69,34 @@ def main(argv: list[str]) -> None:
         raise SystemExit(130) from None
 
 
+def _method(argv: list[str]) -> None:
+    """Find the method and hand it its flags, which it parses before it imports anything heavy."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE + f"\n`{COMMAND} METHOD --help` lists the flags of a method.", flush=True)
+        raise SystemExit(0 if argv else 2)
+    method, *rest = argv
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}: there is {', '.join(METHODS)}")
+    os.environ.update(compile_cache_environment())  # before jax is imported, which reads them then
+    try:
+        importlib.import_module(PACKAGE + METHODS[method][0]).main(rest)
+    except SystemExit:  # after --help
+        sys.stdout.flush()
+        raise
+
+
+def _reader_left() -> bool:
+    """Whether it is our output that nobody reads any more; if so, nothing is written there from now on."""
+    ends = select.poll()
+    streams = {stream.fileno(): stream for stream in (sys.stdout, sys.stderr)}
+    for number in streams:
+        ends.register(number, 0)  # errors are told without being asked for
+    closed = [number for number, event in ends.poll(0) if event & select.POLLERR]
+    for number in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        streams[number].flush()
+    return bool(closed)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -2,19 +2,18 @@
 
 pick = PickBest(k=4, objective=("mtld:max",))
 generator = pick(generator)                         # asked as before, answers with one reply in four
-llm2llm.command.run(config, refine=pick)            # the same for LLM2LLM's teacher
+llm2llm.run(config, refine=pick)            # the same for LLM2LLM's teacher
 """
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from active_inheritance.config import Config
 from active_inheritance.metrics import Scorers, check_scorer
 from active_inheritance.pools import Answer, guard
-from active_inheritance.select import Candidate, Constraint, Objective, Rule, choose
+from active_inheritance.select import Candidate, Rule, choose, mark
+from active_inheritance.switches import COLUMN, Scoring
 from common.backends.budget import BUDGET_SPENT
 from common.backends.open import file_hashes
 from common.config import SampleConfig
@@ -41,7 +40,7 @@ class PickBest:
         if not isinstance(self.k, int) or self.k < 1 or not self.objective:
             raise UserError(f"the best of {self.k} by {self.objective}: give a k of at least 1 and an objective")
         for name in self.scores:
-            if name.startswith("column:"):
+            if name.startswith(COLUMN):
                 raise UserError(f"{name!r} is a score that a pool brings along: a fresh reply has none")
             check_scorer(name)
 
@@ -53,13 +52,12 @@ class PickBest:
 
     @functools.cached_property
     def rule(self) -> Rule:
-        return Rule(tuple(map(Objective.parse, self.objective)), tuple(map(Constraint.parse, self.constraint)))
+        return Rule.parse(self.objective, self.constraint)
 
     @functools.cached_property
     def scores(self) -> tuple[str, ...]:
         """All that is scored; the words break ties."""
-        named = [part.name for part in (*self.rule.objectives, *self.rule.constraints)]
-        return tuple(dict.fromkeys([*named, "words"]))
+        return tuple(dict.fromkeys([*self.rule.names, "words"]))
 
     @property
     def samples(self) -> int:
@@ -78,7 +76,7 @@ class BestOf:
     A record is the picked one, with the tokens of all k and, as `attempts`, how many of them were asked for: a
     budget may not cover all. Failed, empty, cut, repeating and duplicate samples are not picked; where there is
     nothing else the first with a text is handed on, so that the caller can say what is wrong with it. The same
-    requests, sampling and seed give the same records, wherever the other generator cuts its waves. A hosted
+    requests, sampling and seed give the same records, wherever the other generator cuts its batches. A hosted
     generator stores each of the k replies as it comes, so that a killed run buys none of them again.
     """
 
@@ -95,15 +93,15 @@ class BestOf:
         where a function of the user's fails several times in a row."""
         if self._pick.k > 1 and sampling.temperature == 0:
             raise UserError(f"the {self._pick}: at temperature 0 all replies are alike; set one above 0")
-        return self._waves(requests, sampling, seed)
+        return self._batches(requests, sampling, seed)
 
-    def _waves(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
+    def _batches(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         k = self._pick.k
         slots = ((request, sample) for request in requests for sample in range(request.n))
         wanted = [dataclasses.replace(request, n=k * request.n) for request in requests]
         held: list[Record] = []
-        for wave in self._generator.generate(wanted, sampling, seed):
-            held += wave
+        for batch in self._generator.generate(wanted, sampling, seed):
+            held += batch
             whole = len(held) // k * k
             if whole:
                 yield [self._picked(*next(slots), held[i : i + k], seed) for i in range(0, whole, k)]
@@ -111,12 +109,12 @@ class BestOf:
 
     def _picked(self, request: Request, sample: int, records: Sequence[Record], seed: int) -> Record:
         answers = [Answer("", i, r.text or "", r.status == "length") for i, r in enumerate(records)]
-        flags = guard(answers, Config.max_repeats)
-        usable = [a for a, found in zip(answers, flags, strict=True) if not {*found} & {*Config.drop}]
+        guards = Scoring(self._pick.scores)
+        flags = guard(answers, guards.max_repeats)
+        usable = [a for a, found in zip(answers, flags, strict=True) if not guards.drops(found)]
         scores = self._scorers.score(request.messages[-1]["content"], usable)
         candidates = [
-            Candidate(a.source, a.index, hashlib.sha256(a.text.encode("utf-8", "replace")).hexdigest(), found)
-            for a, found in zip(usable, scores, strict=True)
+            Candidate(a.source, a.index, mark(a.text), found) for a, found in zip(usable, scores, strict=True)
         ]
         choice = choose(dataclasses.replace(self._pick.rule, seed=seed), f"{request.id}/{sample}", candidates)
         if choice is not None:

@@ -7,22 +7,20 @@ Importing this loads no jax. Values of `None` are filled in by `resolved()`.
 """
 
 import dataclasses
+import functools
 import math
-import pathlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import ClassVar, Literal
 
 from active_inheritance.profile.config import ARITHMETIC
 from active_inheritance.profile.config import Config as ProfileConfig
+from active_inheritance.select import Constraint, Objective, Rule
+from active_inheritance.switches import COLUMN, Answering, Learning, Scoring, Switches, Testing, measurable
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag, flag_name
-from common.config import LoraConfig, SampleConfig, TrainConfig
+from common.config import LoraConfig, SampleConfig, TrainConfig, micro_batch
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    from active_inheritance.pools import Layout
-    from active_inheritance.select import Rule
-
+from common.settings import RunSettings, check_files, filled, given, hosted_share
 
 ARMS = ("base", "first", "random", "matched", "selected")
 """base: the student as it came. The others: the student after the answers of that name, see `select.ARMS`."""
@@ -30,13 +28,17 @@ DEMO_FLOOR = 25
 """Words that the embedded models' stories must have in the demonstration: most have 25 to 75, and 50, the floor of
 MTLD elsewhere, would leave too few to choose from."""
 K = 10
+"""Answers to a prompt in total, where they are sampled."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunSettings):
     """Defaults are this project's own; the authors' k is 10, their objectives are length, MTLD and toxicity.
 
     Without --pool, --source and --prompts-file they are those of the embedded demonstration."""
+
+    UNSTORED: ClassVar[tuple[str, ...]] = (*RunSettings.UNSTORED, "workers", "select_only")
+    """A selection may be followed by its student."""
 
     source: tuple[str, ...] = flag(
         (),
@@ -99,10 +101,10 @@ class Config:
     metrics: tuple[str, ...] | None = flag(
         None, "scores made besides those of objectives and constraints, to see side effects; none: none"
     )
-    drop: tuple[str, ...] = flag(
-        ("empty", "truncated", "repeating", "duplicate"), "answers that are not used; also refusal; none: keep all"
+    drop: tuple[str, ...] = flag(Scoring.drop, "answers that are not used; also refusal; none: keep all")
+    max_repeats: float = flag(
+        Scoring.max_repeats, "share of repeated runs of four words above which an answer is repeating"
     )
-    max_repeats: float = flag(0.5, "share of repeated runs of four words above which an answer is repeating")
     select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
     student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")
     students: tuple[str, ...] = flag(
@@ -138,22 +140,17 @@ class Config:
     )
     workers: int = flag(2, "processes that score and select; changes no result")
     redact: bool = flag(False, "show hashes instead of texts in the report")
-    seed: int = flag(0, "random seed of everything")
     run_dir: str = flag("runs/active-inheritance", "folder of the run; the same command continues it")
-    dry_run: bool = flag(False, "show the plan and stop")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
         from active_inheritance.metrics import USUAL, least_words
-        from active_inheritance.select import Objective
 
-        names = [Objective.parse(text).name for text in self.objective]
-        none = ("none",)
         sampled = self.pool is None
         demo = sampled and self.prompts_file is None
         trained = self.students or (self.student,)
         embedded = all(model_name(name, "student").startswith("embedded:") for name in trained)
-        floor = least_words(names)
+        floor = least_words([objective.name for objective in self.objectives])
         rank = self.lora_rank if self.lora_rank is not None else 0 if embedded else 16
         samples = self.test_samples if self.test_samples is not None else 8 if demo else 1
         fill = {
@@ -171,13 +168,9 @@ class Config:
             "metrics": USUAL,
             "profile": (f"choice=arithmetic={ARITHMETIC}",),
         }
-        given = {"metrics": () if self.metrics == none else self.metrics}
-        given["drop"] = () if self.drop == none else self.drop
-        given["profile"] = () if self.profile == none else self.profile
-        if sampled:
-            given["source"] = self.source or ("embedded:student", "embedded:teacher")
-        config = dataclasses.replace(self, **given)
-        config = dataclasses.replace(config, **{k: v for k, v in fill.items() if getattr(config, k) is None})
+        emptied = {name: () for name in ("metrics", "drop", "profile") if getattr(self, name) == ("none",)}
+        source = self.source or ("embedded:student", "embedded:teacher") if sampled else self.source
+        config = filled(dataclasses.replace(self, **emptied, source=source), fill)
         config._check()
         return config
 
@@ -185,13 +178,13 @@ class Config:
         from active_inheritance.metrics import check_scorer
         from active_inheritance.pools import GUARDS
 
-        self._check_pool()
         counts = ("k", "prompts", "top", "workers", "answer_tokens", "test_prompts", "test_samples", "rounds")
         counts += ("repeats", "batch_size", "max_length")
         least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "lora_rank", "source_temperature")
         least += ("diversity_penalty", "test_temperature")
         above = ("learning_rate", "epochs", "lora_alpha")
         check_ranges(self, counts=counts, above=above, least=least, shares=("source_top_p",))
+        self._check_pool()
         if unknown := [name for name in self.drop if name not in GUARDS]:
             raise UserError(f"--drop {','.join(unknown)}: there are {', '.join(GUARDS)}, or none")
         k = self.k or (K if self.rounds > 1 else None)
@@ -200,16 +193,13 @@ class Config:
         self._check_rule()
         for name in self.scores():
             check_scorer(name, self.toxicity_scorer)
-            if name.startswith("column:") and (self.source or self.rounds > 1):
+            if name.startswith(COLUMN) and (self.source or self.rounds > 1):
                 more = f"; use --rounds 1, not {self.rounds}" if self.pool is not None else ""
                 raise UserError(f"{name} names a score that a --pool FILE holds: sampled answers have none{more}")
         self._check_student()
 
     def _check_pool(self) -> None:
-        for name in ("pool", "prompts_file", "test_prompts_file"):
-            file = getattr(self, name)
-            if file is not None and not pathlib.Path(file).is_file():
-                raise UserError(f"no such file: {file} (given as {flag_name(name)})")
+        check_files(self, ("pool", "prompts_file", "test_prompts_file"))
         for flag_, names in (("--sources", self.sources), ("--source", self.source)):
             if len(set(names)) < len(names):
                 raise UserError(f"{flag_} {','.join(names)}: name each once")
@@ -218,32 +208,30 @@ class Config:
                 if getattr(self, name):
                     raise UserError(f"--pool {self.pool} holds the answers already: leave out {flag_name(name)}")
         elif self.sources:
-            raise UserError("--sources names those of a --pool FILE; who is to answer is said with --source")
-        hosted = [name for name in self.source if name.startswith("openai:")]
+            raise UserError("--sources names those of a --pool FILE: use --source to name who answers")
         for name in self.source:
-            check_name(name, "--source", self.source_url if name in hosted else None)
-        for name in ("source_url", "budget", "source_price"):
-            if getattr(self, name) is not None and not hosted:
-                raise UserError(f"{flag_name(name)} is for hosted sources: use it with --source openai:MODEL")
+            check_name(name, "--source", self.source_url if name.startswith("openai:") else None)
+        self.share()
+        if not self.source:
+            return
         if self.sampling == "diverse-beam":
             if odd := [name for name in self.source if not is_model(name)]:
                 raise UserError(f"--sampling diverse-beam is for models in this process, not for {', '.join(odd)}")
-            if self.source and self.k % len(self.source):
+            if given(self.k) % len(self.source):
                 raise UserError(
                     f"--sampling diverse-beam: --k {self.k} is no multiple of {len(self.source)} sources"
                 )
-        elif self.source and self.source_temperature == 0 and self.k > len(self.source):
+        elif self.source_temperature == 0 and given(self.k) > len(self.source):
             raise UserError(
                 f"--source-temperature 0 gives equal answers: use one above 0, or --k {len(self.source)}"
             )
-        self.share()
 
     def _check_student(self) -> None:
         if unknown := [arm for arm in self.arms if arm not in ARMS]:
             raise UserError(f"--arms {','.join(unknown)}: there are {', '.join(ARMS)}")
         if not {"base", "random", "selected"} <= {*self.arms} or len(set(self.arms)) < len(self.arms):
             raise UserError("--arms must hold base, random and selected, and each arm once")
-        if self.test_samples > 1 and self.test_temperature == 0:
+        if given(self.test_samples) > 1 and self.test_temperature == 0:
             raise UserError(
                 f"--test-temperature 0 gives {self.test_samples} equal answers: use one above 0, or "
                 "--test-samples 1"
@@ -258,18 +246,18 @@ class Config:
                 )
             if self.budget is not None and len(self.source) > 1:
                 raise UserError("--budget with --students is for one --source: give every hosted one its own run")
-        if self.trains():
+        if self.student != "none":
             for name in self.students or (self.student,):
                 if not is_model(name):
                     raise UserError(f"--student {name} cannot be trained: name a checkpoint, or none")
-            if not self.select_only and not self.measured():
+            if not self.select_only and not measurable(objective.name for objective in self.objectives):
                 raise UserError(
                     f"no score of --objective {','.join(self.objective)} can be made of a student's answers: use "
                     "--student none, or a function python:FILE.py:FUNCTION in place of the column"
                 )
 
     def _check_rule(self) -> None:
-        rule = self.rule()
+        rule = self.rule
         names = [objective.name for objective in rule.objectives]
         if not names or len(set(names)) < len(names):
             raise UserError(f"--objective {','.join(self.objective)}: name at least one, and each score once")
@@ -278,34 +266,37 @@ class Config:
                 f"--weights {','.join(self.weights)}: give {len(names)} numbers above 0, one an objective"
             )
         for name in dict.fromkeys(constraint.name for constraint in rule.constraints):
-            floor = max(
-                (c.limit for c in rule.constraints if c.name == name and c.sign == ">="), default=-math.inf
-            )
-            ceiling = min(
-                (c.limit for c in rule.constraints if c.name == name and c.sign == "<="), default=math.inf
-            )
+            own = [constraint for constraint in rule.constraints if constraint.name == name]
+            floor = max((c.limit for c in own if c.sign == ">="), default=-math.inf)
+            ceiling = min((c.limit for c in own if c.sign == "<="), default=math.inf)
             if floor > ceiling:
                 hint = f"; lower --min-words {self.min_words}" if name == "words" and self.min_words else ""
                 raise UserError(
-                    f"no answer has {name}>={floor:g} and {name}<={ceiling:g}: mend --constraint{hint}"
+                    f"no answer has {name}>={floor:g} and {name}<={ceiling:g}: change --constraint{hint}"
                 )
         if self.temperature and len(names) > 1 and self.combine != "sum":
             raise UserError(f"--temperature draws by a sum: use it with --combine sum, not {self.combine}")
 
-    def rule(self) -> "Rule":
-        """How to choose. Raises UserError for what cannot be read."""
-        from active_inheritance.select import Constraint, Objective, Rule
+    # --- the rule and the scores ----------------------------------------------------------------------------
 
-        given = [Constraint.parse(text) for text in self.constraint]
+    @functools.cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is selected by. Raises UserError for what cannot be read."""
+        return tuple(map(Objective.parse, self.objective))
+
+    @functools.cached_property
+    def rule(self) -> Rule:
+        """How to choose, with the floor on words as a constraint. Raises UserError for what cannot be read."""
+        constraints = [Constraint.parse(text) for text in self.constraint]
         if self.min_words:
-            given.append(Constraint("words", ">=", self.min_words))
+            constraints.append(Constraint("words", ">=", self.min_words))
         try:
             weights = tuple(float(weight) for weight in self.weights)
         except ValueError:
             raise UserError(f"--weights {','.join(self.weights)}: not numbers") from None
         return Rule(
-            tuple(Objective.parse(text) for text in self.objective),
-            tuple(dict.fromkeys(given)),
+            self.objectives,
+            tuple(dict.fromkeys(constraints)),
             combine=self.combine,
             weights=weights,
             normalise=self.normalise,
@@ -319,65 +310,54 @@ class Config:
 
     def scores(self) -> tuple[str, ...]:
         """All scores that are made: of objectives, constraints, the words that break ties, and the metrics."""
-        rule = self.rule()
-        needed = [o.name for o in rule.objectives] + [c.name for c in rule.constraints]
         toxicity = ["toxicity"] if self.toxicity_scorer else []
-        return tuple(dict.fromkeys([*needed, "words", *(self.metrics or ()), *toxicity]))
+        return tuple(dict.fromkeys([*self.rule.names, "words", *(self.metrics or ()), *toxicity]))
 
-    def layout(self) -> "Layout":
-        from active_inheritance.pools import Layout
+    # --- sources and student --------------------------------------------------------------------------------
 
-        if self.source:  # the run's own file
-            return Layout()
-        columns = [name.removeprefix("column:") for name in self.scores() if name.startswith("column:")]
-        return Layout(self.prompt_column, self.answers_column, tuple(columns))
-
-    def stored(self) -> dict[str, Any]:
-        """What the run directory records: everything that decides the results."""
-        values = dataclasses.asdict(self)
-        for name in ("run_dir", "dry_run", "workers", "select_only"):  # a selection may be followed by its student
-            del values[name]
-        return values
-
-    # --- sources and student ----------------------------------------------------------------------------------
-
+    @property
     def trains(self) -> bool:
-        """Whether a student is wanted, now or later."""
-        return self.student != "none"
-
-    def measured(self) -> list[str]:
-        """Names of the objectives' scores that can be made of new answers: not those that came with the pool."""
-        return [o.name for o in self.rule().objectives if not o.name.startswith("column:")]
+        """Whether this command trains a student."""
+        return self.student != "none" and not self.select_only
 
     def profile_settings(self) -> ProfileConfig:
         """What --profile asks for. Raises UserError for what is no flag of a profile."""
-        return dataclasses.replace(ProfileConfig.asked(self.profile, "--profile"), seed=self.seed)
+        return dataclasses.replace(ProfileConfig.asked(self.profile or (), "--profile"), seed=self.seed)
 
     def share(self) -> Budget | None:
         """What one hosted source may spend in one repeat. Raises UserError for a bad budget."""
-        if self.source_price is not None:
-            Budget.parse("calls=1", self.source_price)
-        limits = None if self.budget is None else Budget.parse(self.budget, self.source_price)
         hosted = sum(name.startswith("openai:") for name in self.source)
-        return None if limits is None else limits.share(self.repeats * hosted)
+        return hosted_share(self, "source", self.source, given(self.repeats) * hosted)
 
-    def answering(self) -> SampleConfig:
-        """How sources answer."""
-        return SampleConfig(self.answer_tokens, temperature=self.source_temperature, top_p=self.source_top_p)
-
-    def testing(self) -> SampleConfig:
-        """How a student answers held-out prompts."""
-        return SampleConfig(self.answer_tokens, temperature=self.test_temperature)
-
-    def training(self, seed: int) -> TrainConfig:
-        """The same for every arm."""
-        return TrainConfig(
-            learning_rate=self.learning_rate,
+    def switches(self) -> Switches:
+        """The settings by the stage that reads them."""
+        tokens = given(self.answer_tokens)
+        beams = self.sampling == "diverse-beam"
+        train = TrainConfig(
+            learning_rate=given(self.learning_rate),
             schedule=self.schedule,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            micro_batch_size=max(n for n in range(1, 33) if self.batch_size % n == 0),
+            epochs=given(self.epochs),
+            batch_size=given(self.batch_size),
+            micro_batch_size=micro_batch(given(self.batch_size)),
             max_length=self.max_length,
             lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
-            seed=seed,
+            seed=self.seed,
+        )
+        return Switches(
+            rule=self.rule,
+            answering=Answering(
+                self.k or K,  # students of later rounds answer K times where the file is used as it is
+                SampleConfig(tokens, temperature=self.source_temperature, top_p=self.source_top_p),
+                self.diversity_penalty if beams else None,
+            ),
+            scoring=Scoring(self.scores(), self.toxicity_scorer, self.drop, self.max_repeats, self.workers),
+            learning=Learning(train, self.too_long == "cut"),
+            testing=Testing(
+                self.test_prompts,
+                given(self.test_samples),
+                SampleConfig(tokens, temperature=given(self.test_temperature)),
+            ),
+            arms=self.arms,
+            rounds=self.rounds,
+            repeats=given(self.repeats),
         )

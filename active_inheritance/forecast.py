@@ -1,7 +1,7 @@
 """What a selection does to the data, known before a student is trained on it.
 
-    found = tally(config, rows, choices, stride=1)        # sums over a part of a pool
-    figures = forecast(config, Tally.joined([found, …]))  # lifts, side effects, correlations, a sweep over k
+    found = tally(names, rule, rows, choices, stride=1)   # sums over a part of a pool
+    figures = forecast(rule, Tally.joined([found, …]))    # lifts, side effects, correlations, a sweep over k
 
 Answers of one prompt are compared with one another: a spread is the standard deviation within a prompt, averaged
 over prompts, and so are correlations. Of a pool of any size this keeps some numbers a prompt and no text.
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from active_inheritance.config import Config
-from active_inheritance.select import ARMS, Choice, Objective
+from active_inheritance.select import ARMS, Choice, Objective, Rule
 
 Array = NDArray[np.float64]
+Sums = collections.defaultdict[str, float]
+"""Counts and sums by name; what was not counted is 0."""
 
 LONGEST_SWEEP = 64
 """The largest k of the sweep."""
@@ -82,9 +83,9 @@ class Tally:
     squares: Array  # (M, M) squares of the row's, where the column's score is there, too
     sweep: Array  # (2, LONGEST_SWEEP, M) expected scores of the best of k, and how many prompts have them
     sample: Array  # (S, M) answers of some prompts, for pictures
-    sample_of: Array  # (S,) the prompt of each
+    sample_of: NDArray[np.int64]  # (S,) the prompt of each
     reasons: collections.Counter
-    sources: dict[str, collections.Counter]
+    sources: dict[str, Sums]
     """By source: "usable", its picks by each arm, "chance" (expected picks of a uniform draw), sums of
     objectives."""
 
@@ -92,15 +93,27 @@ class Tally:
     def joined(cls, parts: Sequence["Tally"]) -> "Tally":
         """The sums over all parts."""
         offsets = np.cumsum([0, *(len(part.pool) for part in parts)])
-        sources: dict[str, collections.Counter] = {}
+        sources: dict[str, Sums] = {}
         for part in parts:
             for source, count in part.sources.items():
-                sources.setdefault(source, collections.Counter()).update(count)
-        stacked = ("pool", "spread", "feasible", "feasible_spread", "sizes", "best", "arms", "sample")
+                total = sources.setdefault(source, collections.defaultdict(int))
+                for name, value in count.items():
+                    total[name] += value
+        stacked = lambda name: np.concatenate([getattr(part, name) for part in parts])
+        summed = lambda name: functools.reduce(np.add, (getattr(part, name) for part in parts))
         return cls(
             metrics=parts[0].metrics,
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in stacked},
-            **{name: sum(getattr(part, name) for part in parts) for name in ("products", "squares", "sweep")},
+            pool=stacked("pool"),
+            spread=stacked("spread"),
+            feasible=stacked("feasible"),
+            feasible_spread=stacked("feasible_spread"),
+            sizes=stacked("sizes"),
+            best=stacked("best"),
+            arms=stacked("arms"),
+            products=summed("products"),
+            squares=summed("squares"),
+            sweep=summed("sweep"),
+            sample=stacked("sample"),
             sample_of=np.concatenate([p.sample_of + o for p, o in zip(parts, offsets, strict=False)]),
             reasons=sum((part.reasons for part in parts), collections.Counter()),
             sources={source: sources[source] for source in sorted(sources)},
@@ -111,9 +124,14 @@ class Tally:
         return self.arms[:, ARMS.index(name)]
 
 
-def tally(config: Config, rows: Sequence[dict[str, Any]], choices: Sequence[Choice | None], stride: int) -> Tally:
-    """The sums over some prompts; every `stride`th of them goes into the pictures."""
-    metrics, rule = config.scores(), config.rule()
+def tally(
+    metrics: tuple[str, ...],
+    rule: Rule,
+    rows: Sequence[dict[str, Any]],
+    choices: Sequence[Choice | None],
+    stride: int,
+) -> Tally:
+    """The sums over some prompts by the scores `metrics`; every `stride`th prompt goes into the pictures."""
     reasons = collections.Counter("nothing usable" if choice is None else choice.reason for choice in choices)
     kept = [(row, choice) for row, choice in zip(rows, choices, strict=True) if choice and choice.selected]
     P, M, J = len(kept), len(metrics), len(rule.objectives)
@@ -186,14 +204,13 @@ def _sweep(values: Array, sizes: Array, fallback: str) -> Array:
     return total
 
 
-def _by_source(
-    kept: Sequence[tuple[dict[str, Any], Choice]], objectives: Sequence[Objective]
-) -> dict[str, collections.Counter]:
-    sources: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+def _by_source(kept: Sequence[tuple[dict[str, Any], Choice]], objectives: Sequence[Objective]) -> dict[str, Sums]:
+    sources: dict[str, Sums] = {}
+    of = lambda source: sources.setdefault(source, collections.defaultdict(int))
     for row, choice in kept:
         for i in choice.order:
             answer = row["answers"][i]
-            count = sources[answer["source"]]
+            count = of(answer["source"])
             count["usable"] += 1
             count["chance"] += len(choice.selected) / len(choice.order)
             for objective in objectives:
@@ -202,8 +219,8 @@ def _by_source(
                 count[f"scored {objective.name}"] += value is not None
         for arm in ARMS:
             for i in choice.arm(arm):
-                sources[row["answers"][i]["source"]][arm] += 1
-    return dict(sources)
+                of(row["answers"][i]["source"])[arm] += 1  # the first answer may be an unused twin of another
+    return sources
 
 
 # --- figures -----------------------------------------------------------------------------------------------------
@@ -227,54 +244,85 @@ def column_intervals(columns: ArrayLike, seed: int = 0, samples: int = 2000) -> 
     return [(float(m), float(lo), float(hi)) for m, lo, hi in zip(mean, low, high, strict=True)]
 
 
-def forecast(config: Config, found: Tally) -> dict[str, Any]:
-    """All figures about the data. None stands where there is nothing to say."""
+@dataclasses.dataclass(frozen=True)
+class ObjectiveFigures:
+    """What was to be expected of an objective alone, and what came of it; lifts are over the mean of the pool, in
+    the score's unit. `without_spread_share`: of prompts. `headroom`: from the selected to the best of the pool."""
+
+    pool: float | None
+    within_prompt_spread: float | None
+    without_spread_share: float
+    lift_predicted: float | None
+    lift_realised: float | None
+    best_of_pool: float | None
+    headroom: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """All figures about the data. None stands where there is nothing to say.
+
+    `scores`: by score its mean in the pool and in the arms, and by how much the selected answers differ.
+    `correlations`: Pearson's, of scores of one prompt's usable answers. `sweep`: see `_sweep_figures`. `sources`:
+    how often each arm takes answers of a source.
+    """
+
+    prompts: int
+    answers_usable: int
+    infeasible_share: float
+    kl_bound_nats: float
+    expected_max_sigma: float
+    reasons: dict[str, int]
+    objectives: dict[str, ObjectiveFigures]
+    scores: dict[str, dict[str, Any]]
+    correlations: dict[str, dict[str, float | None]]
+    sweep: dict[str, Any]
+    sources: dict[str, dict[str, Any]]
+
+
+def forecast(rule: Rule, found: Tally, independent: bool = True) -> Forecast:
+    """The figures of a selection by `rule`. `independent`: whether a source's answers were drawn independently of
+    one another, not by one search."""
     usable = found.sizes[:, 0]
-    return {
-        "prompts": len(found.pool),
-        "answers_usable": int(usable.sum()),
-        "infeasible_share": float((found.sizes[:, 1] == 0).mean()),
-        "kl_bound_nats": float(np.mean([kl_bound(n, _one_score(config, found)) for n in found.sizes[:, 2]])),
-        "expected_max_sigma": float(np.mean([expected_max(int(n)) for n in usable])),
-        "reasons": dict(sorted(found.reasons.items())),
-        "objectives": _objectives(config, found),
-        "scores": _scores(config, found),
-        "correlations": _correlations(found),
-        "sweep": _sweep_figures(config, found),
-        "sources": _source_figures(config, found),
-    }
+    # One score: every prompt has the best of independent draws from one source. Constraints and guards count as
+    # the lowest score, but the pick of a combination depends on the other answers.
+    one_score = len(found.sources) == 1 and len(rule.objectives) == 1 and independent
+    return Forecast(
+        prompts=len(found.pool),
+        answers_usable=int(usable.sum()),
+        infeasible_share=float((found.sizes[:, 1] == 0).mean()),
+        kl_bound_nats=float(np.mean([kl_bound(n, one_score) for n in found.sizes[:, 2]])),
+        expected_max_sigma=float(np.mean([expected_max(int(n)) for n in usable])),
+        reasons=dict(sorted(found.reasons.items())),
+        objectives={
+            str(objective): _objective(objective, found, found.best[:, j])
+            for j, objective in enumerate(rule.objectives)
+        },
+        scores=_scores(rule.seed, found),
+        correlations=_correlations(found),
+        sweep=_sweep_figures(found, len(rule.objectives) == 1, one_score),
+        sources=_source_figures(rule.objectives, found),
+    )
 
 
-def _one_score(config: Config, found: Tally) -> bool:
-    """Whether every prompt has the best of independent draws from one source by one score: constraints and guards
-    count as the lowest, but the pick of a combination depends on the other answers."""
-    return len(found.sources) == 1 and len(config.rule().objectives) == 1 and config.sampling == "sample"
-
-
-def _objectives(config: Config, found: Tally) -> dict[str, Any]:
-    """By objective: what was to be expected of it alone, and what came of it. Lifts are over the mean of the
-    pool."""
-    entries = {}
-    mean = lambda x: float(_mean(x, 0))
-    for j, objective in enumerate(config.rule().objectives):
-        m = found.metrics.index(objective.name)
-        pool, selected, best = found.pool[:, m], found.arm("selected")[:, m], found.best[:, j]
-        sign = {"max": 1, "min": -1}.get(objective.direction)
-        headroom = np.abs(best - selected)
-        if sign is None:
-            headroom = np.abs(selected - objective.target) - np.abs(best - objective.target)
-        entries[str(objective)] = _plain(
-            {
-                "pool": mean(pool),
-                "within_prompt_spread": mean(found.spread[:, m]),
-                "without_spread_share": np.mean(~(found.spread[:, m] > 0)),
-                "lift_predicted": None if sign is None else _predicted(found, m, sign),
-                "lift_realised": mean(selected - pool),
-                "best_of_pool": mean(best),
-                "headroom": mean(headroom),
-            }
-        )
-    return entries
+def _objective(objective: Objective, found: Tally, best: Array) -> ObjectiveFigures:
+    """`best`: (P,) the best score of each prompt by this objective alone."""
+    mean = lambda x: _plain(float(_mean(x, 0)))
+    m = found.metrics.index(objective.name)
+    pool, selected = found.pool[:, m], found.arm("selected")[:, m]
+    sign = {"max": 1, "min": -1}.get(objective.direction)
+    headroom = np.abs(best - selected)
+    if sign is None:
+        headroom = np.abs(selected - objective.target) - np.abs(best - objective.target)
+    return ObjectiveFigures(
+        pool=mean(pool),
+        within_prompt_spread=mean(found.spread[:, m]),
+        without_spread_share=float(np.mean(~(found.spread[:, m] > 0))),
+        lift_predicted=None if sign is None else _plain(_predicted(found, m, sign)),
+        lift_realised=mean(selected - pool),
+        best_of_pool=mean(best),
+        headroom=mean(headroom),
+    )
 
 
 def _predicted(found: Tally, m: int, sign: int) -> float:
@@ -287,12 +335,11 @@ def _predicted(found: Tally, m: int, sign: int) -> float:
     return float(_mean(mean + sign * sigmas * spread - found.pool[:, m], 0))
 
 
-def _scores(config: Config, found: Tally) -> dict[str, Any]:
+def _scores(seed: int, found: Tally) -> dict[str, Any]:
     """By score: its mean in the pool and in the arms, and by how much the selected answers differ."""
     selected, against = found.arm("selected"), {arm: found.arm(arm) for arm in ARMS if arm != "selected"}
     intervals = {
-        name: column_intervals(selected - other, config.seed)
-        for name, other in {"pool": found.pool, **against}.items()
+        name: column_intervals(selected - other, seed) for name, other in {"pool": found.pool, **against}.items()
     }
     entries = {}
     for m, name in enumerate(found.metrics):
@@ -319,7 +366,7 @@ def _correlations(found: Tally) -> dict[str, dict[str, float | None]]:
     return _plain({a: {b: table[i, j] for j, b in enumerate(names)} for i, a in enumerate(names)})
 
 
-def _sweep_figures(config: Config, found: Tally) -> dict[str, Any]:
+def _sweep_figures(found: Tally, exact: bool, one_score: bool) -> dict[str, Any]:
     """Expected scores of the best of k = 1, 2, … answers, over all ways to draw k of each prompt's usable ones:
     what a smaller pool would have given. Prompts with fewer than k count with all they have.
 
@@ -333,13 +380,13 @@ def _sweep_figures(config: Config, found: Tally) -> dict[str, Any]:
         {
             "k": list(range(1, longest + 1)),
             "scores": {name: list(means[:, m]) for m, name in enumerate(found.metrics)},
-            "exact": len(config.rule().objectives) == 1,
-            "kl_bound_nats": [kl_bound(k, _one_score(config, found)) for k in range(1, longest + 1)],
+            "exact": exact,
+            "kl_bound_nats": [kl_bound(k, one_score) for k in range(1, longest + 1)],
         }
     )
 
 
-def _source_figures(config: Config, found: Tally) -> dict[str, Any]:
+def _source_figures(objectives: Sequence[Objective], found: Tally) -> dict[str, Any]:
     """By source, how often each arm takes it, what a uniform draw would take, and the means of the objectives."""
     taken = {arm: sum(count[arm] for count in found.sources.values()) for arm in ARMS}
     chances = sum(count["chance"] for count in found.sources.values())
@@ -348,7 +395,7 @@ def _source_figures(config: Config, found: Tally) -> dict[str, Any]:
         entries[source] = {"usable": count["usable"], "wins": count["selected"]}
         entries[source] |= {f"{arm}_share": count[arm] / taken[arm] for arm in ARMS}
         entries[source]["chance_share"] = count["chance"] / chances
-        for objective in config.rule().objectives:
+        for objective in objectives:
             scored = count[f"scored {objective.name}"]
             mean = count[f"sum {objective.name}"] / scored if scored else None
             entries[source][f"mean {objective.name}"] = mean

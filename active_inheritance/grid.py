@@ -14,16 +14,19 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from active_inheritance.command import identity, run
 from active_inheritance.config import Config
+from active_inheritance.experiment import run, run_identity
 from active_inheritance.sampling import file_of
 from active_inheritance.student_figures import LEAST
 from active_inheritance.student_report import interval, percent, short
 from common.backends.open import Opener, Purse
 from common.config import SampleConfig
+from common.experiment import carry_out
 from common.generate import Record, Request
+from common.results.conclusion import Conclusion
 from common.results.report import Report, heat_figure, terminal_table
-from common.results.rundir import RunDir, read_jsonl, write_json
+from common.results.rundir import RunDir, read_jsonl
+from common.settings import given
 
 STEPS = {"passive": "random - base", "active": "selected - base"}
 HEADERS = ["figure", "student", "source", "base", "source's", "passive", "in %", "of the way", "active", "in %"]
@@ -32,34 +35,33 @@ HEADERS = ["figure", "student", "source", "base", "source's", "passive", "in %",
 def grid(config: Config) -> dict[str, Any]:
     """Carry out (or continue) all cells; returns what `summary.json` of the grid holds."""
     config = config.resolved()
-    top = pathlib.Path(config.run_dir)
+    work = lambda place, _: _cells(place, config)
+    return carry_out("active-inheritance", config.run_dir, run_identity(config), lambda: None, work)
+
+
+def _cells(place: RunDir, config: Config) -> Conclusion:
     cells: dict[str, dict[str, Any]] = {student: {} for student in config.students}
-    with RunDir.open(top, "active-inheritance", identity(config)) as place:
-        for j, source in enumerate(config.source):
-            for i, student in enumerate(config.students):
-                print(f"\n{student} learns from {source}")
-                folder = f"cells/{i}_{j}"
-                own = dataclasses.replace(
-                    config, students=(), student=student, source=(source,), run_dir=str(top / folder)
-                )
-                again = None if i == 0 else {source: _stored(top / f"cells/0_{j}")}
-                cells[student][source] = _cell(run(own, again)) | {"run": folder}
-        result = {
-            "schema": 1,
-            "method": "active-inheritance",
-            "status": "complete",
-            "grid": cells,
-            "repeats": config.repeats,
-        }
-        _page(config, result).write(place.path / "report.html")
-        write_json(place.path / "summary.json", result)
-    print(f"\n{terminal_table(HEADERS, rows(result))}")
-    print(f"\nreport: {top / 'report.html'}   figures: {top / 'summary.json'}")
-    return result
+    for j, source in enumerate(config.source):
+        for i, student in enumerate(config.students):
+            print(f"\n{student} learns from {source}")
+            folder = f"cells/{i}_{j}"
+            own = dataclasses.replace(
+                config, students=(), student=student, source=(source,), run_dir=str(place.path / folder)
+            )
+            again = None if i == 0 else {source: _stored(place.path / f"cells/0_{j}")}
+            cells[student][source] = _cell(run(own, again)) | {"run": folder}
+    result = {
+        "schema": 1,
+        "method": "active-inheritance",
+        "status": "complete",
+        "grid": cells,
+        "repeats": config.repeats,
+    }
+    return Conclusion(result, terminal_table(HEADERS, rows(result)), _page(config, result))
 
 
 class _Stored:
-    """The answers that another cell has of the same source, as a back end of `common.generate`."""
+    """The answers that another cell has of the same source, as a `common.generate.Generator`."""
 
     name = "stored"
 
@@ -122,10 +124,15 @@ def rows(result: Mapping[str, Any]) -> list[list[Any]]:
             for source, cell in of_sources.items():
                 entry = cell["figures"][name]
                 row = [name.replace("/", ": "), student, source, short(entry["base"]), short(entry["source"])]
-                row += [interval(entry["passive"]), percent(entry["passive"]["relative"])]
+                row += [difference(entry["passive"]), percent(entry["passive"]["relative"])]
                 row += [None if entry["of_the_way"] is None else f"{entry['of_the_way']:.2f}"]
-                table.append([*row, interval(entry["active"]), percent(entry["active"]["relative"])])
+                table.append([*row, difference(entry["active"]), percent(entry["active"]["relative"])])
     return table
+
+
+def difference(entry: Mapping[str, Any]) -> str | None:
+    """A step as `interval` shows it."""
+    return interval(entry["value"], entry["ci95"])
 
 
 def _names(result: Mapping[str, Any]) -> list[str]:
@@ -154,7 +161,11 @@ def _page(config: Config, result: Mapping[str, Any]) -> Report:
 
 
 def _note(config: Config) -> str:
-    how = "Student's t over repeats" if config.repeats > 1 else "bootstrap over prompts or items, of one training"
+    how = (
+        "Student's t over repeats"
+        if given(config.repeats) > 1
+        else "bootstrap over prompts or items, of one training"
+    )
     return (
         f"95% intervals by {how}. Passive: the student after random answers of the source, minus the base. "
         "Active: after selected ones. Source's: the mean over its usable answers to the learned prompts. Of the "

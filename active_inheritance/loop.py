@@ -13,17 +13,20 @@ Every student is trained from the base: what rounds change, they change through 
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from active_inheritance.config import Config, K
+from active_inheritance.outcome import Outcome, Round, Row, Student, folder_of
+from active_inheritance.pools import PoolFile
 from active_inheritance.prompts import fitting
-from active_inheritance.scoring import Selection, select_stage
+from active_inheritance.scoring import Selection, score_pool, select_from
+from active_inheritance.switches import Switches
+from common.backends.budget import Budget
+from common.backends.open import Opener
 from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
-    from active_inheritance.profile.measure import Data
-    from common.backends.open import Opener
+    from common.evals.measure import Measure
     from common.lm import LanguageModel
 
 LINEAGES = ("random", "selected")
@@ -34,117 +37,100 @@ NEW_SEED = 1_000_003
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What does not change in a run. `prompts`: those that sources answer, none of a pool file. `held_out`: those
-    known before the pool. `student`: None where the selection is all that is wanted."""
+    """What does not change in a run. `pool`: a file of the user's, in place of which `sources` answer `prompts`, a
+    hosted one for `share` in each repeat. `held_out`: prompts known before the pool. `student`: the base of all
+    students, None where the selection is all that is wanted. `measures`: those of students' profiles,
+    before and after."""
 
-    config: Config
-    sources: "Mapping[str, Opener]"
+    switches: Switches
+    pool: PoolFile | None
+    sources: Mapping[str, Opener]
+    share: Budget | None
     prompts: Sequence[Prompt]
     held_out: Sequence[Prompt]
     student: "LanguageModel | None"
-    profile: "Data | None" = None
-    """What students are profiled on, before and after."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A repeat. `selection`: of its first round. `rounds`: of every round what `run_students` gives, "selections"
-    by arm, how many answers were "left_out" as too long, what sources cost ("sampling"); none without a student.
-    `base`: what the student as it came answered, as `last` gives it."""
-
-    selection: Selection
-    held_out: Sequence[Prompt] = ()
-    base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rounds: Sequence[dict[str, Any]] = ()
-
-    def last(self, arm: str) -> dict[str, Any]:
-        """The last round that the arm has, with what it learned and answered there as "learned", "answers",
-        "drift", "profile", "updates" and "round"; the base has learned nothing."""
-        if arm == "base":
-            return self.base
-        number, found = next((n, f) for n, f in reversed([*enumerate(self.rounds)]) if arm in f["answers"])
-        return {key: found[key][arm] for key in (*self.base,) if key != "round"} | {"round": number}
+    measures: "Sequence[Measure]" = ()
 
 
 def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
     """All rounds of a repeat. Trained weights are deleted once they have answered, but for the selected student's
     of the first repeat's last round."""
-    config, student = setting.config, setting.student
-    folder, seed = f"repeat_{repeat}", config.seed + repeat
-    sampled = None
-    if config.source:
-        from active_inheritance.sampling import sample_pool
-
-        sampled = sample_pool(run, config, setting.sources, setting.prompts, folder, seed)
-    selection = select_stage(run, config, folder if repeat else "", seed, sampled)
-    if student is None:
+    switches, folder = setting.switches, folder_of(repeat, 0)
+    seed = switches.rule.seed + repeat
+    selection = _first_selection(run, setting, folder, repeat, seed)
+    if setting.student is None:
         return Outcome(selection)
 
     # A selection alone needs no jax.
-    from active_inheritance.student import choose_held_out, learned_rows, measure, run_students
-    from active_inheritance.student_profile import profiled
-    from common.stages import Lazy
+    from active_inheritance.student import (
+        Evaluation,
+        answer_and_profile,
+        choose_held_out,
+        learned_rows,
+        train_students,
+    )
 
-    held_out = choose_held_out(config, student, selection, setting.held_out)
-    as_it_came = Lazy(lambda: student)
-    base = {
-        "learned": [],
-        "answers": measure(run, config, as_it_came, held_out, f"{folder}/base", seed),
-        "drift": [],
-        "profile": profiled(run, config, student, as_it_came, setting.profile, "repeat_0/base"),
-        "updates": 0,
-        "round": None,
-    }
-    selections = {arm: selection for arm in config.arms if arm != "base"}
-    rounds: list[dict[str, Any]] = []
-    for number in range(config.rounds):
+    student, learning, testing = setting.student, switches.learning, switches.testing
+    held_out = setting.held_out or choose_held_out(selection, student, testing, switches.rule.seed)
+    evaluation = Evaluation(held_out, testing, switches.scoring, setting.measures)
+    base = answer_and_profile(run, student, evaluation, folder, seed)
+    selections = {arm: selection for arm in switches.arms if arm != "base"}
+    rounds: list[Round] = []
+    for number in range(switches.rounds):
         place, costs = folder_of(repeat, number), {}
         if number:
-            prompts = _learnable(rounds[0]["learned"]["selected"], config, student)
-            own = {arm: _own_answers(run, config, prompts, repeat, number, arm) for arm in LINEAGES}
+            prompts = _learnable(rounds[0].students["selected"], student, testing.sampling.max_new_tokens)
+            own = {arm: _own_answers(run, switches, prompts, repeat, number, arm) for arm in LINEAGES}
             selections = {arm: selection for arm, (selection, _) in own.items()}
             costs = {arm: cost for arm, (_, cost) in own.items()}
-        learned, left_out = learned_rows(config, student, selections, held_out)
-        found = run_students(run, config, student, learned, held_out, place, seed, setting.profile)
-        rounds.append(found | {"selections": selections, "left_out": left_out, "sampling": costs})
-        last = number == config.rounds - 1
+        learned, left_out = learned_rows(student, selections, held_out, learning)
+        students = train_students(run, student, learned, learning, evaluation, place, seed, number)
+        rounds.append(Round(students, selections, left_out, costs))
+        last = number == switches.rounds - 1
         for arm in learned:
+            # Those of a lineage answer first, in the next round, which deletes them then.
             if (last and (arm, repeat) != ("selected", 0)) or (not last and arm not in LINEAGES):
                 shutil.rmtree(run.path / place / arm / "student", ignore_errors=True)
     return Outcome(selection, held_out, base, rounds)
 
 
-def folder_of(repeat: int, number: int) -> str:
-    return f"repeat_{repeat}/round_{number}" if number else f"repeat_{repeat}"
+def _first_selection(run: RunDir, setting: Setting, folder: str, repeat: int, seed: int) -> Selection:
+    """Of a file, which is scored once for all repeats, or of what this repeat's sources answer. The first repeat's
+    lies at the top of the run, where a run without a student looks for it."""
+    switches, own = setting.switches, folder if repeat else ""
+    if setting.pool is not None:
+        scored = score_pool(run, setting.pool, switches.scoring)
+    else:
+        from active_inheritance.sampling import sample_pool
+
+        sampled = sample_pool(
+            run, switches.answering, setting.sources, setting.prompts, folder, seed, setting.share
+        )
+        scored = score_pool(run, sampled, switches.scoring, own)
+    return select_from(run, scored, dataclasses.replace(switches.rule, seed=seed), own)
 
 
-def _learnable(rows: Sequence[Mapping[str, Any]], config: Config, student: "LanguageModel") -> list[Prompt]:
+def _learnable(first: Student, student: "LanguageModel", answer_tokens: int) -> list[Prompt]:
     """The prompts of the first round's data that leave the student room to answer."""
     prompts: dict[str, Prompt] = {}
-    for row in rows:  # several rows of a prompt where several of its answers are taken
+    for row in first.learned:  # several rows of a prompt where several of its answers are taken
         prompts.setdefault(row["prompt"], Prompt(row["id"], row["prompt"]))
-    return fitting(list(prompts.values()), student, config.answer_tokens)
+    return fitting(list(prompts.values()), student, answer_tokens)
 
 
 def _own_answers(
-    run: RunDir, config: Config, prompts: Sequence[Prompt], repeat: int, number: int, arm: str
-) -> tuple[Selection, dict[str, Any]]:
-    """A pool of the arm's own student's answers, and the choice from it. The student is deleted after it."""
+    run: RunDir, switches: Switches, prompts: Sequence[Prompt], repeat: int, number: int, arm: str
+) -> tuple[Selection, Row]:
+    """A pool that the arm's own student answers, the choice from it, and what it cost. The student is deleted once
+    it has answered."""
     from active_inheritance.sampling import accounts, from_folder, sample_pool
 
     before = run.path / folder_of(repeat, number - 1) / arm / "student"
     own, name = f"{folder_of(repeat, number)}/{arm}", f"{arm} student {number - 1}"
-    later = dataclasses.replace(
-        config,
-        pool=None,
-        source=(name,),
-        sources=(),
-        k=config.k or K,
-        prompt_column=None,
-        answers_column=None,
-        budget=None,
-    )
-    seed = config.seed + repeat + NEW_SEED * number
-    sampled = sample_pool(run, later, {name: from_folder(str(before), later)}, prompts, own, seed)
+    seed = switches.rule.seed + repeat + NEW_SEED * number
+    source = {name: from_folder(str(before), switches.answering)}
+    sampled = sample_pool(run, switches.answering, source, prompts, own, seed)
     shutil.rmtree(before, ignore_errors=True)
-    return select_stage(run, later, own, seed, sampled), accounts(run, later.source, [own])[name]
+    scored = score_pool(run, sampled, switches.scoring, own)
+    selection = select_from(run, scored, dataclasses.replace(switches.rule, seed=seed), own)
+    return selection, accounts(run, [name], [own])[name]

@@ -11,13 +11,14 @@ answer) and gives a number; it is called once for each different answer to a pro
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from active_inheritance.pools import Answer
-from common.backends.callback import load_callable
+from active_inheritance.switches import COLUMN
 from common.errors import UserError
 from common.results.rundir import VERSION
 from common.text.textstats import METRICS, profile
+from common.usercode import load_callable
 
 if TYPE_CHECKING:
     from common.evals.scorers import Score as ToxicityScore
@@ -58,9 +59,9 @@ def check_scorer(name: str, toxicity: str | None = None) -> None:
         return check_toxicity(toxicity)
     if name.startswith("python:"):
         load_callable(name)
-    elif not name.removeprefix("column:"):
+    elif not name.removeprefix(COLUMN):
         raise UserError(f"{name!r} names no column: give column:NAME")
-    elif not name.startswith("column:") and name not in METRICS:
+    elif not name.startswith(COLUMN) and name not in METRICS:
         raise UserError(
             f"there is no metric {name!r}: there are {', '.join(METRICS)}, column:NAME for a score that the pool "
             "holds, and python:FILE.py:FUNCTION for your own"
@@ -77,16 +78,14 @@ def versions(names: Sequence[str], hashes: Mapping[str, str], toxicity: str | No
     file's. `toxicity`: who scored that."""
 
     def version(name: str) -> str:
-        if name == TOXICITY:
+        if name == TOXICITY and toxicity is not None:
             from common.evals.scorers import open_scorer
 
             scorer = open_scorer(toxicity)[1]
             return f"{scorer.name}, {scorer.version}"
         if name.startswith("python:"):
             return f"sha256 {hashes[name.removeprefix('python:').rpartition(':')[0]]}"
-        return (
-            "as in the pool" if name.startswith("column:") else f"common.text.textstats, clean, seedloop {VERSION}"
-        )
+        return "as in the pool" if name.startswith(COLUMN) else f"common.text.textstats, clean, seedloop {VERSION}"
 
     return {name: version(name) for name in names}
 
@@ -96,7 +95,8 @@ class Scorers:
     """The scorers of a run, ready to be called."""
 
     names: tuple[str, ...]
-    functions: Mapping[str, Callable[[str, str], float]]
+    functions: Mapping[str, Callable[..., Any]]
+    """Of the user's: (prompt, answer) to a number."""
     toxicity: "ToxicityScore | None" = None
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     """Failed calls of each function in a row."""
@@ -107,7 +107,7 @@ class Scorers:
         `texts`: where the texts lie, for scorers whose user scores them."""
         functions = {name: load_callable(name) for name in names if name.startswith("python:")}
         toxic = None
-        if TOXICITY in names:
+        if TOXICITY in names and toxicity is not None:
             from common.evals.scorers import open_scorer
 
             toxic, _ = open_scorer(toxicity, texts)
@@ -117,7 +117,7 @@ class Scorers:
         """All scores of every answer. Raises UserError when a function fails several times in a row."""
         measured = [name for name in self.names if name in METRICS]
         by_text: dict[str, Score] = {}
-        rows = []
+        rows, toxic = [], {}
         if self.toxicity is not None:
             texts = list(dict.fromkeys(answer.text for answer in answers if answer.text.strip()))
             toxic = dict(zip(texts, self.toxicity(texts), strict=True)) if texts else {}
@@ -141,7 +141,7 @@ class Scorers:
                 return None
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"{name} failed {BREAKER} times in a row, the last with: {what}; mend it and take a new "
+                f"{name} failed {BREAKER} times in a row, the last with: {what}; fix it and take a new "
                 "--run-dir; what was sampled is in repeat_0/samples/pool.jsonl of this one, for --pool"
             ) from error
         self.failures[name] = 0

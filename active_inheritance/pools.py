@@ -1,8 +1,8 @@
 """Pools: several answers to every prompt, read from a file as a stream of prompts.
 
-    for group in read_pool(pathlib.Path("pool.jsonl"), Layout()):
-        drawn = draw(group, sources=("llama", "gemma"), k=10, seed=0)
-        flags = guard(drawn.answers, max_repeats=0.5)
+    pool = PoolFile(pathlib.Path("pool.jsonl"), Layout(), sources=("llama", "gemma"), k=10)
+    for group in pool.groups():
+        flags = guard(group.answers, max_repeats=0.5)
 
 Three forms are understood, in JSONL, CSV and Parquet:
 
@@ -15,6 +15,7 @@ NAME is a score of the user's own (see `active_inheritance.metrics`).
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import pathlib
@@ -23,7 +24,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from common.errors import UserError
 from common.tasks.files import Row, require, row_id, stream_rows
@@ -38,6 +39,8 @@ GUARDS = ("empty", "truncated", "repeating", "duplicate", "refusal")
 BUCKET = 16 << 20
 """Bytes of a long file that are grouped by prompt in memory at a time; as objects they take some five times
 that."""
+LOOKED_AT = 200
+"""Prompts at the beginning of a pool that are read before anything is made."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,16 @@ class Group:
     answers: tuple[Answer, ...]
 
 
+class Pool(Protocol):
+    """A file that holds prompts with several answers each, and how it is read. An error of the file comes when its
+    row does."""
+
+    @property
+    def file(self) -> pathlib.Path: ...
+
+    def groups(self) -> Iterator[Group]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Names of columns; None is found out from the first row. `scores`: columns that hold scores."""
@@ -68,6 +81,48 @@ class Layout:
     prompt: str | None = None
     answers: str | None = None
     scores: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolFile:
+    """A file of the user's, and what of it is used: answers of `sources` (all, where none is named), of which `k`
+    are drawn with `seed` (see `draw`)."""
+
+    file: pathlib.Path
+    layout: Layout = Layout()
+    sources: tuple[str, ...] = ()
+    k: int | None = None
+    seed: int = 0
+
+    def groups(self) -> Iterator[Group]:
+        """See `Pool`."""
+        return map(self.drawn, read_pool(self.file, self.layout))
+
+    def drawn(self, group: Group) -> Group:
+        """What is used of a prompt's answers."""
+        return draw(group, self.sources, self.k, self.seed)
+
+    def beginning(self, top: int) -> list[Group]:
+        """The first prompts, with what is used of them. Raises UserError where the settings do not fit them.
+        `top`: answers of a prompt that are to be taken."""
+        groups = list(itertools.islice(read_pool(self.file, self.layout), LOOKED_AT))
+        answers = [answer for group in groups for answer in group.answers]
+        there = dict.fromkeys(answer.source for answer in answers)
+        found = [self.drawn(group) for group in groups]
+        most = max(len(group.answers) for group in found)
+        if top >= most > 1:
+            raise UserError(f"--top {top} of {most} answers of {self.file} selects nothing: use a smaller --top")
+        if unknown := [source for source in self.sources if source not in there]:
+            raise UserError(
+                f"--sources {','.join(unknown)}: not among the first {len(groups)} prompts of {self.file}, whose "
+                f"sources are {', '.join(there)}"
+            )
+        for name in self.layout.scores:
+            if all(math.isnan(answer.columns[name]) for answer in answers):
+                raise UserError(
+                    f"column:{name}: the first {len(groups)} prompts of {self.file} have no such score"
+                )
+        return found
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -81,19 +136,19 @@ def read_pool(file: pathlib.Path, layout: Layout) -> Iterator[Group]:
     """
     rows = stream_rows(file)
     first, place = next(rows)
-    form, layout = _form(first, layout, place)
+    form, columns = _form(first, layout, place)
+    rows = itertools.chain([(first, place)], rows)
     if form == "long":
-        groups = _long(file, layout)
+        groups = _long(file, rows, columns)
     else:
         read = _wide if form == "wide" else _mapped
         groups = (
-            (_prompt_id(row, row_id(row, ""), layout), row, read(row, layout, place), place)
-            for row, place in stream_rows(file)
+            (_prompt_id(row, row_id(row, ""), columns), row, read(row, columns, place), place)
+            for row, place in rows
         )
-    rows.close()
     seen: set[int] = set()  # 8 bytes of a hash each: there may be many
     for number, (name, row, answers, place) in enumerate(groups):
-        prompt = require(row, layout.prompt, place)
+        prompt = require(row, columns.prompt, place)
         if _short(name) in seen:
             if row_id(row, "") or "prompt_id" in row:
                 raise UserError(f"{place}: id {name!r} is also that of an earlier prompt: ids must differ")
@@ -102,15 +157,23 @@ def read_pool(file: pathlib.Path, layout: Layout) -> Iterator[Group]:
         yield Group(name, prompt, tuple(answers))
 
 
-def _form(row: Row, layout: Layout, place: str) -> tuple[str, Layout]:
-    """Which of the three forms the file has, and the columns that were left open."""
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """The layout of a file that was looked at; of the wide form `answers` is the part before _0, _1, …"""
+
+    prompt: str
+    answers: str
+    scores: tuple[str, ...]
+
+
+def _form(row: Row, layout: Layout, place: str) -> tuple[str, _Columns]:
+    """Which of the three forms the file has, and its columns."""
     prompt = layout.prompt or next((name for name in PROMPTS if name in row), None)
     if prompt is None or prompt not in row:
         raise UserError(f"{place}: no column {prompt or ' or '.join(PROMPTS)!r}: name it with --prompt-column")
-    if layout.answers is None and "completion_0" in row:
-        return "wide", dataclasses.replace(layout, prompt=prompt)
-    if layout.answers is not None and f"{layout.answers}_0" in row:
-        return "wide", dataclasses.replace(layout, prompt=prompt)
+    stem = layout.answers or "completion"
+    if f"{stem}_0" in row:
+        return "wide", _Columns(prompt, stem, layout.scores)
     names = (layout.answers,) if layout.answers else (*MAPS, *ONES)
     column = next((name for name in names if name in row), None)
     if column is None:
@@ -124,13 +187,13 @@ def _form(row: Row, layout: Layout, place: str) -> tuple[str, Layout]:
             f"{place}: one answer a row needs a column source (or model, or prompt_id) beside {column!r}; several "
             "answers in a row stand in completion_0, completion_1, …"
         )
-    return form, dataclasses.replace(layout, prompt=prompt, answers=column)
+    return form, _Columns(prompt, column, layout.scores)
 
 
-def _prompt_id(row: Row, otherwise: str, layout: Layout) -> str:
+def _prompt_id(row: Row, otherwise: str, columns: _Columns) -> str:
     given = row.get("prompt_id")
     given = otherwise if given is None else str(given).strip()
-    return given or hashlib.sha256(str(row.get(layout.prompt)).encode("utf-8", "replace")).hexdigest()[:16]
+    return given or hashlib.sha256(str(row.get(columns.prompt)).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _short(name: str) -> int:
@@ -147,7 +210,12 @@ def _text(value: Any, place: str) -> str:
         return ""
     if not isinstance(value, str | int | float):
         raise UserError(f"{place}: an answer is a {type(value).__name__}: it must be a text")
-    return re.sub("[\ud800-\udfff]", "\ufffd", str(value))
+    return whole(str(value))
+
+
+def whole(text: str) -> str:
+    """The text with U+FFFD in place of every half of a character (a lone surrogate), which has no UTF-8 form."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _score(value: Any, name: str, place: str) -> float:
@@ -165,8 +233,8 @@ def _truncated(row: Mapping[str, Any], suffix: str = "") -> bool:
     return said in ("true", "1") or row.get(f"finish_reason{suffix}") == "length"
 
 
-def _wide(row: Row, layout: Layout, place: str) -> list[Answer]:
-    stem = layout.answers or "completion"
+def _wide(row: Row, columns: _Columns, place: str) -> list[Answer]:
+    stem = columns.answers
     counts: dict[str, int] = {}
     answers = []
     for i in range(len(row)):
@@ -175,26 +243,26 @@ def _wide(row: Row, layout: Layout, place: str) -> list[Answer]:
         source = str(row.get(f"source_{i}") or _source(row)).strip()
         index = counts.setdefault(source, 0)
         counts[source] += 1
-        scores = {name: _score(row.get(f"{name}_{i}"), name, place) for name in layout.scores}
+        scores = {name: _score(row.get(f"{name}_{i}"), name, place) for name in columns.scores}
         answers.append(Answer(source, index, _text(row[f"{stem}_{i}"], place), _truncated(row, f"_{i}"), scores))
     return answers
 
 
-def _mapped(row: Row, layout: Layout, place: str) -> list[Answer]:
+def _mapped(row: Row, columns: _Columns, place: str) -> list[Answer]:
     """Sources with an answer or a list of them; in tables a source without any is None. An answer is a text or
     {"text", "truncated" or "finish_reason", NAME: score}."""
-    given = row.get(layout.answers)
+    given = row.get(columns.answers)
     if isinstance(given, list):
         given = {_source(row): given}
     if not isinstance(given, Mapping):
-        raise UserError(f"{place}: {layout.answers!r} is no map of source to answer")
+        raise UserError(f"{place}: {columns.answers!r} is no map of source to answer")
     answers = []
     for source, entry in given.items():
         entries = entry if isinstance(entry, list) else [] if entry is None else [entry]
         for index, one in enumerate(entries):
             if not isinstance(one, Mapping):
                 one = {"text": one}
-            scores = {n: _score(_beside(row, n, source, index, one), n, place) for n in layout.scores}
+            scores = {n: _score(_beside(row, n, source, index, one), n, place) for n in columns.scores}
             answers.append(Answer(str(source), index, _text(one.get("text"), place), _truncated(one), scores))
     return answers
 
@@ -208,18 +276,20 @@ def _beside(row: Row, name: str, source: str, index: int, one: Mapping[str, Any]
     return value[index] if isinstance(value, list) and index < len(value) else value
 
 
-def _long(file: pathlib.Path, layout: Layout) -> Iterator[tuple[str, Row, list[Answer], str]]:
+def _long(
+    file: pathlib.Path, rows: Iterator[tuple[Row, str]], columns: _Columns
+) -> Iterator[tuple[str, Row, list[Answer], str]]:
     """Rows of one answer, brought together by prompt: rows of one hash are kept in one file, small enough to be
     grouped in memory."""
     count = max(1, file.stat().st_size * (6 if file.suffix == ".parquet" else 1) // BUCKET)
     if count == 1:
-        yield from _grouped(stream_rows(file), layout)
+        yield from _grouped(rows, columns)
         return
     with tempfile.TemporaryDirectory(prefix="seedloop-") as folder:
         buckets = [pathlib.Path(folder, f"{i}.jsonl") for i in range(count)]
         held: list[list[str]] = [[] for _ in buckets]
-        for number, (row, place) in enumerate(stream_rows(file), start=1):
-            i = zlib.crc32(_prompt_id(row, "", layout).encode("utf-8", "replace")) % count
+        for number, (row, place) in enumerate(rows, start=1):
+            i = zlib.crc32(_prompt_id(row, "", columns).encode("utf-8", "replace")) % count
             held[i].append(json.dumps([row, place]))
             if number % 20_000 == 0:
                 _spill(buckets, held)
@@ -227,7 +297,7 @@ def _long(file: pathlib.Path, layout: Layout) -> Iterator[tuple[str, Row, list[A
         for bucket in buckets:
             if bucket.exists():
                 with bucket.open() as lines:
-                    yield from _grouped((json.loads(line) for line in lines), layout)
+                    yield from _grouped((json.loads(line) for line in lines), columns)
 
 
 def _spill(files: Sequence[pathlib.Path], held: Sequence[list[str]]) -> None:
@@ -238,16 +308,16 @@ def _spill(files: Sequence[pathlib.Path], held: Sequence[list[str]]) -> None:
             lines.clear()
 
 
-def _grouped(rows: Iterator[tuple[Row, str]], layout: Layout) -> Iterator[tuple[str, Row, list[Answer], str]]:
+def _grouped(rows: Iterator[tuple[Row, str]], columns: _Columns) -> Iterator[tuple[str, Row, list[Answer], str]]:
     found: dict[str, tuple[Row, list[Answer], str, dict[str, int]]] = {}
     for row, place in rows:
-        name = _prompt_id(row, "", layout)
+        name = _prompt_id(row, "", columns)
         _, answers, _, counts = found.setdefault(name, (row, [], place, {}))
         source = _source(row)
         index = counts.setdefault(source, 0)
         counts[source] += 1
-        scores = {column: _score(row.get(column), column, place) for column in layout.scores}
-        text = _text(row.get(layout.answers), place)
+        scores = {column: _score(row.get(column), column, place) for column in columns.scores}
+        text = _text(row.get(columns.answers), place)
         answers.append(Answer(source, index, text, _truncated(row), scores))
     for name, (row, answers, place, _) in found.items():
         yield name, row, answers, place

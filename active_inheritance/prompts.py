@@ -1,6 +1,6 @@
 """The prompts of a run: those that sources answer and arms learn, and those held out to measure the student on.
 
-    learned, held_out = load_prompts(config)          # of --prompts-file, or the embedded demonstration's
+    learned, held_out = load_prompts("prompts.jsonl", None, columns(None), most=200, test_prompts=80, seed=0)
 
 Nothing of what is held out is ever learned: prompts of the same text are left out of the data of every arm.
 """
@@ -9,38 +9,46 @@ import hashlib
 import pathlib
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from active_inheritance.config import Config
 from active_inheritance.pools import PROMPTS
 from common.errors import UserError
 from common.tasks.files import require, row_id, stream_rows
 from common.tasks.prompts import Prompt, drawn_by, messages, story_prompts
 
+if TYPE_CHECKING:
+    from common.lm import LanguageModel
 
-def load_prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts to learn and held-out ones of a run that samples its pool. Raises UserError for files that do not
-    fit, and where too few are left to learn."""
-    if config.prompts_file is None:
-        learned, held_out = story_prompts(config.test_prompts)
+
+def columns(named: str | None) -> tuple[str, ...]:
+    """Where the prompt may stand in a row."""
+    return PROMPTS if named is None else (named,)
+
+
+def load_prompts(
+    file: str | None, test_file: str | None, columns: Sequence[str], most: int | None, test_prompts: int, seed: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to learn, at most `most`, and held-out ones of a run that samples its pool: of `file` (by default
+    the embedded set) and `test_file` (by default `test_prompts` of the others).
+
+    Raises UserError for files that do not fit, and where too few are left to learn.
+    """
+    if file is None:
+        learned, held_out = story_prompts(test_prompts)
     else:
-        learned, held_out = read_prompts(config.prompts_file, columns_of(config)), []
-    if config.test_prompts_file is not None:
-        held_out = read_prompts(config.test_prompts_file, (*columns_of(config), *PROMPTS))
+        learned, held_out = read_prompts(file, columns), []
+    if test_file is not None:
+        held_out = read_prompts(test_file, (*columns, *PROMPTS))
     elif not held_out:
-        held_out = split(learned, config.test_prompts, config.seed)
+        held_out = split(learned, test_prompts, seed)
     taken = {prompt.text for prompt in held_out}
     learned = [prompt for prompt in learned if prompt.text not in taken]
     if not learned:
-        raise UserError(f"{config.prompts_file}: all of its prompts are held out: lower --test-prompts")
-    if config.prompts is not None and len(learned) > config.prompts:
-        drawn = set(random.Random(f"prompts {config.seed}").sample(range(len(learned)), config.prompts))
+        raise UserError(f"{file}: all of its prompts are held out: lower --test-prompts")
+    if most is not None and len(learned) > most:
+        drawn = set(random.Random(f"prompts {seed}").sample(range(len(learned)), most))
         learned = [prompt for i, prompt in enumerate(learned) if i in drawn]
     return learned, held_out
-
-
-def columns_of(config: Config) -> tuple[str, ...]:
-    """Where the prompt may stand in a row."""
-    return PROMPTS if config.prompt_column is None else (config.prompt_column,)
 
 
 def read_prompts(name: str, columns: Sequence[str]) -> list[Prompt]:
@@ -68,7 +76,7 @@ def split(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     return sorted(prompts, key=lambda prompt: drawn_by(prompt.id, seed))[: min(count, len(prompts) // 2)]
 
 
-def fitting(prompts: Sequence[Prompt], student, answer_tokens: int) -> list[Prompt]:
+def fitting(prompts: Sequence[Prompt], student: "LanguageModel", answer_tokens: int) -> list[Prompt]:
     """The prompts that leave the student room to answer. Raises UserError, naming the first, where none does."""
     found = [prompt for prompt in prompts if room(prompt.text, student, answer_tokens)]
     if prompts and not found:
@@ -79,5 +87,6 @@ def fitting(prompts: Sequence[Prompt], student, answer_tokens: int) -> list[Prom
     return found
 
 
-def room(text: str, student, answer_tokens: int) -> bool:
+def room(text: str, student: "LanguageModel", answer_tokens: int) -> bool:
+    """Whether a prompt leaves the student room for an answer of that length."""
     return len(student.tokenizer.encode_prompt(messages(text))) + answer_tokens <= student.config.max_positions

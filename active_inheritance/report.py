@@ -1,35 +1,40 @@
-"""What a selection leaves behind: summary.json, the data sets of the arms, the page and the printed tables."""
+"""What a run leaves behind: the data sets of the arms, the student, the page and the printed tables."""
 
 import hashlib
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from active_inheritance.config import Config
-from active_inheritance.loop import Outcome, folder_of
+from active_inheritance.forecast import Array, Forecast, Tally
+from active_inheritance.outcome import Outcome, Row, folder_of
 from active_inheritance.pools import GUARDS
 from active_inheritance.scoring import Selection
 from active_inheritance.select import ARMS
+from active_inheritance.student_figures import AGAINST
 from active_inheritance.student_report import (
-    ACCOUNT_HEADERS,
-    METRIC_HEADERS,
-    PROFILE_HEADERS,
-    ROUND_HEADERS,
-    account_rows,
+    Table,
     add_student,
     add_student_details,
-    arm_table,
+    arms_of,
+    decimals,
     interval,
-    metric_rows,
-    profile_rows,
-    round_rows,
+    metrics_of,
+    percent,
+    profile_of,
+    rounds_of,
     short,
+    student_caveats,
 )
-from active_inheritance.summary import summarise, warnings
+from active_inheritance.summary import StudentSummary, Summary, caveats, summarise
+from active_inheritance.switches import Switches
+from common.results.conclusion import Conclusion, counted, verdict
 from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.estimate import Gain
 from common.results.report import (
     Report,
     histogram_figure,
@@ -38,7 +43,7 @@ from common.results.report import (
     share_figure,
     terminal_table,
 )
-from common.results.rundir import RunDir, write_folder, write_json
+from common.results.rundir import RunDir, write_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,33 +52,45 @@ DOTS = 1200
 """Answers in a scatter plot."""
 
 
-def finish(
-    run: RunDir, config: Config, outcomes: Sequence[Outcome], hashes: dict[str, str], unasked: int
-) -> dict[str, Any]:
-    """Write all products of a run and print its tables; returns the summary. See `summarise`."""
-    summary = summarise(run, config, outcomes, hashes, unasked)
-    if not outcomes[0].rounds and (run.path / "model").exists():
-        print(f"{final_tables(summary)}\nthe student of this run is there already: {run.path / 'report.html'}")
-        return summary
-    selection, trained = outcomes[0].selection, summary["student"] is not None
+def conclusion(
+    run: RunDir,
+    config: Config,
+    switches: Switches,
+    outcomes: Sequence[Outcome],
+    hashes: Mapping[str, str],
+    too_long: int,
+) -> Conclusion:
+    """What a finished run shows; stores the data sets and the selected student. See `summarise`."""
+    summary = summarise(run, config, switches, outcomes, hashes, too_long)
+    trained = isinstance(summary, StudentSummary)
+    notes = [*(student_caveats(switches, summary) if trained else []), *caveats(switches, summary)]
+    if not trained and (run.path / "model").exists():
+        # A selection that is made again after its student: the student's page and figures say all of it and more.
+        notes.append("the student of this run is there already: its page and figures stay")
+        return Conclusion(summary, final_tables(summary), None, notes)
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
-                write_dataset(run.path / folder, _rows(selection, arm), _card(config, summary, arm))
+                card = _card(summary, arm)
+                write_dataset(run.path / folder, _rows(outcomes[0].selection, arm), card)
+        products = {"data set": "dataset", "controls": "controls"}
         if trained:
-            chosen = run.path / folder_of(0, config.rounds - 1) / "selected/student"
+            chosen = run.path / folder_of(0, switches.rounds - 1) / "selected/student"
             write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
-        _page(config, summary, outcomes).write(run.path / "report.html")
-    write_json(run.path / "summary.json", summary)
-    print(final_tables(summary))
-    for line in warnings(config, summary):
-        print(f"note: {line}")
-    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
-    print(
-        f"data set: {run.path / 'dataset'}   controls: {run.path / 'controls'}"
-        + (f"   student: {run.path / 'model'}" if trained else "")
-    )
-    return summary
+            products["student"] = "model"
+        page = _page(summary, outcomes[0], switches, config.redact)
+    said = _verdict(summary) if trained else None
+    return Conclusion(summary, final_tables(summary), page, notes, said, products)
+
+
+def _verdict(summary: StudentSummary) -> str | None:
+    """Whether selection is shown to do more than distillation does, by the first objective."""
+    found = summary.gains[f"selected - {AGAINST}"]
+    gain = Gain(value=found.value, ci95=found.ci95, bootstrap95=None)
+    if summary.student.repeats == 1:  # the interval is over prompts and says nothing about other seeds
+        gain = Gain(value=found.value, ci95=None, bootstrap95=found.ci95)
+    metric, places = summary.arms["selected"].metric, decimals(found.value or 0.0)
+    return verdict(gain, "selected", AGAINST, metric, 1, places, ways=("above", "below"))
 
 
 # --- data sets ------------------------------------------------------------------------------------------------
@@ -85,8 +102,8 @@ def _rows(selection: Selection, arm: str) -> Iterator[dict[str, Any]]:
         yield row | scores
 
 
-def _card(config: Config, summary: dict[str, Any], arm: str) -> DatasetCard:
-    rule = summary["rule"]
+def _card(summary: Summary, arm: str) -> DatasetCard:
+    rule = summary.rule
     fields = {
         "id": Field("string", "The prompt's id in the pool; with #rank where several answers are taken."),
         "prompt": Field("string", "The prompt."),
@@ -97,7 +114,7 @@ def _card(config: Config, summary: dict[str, Any], arm: str) -> DatasetCard:
         "reason": Field("string", "Why the selected answer was taken."),
         "margin": Field("float64", "By how much the best answer is ahead of the next; null where there is none."),
     }
-    fields |= {name: Field("float64", f"Score, by {version}.") for name, version in summary["scorers"].items()}
+    fields |= {name: Field("float64", f"Score, by {version}.") for name, version in summary.scorers.items()}
     how = {
         "selected": f"best by {', '.join(rule['objectives'])}",
         "first": "the first answer of the first source",
@@ -109,7 +126,7 @@ def _card(config: Config, summary: dict[str, Any], arm: str) -> DatasetCard:
         title=f"Answers by Active Inheritance: {arm}",
         made_by=(
             f"Of each prompt's answers {_pool_name(summary)}, {how}{under}. Sources: "
-            f"{', '.join(summary['pool']['sources'])}."
+            f"{', '.join(summary.pool['sources'])}."
         ),
         fields=fields,
         lineage="id, source and index name the answer; pool/ of the run holds all answers with their scores.",
@@ -119,135 +136,107 @@ def _card(config: Config, summary: dict[str, Any], arm: str) -> DatasetCard:
     )
 
 
-def _pool_name(summary: dict[str, Any]) -> str:
-    made = summary["sampling"]
+def _pool_name(summary: Summary) -> str:
+    made = summary.sampling
     if made is None:
-        return f"in the pool {summary['pool']['file']} (SHA-256 {summary['pool']['sha256']}…)"
+        return f"in the pool {summary.pool['file']} (SHA-256 {summary.pool['sha256']}…)"
     if made["method"] == "diverse-beam":
         return f"({made['k']}, by diverse beam search with penalty {made['diversity_penalty']:g})"
     return f"({made['k']}, sampled at temperature {made['temperature']:g} and top-p {made['top_p']:g})"
 
 
-def _outcomes(summary: dict[str, Any]) -> dict[str, int]:
+def _outcomes(summary: Summary) -> dict[str, int]:
     """What became of all answers of the pool. One with two faults counts under both."""
-    total = lambda name: sum(count.get(name, 0) for count in summary["pool"]["sources"].values())
+    total = lambda name: sum(count.get(name, 0) for count in summary.pool["sources"].values())
     return {name: total(name) for name in ("answers", *GUARDS, "usable")}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-OBJECTIVE_HEADERS = ["objective", "pool", "spread", "none, %", "lift predicted", "lift realised", "best of pool"]
-OBJECTIVE_HEADERS += ["headroom"]
 
-
-def objective_rows(summary: dict[str, Any]) -> list[list[Any]]:
+def objectives_of(summary: Summary) -> Table:
+    """What was to be expected of every objective, and what came of it."""
+    headers = ["objective", "pool", "spread", "none, %", "lift predicted", "lift realised", "best of pool"]
     rows = []
-    for name, entry in summary["data"]["objectives"].items():
-        row = [name, short(entry["pool"]), short(entry["within_prompt_spread"])]
-        row.append(f"{100 * entry['without_spread_share']:.1f}")
-        keys = ("lift_predicted", "lift_realised", "best_of_pool", "headroom")
-        rows.append([*row, *(short(entry[key]) for key in keys)])
-    return rows
+    for name, entry in summary.data.objectives.items():
+        row = [name, short(entry.pool), short(entry.within_prompt_spread)]
+        row.append(f"{100 * entry.without_spread_share:.1f}")
+        lifts = (entry.lift_predicted, entry.lift_realised, entry.best_of_pool, entry.headroom)
+        rows.append([*row, *map(short, lifts)])
+    return [*headers, "headroom"], rows
 
 
-SCORE_HEADERS = ["score", "pool", "random", "matched", "selected", "selected - random", "relative", "in spreads"]
-
-
-def score_rows(summary: dict[str, Any]) -> list[list[Any]]:
+def scores_of(summary: Summary) -> Table:
     """Every score, those selected by first, and how far the selected answers are from the random ones."""
+    headers = ["score", "pool", "random", "matched", "selected", "selected - random", "relative", "in spreads"]
     rows = []
-    for name, entry in summary["data"]["scores"].items():
+    for name, entry in summary.data.scores.items():
         lift = entry["selected - random"]
-        relative = None if lift["relative"] is None else f"{100 * lift['relative']:+.1f}%"
         spreads = lift["value"] / entry["spread"] if entry["spread"] and lift["value"] is not None else None
-        columns = [short(entry[key]) for key in ("pool", "random", "matched", "selected")]
-        rows.append([name, *columns, interval(lift), relative, None if spreads is None else f"{spreads:+.2f}"])
-    return rows
+        row = [name, *(short(entry[key]) for key in ("pool", "random", "matched", "selected"))]
+        row += [interval(lift["value"], lift["ci95"]), percent(lift["relative"])]
+        rows.append([*row, None if spreads is None else f"{spreads:+.2f}"])
+    return headers, rows
 
 
-SOURCE_HEADERS = ["source", "answers", "usable", "wins", "share, %", "by chance, %"]
-
-
-def source_rows(summary: dict[str, Any]) -> list[list[Any]]:
-    """Sources by how often they are selected."""
+def sources_of(summary: Summary) -> Table:
+    """Sources by how often they are selected, with the means of the objectives."""
+    headers = ["source", "answers", "usable", "wins", "share, %", "by chance, %"]
     rows = []
-    for source, entry in summary["data"]["sources"].items():
-        answers = summary["pool"]["sources"][source]["answers"]
+    for source, entry in summary.data.sources.items():
+        answers = summary.pool["sources"][source]["answers"]
         shares = (round(100 * entry[key], 1) for key in ("selected_share", "chance_share"))
         means = [short(value) for key, value in entry.items() if key.startswith("mean ")]
         rows.append([source, answers, entry["usable"], entry["wins"], *shares, *means])
-    return sorted(rows, key=lambda row: (-row[3], row[0]))
+    first = next(iter(summary.data.sources.values()))
+    headers += [key for key in first if key.startswith("mean ")]
+    return headers, sorted(rows, key=lambda row: (-row[3], row[0]))
 
 
-def _source_headers(summary: dict[str, Any]) -> list[str]:
-    first = next(iter(summary["data"]["sources"].values()))
-    return SOURCE_HEADERS + [key for key in first if key.startswith("mean ")]
-
-
-def final_tables(summary: dict[str, Any]) -> str:
-    """What is printed at the end of a selection."""
-    data, rule = summary["data"], summary["rule"]
-    how = ", ".join(rule["objectives"]) + (
-        f" under {', '.join(rule['constraints'])}" if rule["constraints"] else ""
-    )
-    return (
-        f"\n{data['prompts']} prompts, {data['answers_usable']} usable answers from "
-        f"{len(summary['pool']['sources'])} sources, selected by {how}\n\n"
-        + terminal_table(OBJECTIVE_HEADERS, objective_rows(summary))
-        + "\n\n"
-        + terminal_table(SCORE_HEADERS, score_rows(summary))
-        + "\n\n"
-        + terminal_table(_source_headers(summary), source_rows(summary))
-        + "\n"
-        + (_student_tables(summary) if summary["student"] else "")
-    )
-
-
-def _student_tables(summary: dict[str, Any]) -> str:
-    own = summary["student"]
-    repeats = f"{own['repeats']} repeat{'s' if own['repeats'] > 1 else ''}"
-    return (
-        f"\nthe student on {own['held_out_prompts']} held-out prompts, {repeats}\n\n"
-        + terminal_table(*arm_table(summary))
-        + "\n\n"
-        + terminal_table(METRIC_HEADERS, metric_rows(summary))
-        + "\n"
-        + (f"\n{terminal_table(PROFILE_HEADERS, profile_rows(summary))}\n" if summary["profile"] else "")
-        + (f"\n{terminal_table(ROUND_HEADERS, round_rows(summary))}\n" if summary["rounds"] else "")
-    )
+def final_tables(summary: Summary) -> str:
+    """What is printed at the end of a run."""
+    data, rule = summary.data, summary.rule
+    under = f" under {', '.join(rule['constraints'])}" if rule["constraints"] else ""
+    usable = f"{data.answers_usable} usable answers from {len(summary.pool['sources'])} sources"
+    parts = [
+        f"{data.prompts} prompts, {usable}, selected by {', '.join(rule['objectives'])}{under}",
+        *(terminal_table(*table) for table in (objectives_of(summary), scores_of(summary), sources_of(summary))),
+    ]
+    if isinstance(summary, StudentSummary):
+        own = summary.student
+        parts.append(f"the student on {own.held_out_prompts} held-out prompts, {counted(own.repeats, 'repeat')}")
+        tables = [arms_of(summary), metrics_of(summary), profile_of(summary), rounds_of(summary)]
+        parts += [terminal_table(*table) for table in tables if table[1]]
+    return "\n\n".join(parts)
 
 
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def _page(config: Config, summary: dict[str, Any], outcomes: Sequence[Outcome]) -> Report:
-    data, rule, selection = summary["data"], summary["rule"], outcomes[0].selection
+def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) -> Report:
+    """`first`: the first repeat, where the page shows one."""
+    data, rule, pool = summary.data, summary.rule, summary.pool
     page = Report(
         f"Active Inheritance: {', '.join(rule['objectives'])}",
-        f"{data['prompts']} prompts, {data['answers_usable']} usable answers of {len(summary['pool']['sources'])} "
-        f"sources{', ' + ', '.join(rule['constraints']) if rule['constraints'] else ''}, seed {config.seed}",
+        f"{data.prompts} prompts, {data.answers_usable} usable answers of {len(pool['sources'])} sources, "
+        + "".join(f"{constraint}, " for constraint in rule["constraints"])
+        + f"seed {switches.rule.seed}",
     )
-    if summary["student"]:
+    if isinstance(summary, StudentSummary):
         add_student(page, summary)
-    page.add_table(
-        "What was selected for", OBJECTIVE_HEADERS, objective_rows(summary), note=_objective_note(summary)
-    )
-    if notes := warnings(config, summary):
-        page.add_text("\n\n".join(notes), "Know before believing")
-    if summary["student"]:
-        add_student_details(page, config, summary, outcomes[0])
-    _figures(page, config, selection, summary)
-    page.add_table(
-        "What selection does to every score", SCORE_HEADERS, score_rows(summary), note=_score_note(summary)
-    )
-    names = list(data["correlations"])
+    page.add_table("What was selected for", *objectives_of(summary), note=_objective_note(data.kl_bound_nats))
+    if isinstance(summary, StudentSummary):
+        add_student_details(page, summary, first)
+    _figures(page, first.selection, data)
+    page.add_table("What selection does to every score", *scores_of(summary), note=_score_note(rule["objectives"]))
+    names = list(data.correlations)
     page.add_table(
         "Which scores go together within a prompt",
         ["", *names],
-        [[a, *(None if v is None else round(v, 2) for v in data["correlations"][a].values())] for a in names],
+        [[a, *(None if v is None else round(v, 2) for v in data.correlations[a].values())] for a in names],
         note="Pearson's correlation of the usable answers to one prompt, from -1 to 1.",
     )
-    page.add_table("Who wrote what was selected", _source_headers(summary), source_rows(summary), note=SOURCE_NOTE)
+    page.add_table("Who wrote what was selected", *sources_of(summary), note=SOURCE_NOTE)
     page.add_table(
         "What became of the answers",
         ["source", "answers", *GUARDS, "usable", "mean words"],
@@ -257,83 +246,97 @@ def _page(config: Config, summary: dict[str, Any], outcomes: Sequence[Outcome]) 
                 *(count.get(name, 0) for name in ("answers", *GUARDS, "usable")),
                 round(count["words"] / count["answers"], 1),
             ]
-            for source, count in summary["pool"]["sources"].items()
+            for source, count in pool["sources"].items()
         ],
-        note=f"Not used: {', '.join(config.drop) or 'none'}. An answer may have two faults.",
+        note=f"Not used: {', '.join(switches.scoring.drop) or 'none'}. An answer may have two faults.",
     )
-    if summary["sampling"]:
-        page.add_table("What the sources cost", ACCOUNT_HEADERS, account_rows(summary), note="Over all repeats.")
-    page.add_table("Why", ["reason", "prompts"], [[reason, n] for reason, n in data["reasons"].items()])
-    page.add_table("By what", ["score", "scorer and version"], [[*pair] for pair in summary["scorers"].items()])
+    if summary.sampling is not None:
+        page.add_table("What the sources cost", *_accounts(summary.sampling), note="Over all repeats.")
+    page.add_table("Why", ["reason", "prompts"], [[reason, n] for reason, n in data.reasons.items()])
+    page.add_table("By what", ["score", "scorer and version"], [[*pair] for pair in summary.scorers.items()])
+    shown = _hash if redact else str
     page.add_examples(
-        "Selected beside random" + (", as hashes" if config.redact else ""),
+        "Selected beside random" + (", as hashes" if redact else ""),
         ["Prompt", "Selected", "Random"],
-        [[_shown(config, text) for text in texts] for texts in _examples(selection, 8)],
+        [[shown(text) for text in texts] for texts in _examples(first.selection, 8)],
     )
     return page
 
 
-def _objective_note(summary: dict[str, Any]) -> str:
-    data = summary["data"]
+def _accounts(sampling: Row) -> Table:
+    """What each source was asked for and gave."""
+    rows = [
+        [
+            name,
+            *(entry[key] for key in ("calls", "prompt_tokens", "completion_tokens")),
+            round(100 * entry["truncated_share"], 1),
+            entry["failed"],
+        ]
+        for name, entry in sampling["sources"].items()
+    ]
+    return ["source", "calls", "tokens sent", "tokens received", "truncated, %", "failed"], rows
+
+
+def _objective_note(nats: float) -> str:
     return (
         "Spread: standard deviation within a prompt, averaged; none: share of prompts without any. Lifts are over "
         "the mean of the pool; predicted: what the objective alone would give if scores of the feasible answers "
         "were normal. Best of pool: without constraints and other objectives; headroom: how far the selection "
-        f"stays from it. The choice is at most {data['kl_bound_nats']:.2f} nats from what was drawn from."
+        f"stays from it. The choice is at most {nats:.2f} nats from what was drawn from."
     )
 
 
 SOURCE_NOTE = "By chance: the share a uniform draw from the usable answers would have."
 
 
-def _score_note(summary: dict[str, Any]) -> str:
-    rule = summary["rule"]
+def _score_note(objectives: Sequence[str]) -> str:
     return (
         "95% bootstrap intervals over prompts of the difference to the random control. In spreads: that "
         "difference in standard deviations within a prompt. Matched: other answers of about the selected one's "
-        "length. "
-        f"Objectives: {', '.join(rule['objectives'])}; everything else is a side effect."
+        f"length. Objectives: {', '.join(objectives)}; everything else is a side effect."
     )
 
 
-def _figures(page: Report, config: Config, selection: Selection, summary: dict[str, Any]) -> None:
-    found, data, objectives = selection.tally, summary["data"], config.rule().objectives
+def _figures(page: Report, selection: Selection, data: Forecast) -> None:
+    found, objectives = selection.tally, selection.rule.objectives
     place = {name: m for m, name in enumerate(found.metrics)}
     shown = np.unique(found.sample_of)
     for objective in objectives[:3]:
         m = place[objective.name]
         series = {"pool": found.sample[:, m], **{arm: found.arm(arm)[shown, m] for arm in ("random", "selected")}}
-        page.add_figure(f"Distribution of {objective.name}", histogram_figure(series, objective.name))
+        lists = {name: values.tolist() for name, values in series.items()}
+        page.add_figure(f"Distribution of {objective.name}", histogram_figure(lists, objective.name))
     curves = {}
     for objective in objectives[:3]:
-        scores = data["sweep"]["scores"][objective.name]
-        spread = data["scores"][objective.name]["spread"] or 1.0
+        scores = data.sweep["scores"][objective.name]
+        spread = data.scores[objective.name]["spread"] or 1.0
         lifts = [None if score is None else (score - scores[0]) / spread for score in scores]
-        curves[str(objective)] = (data["sweep"]["k"], lifts)
-    if len(data["sweep"]["k"]) > 1:
+        curves[str(objective)] = (data.sweep["k"], lifts)
+    if len(data.sweep["k"]) > 1:
         figure = line_figure(curves, "answers of a prompt (k)", "lift in spreads")
-        how = "" if data["sweep"]["exact"] else ", by the ranking of the full pool"
+        how = "" if data.sweep["exact"] else ", by the ranking of the full pool"
         page.add_figure(f"Lift of the best against k, over all ways to thin the pool{how}", figure)
     if len(objectives) == 2:
         page.add_figure(
             "Both objectives, as differences to the mean of the prompt's pool in standard deviations within it",
-            _scatter(selection, [place[objective.name] for objective in objectives], shown),
+            _scatter(found, [place[objective.name] for objective in objectives], shown),
         )
-    entries = sorted(data["sources"].items(), key=lambda pair: (-pair[1]["selected_share"], pair[0]))[:25]
+    entries = sorted(data.sources.items(), key=lambda pair: (-pair[1]["selected_share"], pair[0]))[:25]
     if len(entries) > 1:
         shares, chances = ([100 * e[key] for _, e in entries] for key in ("selected_share", "chance_share"))
         labels = ("selected", "by chance", "% of selected answers")
         page.add_figure("Share of sources", share_figure([name for name, _ in entries], shares, chances, labels))
 
 
-def _scatter(selection: Selection, columns: list[int], shown: np.ndarray) -> "Figure":
-    found = selection.tally
+def _scatter(found: Tally, columns: list[int], shown: NDArray[np.int64]) -> "Figure":
+    """Dots of two scores, by prompt centred and scaled, so that prompts of any level lie over one another."""
 
-    def dots(values: np.ndarray, prompts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    def dots(values: Array, prompts: NDArray[np.int64], most: int) -> tuple[list[float], list[float]]:
         with np.errstate(invalid="ignore", divide="ignore"):
             scaled = (values - found.pool[prompts]) / found.spread[prompts]
         few = scaled[:: -(-len(scaled) // most), columns]
-        return tuple(few[np.isfinite(few).all(axis=1)].T)
+        x, y = few[np.isfinite(few).all(axis=1)].T.tolist()
+        return x, y
 
     series = {"pool": dots(found.sample, found.sample_of, DOTS)}
     series |= {arm: dots(found.arm(arm)[shown], shown, DOTS // 4) for arm in ("random", "selected")}
@@ -341,14 +344,15 @@ def _scatter(selection: Selection, columns: list[int], shown: np.ndarray) -> "Fi
 
 
 def _examples(selection: Selection, count: int) -> Iterator[list[str]]:
-    pairs = itertools.islice(selection.prompts(), 4 * count)
-    shown = 0
-    for pool, chosen in pairs:
-        if chosen["arms"] and chosen["arms"]["selected"] != chosen["arms"]["random"] and shown < count:
-            shown += 1
-            texts = [pool["answers"][chosen["arms"][arm][0]] for arm in ("selected", "random")]
-            yield [pool["prompt"], *(f"{answer['text']}\n— {answer['source']}" for answer in texts)]
+    """Prompts near the beginning, with a selected and a random answer that differ."""
+    differing = (
+        (pool, [pool["answers"][chosen["arms"][arm][0]] for arm in ("selected", "random")])
+        for pool, chosen in itertools.islice(selection.prompts(), 4 * count)
+        if chosen["arms"] and chosen["arms"]["selected"] != chosen["arms"]["random"]
+    )
+    for pool, answers in itertools.islice(differing, count):
+        yield [pool["prompt"], *(f"{answer['text']}\n— {answer['source']}" for answer in answers)]
 
 
-def _shown(config: Config, text: str) -> str:
-    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if config.redact else text
+def _hash(text: str) -> str:
+    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"

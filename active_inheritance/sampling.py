@@ -1,62 +1,83 @@
 """A pool made by the run itself: every prompt answered k times in total, evenly by the sources.
 
-    file = sample_pool(run, config, sources, prompts, "repeat_0", seed=0)   # repeat_0/samples/pool.jsonl, a map
+    pool = sample_pool(run, answering, sources, prompts, "repeat_0", seed=0)   # repeat_0/samples/pool.jsonl
+    for group in pool.groups(): ...
 
-A source is a model in this process, a hosted one, or a function (`common.backends`). Its answers are stored wave
-by wave. Models in this process are loaded one after another, and only while something of theirs is missing.
+A source is a model in this process, a hosted one, or a function (`common.backends`). Its answers are stored batch
+by batch. Models in this process are loaded one after another, and only while something of theirs is missing.
 """
 
 import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from active_inheritance.config import Config
+from active_inheritance.pools import Answer, Group, whole
+from active_inheritance.switches import Answering
+from common.backends.budget import Budget
 from common.backends.open import Opener, Purse, backend, is_model
-from common.generate import Record, Request
+from common.generate import Generator, Request
 from common.model import checkpoint, hf
 from common.model.tokenizer import Tokenizer
 from common.results.rundir import RunDir, write_jsonl
 from common.stages import collect
+from common.tasks.files import stream_rows
 from common.tasks.prompts import Prompt, messages
 
 
-def open_sources(config: Config) -> dict[str, Opener]:
-    """Every source by its name, hosted ones and functions probed, models in this process looked at.
+@dataclasses.dataclass(frozen=True)
+class SampledPool:
+    """The pool of a run's own: rows {"id", "prompt", "outputs": {source: [{"text", "finish_reason"}, …]}}."""
+
+    file: pathlib.Path
+
+    def groups(self) -> Iterator[Group]:
+        """See `active_inheritance.pools.Pool`. Every answer is used: k of them were asked for."""
+        for row, _ in stream_rows(self.file):
+            answers = [
+                Answer(source, index, whole(entry["text"]), entry["finish_reason"] == "length")
+                for source, entries in row["outputs"].items()
+                for index, entry in enumerate(entries)
+            ]
+            yield Group(row["id"], row["prompt"], tuple(answers))
+
+
+def open_sources(names: Sequence[str], url: str | None, answering: Answering) -> dict[str, Opener]:
+    """Every source by its name, hosted ones (at `url`) and functions probed, models in this process looked at.
 
     Raises UserError for what cannot be found or reached.
     """
     return {
-        name: _local(name, config) if is_model(name) else backend(name, "teacher", url=config.source_url)
-        for name in config.source
+        name: _local(name, answering) if is_model(name) else backend(name, "teacher", url=url) for name in names
     }
 
 
-def _local(name: str, config: Config) -> Opener:
+def _local(name: str, answering: Answering) -> Opener:
     folder = checkpoint.resolve(name)
     hf.load_config(folder)
     Tokenizer.load(folder)
-    return from_folder(name, config)
+    return from_folder(name, answering)
 
 
-def from_folder(name: str, config: Config) -> Opener:
+def from_folder(name: str, answering: Answering) -> Opener:
     """A checkpoint as a source, loaded when it is asked: it may not be there yet."""
 
     def opened(purse: Purse) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext(lambda account: _generator(name, config))
+        return contextlib.nullcontext(lambda account: _generator(name, answering.penalty))
 
     return opened
 
 
-def _generator(name: str, config: Config) -> Any:
+def _generator(name: str, penalty: float | None) -> Generator:
     from common.lm import LanguageModel
 
     model = LanguageModel.load(name)
-    if config.sampling == "sample":
+    if penalty is None:
         return model.generator()
     from common.sample.beam import BeamGenerator
 
-    return BeamGenerator(model.name, model.params, model.config, model.tokenizer, penalty=config.diversity_penalty)
+    return BeamGenerator(model.name, model.params, model.config, model.tokenizer, penalty=penalty)
 
 
 def requests_of(
@@ -76,38 +97,31 @@ def requests_of(
 
 
 def sample_pool(
-    run: RunDir, config: Config, sources: Mapping[str, Opener], prompts: Sequence[Prompt], folder: str, seed: int
-) -> pathlib.Path:
-    """The pool file in `folder` of the run, made where it is not there. An answer that failed is an empty one."""
+    run: RunDir,
+    answering: Answering,
+    sources: Mapping[str, Opener],
+    prompts: Sequence[Prompt],
+    folder: str,
+    seed: int,
+    share: Budget | None = None,
+) -> SampledPool:
+    """The pool in `folder` of the run, made where it is not there. An answer that failed is an empty one. `share`:
+    what each hosted source may spend on it."""
     file = run.path / folder / "samples/pool.jsonl"
     if file.exists():
-        return file
+        return SampledPool(file)
     answers: dict[str, dict[str, list[dict[str, Any]]]] = {prompt.id: {} for prompt in prompts}
-    for name, records in _records(run, config, sources, prompts, folder, seed).items():
+    for number, (name, opener) in enumerate(sources.items()):
+        requests = requests_of(name, list(sources), prompts, answering.k, answering.penalty is not None)
+        purse = Purse(run.path / "replies.sqlite", share, f"source_{number}/")
+        with run.timed("sample"), opener(purse) as account:
+            make = lambda account=account: account(folder)
+            records = collect(run, file_of(folder, number), make, requests, answering.sampling, seed)
         for record in records:
             entry = {"text": record.text or "", "finish_reason": "length" if record.status == "length" else "stop"}
             answers[record.id.rpartition("#")[0]].setdefault(name, []).append(entry)
     write_jsonl(file, ({"id": p.id, "prompt": p.text, "outputs": answers[p.id]} for p in prompts))
-    return file
-
-
-def _records(
-    run: RunDir, config: Config, sources: Mapping[str, Opener], prompts: Sequence[Prompt], folder: str, seed: int
-) -> dict[str, list[Record]]:
-    found = {}
-    for number, (name, opener) in enumerate(sources.items()):
-        requests = requests_of(name, list(sources), prompts, config.k, config.sampling == "diverse-beam")
-        purse = Purse(run.path / "replies.sqlite", config.share(), f"source_{number}/")
-        with run.timed("sample"), opener(purse) as account:
-            found[name] = collect(
-                run,
-                file_of(folder, number),
-                lambda account=account: account(folder),
-                requests,
-                config.answering(),
-                seed,
-            )
-    return found
+    return SampledPool(file)
 
 
 def file_of(folder: str, number: int) -> str:

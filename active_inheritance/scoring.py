@@ -1,7 +1,7 @@
 """The stages that need no model: a pool is scored, then selected from, in parts that fit into memory.
 
-    selection = select_stage(run, config)                       # of config.pool
-    selection = select_stage(run, config, "repeat_1", 1, file)  # of what the second repeat sampled
+    scored = score_pool(run, pool, scoring)
+    selection = select_from(run, scored, rule, "repeat_1")
     for row in selection.rows("selected"): ...      # prompts with their texts, one part in memory at a time
 
 A part holds the prompts of some two thousand answers. Parts are scored and selected by several processes, each
@@ -13,7 +13,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import itertools
 import multiprocessing
 import os
@@ -22,14 +21,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
-from active_inheritance.config import Config
 from active_inheritance.forecast import Tally, tally
 from active_inheritance.metrics import Scorers
-from active_inheritance.pools import Group, draw, guard, read_pool
-from active_inheritance.select import Candidate, Choice, Rule, choose
+from active_inheritance.pools import Group, Pool, guard
+from active_inheritance.select import Candidate, Choice, Rule, choose, mark
+from active_inheritance.switches import Scoring
 from common.errors import UserError
+from common.progress import progress_bar
 from common.results.rundir import Rows, RunDir, read_json, read_jsonl, write_json, write_jsonl
 
 PART = 2048
@@ -39,16 +37,27 @@ SMALL = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
+class Scored:
+    """A pool with its scores, in the run directory."""
+
+    folder: pathlib.Path
+    """Where pool/ lies: of a file all repeats use the same."""
+    scoring: Scoring
+    index: dict[str, Any]
+    """pool/index.json: prompts, answers and parts, and what became of the answers of every source."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Selection:
     """What a run selected, in its directory."""
 
     folder: pathlib.Path
-    """Where pool/ lies: of a file all repeats use the same."""
+    """Where pool/ lies."""
     chosen: pathlib.Path
     """Where selection/ lies, a folder for each repeat."""
-    config: Config
+    rule: Rule
     pool: dict[str, Any]
-    """pool/index.json: prompts, answers and parts, and what became of the answers of every source."""
+    """See `Scored.index`."""
     tally: Tally
     """Sums over all prompts, from which `active_inheritance.forecast` makes figures."""
 
@@ -75,33 +84,42 @@ class Selection:
                 }
 
 
-def select_stage(
-    run: RunDir, config: Config, folder: str = "", seed: int | None = None, sampled: pathlib.Path | None = None
-) -> Selection:
-    """Score the pool and select from it with `seed` (by default that of `config`, which is resolved), as far as
-    that is not done; artifacts lie in `folder` of the run.
-
-    `sampled` is a pool file of this folder's own, in place of the one that `config` names, which is scored once,
-    in the run folder itself.
-    """
-    own = run.path / folder
-    scored = own if sampled else run.path
+def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> Scored:
+    """Score a pool, as far as that is not done; its parts lie in `folder` of the run. Raises UserError for a file
+    that cannot be read, and where no answer is usable."""
+    place, file = run.path / folder, pool.file
+    path = place / "pool" / "index.json"
     with run.timed("score"):
-        index = _scored(scored, config, sampled or pathlib.Path(config.pool))
-    config = config if seed is None else dataclasses.replace(config, seed=seed)
+        if not path.exists():
+            size = file.stat().st_size
+            scorers = Scorers.open(scoring.names, scoring.toxicity, str(file))
+            with _processes(scoring, size) as each:
+                work = functools.partial(_score_part, place, scoring, scorers)
+                parts = enumerate(_parts(pool.groups()))
+                counted = list(progress_bar(each(work, parts), desc="scored", unit=" parts"))
+            index = _index(counted, size)
+            if not index["usable_prompts"]:
+                raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
+            write_json(path, index)
+        return Scored(place, scoring, read_json(path))
+
+
+def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Selection:
+    """Select from a scored pool by `rule`, as far as that is not done; choices lie in `folder` of the run. Raises
+    UserError where no prompt has an answer that can be taken."""
+    own, index = run.path / folder, scored.index
     with run.timed("select"):
         stride = max(1, index["prompts"] // 4000)
-        work = functools.partial(_select_part, scored, own, config, stride)
-        with _processes(config, index["bytes"]) as each:
+        work = functools.partial(_select_part, scored.folder, own, scored.scoring, rule, stride)
+        with _processes(scored.scoring, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
-            found = Tally.joined(list(tqdm(done, "selected", index["parts"], unit=" parts", disable=None)))
+            found = Tally.joined(list(progress_bar(done, desc="selected", total=index["parts"], unit=" parts")))
     if not len(found.pool):
-        rule = config.rule()
         raise UserError(
             f"no prompt has an answer that can be taken under {', '.join(map(str, rule.constraints)) or rule}: "
             f"relax --constraint or --min-words, or use another --fallback than {rule.fallback}"
         )
-    return Selection(scored, own, config, index, found)
+    return Selection(scored.folder, own, rule, index, found)
 
 
 def _name(kind: str, number: int) -> str:
@@ -109,24 +127,6 @@ def _name(kind: str, number: int) -> str:
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------
-
-
-def _scored(folder: pathlib.Path, config: Config, file: pathlib.Path) -> dict[str, Any]:
-    """pool/part-….jsonl with texts, flags and scores, and pool/index.json when all are there."""
-    path = folder / "pool" / "index.json"
-    if not path.exists():
-        groups = read_pool(file, config.layout())
-        drawn = (draw(group, config.sources, config.k, config.seed) for group in groups)
-        scorers = Scorers.open(config.scores(), config.toxicity_scorer, str(file))
-        with _processes(config, file.stat().st_size) as each:
-            work = functools.partial(_score_part, folder, config, scorers)
-            done = tqdm(each(work, enumerate(_parts(drawn))), desc="scored", unit=" parts", disable=None)
-            counted = list(done)
-        index = _index(counted, file.stat().st_size)
-        if not index["usable_prompts"]:
-            raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
-        write_json(path, index)
-    return read_json(path)
 
 
 def _parts(groups: Iterable[Group]) -> Iterator[list[Group]]:
@@ -142,20 +142,20 @@ def _parts(groups: Iterable[Group]) -> Iterator[list[Group]]:
 
 
 def _score_part(
-    folder: pathlib.Path, config: Config, scorers: Scorers, number: int, part: Sequence[Group]
+    folder: pathlib.Path, scoring: Scoring, scorers: Scorers, number: int, part: Sequence[Group]
 ) -> dict[str, Any]:
     """Store a part; gives counts of its prompts and of the answers of every source by what became of them."""
     path = folder / _name("pool", number)
     if path.exists():
         rows = read_jsonl(path)
     else:
-        rows = [_scored_row(config, scorers, group) for group in part]
+        rows = [_scored_row(scoring, scorers, group) for group in part]
         write_jsonl(path, rows)
-    return _counts(rows, config)
+    return _counts(rows, scoring)
 
 
-def _scored_row(config: Config, scorers: Scorers, group: Group) -> dict[str, Any]:
-    flags = guard(group.answers, config.max_repeats)
+def _scored_row(scoring: Scoring, scorers: Scorers, group: Group) -> dict[str, Any]:
+    flags = guard(group.answers, scoring.max_repeats)
     scores = scorers.score(group.prompt, group.answers)
     return {
         "id": group.id,
@@ -167,21 +167,17 @@ def _scored_row(config: Config, scorers: Scorers, group: Group) -> dict[str, Any
     }
 
 
-def _usable(answer: dict[str, Any], config: Config) -> bool:
-    return not any(flag in config.drop for flag in answer["flags"])
-
-
-def _counts(rows: Rows, config: Config) -> dict[str, Any]:
+def _counts(rows: Rows, scoring: Scoring) -> dict[str, Any]:
     sources: dict[str, collections.Counter] = {}
     for row in rows:
         for answer in row["answers"]:
             count = sources.setdefault(answer["source"], collections.Counter())
             count.update(["answers", *answer["flags"]])
-            count["usable"] += _usable(answer, config)
+            count["usable"] += not scoring.drops(answer["flags"])
             count["words"] += int(answer["scores"]["words"] or 0)
             count.update(f"without {name}" for name, value in answer["scores"].items() if value is None)
     sizes = collections.Counter(len(row["answers"]) for row in rows)
-    usable = sum(any(_usable(answer, config) for answer in row["answers"]) for row in rows)
+    usable = sum(not all(scoring.drops(answer["flags"]) for answer in row["answers"]) for row in rows)
     return {"prompts": len(rows), "usable_prompts": usable, "sizes": sizes, "sources": sources}
 
 
@@ -205,25 +201,27 @@ def _index(counted: Sequence[dict[str, Any]], size: int) -> dict[str, Any]:
 # --- selecting --------------------------------------------------------------------------------------------------
 
 
-def _select_part(folder: pathlib.Path, own: pathlib.Path, config: Config, stride: int, number: int) -> Tally:
+def _select_part(
+    folder: pathlib.Path, own: pathlib.Path, scoring: Scoring, rule: Rule, stride: int, number: int
+) -> Tally:
     """Select from a part, store the choices if they are not there, and sum the part up."""
-    rows, rule = read_jsonl(folder / _name("pool", number)), config.rule()
-    choices = [choose(rule, row["id"], _candidates(row, config)) for row in rows]
+    rows = read_jsonl(folder / _name("pool", number))
+    choices = [choose(rule, row["id"], _candidates(row, scoring)) for row in rows]
     path = own / _name("selection", number)
     if not path.exists():
         write_jsonl(path, (_selected_row(rule, row, c) for row, c in zip(rows, choices, strict=True)))
-    return tally(config, rows, choices, stride)
+    return tally(scoring.names, rule, rows, choices, stride)
 
 
-def _candidates(row: dict[str, Any], config: Config) -> list[Candidate]:
+def _candidates(row: dict[str, Any], scoring: Scoring) -> list[Candidate]:
     return [
         Candidate(
             answer["source"],
             answer["index"],
-            hashlib.sha256(answer["text"].encode("utf-8", "replace")).hexdigest(),
+            mark(answer["text"]),
             answer["scores"],
-            _usable(answer, config),
-            not any(flag in config.drop for flag in answer["flags"] if flag != "duplicate"),
+            not scoring.drops(answer["flags"]),
+            not scoring.drops(flag for flag in answer["flags"] if flag != "duplicate"),
         )
         for answer in row["answers"]
     ]
@@ -262,9 +260,9 @@ class _processes:
     calls.
     """
 
-    def __init__(self, config: Config, size: int):
-        here = config.toxicity_scorer or any(name.startswith("python:") for name in config.scores())
-        self._count = 1 if here or size < SMALL else config.workers
+    def __init__(self, scoring: Scoring, size: int):
+        here = scoring.toxicity or any(name.startswith("python:") for name in scoring.names)
+        self._count = 1 if here or size < SMALL else scoring.workers
 
     def __enter__(self) -> Each:
         if self._count == 1:
@@ -290,8 +288,11 @@ class _processes:
 def _follow_parent() -> None:
     """End with the process that started this one, even when that is killed."""
 
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a child process follows its parent"
+
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -1,6 +1,9 @@
 """Which of a prompt's answers is learned from: objectives, constraints, several at once, ties, controls.
 
-    rule = Rule((Objective.parse("mtld:max"),), (Constraint.parse("words>=50"),))
+    rows = [{"prompt": "A bird?", "answers": [{"text": "A crow.", "likes": 3}, {"text": "An owl.", "likes": 5}]}]
+    select(rows, "likes:max")                          # [[{"text": "An owl.", "likes": 5}]]
+
+    rule = Rule.parse(("mtld:max",), ("words>=50",))
     choice = choose(rule, "prompt-7", candidates)      # choice.selected, .first, .random, .reason, .margin
 
 A choice is a ranking of the usable answers, best first, whose first is taken (or drawn from, with a temperature).
@@ -8,13 +11,15 @@ It depends on the scores, the seed and the prompt's id only, never on the order 
 prompt has a dozen answers, and there may be a million of them.
 """
 
+import collections
 import dataclasses
+import hashlib
 import math
 import random
 import re
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from common.errors import UserError
 
@@ -70,7 +75,8 @@ class Constraint:
         match = re.fullmatch(r"\s*([^<>=]+?)\s*(>=|<=)\s*([^<>=]+?)\s*", text)
         if match is None:
             raise UserError(f"--constraint {text!r}: give SCORE>=NUMBER or SCORE<=NUMBER")
-        return cls(match[1], match[2], _number(match[3], f"--constraint {text!r}"))
+        sign = ">=" if match[2] == ">=" else "<="
+        return cls(match[1], sign, _number(match[3], f"--constraint {text!r}"))
 
     def violation(self, value: float | None) -> float:
         """0 where it is met, else how far off in units of the limit (of 1 for the limit 0); infinite for no
@@ -84,10 +90,10 @@ class Constraint:
         return f"{self.name}{self.sign}{self.limit:g}"
 
 
-def _number(text: str, where: str) -> float:
+def _number(text: Any, where: str) -> float:
     try:
         value = float(text)
-    except ValueError:
+    except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
         raise UserError(f"{where}: {text!r} is no number")
@@ -122,13 +128,32 @@ class Rule:
     top: int = 1
     seed: int = 0
 
+    @classmethod
+    def parse(cls, objectives: Sequence[str], constraints: Sequence[str] = (), **how: Any) -> "Rule":
+        """From words such as ("mtld:max",) and ("words>=50",); `how`: any other field. Raises UserError."""
+        return cls(tuple(map(Objective.parse, objectives)), tuple(map(Constraint.parse, constraints)), **how)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The scores that it looks at."""
+        return tuple(dict.fromkeys(part.name for part in (*self.objectives, *self.constraints)))
+
     def weight(self, i: int) -> float:
         return self.weights[i] if self.weights else 1.0
+
+    def __str__(self) -> str:
+        under = f" under {', '.join(map(str, self.constraints))}" if self.constraints else ""
+        return ", ".join(map(str, self.objectives)) + under
+
+
+def mark(text: str) -> str:
+    """What stands for a text in a choice: a hash, so that texts need not stay in memory."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """What a choice looks at. `mark` stands for the text (a hash); `scores` hold "words"."""
+    """What a choice looks at. `mark` stands for the text (see `mark`); `scores` hold "words"."""
 
     source: str
     index: int
@@ -158,6 +183,41 @@ class Choice:
 
     def arm(self, name: str) -> tuple[int, ...]:
         return getattr(self, name)
+
+
+def select(
+    rows: Iterable[Mapping[str, Any]], objective: str | Sequence[str], constraint: Sequence[str] = (), **how: Any
+) -> list[list[Mapping[str, Any]]]:
+    """For every row those of its answers that are taken, the best first: plain data in, the same objects out.
+
+    A row has a "prompt" (its "id", where there is one, seeds the draws) and "answers": mappings with a "text", a
+    score under each name that the rule looks at (None: no score, it never wins), and where known a "source".
+    "words" are counted where they are not given. `how`: fields of `Rule`, such as top=2 or fallback="drop". Blank
+    answers are not taken; a row without another one, or dropped by the fallback, has none.
+
+    Raises UserError for a rule or a score that cannot be read, and for a score that no answer has.
+    """
+    rule = Rule.parse([objective] if isinstance(objective, str) else objective, constraint, **how)
+    chosen, found = [], {"words"}
+    for number, row in enumerate(rows):
+        counts: collections.Counter[str] = collections.Counter()
+        candidates = []
+        for answer in row["answers"]:
+            text, source = str(answer["text"]), str(answer.get("source", ""))
+            scores: dict[str, float | None] = {"words": float(len(text.split()))}
+            scores |= {
+                name: None if answer[name] is None else _number(answer[name], f"row {number}, score {name!r}")
+                for name in (*rule.names, "words")
+                if name in answer
+            }
+            found |= scores.keys()
+            candidates.append(Candidate(source, counts[source], mark(text), scores, usable=bool(text.strip())))
+            counts[source] += 1
+        choice = choose(rule, str(row.get("id", row["prompt"])), candidates)
+        chosen.append([row["answers"][i] for i in choice.selected] if choice else [])
+    if missing := [name for name in rule.names if name not in found]:
+        raise UserError(f"no answer has a score {', '.join(missing)}: give it beside the text of every answer")
+    return chosen
 
 
 def choose(rule: Rule, prompt_id: str, candidates: Sequence[Candidate]) -> Choice | None:
@@ -262,6 +322,7 @@ def _ranked(
 ) -> tuple[list[int], dict[int, float], list[int]]:
     """The feasible candidates best first, the utility of each, and the Pareto front where the rule makes one."""
     count = len(rule.objectives)
+    utility: dict[int, float]
     columns = [[gains[i][j] for i in feasible] for j in range(count)]
     front: list[int] = []
     if count == 1:

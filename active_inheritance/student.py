@@ -1,8 +1,9 @@
 """What the student becomes: an arm for each way to choose its data, trained alike, measured on held-out prompts.
 
-    held_out = choose_held_out(config, student, selection, given)
-    learned, left_out = learned_rows(config, student, {arm: selection for arm in arms}, held_out)
-    found = run_students(run, config, student, learned, held_out, "repeat_0", seed=0)
+    held_out = choose_held_out(selection, student, testing, seed=0)
+    evaluation = Evaluation(held_out, testing, scoring)
+    learned, left_out = learned_rows(student, {arm: selection for arm in arms}, held_out, learning)
+    students = train_students(run, student, learned, learning, evaluation, "repeat_0", seed=0)
 
     base        the student as it came
     first       it after the first answer to every prompt
@@ -17,16 +18,16 @@ random numbers of training and of answering are the same in all arms.
 import dataclasses
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from active_inheritance.config import Config
 from active_inheritance.metrics import Scorers
+from active_inheritance.outcome import Row, Student
 from active_inheritance.pools import Answer
-from active_inheritance.profile.measure import Data
 from active_inheritance.prompts import room
 from active_inheritance.scoring import Selection
 from active_inheritance.student_profile import profiled
+from active_inheritance.switches import Learning, Scoring, Testing, measurable
 from common.errors import UserError
+from common.evals.measure import Measure
 from common.generate import Request
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
@@ -36,39 +37,43 @@ from common.tasks.prompts import Prompt, drawn_by, messages
 from common.text.textstats import METRICS
 from common.train.data import Encoded
 
-Row = dict[str, Any]
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What every student is measured by: its answers to held-out prompts, scored as the pool was, and its
+    profile by `measures`."""
+
+    held_out: Sequence[Prompt]
+    testing: Testing
+    scoring: Scoring
+    measures: Sequence[Measure] = ()
 
 
-def choose_held_out(
-    config: Config, student: LanguageModel, selection: Selection, given: Sequence[Prompt]
-) -> list[Prompt]:
-    """The held-out prompts: `given`, else some of the pool's that leave the student room to answer.
-
-    Of a pool only those are learned that are not among them. Raises UserError where none is left for either.
-    """
-    if given:
-        return list(given)
+def choose_held_out(selection: Selection, student: LanguageModel, testing: Testing, seed: int) -> list[Prompt]:
+    """Held-out prompts for a pool: some of its own that leave the student room to answer, at most half of those
+    that have a selected answer. Raises UserError where there is none."""
+    answer_tokens = testing.sampling.max_new_tokens
     fitting = (
         Prompt(row["id"], row["prompt"])
         for row, chosen in selection.prompts()
-        if chosen["taken"] and room(row["prompt"], student, config.answer_tokens)
+        if chosen["taken"] and room(row["prompt"], student, answer_tokens)
     )
-    count = min(config.test_prompts, sum(bool(chosen["taken"]) for _, chosen in selection.prompts()) // 2)
-    held_out = heapq.nsmallest(count, fitting, key=lambda prompt: drawn_by(prompt.id, config.seed))
+    count = min(testing.prompts, sum(bool(chosen["taken"]) for _, chosen in selection.prompts()) // 2)
+    held_out = heapq.nsmallest(count, fitting, key=lambda prompt: drawn_by(prompt.id, seed))
     if not held_out:
         raise UserError(
-            f"{config.pool}: none of its prompts can be held out for the student (they are too few, or too long "
+            "none of the pool's prompts can be held out for the student (they are too few, or too long "
             "for it): give --test-prompts-file FILE"
         )
     return held_out
 
 
 def learned_rows(
-    config: Config, student: LanguageModel, selections: Mapping[str, Selection], held_out: Sequence[Prompt]
+    student: LanguageModel, selections: Mapping[str, Selection], held_out: Sequence[Prompt], learning: Learning
 ) -> tuple[dict[str, list[Row]], int]:
     """By arm what it learns of its selection, and how many answers are left out of all arms because one of them is
-    too long. Every arm has the same prompts in the same order: those that all selections have. With --too-long cut
-    only prompts that leave no room for an answer are too long. Raises UserError where nothing is left."""
+    too long. Every arm has the same prompts in the same order: those that all selections have. Where long answers
+    are cut, only prompts that leave no room for an answer are too long. Raises UserError where nothing is left."""
     apart = {prompt.text for prompt in held_out}
     keep = ("id", "prompt", "answer", "source", "index", "scores")
     kept: dict[str, list[Row]] = {arm: [] for arm in selections}
@@ -78,11 +83,12 @@ def learned_rows(
     for rows in zip(*streams, strict=True):
         if rows[0]["prompt"] in apart:
             continue
-        sequences = [encoded(config, student, row) for row in rows]
-        if None in sequences:
+        sequences = [encoded(student, row, learning) for row in rows]
+        fitting = [found for found in sequences if found is not None]
+        if len(fitting) < len(sequences):
             left_out += 1
             continue
-        for arm, row, (sequence, cut) in zip(selections, rows, sequences, strict=True):
+        for arm, row, (sequence, cut) in zip(selections, rows, fitting, strict=True):
             tokens = sequence.tokens[sequence.prompt_length :]
             entry = {name: row[name] for name in keep} | {"cut": cut, "tokens": len(tokens)}
             if cut:  # what the data teach is told by what is left of them
@@ -91,12 +97,12 @@ def learned_rows(
     if not kept["selected"] and not left_out:
         raise UserError(
             "no prompt has an answer that every arm can learn: relax --constraint or --min-words, or use another "
-            f"--fallback than {config.fallback}"
+            f"--fallback than {selections['selected'].rule.fallback}"
         )
     if not kept["selected"]:
         raise UserError(
             f"nothing is left for the student to learn: {left_out} answers or their prompts are longer than "
-            f"--max-length {config.max_length} or the student takes"
+            f"--max-length {learning.train.max_length} or the student takes"
         )
     return kept, left_out
 
@@ -107,70 +113,82 @@ def _scores_of(text: str, names: Iterable[str]) -> dict[str, float | None]:
     return {name: scores.get(name) for name in names}
 
 
-def encoded(config: Config, student: LanguageModel, row: Row) -> tuple[Encoded, bool] | None:
+def encoded(student: LanguageModel, row: Row, learning: Learning) -> tuple[Encoded, bool] | None:
     """A prompt with its answer as a training sequence, and whether it was cut; None where it is too long. What is
     cut has no end token: the student must not learn to stop there."""
-    limit = min(config.max_length, student.config.max_positions)
+    limit = min(learning.train.max_length, student.config.max_positions)
     tokens, start = student.tokenizer.encode_example(messages(row["prompt"]), row["answer"])
     cut = len(tokens) > limit
-    if cut and (config.too_long == "drop" or start >= limit):
+    if cut and (not learning.cut or start >= limit):
         return None
     return Encoded(tuple(tokens[:limit]), start), cut
 
 
-def run_students(
+def answer_and_profile(
+    run: RunDir, base: LanguageModel, evaluation: Evaluation, folder: str, seed: int
+) -> Student:
+    """The base as it came. Its profile, which no seed of a repeat changes, is made once for all repeats."""
+    as_it_came = Lazy(lambda: base)
+    answers = measure(run, as_it_came, evaluation, f"{folder}/base", seed)
+    profile = profiled(run, evaluation.measures, base, as_it_came, "repeat_0/base")
+    return Student([], answers, [], profile, updates=0, round=None)
+
+
+def train_students(
     run: RunDir,
-    config: Config,
-    student: LanguageModel,
+    base: LanguageModel,
     learned: Mapping[str, Sequence[Row]],
-    held_out: Sequence[Prompt],
+    learning: Learning,
+    evaluation: Evaluation,
     folder: str,
     seed: int,
-    data: Data | None = None,
-) -> dict[str, Any]:
-    """Train and measure an arm for each that `learned` has, by "learned", "answers", "drift", "profile" (on
-    `data`) and "updates".
+    number: int = 0,
+) -> dict[str, Student]:
+    """Train and measure a student for each arm in `learned`, all from `base`, in the round of that number.
 
     Weights are in `folder`/ARM/student; whoever needs them no longer deletes them.
     """
-    settings = config.training(seed)
+    settings = dataclasses.replace(learning.train, seed=seed)
     updates = settings.total_steps(len(learned["selected"]))
-    found: dict[str, Any] = {key: {} for key in ("learned", "answers", "drift", "profile", "updates")}
+    found: dict[str, Student] = {}
     for arm in learned:
         name = f"{folder}/{arm}"
         rows = run.once(f"{name}/data.jsonl", lambda arm=arm: learned[arm])
-        examples = lambda rows=rows: [encoded(config, student, row)[0] for row in rows]
+        examples = lambda rows=rows: [e[0] for row in rows if (e := encoded(base, row, learning)) is not None]
         model = Lazy(
             lambda name=name, examples=examples: fine_tuned(
-                run, f"{name}/student", student, examples, settings, updates
+                run, f"{name}/student", base, examples, settings, updates
             )
         )
-        found["learned"][arm] = rows
-        found["answers"][arm] = answers = measure(run, config, model, held_out, name, seed)
-        found["drift"][arm] = drift(run, student, model, answers, name)
-        found["profile"][arm] = profiled(run, config, student, model, data, name)
-        found["updates"][arm] = updates
-        model.release()
+        answers = measure(run, model, evaluation, name, seed)
+        found[arm] = Student(
+            learned=rows,
+            answers=answers,
+            drift=drift(run, base, model, answers, name),
+            profile=profiled(run, evaluation.measures, base, model, name),
+            updates=updates,
+            round=number,
+        )
+        model.release()  # one student in memory at a time
     return found
 
 
-def measure(
-    run: RunDir, config: Config, model: Lazy, held_out: Sequence[Prompt], name: str, seed: int
-) -> list[Row]:
+def measure(run: RunDir, model: Lazy, evaluation: Evaluation, name: str, seed: int) -> list[Row]:
     """An arm's answers to the held-out prompts with their scores: answers.jsonl. The prompts, not their order,
     seed the answers."""
-    ask = [Request(f"{p.id}#{i}", messages(p.text)) for p in held_out for i in range(config.test_samples)]
+    held_out, samples = evaluation.held_out, evaluation.testing.samples
+    ask = [Request(f"{p.id}#{i}", messages(p.text)) for p in held_out for i in range(samples)]
     if not (run.path / f"{name}/raw.jsonl").exists():
         model()  # trained outside of what is timed below
     with run.timed("test"):
         generator = lambda: dataclasses.replace(model(), name=name).generator()
-        records = collect(run, f"{name}/raw.jsonl", generator, ask, config.testing(), seed)
+        records = collect(run, f"{name}/raw.jsonl", generator, ask, evaluation.testing.sampling, seed)
 
     def scored() -> list[Row]:
-        names = [name for name in config.scores() if not name.startswith("column:")]
-        scorers, rows = Scorers.open(names, config.toxicity_scorer, str(run.path / f"{name}/raw.jsonl")), []
+        names, rows = measurable(evaluation.scoring.names), []
+        scorers = Scorers.open(names, evaluation.scoring.toxicity, str(run.path / f"{name}/raw.jsonl"))
         for n, prompt in enumerate(held_out):
-            own = records[n * config.test_samples : (n + 1) * config.test_samples]
+            own = records[n * samples : (n + 1) * samples]
             answers = [Answer("student", i, record.text or "") for i, record in enumerate(own)]
             for record, answer, scores in zip(own, answers, scorers.score(prompt.text, answers), strict=True):
                 rows.append(

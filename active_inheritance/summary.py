@@ -1,37 +1,87 @@
-"""The figures of a selection: what `summary.json` holds, and what to know before believing them."""
+"""The figures of a run: what `summary.json` holds, and what to know before relying on those of the data."""
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from active_inheritance.config import Config
-from active_inheritance.forecast import forecast
-from active_inheritance.loop import Outcome, folder_of
+from active_inheritance.forecast import Forecast, forecast
 from active_inheritance.metrics import versions
-from active_inheritance.student_figures import round_figures, student_figures
-from active_inheritance.student_report import student_warnings
+from active_inheritance.outcome import Outcome, Row, folder_of
+from active_inheritance.student_figures import Arm, ArmChange, RoundFigures, Transfer, student_figures
+from active_inheritance.switches import Switches
+from common.results.conclusion import counted
 from common.results.rundir import RunDir
 from common.text.textstats import METRICS
+
+if TYPE_CHECKING:
+    from active_inheritance.student_profile import Profiles
 
 SCHEMA = 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """How the students were measured. `held_out_too_long`: held-out prompts that were not asked, for they leave
+    the student no room; `left_out_too_long`: by repeat the most answers that a round left out of all arms."""
+
+    name: str
+    repeats: int
+    rounds: int
+    held_out_prompts: int
+    held_out_too_long: int
+    answers_of_a_prompt: int
+    temperature: float
+    new_tokens: int
+    left_out_too_long: list[int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The documented, versioned figures of a selection (see README, "summary.json"). `pool` and `data` are those
+    of the first repeat's first round; `sampling`: how the pool was made, None for a file."""
+
+    schema: int
+    method: str
+    status: str
+    pool: Row
+    sampling: Row | None
+    rule: Row
+    scorers: dict[str, str]
+    data: Forecast
+    student: Measured | None
+    profile: "Profiles | None"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudentSummary(Summary):
+    """Those of a run with a student; `profile` is None where nothing was measured before and after."""
+
+    student: Measured
+    arms: dict[str, Arm]
+    gains: dict[str, ArmChange]
+    transfer: dict[str, Transfer]
+    rounds: list[RoundFigures]
+
+
 def summarise(
-    run: RunDir, config: Config, outcomes: Sequence[Outcome], hashes: dict[str, str], unasked: int
-) -> dict[str, Any]:
-    """The documented, versioned figures of a run (see README, "summary.json"). `hashes`: of the files it read;
-    `unasked`: held-out prompts too long for the student. "pool" and "data" are those of the first repeat's first
-    round."""
-    rule, selection, found = config.rule(), outcomes[0].selection, outcomes[0].rounds
-    own = student_figures(config, outcomes) | {"rounds": round_figures(config, outcomes)} if found else {}
-    return {
+    run: RunDir,
+    config: Config,
+    switches: Switches,
+    outcomes: Sequence[Outcome],
+    hashes: Mapping[str, str],
+    too_long: int,
+) -> Summary:
+    """The figures of all repeats. `hashes`: of the files the run read; `too_long`: held-out prompts that were not
+    asked."""
+    rule, selection, trained = switches.rule, outcomes[0].selection, bool(outcomes[0].rounds)
+    of_data = {
         "schema": SCHEMA,
         "method": "active-inheritance",
-        "status": "complete" if found else "selected",
-        **own,
-        "student": _student(config, outcomes, unasked) if found else None,
-        "profile": _profile(config, outcomes) if found else None,
-        "pool": selection.pool | {"file": config.pool, "sha256": hashes.get(config.pool), "k": config.k},
-        "sampling": _sampling(run, config) if config.source else None,
+        "status": "complete" if trained else "selected",
+        "pool": selection.pool
+        | {"file": config.pool, "sha256": hashes.get(config.pool) if config.pool else None, "k": config.k},
+        "sampling": _sampling(run, switches, config.source) if config.source else None,
         "rule": {
             "objectives": [str(objective) for objective in rule.objectives],
             "constraints": [str(constraint) for constraint in rule.constraints],
@@ -40,89 +90,90 @@ def summarise(
             "temperature": rule.temperature,
             "top": rule.top,
         },
-        "scorers": versions(config.scores(), hashes, config.toxicity_scorer),
-        "data": forecast(config, selection.tally),
+        "scorers": versions(switches.scoring.names, hashes, switches.scoring.toxicity),
+        "data": forecast(rule, selection.tally, switches.answering.penalty is None),
     }
+    if not trained:
+        return Summary(**of_data, student=None, profile=None)
+    from active_inheritance.student_profile import profiles  # loads jax, which a selection does without
+
+    testing = switches.testing
+    measured = Measured(
+        name=config.student,
+        repeats=len(outcomes),
+        rounds=switches.rounds,
+        held_out_prompts=len(outcomes[0].held_out),
+        held_out_too_long=too_long,
+        answers_of_a_prompt=testing.samples,
+        temperature=testing.sampling.temperature,
+        new_tokens=testing.sampling.max_new_tokens,
+        left_out_too_long=[max(found.left_out for found in outcome.rounds) for outcome in outcomes],
+    )
+    profile = profiles(config.profile or (), switches.arms, outcomes, rule.seed)
+    figures = student_figures(switches, outcomes)
+    return StudentSummary(**of_data, student=measured, profile=profile, **vars(figures))
 
 
-def _profile(config: Config, outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
-    from active_inheritance.student_profile import profile_figures  # loads jax, which a selection does without
-
-    return profile_figures(config, outcomes)
-
-
-def _student(config: Config, outcomes: Sequence[Outcome], unasked: int) -> dict[str, Any]:
-    return {
-        "name": config.student,
-        "repeats": len(outcomes),
-        "rounds": config.rounds,
-        "held_out_prompts": len(outcomes[0].held_out),
-        "held_out_too_long": unasked,
-        "answers_of_a_prompt": config.test_samples,
-        "temperature": config.test_temperature,
-        "new_tokens": config.answer_tokens,
-        "left_out_too_long": [max(found["left_out"] for found in outcome.rounds) for outcome in outcomes],
-    }
-
-
-def _sampling(run: RunDir, config: Config) -> dict[str, Any]:
+def _sampling(run: RunDir, switches: Switches, sources: Sequence[str]) -> Row:
     """How the pool was made, so that it is not compared with one made otherwise."""
     from active_inheritance.sampling import accounts
 
-    chance = config.sampling == "sample"
+    answering, by_chance = switches.answering, switches.answering.penalty is None
+    folders = [folder_of(repeat, 0) for repeat in range(switches.repeats)]
     return {
-        "method": config.sampling,
-        "temperature": config.source_temperature if chance else None,
-        "top_p": config.source_top_p if chance else None,
-        "diversity_penalty": None if chance else config.diversity_penalty,
-        "new_tokens": config.answer_tokens,
-        "seed": config.seed,
-        "k": config.k,
-        "sources": accounts(run, config.source, [folder_of(repeat, 0) for repeat in range(config.repeats)]),
+        "method": "sample" if by_chance else "diverse-beam",
+        "temperature": answering.sampling.temperature if by_chance else None,
+        "top_p": answering.sampling.top_p if by_chance else None,
+        "diversity_penalty": answering.penalty,
+        "new_tokens": answering.sampling.max_new_tokens,
+        "seed": switches.rule.seed,
+        "k": answering.k,
+        "sources": accounts(run, sources, folders),
     }
 
 
-def warnings(config: Config, summary: dict[str, Any]) -> list[str]:
-    """What a reader of the tables should know before believing them, a line each."""
-    data, pool, lines = summary["data"], summary["pool"], []
-    if summary["student"]:
-        lines += student_warnings(config, summary)
-    if data["infeasible_share"]:
+def caveats(switches: Switches, summary: Summary) -> list[str]:
+    """What a reader should know before relying on the figures of the data, a line each."""
+    data, pool, k = summary.data, summary.pool, summary.pool["k"]
+    lines: list[str] = []
+    without = data.reasons.get("dropped", 0) or round(data.infeasible_share * data.prompts)
+    if without:
         what = {
             "baseline": "they keep the answer of the random control",
             "violation": "they take the answer that violates the constraints least",
             "drop": "they are in no arm",
-        }[config.fallback]
-        count = data["reasons"].get("dropped", 0) or round(data["infeasible_share"] * data["prompts"])
-        lines.append(f"{count} prompts have no answer that meets the constraints: {what}")
-    elif count := data["reasons"].get("dropped"):
-        lines.append(f"{count} prompts have no answer that meets the constraints: they are in no arm")
-    if count := data["reasons"].get("nothing usable"):
-        lines.append(f"{count} prompts have no usable answer and are in no arm")
-    if config.k is not None:
-        short = sum(count for size, count in pool["answers_of_a_prompt"].items() if int(size) < config.k)
+        }[switches.rule.fallback]
+        lines.append(f"no answer that meets the constraints: {counted(without, 'prompt')}; {what}")
+    if count := data.reasons.get("nothing usable"):
+        lines.append(f"no usable answer: {counted(count, 'prompt')}, in no arm")
+    if k is not None:
+        short = sum(count for size, count in pool["answers_of_a_prompt"].items() if int(size) < k)
         if short:
             lines.append(
-                f"{short} of {pool['prompts']} prompts have fewer than --k {config.k} answers from the sources in "
+                f"{short} of {pool['prompts']} prompts have fewer than --k {k} answers from the sources in "
                 "use: do not compare it with a pool that has them all"
             )
-    for name, entry in data["objectives"].items():
-        if entry["without_spread_share"] > 0.2:
-            lines.append(
-                f"{name}: {100 * entry['without_spread_share']:.0f}% of the prompts leave nothing to choose"
-            )
-    for name, entry in data["scores"].items():
+    for name, entry in data.objectives.items():
+        if entry.without_spread_share > 0.2:
+            lines.append(f"{name}: {100 * entry.without_spread_share:.0f}% of the prompts leave nothing to choose")
+    for name, scores in data.scores.items():
         count = sum(source.get(f"without {name}", 0) for source in pool["sources"].values())
-        if entry["pool"] is None:
+        if scores["pool"] is None:
             lines.append(f"{name}: no answer has this score")
-        elif count and METRICS.keys().isdisjoint([name]):
+        elif count and name not in METRICS:
             lines.append(f"{name}: {count} of {pool['answers']} answers have no such score, and never win by it")
-    words = data["scores"]["words"]["selected - random"]
-    if not any(name.startswith(("words:", "characters:", "tokens:")) for name in data["objectives"]):
-        low, high = words["ci95"]
-        if low > 0 or high < 0:
-            lines.append(
-                f"selected answers are {abs(words['value']):.1f} words {'longer' if low > 0 else 'shorter'} than "
-                "random ones: compare with the matched arm, whose answers are about as long"
-            )
-    return lines
+    return lines + _longer(data)
+
+
+def _longer(data: Forecast) -> list[str]:
+    """Whether length, which is not selected for, may explain a gain."""
+    if any(name.startswith(("words:", "characters:", "tokens:")) for name in data.objectives):
+        return []
+    words = data.scores["words"]["selected - random"]
+    low, high = words["ci95"]
+    if low <= 0 <= high:
+        return []
+    return [
+        f"selected answers are {abs(words['value']):.1f} words {'longer' if low > 0 else 'shorter'} than random "
+        "ones: compare with the matched arm, whose answers are about as long"
+    ]

@@ -59,7 +59,9 @@ def one_round(setting: Setting, seeds: list[Example]) -> dict[str, float]:
             arm.train(student)
         with run.timed("evaluate"):
             arm.answers(student, "seeds", seeds)
-        augment(run, f"{arm.folder}/round_0", arm.teacher(), seeds, arm.known(), 0, 0, attempts=1, stage="teach")
+        with run.timed("teach"):
+            request = setting.task.teacher_messages
+            augment(run, f"{arm.folder}/round_0", arm.teacher(), seeds, arm.known(), 0, 0, 1, request)
         spent = collections.Counter()
         for row in read_jsonl(run.path / "timing.jsonl"):
             spent[row["stage"]] += row["seconds"]
@@ -76,7 +78,7 @@ def main() -> None:
     base = LanguageModel.load("embedded:student")
     teacher = LanguageModel.load("embedded:teacher").generator()
     task = Arithmetic()
-    setting = Setting(config, task, task, task, base, lambda given, scope: teacher, pool, [], [])
+    setting = Setting(config.switches(task), task, task, task, base, lambda given, scope: teacher, pool, [], [])
     one_round(setting, pool[:300])
     seconds = {}
     for size in SIZES:

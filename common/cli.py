@@ -21,8 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError
+from common.usercode import PACKAGE
 
 C = TypeVar("C")
+
+PROG = "seedloop" if PACKAGE else "run.py"
+"""What the command is called: installed, or in the repository."""
 
 
 def flag(default: Any, help: str) -> Any:
@@ -31,8 +35,10 @@ def flag(default: Any, help: str) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says what is wrong by an exception: whether the process ends is for whoever began it to decide."""
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 class _Several(argparse.Action):
@@ -55,14 +61,14 @@ def parse(
     """An instance of the dataclass `kind` from command-line words.
 
     `presets` gives other defaults by the name that stands after `--preset`; flags that are given win over them.
-    Exits with status 2 and one line for anything that does not fit, with 0 after `--help`.
+    Raises UserError for anything that does not fit. `--help` prints the flags and exits with status 0.
     """
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(typing.cast("type[Any]", kind)):
         parser.add_argument(flag_name(field.name), **_argument(hints[field.name], field))
     if presets is not None:
-        parser.set_defaults(**presets.get(_preset(argv), {}))
+        parser.set_defaults(**presets.get(_preset(argv) or "", {}))
     values = vars(parser.parse_args(argv))
     return kind(**values)
 
@@ -75,22 +81,23 @@ def _preset(argv: list[str]) -> str | None:
 
 
 def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
-    options: dict[str, Any] = {"default": field.default, "dest": field.name}
+    default: Any = field.default
+    options: dict[str, Any] = {"default": default, "dest": field.name}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-    shown = field.default
+    shown = default
     if hint is bool:
-        switch = "store_true" if field.default is False else argparse.BooleanOptionalAction
+        switch = "store_true" if default is False else argparse.BooleanOptionalAction
         return options | {"action": switch, "help": field.metadata["help"]}
     if typing.get_origin(hint) is typing.Literal:
         options |= {"choices": typing.get_args(hint), "metavar": "|".join(typing.get_args(hint))}
     elif typing.get_origin(hint) is tuple:
         options |= {"type": _words, "metavar": "A,B,...", "action": _Several}
-        shown = ",".join(field.default or ())
+        shown = ",".join(default or ())
     else:
         options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}
-    default = "" if field.default in (None, ()) else f" (default: {shown})"
-    return options | {"help": (field.metadata["help"] + default).replace("%", "%%")}
+    stated = "" if default in (None, ()) else f" (default: {shown})"
+    return options | {"help": (field.metadata["help"] + stated).replace("%", "%%")}
 
 
 def flag_name(field: str) -> str:

@@ -14,6 +14,12 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 """The matrices of a layer that adapters can stand beside."""
 
+_UNSUPPORTED = {
+    "per_layer_config": "every layer has the same shape here",
+    "transformers_weights": "weights are read from model.safetensors or its shards alone",
+}
+"""Fields of config.json that transformers honours in every family, and what is so here instead."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -72,7 +78,9 @@ class ModelConfig:
     def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
         """Read a Hugging Face `config.json`, either as stored or as transformers v5 normalises it.
 
-        Raises UserError for an architecture, activation, bias or rope type that the model does not have.
+        Raises UserError for an architecture, activation, bias or rope type that the model does not have, and for
+        every other field that changes what transformers computes and not what the model here does. Fields that
+        transformers ignores in these families (Gemma's soft caps, Granite's multipliers) are ignored here too.
         """
         family = hf.get("model_type")
         if family not in FAMILIES:
@@ -85,10 +93,22 @@ class ModelConfig:
             )
         if hf.get("quantization_config"):
             raise UserError("quantized checkpoints are not supported: use the unquantized one")
+        if not hf.get("is_causal", True):  # null too: transformers then lets every token see all others
+            raise UserError("unsupported is_causal in config.json: only causal attention is covered")
+        for field, meaning in _UNSUPPORTED.items():
+            if hf.get(field):
+                raise UserError(f"unsupported {field} in config.json: {meaning}")
         try:
             heads, layers = hf["num_attention_heads"], hf["num_hidden_layers"]
             max_positions = hf.get("max_position_embeddings") or 2048
             theta, scaling = _rope(hf, max_positions)
+            kv_heads = hf.get("num_key_value_heads") or heads
+            head_dim = hf.get("head_dim") or hf["hidden_size"] // heads
+            if heads % kv_heads or head_dim % 2:
+                raise UserError(
+                    f"num_attention_heads {heads}, num_key_value_heads {kv_heads} and head_dim {head_dim} in "
+                    "config.json: the first must be a multiple of the second, and the third even"
+                )
             return cls(
                 family=family,
                 vocab_size=hf["vocab_size"],
@@ -96,8 +116,8 @@ class ModelConfig:
                 intermediate_size=hf["intermediate_size"],
                 num_layers=layers,
                 num_heads=heads,
-                num_kv_heads=hf.get("num_key_value_heads") or heads,
-                head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+                num_kv_heads=kv_heads,
+                head_dim=head_dim,
                 max_positions=max_positions,
                 norm_eps=hf.get("rms_norm_eps", 1e-6),
                 rope_theta=theta,
@@ -112,35 +132,59 @@ class ModelConfig:
 
 
 def _rope(hf: dict[str, Any], max_positions: int) -> tuple[float, RopeScaling | None]:
-    """rope_theta and scaling, from `rope_parameters` (v5) or `rope_theta` + `rope_scaling` (before)."""
+    """rope_theta and scaling, from `rope_parameters` (v5) or `rope_theta` + `rope_scaling` (before).
+
+    Raises UserError for a rope type that the model does not have, and for numbers that are none.
+    """
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
+    nested = [name for name, value in rope.items() if isinstance(value, dict)]
+    if nested:
+        raise UserError(f"unsupported rope_parameters by layer type in config.json ({', '.join(nested)})")
+
+    def number(name: str, value: Any) -> float:
+        if isinstance(value, (int, float)) and value > 0:
+            return float(value)
+        raise UserError(f"{name} {value!r} in config.json is not a positive number")
+
+    theta = number("rope_theta", rope.get("rope_theta", hf.get("rope_theta", 10_000.0)))
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return theta, None
+    # Without scaling, transformers ignores the field in these families.
+    if rope.get("partial_rotary_factor", 1) not in (1, None):
+        raise UserError(f"unsupported partial_rotary_factor beside rope_type {kind!r} in config.json")
     if kind == "linear":
-        return theta, RopeScaling("linear", float(rope["factor"]))
+        return theta, RopeScaling("linear", number("factor", rope["factor"]))
     if kind == "llama3":
         original = rope.get("original_max_position_embeddings") or max_positions
-        return theta, RopeScaling(
-            "llama3",
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(original),
+        factor, low, high = (
+            number(name, rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor")
         )
+        positions = int(number("original_max_position_embeddings", original))
+        return theta, RopeScaling("llama3", factor, low, high, positions)
     raise UserError(f"unsupported rope_type {kind!r} in config.json: default, linear and llama3 are")
 
 
 def _windows(hf: dict[str, Any], family: str, layers: int) -> tuple[int, ...] | None:
-    """Sliding windows by layer. Qwen states per layer whether it slides; Mistral slides in all or none."""
+    """Sliding windows by layer. Qwen states per layer whether it slides; Mistral slides in all or none (with
+    `layer_types` transformers takes it for a Ministral).
+
+    Raises UserError for a window without a token, and for kinds of layers that are unknown or lack their window.
+    """
+    qwen = family.startswith("qwen")
     window = hf.get("sliding_window")
-    if not window or (family.startswith("qwen") and not hf.get("use_sliding_window")):
+    if family == "llama" or (qwen and not hf.get("use_sliding_window")):
+        window = None
+    if window is not None and window < 1:  # 0 does not mean "no window": transformers masks every token
+        raise UserError(f"sliding_window {window} in config.json hides every token: null is full attention")
+    kinds = hf.get("layer_types") if qwen else None
+    known = {"full_attention"} if window is None else {"full_attention", "sliding_attention"}
+    unknown = sorted(set(kinds or ()) - known)
+    if unknown:
+        raise UserError(f"unsupported layer_types in config.json: {', '.join(unknown)} with a window of {window}")
+    if window is None:
         return None
-    if family == "llama":
-        return None
-    kinds = hf.get("layer_types")
-    if kinds is None and family.startswith("qwen"):
+    if qwen and kinds is None:
         first = hf.get("max_window_layers", layers)
         kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     if kinds is None:

@@ -8,15 +8,24 @@ what they show as a `Conclusion`). The order, the lock, what is printed and what
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from common.backends.open import file_hashes, fingerprints
-from common.cli import parse
+from common.cli import PROG, parse
 from common.results.conclusion import Conclusion, conclude
 from common.results.rundir import RunDir
 
-C = TypeVar("C")
+C = TypeVar("C", bound="Settings")
 S = TypeVar("S")
+
+
+class Settings(Protocol):
+    """A method's Config, as a command needs it."""
+
+    @property
+    def dry_run(self) -> bool: ...
+
+    def resolved(self) -> Self: ...
 
 
 def main(
@@ -33,7 +42,7 @@ def main(
     `kind`: the method's Config, with `resolved()` and `dry_run`. `plan`: names and what they come to, having
     checked the data as a run would.
     """
-    config = parse(kind, argv, f"run.py {method}", about, presets).resolved()
+    config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
     if config.dry_run:
         for name, what in plan(config):
             print(f"{name:28}{what}")

@@ -66,3 +66,15 @@ class Generator(Protocol):
         """Told of every record that was stored, fresh or read back when a run continues. Back ends that may
         not give the same thing twice remember it; models need not."""
         ...
+
+
+def sample_texts(
+    generator: Generator, prompts: Sequence[str], sampling: SampleConfig, *, n: int = 1, seed: int = 0
+) -> list[list[str | None]]:
+    """`n` answers to each of `prompts`, which are said as a user would; None for one that failed.
+
+    A prompt is known by its place, so its answers depend on `seed`, and with more prompts stay the same.
+    """
+    requests = [Request(str(i), ({"role": "user", "content": prompt},), n) for i, prompt in enumerate(prompts)]
+    records = [record for batch in generator.generate(requests, sampling, seed) for record in batch]
+    return [[record.text for record in records[i : i + n]] for i in range(0, len(records), n)]

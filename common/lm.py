@@ -5,16 +5,20 @@ generator = student.generator()
 """
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from common import runtime
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
+from common.generate import Message
 from common.model import checkpoint, hf
 from common.model.decoder import Params
 from common.model.sharding import mesh_of
@@ -23,18 +27,21 @@ from common.sample.embed import embed
 from common.sample.local import LocalGenerator
 from common.tasks.base import Example, Task
 from common.train.data import Encoded
+from common.train.loop import fine_tune
+from common.train.preference import Preference, prefer, reference_logps
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """`folder` is the checkpoint that config and tokenizer come from; `weights` is where `params` are from."""
+    """`folder` is the checkpoint that config and tokenizer come from; `weights` is where `params` are from, None
+    where they are in memory alone."""
 
     name: str
     folder: pathlib.Path
     config: ModelConfig
     params: Params
     tokenizer: Tokenizer
-    weights: pathlib.Path
+    weights: pathlib.Path | None
 
     @classmethod
     def load(cls, name: str, dtype: Any = None, *, mesh: Mesh | None = None) -> "LanguageModel":
@@ -63,9 +70,52 @@ class LanguageModel:
 
     def starting_weights(self, settings: TrainConfig) -> Params:
         """The weights to start a training from: in float32 when all are trained, as loaded when adapters are."""
-        if settings.lora is None and runtime.on_accelerator():  # where they were loaded in bfloat16
-            return hf.load_params(self.weights, self.config, mesh=mesh_of(self.params))
-        return self.params
+        if settings.lora is not None or not runtime.on_accelerator():
+            return self.params
+        if self.weights is None:
+            return jax.tree.map(lambda w: w.astype(jnp.float32), self.params)
+        return hf.load_params(self.weights, self.config, mesh=mesh_of(self.params))
+
+    def fine_tuned(self, rows: Sequence[tuple[Sequence[Message], str]], settings: TrainConfig) -> "LanguageModel":
+        """This model after supervised training on (messages, answer) rows, in memory; see `save`.
+
+        Raises UserError for a row of more than `settings.max_length` tokens, and for a loss that is not finite.
+        """
+        examples = [self.tokenizer.encode_example(messages, answer) for messages, answer in rows]
+        encoded = [Encoded(tuple(tokens), start) for tokens, start in examples]
+        self._check_lengths([len(row.tokens) for row in encoded], settings.max_length)
+        start = self.starting_weights(settings)
+        params = fine_tune(start, self.config, encoded, settings, pad_id=self.tokenizer.pad_id)
+        return dataclasses.replace(self, params=params, weights=None)
+
+    def preference_tuned(
+        self, rows: Sequence[tuple[Sequence[Message], str, str]], settings: TrainConfig, beta: float = 0.1
+    ) -> "LanguageModel":
+        """This model after DPO on (messages, better answer, worse answer) rows, with itself as the reference, in
+        memory. Raises UserError as `fine_tuned` does."""
+        pairs = []
+        for messages, better, worse in rows:
+            (chosen, start), (rejected, _) = (self.tokenizer.encode_example(messages, x) for x in (better, worse))
+            pairs.append(Preference(tuple(chosen[:start]), tuple(chosen[start:]), tuple(rejected[start:])))
+        longest = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+        self._check_lengths(longest, settings.max_length)
+        reference = reference_logps(self.params, self.config, pairs)
+        start = self.starting_weights(settings)
+        pad_id = self.tokenizer.pad_id
+        params = prefer(start, self.config, pairs, reference, settings, pad_id=pad_id, beta=beta)
+        return dataclasses.replace(self, params=params, weights=None)
+
+    def _check_lengths(self, lengths: Sequence[int], max_length: int) -> None:
+        limit = min(max_length, self.config.max_positions)
+        for number, length in enumerate(lengths, 1):
+            if length > limit:
+                raise UserError(f"row {number} has {length} tokens, more than the limit of {limit}: shorten it")
+
+    def save(self, folder: str | os.PathLike) -> "LanguageModel":
+        """Write a Hugging Face folder with these weights, and this tokenizer and settings; returns the model that
+        lies there. Raises UserError for a folder that cannot be written."""
+        path = hf.save(pathlib.Path(folder), self.params, self.folder)
+        return dataclasses.replace(self, name=str(folder), folder=path, weights=path)
 
     def generator(self) -> LocalGenerator:
         """This model as a back end of `common.generate`."""

@@ -13,6 +13,7 @@ from common.cli import flag, flag_name
 from common.errors import UserError
 
 C = TypeVar("C", bound="RunSettings")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,12 @@ def filled(config: C, defaults: Mapping[str, Any]) -> C:
     """`config` with those of `defaults` that it leaves open (None)."""
     missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing)
+
+
+def given(value: T | None) -> T:
+    """A setting that `resolved()` has filled."""
+    assert value is not None, "settings are read before resolved() has filled them"
+    return value
 
 
 def preset(kind: type[C], presets: Mapping[str, Mapping[str, Any]], name: str, settings: Mapping[str, Any]) -> C:

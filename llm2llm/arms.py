@@ -7,6 +7,7 @@
     more-data           seeds and as many real examples as llm2llm had new ones, as far as the training data go
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from llm2llm.select import Row, draw_seeds, spread
 from llm2llm.students import Arm, Student, as_rows
 
 REPHRASED = 0.99
-"""ROUGE-L above which a rephrasing counts as the same text: it is meant to be near its seed."""
+"""ROUGE-L above which a rephrasing counts as the same text. The limit is high since it should be near its seed."""
 
 
 def equal_budget_arms(arm: Callable[[str], Arm], target: Row, student: Student) -> dict[str, Any]:
@@ -32,25 +33,25 @@ def equal_budget_arms(arm: Callable[[str], Arm], target: Row, student: Student) 
     }
     for name, make in makers.items():
         own = arm(name)
-        if name not in own.setting.config.arms:
+        if name not in own.setting.switches.comparison.arms:
             continue
         extra, teacher = make(own)
         data = [*own.seeds, *extra]
         updates = student.all_updates
-        if own.setting.config.match == "tokens":
+        if own.setting.switches.comparison.match == "tokens":
             updates = own.updates_for_tokens(data, own.tokens(student))
         results[name] = own.test(own.student(0, data, updates), teacher=teacher)
     return results
 
 
 def _eda(arm: Arm, count: int) -> list[Example]:
-    setting = arm.setting
+    wordnet = arm.setting.switches.comparison.wordnet
 
     def make() -> list[Row]:
-        if setting.config.wordnet is not None:
-            synonyms = wordnet_synonyms(setting.config.wordnet)
+        if wordnet is not None:
+            synonyms = wordnet_synonyms(wordnet)
         else:
-            synonyms = neighbour_synonyms(setting.base, [example.question for example in arm.seeds])
+            synonyms = neighbour_synonyms(arm.setting.base, [example.question for example in arm.seeds])
         made = eda_examples(arm.seeds, count, arm.seed, synonyms)
         return as_rows([example for example in made if arm.fits(example)])
 
@@ -62,10 +63,11 @@ def _more_data(arm: Arm, count: int) -> list[Example]:
     rest = [example for example in arm.setting.train if example.question not in taken]
 
     def make() -> list[Row]:
-        # Drawn with some to spare for what is too long or too near a test question: to look at every example of a
-        # large set takes minutes.
-        drawn = draw_seeds(rest, min(2 * count, len(rest)), arm.seed, arm.setting.config.seed_sampler)
+        # Some to spare are drawn, since a few are too long or too near a test question; checking every example of
+        # a large set would take minutes.
+        some = dataclasses.replace(arm.setting.switches.seeds, count=min(2 * count, len(rest)))
         test = arm.known(arm.setting.test, semantic=False)
+        drawn = draw_seeds(rest, some, arm.seed)
         good = (e for e in drawn if arm.fits(e) and test.repeats([e.question]) == [None])
         return as_rows(list(itertools.islice(good, count)))
 
@@ -74,16 +76,8 @@ def _more_data(arm: Arm, count: int) -> list[Example]:
 
 def _auggpt(arm: Arm, calls: int) -> tuple[list[Example], Row]:
     slots = spread(arm.seeds, calls // arm.setting.samples, f"auggpt {arm.seed}")
-    made = augment(
-        arm.run,
-        f"{arm.folder}/round_0",
-        arm.teacher(),
-        slots,
-        arm.known(limit=REPHRASED, semantic=False),
-        arm.seed,
-        0,
-        attempts=1,
-        rephrase=True,
-        stage=f"teach {arm.name}",
-    )
+    folder, known = f"{arm.folder}/round_0", arm.known(limit=REPHRASED, semantic=False)
+    with arm.run.timed(f"teach {arm.name}"):
+        request = arm.setting.task.rephrase_messages
+        made = augment(arm.run, folder, arm.teacher(), slots, known, arm.seed, 0, 1, request)
     return [as_example(row) for row in made.accepted], figures(made)

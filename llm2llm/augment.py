@@ -1,7 +1,7 @@
-"""One round of the teacher: ask for new examples, read them strictly, filter them, keep the reasons.
+"""One round of the teacher: request new examples, parse them strictly, filter them, keep the reasons.
 
-A slot is one wanted example for one seed. Every slot is asked up to `attempts` times; all open slots of an attempt
-form one batch. Whatever the teacher says is stored before it is judged.
+A slot is one wanted example for one seed. Every slot is requested up to `attempts` times; all open slots of an
+attempt form one batch. Every reply is stored before it is checked.
 """
 
 import collections
@@ -14,75 +14,61 @@ from typing import Any, Protocol
 from common.backends.budget import BUDGET_SPENT
 from common.config import SampleConfig
 from common.evals.evaluate import majority
-from common.generate import Generator, Record, Request
+from common.generate import Generator, Message, Record, Request
 from common.results.rundir import RunDir
 from common.stages import collect
-from common.tasks.base import Example, Hints, NewExample, Task
+from common.tasks.base import Example, NewExample, Task
 from common.text.filters import rouge_l, words_of
-from llm2llm.config import Config
 from llm2llm.known import Known
+from llm2llm.switches import Asking
 
 Row = dict[str, Any]
 
 VOTE_TEMPERATURE = 0.7
-"""Of the teacher when it solves a new example several times and the majority counts."""
+"""Of the teacher where it solves a new example several times and the majority counts."""
 
 
 class Refine(Protocol):
-    """What may stand between the teacher and the checks of what it writes, such as a choice among several replies.
-    Called with the teacher's generator it gives the one that writes, a record a request, whose `attempts` are the
-    replies asked of the teacher for it. `str` of it goes into the report."""
+    """What may stand between the teacher and the checks of its replies, such as a choice among several. Called
+    with the teacher's generator, it returns the generator that writes: one record a request, whose `attempts` are
+    the replies asked of the teacher. `str` of it goes into the report."""
 
     samples: int
-    """Replies asked of the teacher for each that is handed on."""
+    """Replies asked of the teacher for each one that is passed on."""
     stored: Mapping[str, Any]
-    """JSON values that decide what comes out; another refinement is refused in the same run folder."""
+    """JSON values that determine the result; a run folder refuses another refinement."""
 
     def __call__(self, generator: Generator) -> Generator: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Who solves (for the label check), who writes and in how many calls an example, what about, and under which
-    settings. `fits` tells whether the student can learn and answer an example of that length."""
+    """`generator` solves, for the label check; `writer` writes an example in `samples` calls at most. `fits` tells
+    whether the student can learn and answer an example of that length."""
 
     generator: Generator
     writer: Generator
     samples: int
     task: Task
-    config: Config
+    asking: Asking
     fits: Callable[[Example], bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmented:
-    """Outcome of a round: accepted rows (see `_row`), refused rows with reasons, calls and tokens spent, and
-    whether the budget ended before the slots did."""
+    """Outcome of a round: rows of accepted examples, and of refused replies with reasons; what the teacher
+    replied, each in `samples` calls at most, and what it answered in the label check."""
 
     accepted: list[Row] = dataclasses.field(default_factory=list)
     refused: list[Row] = dataclasses.field(default_factory=list)
-    calls: int = 0
-    check_calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    exhausted: bool = False
+    replies: list[Record] = dataclasses.field(default_factory=list)
+    checks: list[Record] = dataclasses.field(default_factory=list)
+    samples: int = 1
 
-
-class _Bill:
-    """Counts what is asked for while a round runs."""
-
-    def __init__(self) -> None:
-        self.prompt_tokens = self.completion_tokens = 0
-        self.exhausted = False
-
-    def add(self, records: Sequence[Record], samples: int = 1) -> int:
-        """Book these records, of `samples` replies each; returns how many replies were really asked."""
-        asked = [r for r in records if r.error != BUDGET_SPENT]
-        self.exhausted |= len(asked) < len(records)
-        self.prompt_tokens += sum(r.prompt_tokens for r in records)
-        self.completion_tokens += sum(r.completion_tokens for r in records)
-        # A record of one reply may have taken two attempts; it counts as the one call that was wanted.
-        return sum(min(r.attempts, samples) for r in asked)
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget ended before the slots did."""
+        return any(record.error == BUDGET_SPENT for record in (*self.replies, *self.checks))
 
 
 def augment(
@@ -93,78 +79,66 @@ def augment(
     known: Known,
     seed: int,
     round_number: int,
-    *,
     attempts: int,
-    hints: Mapping[str, Hints] | None = None,
-    rephrase: bool = False,
-    stage: str = "teach",
+    messages: Callable[[Example], tuple[Message, ...]],
 ) -> Augmented:
     """Fill `slots` (the seed of each wanted example; a seed may stand there several times).
 
-    `known` holds the questions that must not come again; accepted ones are added to it. `hints` says by the seed's
-    id what the teacher is shown beside it; `rephrase` asks for the seed in other words instead.
+    `known` holds the questions that must not be repeated; accepted ones are added to it. `messages` gives the
+    request for a new example like a seed.
     """
-    with run.timed(stage):
-        return _augment(run, folder, teacher, slots, known, seed, round_number, attempts, hints or {}, rephrase)
-
-
-def _augment(run, folder, teacher, slots, known, seed, round_number, attempts, hints, rephrase) -> Augmented:
-    task, bill = teacher.task, _Bill()
+    task, made = teacher.task, Augmented(samples=teacher.samples)
     open_slots = list(enumerate(slots))
-    accepted: list[Row] = []
-    refused: list[Row] = []
-    calls = check_calls = 0
-
-    def messages(parent: Example) -> tuple:
-        if rephrase:
-            return task.rephrase_messages(parent)
-        return task.teacher_messages(parent, hints.get(parent.id, Hints()))
-
     for attempt in range(1, attempts + 1):
-        if not open_slots or bill.exhausted:
+        if not open_slots or made.exhausted:
             break
         requests = [
             Request(f"{folder}/{attempt}/{slot}/{parent.id}", messages(parent), 1, parent, task.reply_fields)
             for slot, parent in open_slots
         ]
-        sampling = teacher.config.writing(task.example_tokens)
-        records = collect(run, f"{folder}/teacher_{attempt}.jsonl", teacher.writer, requests, sampling, seed)
-        calls += bill.add(records, teacher.samples)
+        name = f"{folder}/teacher_{attempt}.jsonl"
+        records = collect(run, name, teacher.writer, requests, teacher.asking.sampling, seed)
         read = [_read(teacher, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
         repeats = known.repeats([new.question if new.refused is None else None for new in read])
         read = [
             new if found is None else dataclasses.replace(new, refused=found.reason)
             for new, found in zip(read, repeats, strict=True)
         ]
-        checks, asked = _check_labels(run, folder, attempt, teacher, read, seed, bill)
-        check_calls += asked
-        again = []
-        for (slot, parent), record, request, new, check, repeat in zip(
-            open_slots, records, requests, read, checks, repeats, strict=True
+        verdicts, checks = _check_labels(run, folder, attempt, teacher, read, seed)
+        made.replies.extend(records)
+        made.checks.extend(checks)
+        asked, open_slots = open_slots, []
+        for (slot, parent), record, request, new, (answer, disagrees), repeat in zip(
+            asked, records, requests, read, verdicts, repeats, strict=True
         ):
-            row = _row(f"{folder}/{attempt}/{slot}", parent, record, request, round_number, attempt, teacher)
-            reason = new.refused or check["refused"]
+            prompt = json.dumps(request.messages, ensure_ascii=False).encode()
+            row = {
+                "id": f"{folder}/{attempt}/{slot}",
+                "parent": parent.id,
+                "round": round_number,
+                "attempt": attempt,
+                "teacher": teacher.writer.name,
+                "prompt_hash": hashlib.sha256(prompt).hexdigest()[:16],
+            }
+            reason = new.refused or disagrees
             if reason is None:
                 # The question may repeat one accepted a moment ago, in this very attempt.
                 (repeat,) = known.repeats([new.question])
                 if repeat is None:
                     known.add(new.question, row["id"])
-                    accepted.append(row | _content(task, new, parent, check["answer"]))
+                    made.accepted.append(row | _content(task, new, parent, answer))
                     continue
                 reason = repeat.reason
-            why = {"reason": reason, "text": record.text, "error": record.error}
+            row |= {"reason": reason, "text": record.text, "error": record.error}
             if repeat is not None:
-                why |= {"nearest": repeat.name, "similarity": round(repeat.score, 4)}
-            elif check["refused"] is not None:
-                why |= {"check_answer": check["answer"]}
-            refused.append(row | why)
-            again.append((slot, parent))
-        open_slots = again
-    run.once(f"{folder}/new.jsonl", lambda: accepted)
-    run.once(f"{folder}/refused.jsonl", lambda: refused)
-    return Augmented(
-        accepted, refused, calls, check_calls, bill.prompt_tokens, bill.completion_tokens, bill.exhausted
-    )
+                row |= {"nearest": repeat.name, "similarity": round(repeat.score, 4)}
+            elif disagrees is not None:
+                row |= {"check_answer": answer}
+            made.refused.append(row)
+            open_slots.append((slot, parent))
+    run.once(f"{folder}/new.jsonl", lambda: made.accepted)
+    run.once(f"{folder}/refused.jsonl", lambda: made.refused)
+    return made
 
 
 def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
@@ -174,77 +148,53 @@ def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
         return NewExample(refused="teacher failed")
     if record.status == "length":
         return NewExample(refused="cut off")
-    new = teacher.task.parse_example(record.text, parent)
+    new = teacher.task.parse_example(record.text or "", parent)
     if new.refused is None and not teacher.fits(Example("", new.question, new.answer, new.label, new.group)):
         return NewExample(refused="too long for the student")
     return new
 
 
+Check = tuple[str | None, str | None]
+"""What a label check answered, and the reason to refuse the example if it disagrees."""
+
+
 def _check_labels(
-    run: RunDir,
-    folder: str,
-    attempt: int,
-    teacher: Teacher,
-    read: Sequence[NewExample],
-    seed: int,
-    bill: _Bill,
-) -> tuple[list[Row], int]:
-    """For each example: what the check answered, and the reason to refuse it if it disagrees; calls made."""
-    task, how, votes = teacher.task, teacher.config.label_check, teacher.config.check_votes
-    good = [i for i, new in enumerate(read) if new.refused is None]
-    verdicts: dict[int, Row] = {}
-    calls = 0
-    if how == "resolve":
+    run: RunDir, folder: str, attempt: int, teacher: Teacher, read: Sequence[NewExample], seed: int
+) -> tuple[list[Check], list[Record]]:
+    """The check of each example, and what the teacher answered for it. Examples refused before are not checked."""
+    task, votes = teacher.task, teacher.asking.votes
+    good = {i: new for i, new in enumerate(read) if new.refused is None}
+    found: dict[int, Check] = {}
+    records: list[Record] = []
+    if teacher.asking.label_check == "resolve":
         requests = [
-            Request(f"{folder}/check_{attempt}/{i}", task.solve_messages(read[i].question), votes) for i in good
+            Request(f"{folder}/check_{attempt}/{i}", task.solve_messages(new.question), votes)
+            for i, new in good.items()
         ]
-        temperature = 0.0 if votes == 1 else VOTE_TEMPERATURE
-        sampling = SampleConfig(task.answer_tokens, temperature=temperature)
-        name = f"{folder}/check_{attempt}.jsonl"
-        records = collect(run, name, teacher.generator, requests, sampling, seed)
-        calls = bill.add(records)
-        for turn, i in enumerate(good):
-            verdicts[i] = _vote(task, records[turn * votes : (turn + 1) * votes], read[i].label)
-    elif how == "program":
-        for i in good:
-            truth = task.truth(read[i].question)
-            agrees = truth is not None and task.correct(truth, read[i].label)
-            verdicts[i] = {"answer": truth, "refused": None if agrees else "label check"}
-    accepted = {"answer": None, "refused": None}
-    return [verdicts.get(i, accepted) for i in range(len(read))], calls
+        # Sampled at temperature 0, all votes would be the same answer.
+        sampling = SampleConfig(task.answer_tokens, temperature=0.0 if votes == 1 else VOTE_TEMPERATURE)
+        records = collect(run, f"{folder}/check_{attempt}.jsonl", teacher.generator, requests, sampling, seed)
+        for turn, (i, new) in enumerate(good.items()):
+            found[i] = _vote(task, records[turn * votes : (turn + 1) * votes], new.label)
+    elif teacher.asking.label_check == "program":
+        for i, new in good.items():
+            truth = task.truth(new.question)
+            agrees = truth is not None and task.correct(truth, new.label)
+            found[i] = truth, None if agrees else "label check"
+    return [found.get(i, (None, None)) for i in range(len(read))], records
 
 
-def _vote(task: Task, records: Sequence[Record], label: str) -> Row:
-    """The answer that more than half of `records` give, and whether it is `label`."""
+def _vote(task: Task, records: Sequence[Record], label: str) -> Check:
+    """Whether the answer that more than half of `records` give is `label`."""
     if any(record.error == BUDGET_SPENT for record in records):
-        return {"answer": None, "refused": BUDGET_SPENT}
+        return None, BUDGET_SPENT
     texts = [record.text for record in records if record.text is not None]
     place = majority(task, texts, len(records))
     if place is None:
-        return {"answer": task.parse(texts[0]) if len(texts) == 1 else None, "refused": "label check"}
-    agrees = task.correct(texts[place], label)
-    return {"answer": label if agrees else task.parse(texts[place]), "refused": None if agrees else "label check"}
-
-
-def _row(
-    name: str,
-    parent: Example,
-    record: Record,
-    request: Request,
-    round_number: int,
-    attempt: int,
-    teacher: Teacher,
-) -> Row:
-    """The lineage of one reply."""
-    prompt = json.dumps(request.messages, ensure_ascii=False).encode()
-    return {
-        "id": name,
-        "parent": parent.id,
-        "round": round_number,
-        "attempt": attempt,
-        "teacher": teacher.writer.name,
-        "prompt_hash": hashlib.sha256(prompt).hexdigest()[:16],
-    }
+        return task.parse(texts[0]) if len(texts) == 1 else None, "label check"
+    if task.correct(texts[place], label):
+        return label, None
+    return task.parse(texts[place]), "label check"
 
 
 def _content(task: Task, new: NewExample, parent: Example, check: str | None) -> Row:
@@ -271,16 +221,25 @@ def figures(made: Augmented) -> Row:
     """What a round of the teacher cost and brought, for the entry of the round."""
     reasons = collections.Counter(row["reason"] for row in made.refused)
     judged = [row for row in made.accepted if row["label_correct"] is not None]
-    count = max(1, len(made.accepted))
+    spent = [*made.replies, *made.checks]
+
+    def calls(records: Sequence[Record], samples: int) -> int:
+        # A record of one reply may have taken two attempts; it counts as the one call that was wanted.
+        return sum(min(record.attempts, samples) for record in records if record.error != BUDGET_SPENT)
+
+    def words(part: str) -> float:
+        lengths = [len(row[part].split()) for row in made.accepted]
+        return round(sum(lengths) / max(1, len(lengths)), 2)
+
     return {
-        "teacher_calls": made.calls,
-        "check_calls": made.check_calls,
-        "teacher_prompt_tokens": made.prompt_tokens,
-        "teacher_completion_tokens": made.completion_tokens,
+        "teacher_calls": calls(made.replies, made.samples),
+        "check_calls": calls(made.checks, 1),
+        "teacher_prompt_tokens": sum(record.prompt_tokens for record in spent),
+        "teacher_completion_tokens": sum(record.completion_tokens for record in spent),
         "accepted": len(made.accepted),
         "refused": dict(sorted(reasons.items())),
         "labels_known": len(judged),
         "labels_wrong": sum(not row["label_correct"] for row in judged),
-        "question_words": round(sum(len(row["question"].split()) for row in made.accepted) / count, 2),
-        "answer_words": round(sum(len(row["answer"].split()) for row in made.accepted) / count, 2),
+        "question_words": words("question"),
+        "answer_words": words("answer"),
     }

@@ -8,13 +8,31 @@ Importing this loads no jax. Values of `None` are filled in by `resolved()`, by 
 
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name
-from common.cli import check_ranges, flag, flag_name
-from common.config import SampleConfig, TrainConfig
+from common.cli import check_ranges, flag
+from common.config import SampleConfig, TrainConfig, micro_batch
 from common.errors import UserError
+from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import preset as preset_of
+from llm2llm.switches import (
+    Asking,
+    Comparison,
+    LabelCheck,
+    Learning,
+    Likeness,
+    Quota,
+    Rounds,
+    Rule,
+    Seeds,
+    Switches,
+    Targeting,
+)
+
+if TYPE_CHECKING:
+    from common.tasks.base import Task
 
 ARMS = ("base", "fine-tune", "fine-tune-matched", "llm2llm", "untargeted", "eda", "auggpt", "more-data")
 MATCHED = ("fine-tune-matched", "untargeted", "eda", "auggpt", "more-data")
@@ -53,8 +71,8 @@ PRESETS["official-code"] = PRESETS["paper"] | {
 each in `llm2llm/reference_code.py`)."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
     preset: Literal["embedded", "paper", "official-code"] = flag("embedded", "defaults of the flags below")
@@ -84,7 +102,7 @@ class Config:
         "scratch", "each training starts from the base or the last student"
     )
     augment_from: Literal["seeds", "all"] = flag("seeds", "examples that may be shown to the teacher")
-    target: Literal["wrong", "low-confidence", "high-loss", "mixed", "all"] = flag(
+    target: Rule = flag(
         "wrong", "which of them are: answered wrongly, least sure of, highest loss, right only at times, or all"
     )
     target_share: float = flag(0.3, "share of examples that low-confidence and high-loss take")
@@ -103,7 +121,7 @@ class Config:
         None, "show the teacher the student's answer; yes if not given, but for embedded and pool teachers"
     )
     show_earlier: int = flag(0, "earlier new questions of the same seed shown to the teacher")
-    label_check: Literal["resolve", "program", "none"] | None = flag(
+    label_check: LabelCheck | None = flag(
         None,
         "who confirms a new answer: the teacher solving the question again (resolve, the default but for a "
         "pool), a program, or nobody",
@@ -139,17 +157,14 @@ class Config:
     micro_batch_size: int | None = flag(None, "examples on the device at once; by batch size if not given")
     max_length: int = flag(512, "longest example in tokens, answer included")
     official: bool = flag(False, "prompts, judge and schedule of the authors' program (preset official-code)")
-    seed: int = flag(0, "random seed of everything")
     run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
-    dry_run: bool = flag(False, "show the plan and stop")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
-        if self.preset not in PRESETS:
-            raise UserError(f"unknown preset {self.preset!r}: there are {', '.join(PRESETS)}")
-        if PRESETS[self.preset] and all(
-            getattr(self, name) == _default(name) for name, value in PRESETS[self.preset].items() if name != "task"
-        ):
+        check_preset(PRESETS, self.preset)
+        plain = Config()
+        named = [name for name in PRESETS[self.preset] if name != "task"]
+        if named and all(getattr(self, name) == getattr(plain, name) for name in named):
             raise UserError(f"Config(preset={self.preset!r}) sets a name only: write preset({self.preset!r}, …)")
         embedded = self.student == "embedded"
         silent = self.teacher == "embedded" or self.teacher.startswith("pool:")
@@ -158,12 +173,11 @@ class Config:
             "learning_rate": 3e-4 if embedded else 2e-5,
             "epochs": 2.0 if embedded else 3.0,
             "batch_size": batch,
-            "micro_batch_size": max(n for n in range(1, 33) if batch % n == 0),
+            "micro_batch_size": micro_batch(batch),
             "label_check": "none" if self.teacher.startswith("pool:") else "resolve",
             "show_wrong_answer": not silent,
         }
-        missing = {k: v for k, v in fill.items() if getattr(self, k) is None}
-        config = dataclasses.replace(self, **missing)
+        config = filled(self, fill)
         config._check()
         return config
 
@@ -181,7 +195,7 @@ class Config:
                 raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
             if self.target not in ("wrong", "low-confidence"):
                 raise UserError(f"--detect {self.detect} finds answers, not what --target {self.target} looks at")
-        if self.micro_batch_size > self.batch_size or self.batch_size % self.micro_batch_size:
+        if given(self.batch_size) % given(self.micro_batch_size):
             raise UserError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
@@ -189,10 +203,7 @@ class Config:
             raise UserError("the authors released their program for GSM8K only: use --task gsm8k with --official")
         self._check_arms()
         self._check_teacher()
-        files = {name: getattr(self, name) for name in ("train_file", "dev_file", "test_file")}
-        for name, file in files.items():
-            if file is not None and not pathlib.Path(file).is_file():
-                raise UserError(f"no such file: {file} (given as {flag_name(name)})")
+        check_files(self, ("train_file", "dev_file", "test_file"))
 
     def _check_arms(self) -> None:
         if self.wordnet is not None and not (pathlib.Path(self.wordnet) / "data.noun").is_file():
@@ -219,18 +230,7 @@ class Config:
             if "auggpt" in self.arms:
                 raise UserError("a pool of examples cannot say a question in other words: leave out arm auggpt")
         check_name(self.teacher, "--teacher", self.teacher_url)
-        if not self.teacher.startswith("openai:"):
-            for name in ("teacher_url", "budget", "teacher_price"):
-                if getattr(self, name) is not None:
-                    raise UserError(
-                        f"{flag_name(name)} is for a hosted teacher: use it with --teacher openai:MODEL"
-                    )
-            return
-        if self.teacher_price is not None:
-            Budget.parse("calls=1", self.teacher_price)
-        limits = self.limits()
-        if limits is not None:
-            limits.share(self.repeats * max(1, self.teaching_arms))
+        self.share()
 
     @property
     def pool(self) -> str | None:
@@ -252,43 +252,58 @@ class Config:
         """How many arms ask the teacher; each has an equal share of a budget in every repeat."""
         return sum(arm in ("llm2llm", "untargeted", "auggpt") for arm in self.arms)
 
-    def limits(self) -> Budget | None:
-        """The budget of the whole run. Raises UserError for one that cannot be read."""
-        return None if self.budget is None else Budget.parse(self.budget, self.teacher_price)
+    def share(self, runs: int = 1) -> Budget | None:
+        """What one arm of one repeat may spend where the budget serves `runs` such runs; None without a budget.
+        Raises UserError for one that cannot be read or shared."""
+        return hosted_share(self, "teacher", [self.teacher], runs * self.repeats * max(1, self.teaching_arms))
 
-    def stored(self) -> dict[str, Any]:
-        """What the run directory records: everything that decides the results."""
-        values = dataclasses.asdict(self)
-        del values["run_dir"], values["dry_run"]
-        return values
-
-    def training(self, seed: int) -> TrainConfig:
+    def training(self) -> TrainConfig:
+        """How a student is trained, in every arm and round; the seed is that of the first repeat."""
         return TrainConfig(
-            learning_rate=self.learning_rate,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            micro_batch_size=self.micro_batch_size,
+            learning_rate=given(self.learning_rate),
+            epochs=given(self.epochs),
+            batch_size=given(self.batch_size),
+            micro_batch_size=given(self.micro_batch_size),
             max_length=self.max_length,
             zero_start=self.official,
             drop_last=self.official,
-            seed=seed,
+            seed=self.seed,
         )
 
-    def writing(self, tokens: int) -> SampleConfig:
-        return SampleConfig(tokens, temperature=self.teacher_temperature, top_p=self.teacher_top_p)
-
-    def answering(self, tokens: int) -> SampleConfig:
-        """How the student answers, of at most `tokens` unless the settings say otherwise."""
-        tokens = self.answer_tokens or tokens
-        return SampleConfig(tokens, temperature=self.student_temperature, top_p=self.student_top_p)
+    def switches(self, task: "Task") -> Switches:
+        """The settings by the stage that reads them; `task` says what they leave open."""
+        answer_tokens = self.answer_tokens or task.answer_tokens
+        return Switches(
+            seeds=Seeds(self.seed_examples, self.seed_sampler),
+            rounds=Rounds(self.trainings, self.patience, self.init == "continue"),
+            targeting=Targeting(
+                rule=self.target,
+                share=self.target_share,
+                when_none_wrong=self.when_none_wrong,
+                detect=self.detect,
+                folds=self.folds,
+                newer=self.augment_from == "all",
+            ),
+            quota=Quota(self.slots_per_example, self.max_per_seed, self.max_per_class, self.balance),
+            asking=Asking(
+                SampleConfig(task.example_tokens, temperature=self.teacher_temperature, top_p=self.teacher_top_p),
+                self.max_attempts,
+                given(self.show_wrong_answer),
+                self.show_earlier,
+                given(self.label_check),
+                self.check_votes,
+            ),
+            likeness=Likeness(self.rouge_l or task.near_duplicate, self.semantic, self.duplicates_of == "round"),
+            learning=Learning(
+                self.training(),
+                SampleConfig(answer_tokens, temperature=self.student_temperature, top_p=self.student_top_p),
+                self.seed_weight,
+            ),
+            comparison=Comparison(self.arms, self.match, self.wordnet),
+            seed=self.seed,
+        )
 
 
 def preset(name: str, **settings: Any) -> Config:
     """The settings of a preset with `settings` in place of its own. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
-    return Config(**PRESETS[name] | settings | {"preset": name})
-
-
-def _default(name: str) -> Any:
-    return next(field.default for field in dataclasses.fields(Config) if field.name == name)
+    return preset_of(Config, PRESETS, name, settings)

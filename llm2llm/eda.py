@@ -52,7 +52,7 @@ NUMBER_WORDS = frozenset(
     "pairs couple".split()
 )
 TRIES = 10
-"""How often a copy that repeats a text is drawn again; then the repetition is taken."""
+"""How often a copy that repeats a text is drawn at most; then the repetition is taken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,17 @@ def is_number(word: str) -> bool:
 
 def augment(text: str, rng: random.Random, synonyms: Synonyms, alpha: float = 0.1) -> str:
     """A copy of `text` after one operation drawn from `rng`; the text itself where that finds nothing to do."""
-    pieces = [_Piece(*re.fullmatch(r"(\W*)(.*?)(\W*)", p, re.S).groups()) for p in re.findall(r"\s*\S+\s*", text)]
+    pieces = [_piece(part) for part in re.findall(r"\s*\S+\s*", text)]
     n = max(1, int(alpha * sum(bool(piece.word) for piece in pieces)))
-    operation = rng.choice((_replace, _insert, _swap, _delete))
-    pieces = _delete(pieces, rng, alpha) if operation is _delete else operation(pieces, rng, n, synonyms)
+    operation = rng.choice((_replace, _insert, _swap, None))
+    pieces = _delete(pieces, rng, alpha) if operation is None else operation(pieces, rng, n, synonyms)
     return "".join(piece.before + piece.word + piece.after for piece in pieces)
+
+
+def _piece(text: str) -> _Piece:
+    found = re.fullmatch(r"(\W*)(.*?)(\W*)", text, re.S)
+    assert found is not None, "the pattern fits every text"
+    return _Piece(*found.groups())
 
 
 def _choices(word: str, synonyms: Synonyms) -> list[str]:
@@ -154,6 +160,7 @@ def eda_examples(
     for i in range(count):
         example, copy = order[i % len(order)], i // len(order)
         rng = random.Random(f"eda {seed} {example.id} {copy}")
+        question = example.question
         for _ in range(TRIES):
             question = augment(example.question, rng, synonyms, alpha)
             if question not in seen[example.id]:

@@ -37,10 +37,11 @@ class Known:
         named = list(texts)
         for name, question in named:
             self._texts.add(question, name)
-        self._embed = embed if semantic is not None and named else None
-        if self._embed is not None:
+        self._embed = None
+        if embed is not None and semantic is not None and named:
+            self._embed = embed
             # Hidden states of any two texts point in much the same direction: what they share is taken off.
-            raw = self._embed([question for _, question in named])
+            raw = embed([question for _, question in named])
             self._mean = raw.mean(axis=0)
             self._vectors = KnownVectors(semantic)
             self._vectors.add(centred(raw, self._mean), [name for name, _ in named])
@@ -51,8 +52,8 @@ class Known:
         found = [None if question is None else self._by_words(question) for question in questions]
         if self._embed is None:
             return found
-        left = [i for i, question in enumerate(questions) if question is not None and found[i] is None]
-        for i, vector in zip(left, self._vectors_of([questions[i] for i in left]), strict=True):
+        left = {i: question for i, question in enumerate(questions) if question is not None and found[i] is None}
+        for i, vector in zip(left, self._vectors_of(self._embed, list(left.values())), strict=True):
             near = self._vectors.near(vector)
             if near is not None:
                 found[i] = Repeat("near-duplicate in meaning", near[1], near[0])
@@ -69,11 +70,11 @@ class Known:
         """A question that was accepted."""
         self._texts.add(question, name)
         if self._embed is not None:
-            self._vectors.add(self._vectors_of([question]), [name])
+            self._vectors.add(self._vectors_of(self._embed, [question]), [name])
 
-    def _vectors_of(self, questions: Sequence[str]) -> np.ndarray:
+    def _vectors_of(self, embed: Embed, questions: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, D). A round asks for its questions together, then again one by one: they are kept."""
         if any(question not in self._latest for question in questions):
-            vectors = centred(self._embed(questions), self._mean)
+            vectors = centred(embed(questions), self._mean)
             self._latest = dict(zip(questions, vectors, strict=True))
         return np.array([self._latest[question] for question in questions])

@@ -12,7 +12,7 @@
 
 Only seeds become prompts of the teacher. The round is chosen on the development split (without one: the last),
 and every arm's student answers the test questions once. The switches of the method change single lines of this:
-`llm2llm.config` names them.
+`llm2llm.switches` names them.
 """
 
 from collections.abc import Sequence
@@ -25,30 +25,32 @@ from llm2llm.arms import equal_budget_arms
 from llm2llm.augment import Augmented, as_example, augment, figures
 from llm2llm.select import MEMORISED, Row, choose, draw_seeds, flow, share_out, spread
 from llm2llm.students import Arm, Setting, Student, as_rows
+from llm2llm.switches import Asking
 
 
 def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
     """All arms of one repeat. Returns {"arms": {name: result}, "rounds": [...]}."""
-    config = setting.config
-    drawn = draw_seeds(setting.train, config.seed_examples, config.seed + repeat, config.seed_sampler)
+    switches, arms = setting.switches, setting.switches.comparison.arms
+    drawn = draw_seeds(setting.train, switches.seeds, switches.seed + repeat)
     seeds = [Example(**row) for row in run.once(f"repeat_{repeat}/seeds.jsonl", lambda: as_rows(drawn))]
     arm = lambda name: Arm(run, setting, seeds, repeat, name)
     results: dict[str, Any] = {}
     rounds: list[Row] = []
+    targeted: list[Row] = []
     first = arm("fine-tune").student(0, seeds)
-    if "base" in config.arms:
+    if "base" in arms:
         results["base"] = arm("base").test(arm("base").student(0, (), updates=0))
-    if "fine-tune" in config.arms:
+    if "fine-tune" in arms:
         results["fine-tune"] = arm("fine-tune").test(first)
-    if "llm2llm" in config.arms:
+    if "llm2llm" in arms:
         results["llm2llm"], targeted, student = loop(arm("llm2llm"), first)
         rounds += targeted
         results |= equal_budget_arms(arm, results["llm2llm"], student)
-    if "untargeted" in config.arms:
+    if "untargeted" in arms:
         budgets = [entry["teacher_calls"] // setting.samples for entry in targeted]
         results["untargeted"], untargeted, _ = loop(arm("untargeted"), first, budgets)
         rounds += untargeted
-    return {"arms": {name: results[name] for name in config.arms}, "rounds": rounds}
+    return {"arms": {name: results[name] for name in arms}, "rounds": rounds}
 
 
 def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tuple[Row, list[Row], Student]:
@@ -56,16 +58,18 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
 
     Returns the arm's result, one entry a round, and the student that counts.
     """
-    setting, config = arm.setting, arm.setting.config
+    setting, switches = arm.setting, arm.setting.switches
+    plan, asking = switches.rounds, switches.asking
     teacher = arm.teacher()
     known = arm.known()
     data, seed_of, earlier = list(arm.seeds), {}, {}
     rounds: list[Row] = []
     students: list[Student] = []
-    limit = config.trainings if budgets is None else len(budgets)
+    # Untargeted has as many rounds as llm2llm came to, which may have stopped early.
+    limit = plan.trainings if budgets is None else len(budgets)
     before, exhausted = None, False
     for number in range(limit):
-        start = students[-1] if config.init == "continue" and students else None
+        start = students[-1] if plan.continued and students else None
         student = first if number == 0 else arm.student(number, data, start=start)
         students.append(student)
         entry: Row = {"repeat": arm.repeat, "arm": arm.name, "round": number}
@@ -79,30 +83,26 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
             entry["seeds_correct"] = sum(row["correct"] for row in graded)
             entry |= flow(before, graded)
             before = graded
-            stop = stop or _plateau(rounds, config.patience)
+            stop = stop or _plateau(rounds, plan.patience)
             if stop is None and number + 1 < limit:
                 chosen, answers, how = _choose(arm, student, data, seed_of, graded)
                 entry |= how
-                stop = None if chosen or config.when_none_wrong == "retrain" else "nothing to improve was found"
-                slots = share_out(config, chosen, data, arm.seeds, seed_of)
-                hints = _hints(config, chosen, answers, earlier)
+                retrain = switches.targeting.when_none_wrong == "retrain"
+                stop = None if chosen or retrain else "nothing to improve was found"
+                slots = share_out(switches.quota, chosen, data, arm.seeds, seed_of)
+                hints = _hints(asking, chosen, answers, earlier)
         elif stop is None and number + 1 < limit:
             slots = spread(arm.seeds, budgets[number], f"untargeted {arm.seed} {number}")
         if number + 1 == limit or stop is not None:
             entry |= figures(Augmented()) | {"stopped": stop}
             break
-        made = augment(
-            arm.run,
-            f"{arm.folder}/round_{number}",
-            teacher,
-            slots,
-            known if config.duplicates_of == "everything" else arm.known(slots),
-            arm.seed,
-            number,
-            attempts=config.max_attempts if budgets is None else 1,
-            hints=hints,
-            stage=f"teach {arm.name}",
-        )
+        here = arm.known(slots) if switches.likeness.this_round else known
+        attempts = asking.attempts if budgets is None else 1
+        request = lambda seed, h=hints: setting.task.teacher_messages(seed, h.get(seed.id, Hints()))
+        with arm.run.timed(f"teach {arm.name}"):
+            folder = f"{arm.folder}/round_{number}"
+            made = augment(arm.run, folder, teacher, slots, here, arm.seed, number, attempts, request)
+        # Lineage: a new example may have been made from one that was itself new.
         for row in made.accepted:
             seed_of[row["id"]] = seed_of.get(row["parent"], row["parent"])
             earlier.setdefault(row["parent"], []).append(row["question"])
@@ -118,39 +118,40 @@ def _choose(
     arm: Arm, student: Student, data: Sequence[Example], seed_of: dict[str, str], graded: list[Row]
 ) -> tuple[list[Example], dict[str, Row], Row]:
     """The examples for the teacher, the student's answers by the example's id, and how they were chosen."""
-    config = arm.setting.config
+    targeting = arm.setting.switches.targeting
     rows, how = list(graded), {}
-    right = accuracy(graded)
-    if config.detect == "out-of-fold" or (config.detect == "auto" and right >= MEMORISED):
+    memorised = accuracy(graded) >= MEMORISED
+    if targeting.detect == "out-of-fold" or (targeting.detect == "auto" and memorised):
         rows, updates = arm.out_of_fold(student, seed_of)
         how = {"fold_updates": updates, "right_out_of_fold": sum(row["correct"] for row in rows)}
     pool = list(arm.seeds)
-    if config.augment_from == "all":
+    if targeting.newer:
         made = [example for example in data if example.id in seed_of]
         pool += made
         rows += arm.answers(student, "synthetic", made)
     losses = lambda: arm.losses(student, pool)
     right_shares = lambda: arm.right_shares(student, pool)
-    chosen, rule = choose(config, pool, rows, losses, right_shares)
+    chosen, rule = choose(targeting, pool, rows, losses, right_shares)
     return chosen, {row["id"]: row for row in rows}, {"rule": rule} | how
 
 
 def _hints(
-    config: Any, chosen: Sequence[Example], answers: dict[str, Row], earlier: dict[str, list[str]]
+    asking: Asking, chosen: Sequence[Example], answers: dict[str, Row], earlier: dict[str, list[str]]
 ) -> dict[str, Hints]:
-    """What the teacher is shown beside each example; a right answer is no mistake to show."""
+    """What the teacher is shown with each example: the student's answer if it is wrong, and earlier questions."""
     hints = {}
     for example in chosen:
         row = answers[example.id]
-        wrong = row["text"] if config.show_wrong_answer and not row["correct"] else None
-        shown = tuple(earlier.get(example.id, ())[-config.show_earlier :]) if config.show_earlier else ()
+        wrong = row["text"] if asking.show_wrong_answer and not row["correct"] else None
+        # Zero needs a case of its own: the slice [-0:] would show everything.
+        shown = tuple(earlier.get(example.id, ())[-asking.show_earlier :]) if asking.show_earlier else ()
         hints[example.id] = Hints(wrong, shown)
     return hints
 
 
 def _forget(arm: Arm, students: list[Student], best: int) -> None:
-    """Delete the weights of rounds that can no longer be chosen or continued; the first belongs to `fine-tune`."""
-    needed = {best, len(students) - 1} if arm.setting.config.init == "continue" else {best}
+    """Delete the weights of rounds that can no longer be chosen or continued; the first belong to `fine-tune`."""
+    needed = {best, len(students) - 1} if arm.setting.switches.rounds.continued else {best}
     for number, student in enumerate(students[1:], start=1):
         if number not in needed:
             arm.forget(student)
@@ -166,5 +167,5 @@ def _plateau(rounds: list[Row], patience: int) -> str | None:
 
 
 def _best(rounds: Sequence[Row]) -> int:
-    """The round that counts: the first with the best dev accuracy; without a dev split the last."""
+    """The round that is tested: the first with the best dev accuracy; without a dev split the last."""
     return max(range(len(rounds)), key=lambda i: (rounds[i].get("dev", i), -i))

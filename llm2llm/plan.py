@@ -12,12 +12,11 @@ CONTROLS = ("fine-tune-matched", "llm2llm", "untargeted")
 
 def plan(config: Config) -> list[tuple[str, str]]:
     """Names and what they come to."""
-    chosen = [config.seed_examples]
-    sizes = [config.seed_examples]
+    chosen, sizes = [config.seed_examples], [config.seed_examples]
     for _ in range(config.trainings - 1):
         sizes.append(sizes[-1] + chosen[-1] * config.slots_per_example)
         chosen.append(sizes[-1] if config.augment_from == "all" else config.seed_examples)
-    settings = config.training(config.seed)
+    settings = config.training()
     updates = [settings.total_steps(size) for size in sizes]
     # A slot of llm2llm is asked about until it is filled; untargeted asks as often, and each call may fill one.
     filled = [config.seed_examples + (size - config.seed_examples) * config.max_attempts for size in sizes]
@@ -45,17 +44,11 @@ def plan(config: Config) -> list[tuple[str, str]]:
     if calls and config.label_check == "resolve":
         checks = calls * config.check_votes
         lines.append(("label check", f"at most {checks} more calls in each arm that asks the teacher"))
-    limits = config.limits()
-    if limits is not None:
+    if config.budget is not None:
         lines.append(("budget", f"{config.budget} for the whole run, in equal shares for arms and repeats"))
     if updates[0] < 10:
-        lines.append(
-            (
-                "warning",
-                f"the first training has only {updates[0]} updates: raise --epochs or lower --batch-size, or its "
-                "result says little about the data",
-            )
-        )
+        advice = "raise --epochs or lower --batch-size, or its result says little about the data"
+        lines.append(("warning", f"the first training has only {updates[0]} updates: {advice}"))
     return lines
 
 

@@ -1,7 +1,7 @@
 """A teacher that invents nothing: it answers with the nearest unused real examples of the same class or skill.
 
-An honest upper bound for a teacher of the same label distribution, and a way to run a loop on real data
-without any large model.
+It is an upper bound for a teacher with the same label distribution, and a way to run the loop on real data
+without a large model.
 
     teacher = PoolGenerator("pool:train.jsonl", task, task.load("train", file, 0), exclude={seed questions})
 """
@@ -24,21 +24,18 @@ class PoolGenerator:
         """`exclude`: questions never to be given out, such as the seeds."""
         self.name = name
         self._task = task
-        # Real sets repeat questions; one of each is enough, and a text then tells which example it was.
+        # Real data repeat questions. One of each is enough, and a reply then identifies its example.
         unique = {task.write_example(e): e for e in examples if e.question not in exclude}
         self._examples = list(unique.values())
         self._texts = {task.write_example(e): i for i, e in enumerate(self._examples)}
         self._used: set[int] = set()
-        vocabulary: dict[str, int] = {}
-        for example in self._examples:
-            for word in words_of(example.question):
-                vocabulary.setdefault(word, len(vocabulary))
-        self._vocabulary = vocabulary
-        self._weight = np.ones(len(vocabulary), np.float32)
-        counts = self._vectors([e.question for e in self._examples])
-        documents = np.asarray((counts > 0).sum(axis=0)).ravel()
-        self._weight = np.log((1 + len(self._examples)) / (1 + documents)).astype(np.float32) + 1
-        self._matrix = self._vectors([e.question for e in self._examples])
+        questions = [example.question for example in self._examples]
+        words = dict.fromkeys(word for question in questions for word in words_of(question))
+        self._vocabulary = {word: i for i, word in enumerate(words)}
+        self._weight = np.ones(len(words), np.float32)
+        documents = self._vectors(questions).astype(bool).sum(axis=0)
+        self._weight = np.log((1 + len(questions)) / (1 + documents)).astype(np.float32) + 1
+        self._matrix = self._vectors(questions)
 
     def _vectors(self, texts: Sequence[str]) -> sparse.csr_array:
         """TF-IDF rows of unit length (zero for a text without a known word)."""
@@ -57,10 +54,10 @@ class PoolGenerator:
         self._used |= {self._texts[r.text] for r in records if r.text in self._texts}
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
-        """One wave: for each request the `n` nearest unused examples of the class or skill of `request.example`.
+        """One batch: for each request the `n` nearest unused examples of the class or skill of `request.example`.
 
-        `sampling` and `seed` change nothing: looking up is deterministic. What is given out counts as used
-        within this call; `seen` makes it so for the next.
+        The look-up is deterministic, so `sampling` and `seed` change nothing. Examples given out count as used
+        within this call; `seen` marks them as used for later ones.
         """
         used = set(self._used)
         records = []

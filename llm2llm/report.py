@@ -1,14 +1,30 @@
-"""What a run leaves behind: summary.json, the synthetic data set, the final model, the page and the table."""
+"""What a run leaves behind: the synthetic data set, the final model, the page and the table."""
 
+import itertools
+import operator
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
+from common.results.conclusion import (
+    Conclusion,
+    arm_table,
+    by_round,
+    counted,
+    gain_cell,
+    mean_cell,
+    round_bars,
+    verdict,
+)
 from common.results.dataset import DatasetCard, Field, write_dataset
-from common.results.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
-from common.results.rundir import RunDir, read_jsonl, write_folder, write_json
+from common.results.estimate import ArmResult
+from common.results.report import Report, line_figure, percent_interval, terminal_table
+from common.results.rundir import RunDir, read_jsonl, write_folder
+from llm2llm.config import Config
 from llm2llm.select import Row
 from llm2llm.students import Setting
-from llm2llm.summary import refusals, summarise, warnings
+from llm2llm.summary import Summary, caveats, new_rows, refusals, summarise
+from llm2llm.switches import Comparison
 
 FIELDS = {
     "id": Field("string", "Repeat, arm, round, attempt and slot: unique."),
@@ -29,81 +45,75 @@ FIELDS = {
 }
 
 
-def finish(run: RunDir, setting: Setting, repeats: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write all products of a finished run and print its table; returns the summary."""
+def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[dict[str, Any]]) -> Conclusion:
+    """What a finished run shows; stores the data set and the model of the llm2llm arm."""
     summary = summarise(run, setting, repeats)
-    rows = _synthetic(run, setting, len(repeats))
-    if "llm2llm" in setting.config.arms:
-        write_dataset(run.path / "dataset", rows, _card(setting, rows, summary))
+    written_by = config.teacher if setting.refine is None else f"{config.teacher} ({setting.refine})"
+    rows, products = [], {}
+    if "llm2llm" in summary.arms:
+        rows = _synthetic(run, len(repeats))
+        write_dataset(run.path / "dataset", rows, _card(config, written_by, summary, rows))
         chosen = run.path / repeats[0]["arms"]["llm2llm"]["student"]
         write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
-    _page(run, setting, repeats, summary, rows).write(run.path / "report.html")
-    write_json(run.path / "summary.json", summary)
-    print(final_table(summary))
-    for line in warnings(run, setting, summary):
-        print(line)
-    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
-    return summary
-
-
-def _arm_rows(summary: dict[str, Any]) -> list[list[Any]]:
-    rows = []
-    for name, arm in summary["arms"].items():
-        gain = summary["gains"].get(f"llm2llm - {name}")
-        mean = lambda values: round(sum(values) / len(values))
-        rows.append(
-            [
-                name,
-                percent_interval(arm),
-                "" if gain is None else percent_interval(gain, signed=True),
-                mean(arm["examples"]),
-                mean(arm["updates"]),
-                _calls(summary["accounting"][name], len(arm["per_repeat"])),
-            ]
-        )
-    return rows
-
-
-def _calls(cost: Row, repeats: int) -> str:
-    """Calls of the teacher a repeat, for writing and for the label check."""
-    writing, checks = cost["teacher_calls"] // repeats, cost["check_calls"] // repeats
-    return f"{writing} + {checks}" if checks else str(writing)
-
-
-HEADERS = ["arm", "test accuracy, % [95%]", "llm2llm is ahead by", "examples", "updates", "teacher calls"]
-
-
-def final_table(summary: dict[str, Any]) -> str:
-    """The table printed at the end of a run."""
-    first = next(iter(summary["arms"].values()))
-    repeats = len(first["per_repeat"])
-    return (
-        f"\n{summary['task']}, {first['n']} test questions, {repeats} repeat{'s' if repeats > 1 else ''}\n\n"
-        + terminal_table(HEADERS, _arm_rows(summary))
+        products = {"data set": "dataset", "student": "model"}
+    page = _page(run, config, written_by, setting, summary, rows)
+    return Conclusion(
+        summary, final_table(summary), page, caveats(run, setting, summary), _verdict(summary), products
     )
 
 
-def _synthetic(run: RunDir, setting: Setting, repeats: int) -> list[Row]:
+def _verdict(summary: Summary) -> str | None:
+    """Against the arm that tells new examples from more training, where it was trained."""
+    for other in ("fine-tune-matched", "fine-tune", "base"):
+        if f"llm2llm - {other}" in summary.gains:
+            return verdict(summary.gains[f"llm2llm - {other}"], "llm2llm", other)
+    return None
+
+
+def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
+    """Headers and rows: every arm on the held-out questions."""
+
+    def calls(name: str, arm: ArmResult) -> str:
+        """Of the teacher in a repeat, for writing and for the label check."""
+        cost, repeats = summary.accounting[name], len(arm.per_repeat or ())
+        writing, checks = cost.teacher_calls // repeats, cost.check_calls // repeats
+        return f"{writing} + {checks}" if checks else str(writing)
+
+    columns = [
+        ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
+        ("llm2llm is ahead by", gain_cell(summary.gains, "llm2llm")),
+        ("examples", mean_cell("examples")),
+        ("updates", mean_cell("updates")),
+        ("teacher calls", calls),
+    ]
+    return arm_table(summary.arms, columns)
+
+
+def final_table(summary: Summary) -> str:
+    """The table printed at the end of a run."""
+    first = next(iter(summary.arms.values()))
+    return (
+        f"{summary.task}, {first.n} test questions, {counted(len(first.per_repeat or ()), 'repeat')}\n\n"
+        + terminal_table(*arms_of(summary))
+    )
+
+
+def _synthetic(run: RunDir, repeats: int) -> list[Row]:
     """All accepted examples of the llm2llm arm, in the order in which they were made."""
-    if "llm2llm" not in setting.config.arms:
-        return []
-    rows = []
-    for repeat in range(repeats):
-        for number in range(setting.config.rounds):
-            file = run.path / f"repeat_{repeat}/llm2llm/round_{number}/new.jsonl"
-            if file.exists():
-                rows += [{name: (row | {"repeat": repeat})[name] for name in FIELDS} for row in read_jsonl(file)]
-    return rows
+    return [
+        {name: (row | {"repeat": repeat})[name] for name in FIELDS}
+        for repeat in range(repeats)
+        for row in new_rows(run, repeat, "llm2llm")
+    ]
 
 
-def _card(setting: Setting, rows: list[Row], summary: dict[str, Any]) -> DatasetCard:
-    reasons = refusals(summary["rounds"], "llm2llm")
-    config = setting.config
+def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]) -> DatasetCard:
+    reasons = refusals(summary.rounds, "llm2llm")
     return DatasetCard(
         license="apache-2.0" if config.teacher == "embedded" else None,
-        title=f"Synthetic {setting.task.name} data by LLM2LLM",
+        title=f"Synthetic {summary.task} data by LLM2LLM",
         made_by=(
-            f"Written by {setting.written_by} for seeds chosen by what {config.student} makes of them (target: "
+            f"Written by {written_by} for seeds chosen by what {config.student} makes of them (target: "
             f"{config.target}), in up to {config.trainings - 1} rounds. Label check: {config.label_check}. "
             "Near-duplicates were refused."
         ),
@@ -114,35 +124,26 @@ def _card(setting: Setting, rows: list[Row], summary: dict[str, Any]) -> Dataset
 
 
 def _page(
-    run: RunDir, setting: Setting, repeats: list[dict[str, Any]], summary: dict[str, Any], rows: list[Row]
+    run: RunDir, config: Config, written_by: str, setting: Setting, summary: Summary, rows: Sequence[Row]
 ) -> Report:
-    config = setting.config
+    first = next(iter(summary.arms.values()))
     page = Report(
-        f"LLM2LLM on {setting.task.name}",
-        f"student {config.student}, teacher {setting.written_by}, {config.seed_examples} seeds, "
-        f"{len(repeats)} repeat{'s' if len(repeats) > 1 else ''}, seed {config.seed}",
+        f"LLM2LLM on {summary.task}",
+        f"student {config.student}, teacher {written_by}, {config.seed_examples} seeds, "
+        f"{counted(len(first.per_repeat or ()), 'repeat')}, seed {config.seed}",
     )
-    page.add_table(
-        "Held-out accuracy of every arm",
-        HEADERS,
-        _arm_rows(summary),
-        note=_note(setting),
-    )
+    note = _note(setting.switches.comparison)
+    page.add_table("Held-out accuracy of every arm", *arms_of(summary), note=note)
     if setting.task.kind == "class":
         _class_table(page, summary)
-    entries = summary["rounds"]
-    if entries:
-        _round_figures(page, entries, bool(setting.dev))
-        _flow_figure(page, entries)
-        _length_table(page, entries, summary["seed_words"])
-        _label_quality(page, entries)
+    if summary.rounds:
+        _round_figures(page, summary.rounds, bool(setting.dev))
+        _length_table(page, summary)
+        _label_quality(page, summary.rounds)
     page.add_table(
         "Test accuracy by class or skill, %",
-        ["group", *summary["arms"]],
-        [
-            [group, *(round(100 * arm["by_group"][group], 1) for arm in summary["arms"].values())]
-            for group in next(iter(summary["arms"].values()))["by_group"]
-        ],
+        ["group", *summary.arms],
+        [[group, *(_percent(arm.by_group[group]) for arm in summary.arms.values())] for group in first.by_group],
     )
     if rows:
         page.add_examples(
@@ -153,9 +154,8 @@ def _page(
     return page
 
 
-def _note(setting: Setting) -> str:
-    config = setting.config
-    spent = "reads as many tokens" if config.match == "tokens" else "takes as many updates"
+def _note(comparison: Comparison) -> str:
+    spent = "reads as many tokens" if comparison.match == "tokens" else "takes as many updates"
     notes = {
         "base": "base is the student as it came",
         "fine-tune-matched": f"fine-tune-matched {spent} as the llm2llm student, on the seeds alone",
@@ -164,19 +164,17 @@ def _note(setting: Setting) -> str:
         "auggpt": "auggpt has the teacher rephrase seeds, in as many calls",
         "more-data": "more-data learns from as many real examples",
     }
-    told = [notes[name] for name in config.arms if name in notes]
-    told += [
-        "updates are those of the student that was tested",
-        "teacher calls: for writing + for the label check",
-    ]
-    return "; ".join(told) + "."
+    told = [notes[name] for name in comparison.arms if name in notes]
+    always = "updates are those of the student that was tested; teacher calls: for writing + for the label check."
+    return "; ".join([*told, always])
 
 
-def _class_table(page: Report, summary: dict[str, Any]) -> None:
-    arms = summary["arms"]
-    macro = ["(macro-F1)", *(_percent(sum(a["macro_f1"]) / len(a["macro_f1"])) for a in arms.values())]
-    names = next(iter(arms.values()))["per_class"]
-    rows = [[name, *(_percent(a["per_class"][name]["f1"]) for a in arms.values())] for name in names]
+def _class_table(page: Report, summary: Summary) -> None:
+    """F1 by class; every arm of a task with classes has it."""
+    arms = {name: (arm.macro_f1 or [], arm.per_class or {}) for name, arm in summary.arms.items()}
+    macro = ["(macro-F1)", *(_percent(sum(macro) / len(macro)) for macro, _ in arms.values())]
+    _, classes = next(iter(arms.values()))
+    rows = [[name, *(_percent(per_class[name]["f1"]) for _, per_class in arms.values())] for name in classes]
     page.add_table("F1 of every class, %", ["class", *arms], [macro, *rows])
 
 
@@ -184,106 +182,68 @@ def _percent(value: float) -> float:
     return round(100 * value, 1)
 
 
-def _flow_figure(page: Report, entries: list[Row]) -> None:
-    moved = [e for e in entries if e["arm"] == "llm2llm" and "fixed" in e]
-    if not moved:
-        return
-    numbers = sorted({e["round"] for e in moved})
-    kinds = {"fixed": "fixed", "still_wrong": "still wrong", "regressed": "regressed"}
-    counts = {
-        shown: [sum(e[key] for e in moved if e["round"] == n) for n in numbers] for key, shown in kinds.items()
-    }
-    figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "seeds")
-    page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
+def _round_figures(page: Report, entries: Sequence[Row], has_dev: bool) -> None:
+    of_arm = {arm: [e for e in entries if e["arm"] == arm] for arm in sorted({e["arm"] for e in entries})}
+    curves = lambda value: {arm: by_round(own, value) for arm, own in of_arm.items()}
+    if has_dev:
+        dev = line_figure(curves(lambda e: 100 * e["dev"]), "round", "accuracy, %")
+        page.add_figure("Accuracy on the development split by round, %", dev)
+    page.add_figure(
+        "Training examples by round", line_figure(curves(lambda e: e["examples"]), "round", "examples")
+    )
+    teaching = [e for e in of_arm.get("llm2llm", ()) if e["teacher_calls"]]
+    if teaching:
+        reasons = sorted({reason for e in teaching for reason in e["refused"]})
+        kinds = {"accepted": lambda e: e["accepted"]}
+        kinds |= {reason: lambda e, r=reason: e["refused"].get(r, 0) for reason in reasons}
+        page.add_figure("What became of the teacher's replies (llm2llm)", round_bars(teaching, kinds, "replies"))
+    moved = [e for e in of_arm.get("llm2llm", ()) if "fixed" in e]
+    if moved:
+        flows = {key.replace("_", " "): operator.itemgetter(key) for key in ("fixed", "still_wrong", "regressed")}
+        figure = round_bars(moved, flows, "seeds")
+        page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
 
 
-def _length_table(page: Report, entries: list[Row], seed_words: dict[str, float]) -> None:
-    made = [e for e in entries if e["arm"] == "llm2llm" and e["accepted"]]
-    if not made:
-        return
-    rows = [["seeds", seed_words["question_words"], seed_words["answer_words"]]]
+def _length_table(page: Report, summary: Summary) -> None:
+    parts = ("question_words", "answer_words")
+    rows = [["seeds", *(summary.seed_words[part] for part in parts)]]
+    made = [e for e in summary.rounds if e["arm"] == "llm2llm" and e["accepted"]]
     for number in sorted({e["round"] for e in made}):
         here = [e for e in made if e["round"] == number]
         total = sum(e["accepted"] for e in here)
-        means = [
-            round(sum(e[key] * e["accepted"] for e in here) / total, 1)
-            for key in ("question_words", "answer_words")
-        ]
+        means = [round(sum(e[part] * e["accepted"] for e in here) / total, 1) for part in parts]
         rows.append([f"accepted in round {number}", *means])
-    page.add_table(
-        "Mean length in words",
-        ["", "question", "answer"],
-        rows,
-        note="Shorter answers are easier to learn: a gain with them may be a gain of brevity.",
-    )
+    if made:
+        note = "Shorter answers are easier to learn: a gain with them may be a gain of brevity."
+        page.add_table("Mean length in words", ["", "question", "answer"], rows, note=note)
 
 
-def _round_figures(page: Report, entries: list[Row], has_dev: bool) -> None:
-    def curve(arm: str, value) -> tuple[list[int], list[float]]:
-        numbers = sorted({e["round"] for e in entries if e["arm"] == arm})
-        means = []
-        for number in numbers:
-            values = [value(e) for e in entries if e["arm"] == arm and e["round"] == number]
-            means.append(sum(values) / len(values))
-        return numbers, means
-
-    arms = sorted({e["arm"] for e in entries})
-    if has_dev:
-        series = {arm: curve(arm, lambda e: 100 * e["dev"]) for arm in arms}
-        page.add_figure(
-            "Accuracy on the development split by round, %", line_figure(series, "round", "accuracy, %")
-        )
-    series = {arm: curve(arm, lambda e: e["examples"]) for arm in arms}
-    page.add_figure("Training examples by round", line_figure(series, "round", "examples"))
-    teaching = [e for e in entries if e["arm"] == "llm2llm" and e["teacher_calls"]]
-    if teaching:
-        numbers = sorted({e["round"] for e in teaching})
-        reasons = sorted({reason for e in teaching for reason in e["refused"]})
-        counts = {
-            "accepted": [sum(e["accepted"] for e in teaching if e["round"] == n) for n in numbers],
-        } | {
-            reason: [sum(e["refused"].get(reason, 0) for e in teaching if e["round"] == n) for n in numbers]
-            for reason in reasons
-        }
-        figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "replies")
-        page.add_figure("What became of the teacher's replies (llm2llm)", figure)
-
-
-def _label_quality(page: Report, entries: list[Row]) -> None:
+def _label_quality(page: Report, entries: Sequence[Row]) -> None:
     rows = []
     for arm in sorted({e["arm"] for e in entries}):
-        known = sum(e["labels_known"] for e in entries if e["arm"] == arm)
-        wrong = sum(e["labels_wrong"] for e in entries if e["arm"] == arm)
-        accepted = sum(e["accepted"] for e in entries if e["arm"] == arm)
+        fields = ("accepted", "labels_known", "labels_wrong")
+        accepted, known, wrong = (sum(e[field] for e in entries if e["arm"] == arm) for field in fields)
         if known:
             rows.append([arm, accepted, known, wrong, round(100 * wrong / known, 1)])
     if rows:
-        page.add_table(
-            "Label noise of the accepted examples",
-            ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"],
-            rows,
-        )
+        headers = ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"]
+        page.add_table("Label noise of the accepted examples", headers, rows)
 
 
-def _examples(run: RunDir, rows: list[Row], count: int = 8) -> list[list[str]]:
+def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str]]:
     """Up to `count` accepted examples of repeat 0, of different parents, beside seed and wrong answer."""
-    seeds = {row["id"]: row for row in read_jsonl(run.path / "repeat_0/seeds.jsonl")}
-    shown, cards = set(), []
+    place = run.path / "repeat_0"
+    seeds = {row["id"]: row for row in read_jsonl(place / "seeds.jsonl")}
+    first: dict[str, Row] = {}
     for row in rows:
-        if row["repeat"] != 0 or row["parent"] in shown or row["parent"] not in seeds or len(cards) == count:
-            continue
-        shown.add(row["parent"])
-        first = row["round"] == 0
-        folder = "fine-tune/round_0" if first else f"llm2llm/round_{row['round']}"
-        graded = {g["id"]: g for g in read_jsonl(run.path / f"repeat_0/{folder}/seeds.jsonl")}
-        for fold in sorted((run.path / "repeat_0" / folder).glob("fold_*/seeds.jsonl")):
-            graded |= {g["id"]: g for g in read_jsonl(fold)}
-        seed = seeds[row["parent"]]
-        cards.append(
-            [
-                f"{seed['question']}\n\nRight: {seed['answer']}",
-                graded[row["parent"]]["text"] or "",
-                f"{row['question']}\n\n{row['answer']}",
-            ]
-        )
+        if row["repeat"] == 0 and row["parent"] in seeds:
+            first.setdefault(row["parent"], row)
+    cards = []
+    for parent, row in itertools.islice(first.items(), count):
+        # The first student is that of fine-tune; its answers are out of fold where there are folds.
+        folder = place / (f"llm2llm/round_{row['round']}" if row["round"] else "fine-tune/round_0")
+        files = [folder / "seeds.jsonl", *sorted(folder.glob("fold_*/seeds.jsonl"))]
+        graded = {answer["id"]: answer for file in files for answer in read_jsonl(file)}
+        shown = f"{seeds[parent]['question']}\n\nRight: {seeds[parent]['answer']}"
+        cards.append([shown, graded[parent]["text"] or "", f"{row['question']}\n\n{row['answer']}"])
     return cards

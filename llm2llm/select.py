@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.tasks.base import Example
-from llm2llm.config import Config
+from llm2llm.switches import Quota, Seeds, Targeting
 
 Row = dict[str, Any]
 
 MEMORISED = 0.9
-"""Share of seeds answered rightly from which `--detect auto` asks students that have not seen them."""
+"""Share of seeds answered correctly from which `--detect auto` asks students that have not seen them."""
 
 
-def draw_seeds(examples: Sequence[Example], count: int, seed: int, sampler: str = "balanced") -> list[Example]:
-    """`count` examples without repetition: "random", or "balanced" as evenly as can be over the groups."""
-    rng = random.Random(f"seeds {seed}")
+def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int) -> list[Example]:
+    """`seeds.count` different examples: at random, or as evenly as possible over the groups."""
+    rng, count = random.Random(f"seeds {seed}"), seeds.count
     pool = sorted(examples, key=lambda e: e.id)
-    if sampler == "random":
+    if seeds.sampler == "random":
         return rng.sample(pool, count)
     groups: dict[str, list[Example]] = {}
     for example in pool:
@@ -42,7 +42,7 @@ def draw_seeds(examples: Sequence[Example], count: int, seed: int, sampler: str 
 
 
 def choose(
-    config: Config,
+    targeting: Targeting,
     pool: Sequence[Example],
     graded: Sequence[Row],
     losses: Callable[[], Sequence[float]],
@@ -54,18 +54,16 @@ def choose(
     that are right) hold one entry for each example of `pool`. When wrong or mixed finds nothing, the least
     confident answers count, if the settings say so.
     """
-    count = math.ceil(config.target_share * len(pool))
-    rule = config.target
+    count = math.ceil(targeting.share * len(pool))
+    rule = targeting.rule
     if rule == "all":
         return list(pool), rule
     if rule == "high-loss":
         return _highest(pool, losses(), count), rule
     if rule in ("wrong", "mixed"):
-        if rule == "wrong":
-            chosen = [e for e, row in zip(pool, graded, strict=True) if not row["correct"]]
-        else:
-            chosen = [e for e, share in zip(pool, right_shares(), strict=True) if 0 < share < 1]
-        if chosen or config.when_none_wrong != "low-confidence":
+        wanted = [not row["correct"] for row in graded] if rule == "wrong" else [0 < x < 1 for x in right_shares()]
+        chosen = [example for example, is_wanted in zip(pool, wanted, strict=True) if is_wanted]
+        if chosen or targeting.when_none_wrong != "low-confidence":
             return chosen, rule
     doubt = [math.inf if row["mean_logp"] is None else -row["mean_logp"] for row in graded]
     return _highest(pool, doubt, count), "low-confidence"
@@ -78,7 +76,7 @@ def _highest(pool: Sequence[Example], values: Sequence[float], count: int) -> li
 
 
 def share_out(
-    config: Config,
+    quota: Quota,
     chosen: Sequence[Example],
     data: Sequence[Example],
     seeds: Sequence[Example],
@@ -86,20 +84,18 @@ def share_out(
 ) -> list[Example]:
     """The slots of a round: each chosen example as often as new ones are wanted for it, within the caps.
 
-    `data` is what there is by now, `seed_of` names the seed that each new example goes back to. Where a cap cuts,
-    every example of the class loses its last slot first.
+    `data`: all examples so far; `seed_of`: the seed that each new example derives from. Where a cap applies, every
+    example of the class loses its last slot first.
     """
-    k = config.slots_per_example
+    k = quota.per_example
     made_of_seed = collections.Counter(seed_of[e.id] for e in data if e.id in seed_of)
     made_of_class = collections.Counter(e.group for e in data if e.id in seed_of)
-    most_of_seed = math.inf if config.max_per_seed is None else config.max_per_seed
-    room_of_class = {e.group: math.inf for e in chosen}
-    if config.max_per_class is not None:
-        room_of_class = {name: config.max_per_class - made_of_class[name] for name in room_of_class}
-    if config.balance:
+    unlimited = lambda most: math.inf if most is None else most
+    most_of_seed, most_of_class = unlimited(quota.per_seed), unlimited(quota.per_class)
+    room_of_class = {e.group: most_of_class - made_of_class[e.group] for e in chosen}
+    if quota.balance:
         classes = collections.Counter(e.group for e in data)
-        names = {e.group for e in seeds}
-        even = math.ceil((len(data) + k * len(chosen)) / len(names))
+        even = math.ceil((len(data) + k * len(chosen)) / len({e.group for e in seeds}))
         room_of_class = {name: min(room, even - classes[name]) for name, room in room_of_class.items()}
     asked_of_class: collections.Counter[str] = collections.Counter()
     taken = []
@@ -114,26 +110,22 @@ def share_out(
 
 
 def deal_folds(seeds: Sequence[Example], folds: int, seed: int) -> list[list[Example]]:
-    """The seeds dealt into `folds` parts of like size and like mixture of groups."""
+    """The seeds split into `folds` parts of about the same size and the same mixture of groups."""
     order = random.Random(f"folds {seed}").sample(list(seeds), len(seeds))
     order.sort(key=lambda e: e.group)
     return [order[i::folds] for i in range(folds)]
 
 
 def spread(seeds: Sequence[Example], count: int, name: str) -> list[Example]:
-    """`count` slots over all seeds in an order drawn by `name`, each as often as another, give or take one."""
+    """`count` slots over all seeds, in an order drawn from `name`; their numbers differ by one at most."""
     order = random.Random(name).sample(list(seeds), len(seeds))
     return [order[i % len(order)] for i in range(count)]
 
 
 def flow(before: Sequence[Row] | None, now: Sequence[Row]) -> Row:
-    """How the seeds moved since the last round: fixed, still wrong, regressed, still right."""
+    """What became of the seeds since the last round: fixed, still wrong, regressed, still right."""
     if before is None:
         return {}
     pairs = collections.Counter((a["correct"], b["correct"]) for a, b in zip(before, now, strict=True))
-    return {
-        "fixed": pairs[False, True],
-        "still_wrong": pairs[False, False],
-        "regressed": pairs[True, False],
-        "still_right": pairs[True, True],
-    }
+    moves = {"fixed": (False, True), "still_wrong": (False, False), "regressed": (True, False)}
+    return {name: pairs[move] for name, move in (moves | {"still_right": (True, True)}).items()}

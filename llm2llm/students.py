@@ -1,8 +1,6 @@
 """One arm of one repeat: its folder, and the stages of a student in it (train, answer, measure)."""
 
 import dataclasses
-import math
-import pathlib
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from common.config import SampleConfig
+from common.config import SampleConfig, TrainConfig
 from common.evals.evaluate import accuracy, accuracy_by_group, answer_waves
 from common.generate import Generator
 from common.lm import LanguageModel
-from common.model.decoder import Params
 from common.results.rundir import RunDir
 from common.sample.score import score
-from common.stages import trained
+from common.stages import fine_tuned
 from common.tasks.base import Example, Task
-from common.train.loop import Log, fine_tune
+from common.train.data import Encoded
 from llm2llm.augment import Refine, Teacher
-from llm2llm.config import Config
 from llm2llm.known import Known
 from llm2llm.select import Row, deal_folds
+from llm2llm.switches import Switches
 
 MIXED_SAMPLES = 8
 """Answers sampled for each example to see whether the student is right only at times."""
@@ -34,17 +31,17 @@ class Setting:
     """Everything that does not change during a run.
 
     `evaluated` is the task as the student is asked and graded, `judge` the one with this project's grader; they
-    differ from `task` only where the authors' program does. `teacher(given, scope)` makes the back end of an arm:
-    `given` are questions that it must not give out, `scope` is the name its spending is booked under. `refine` is
-    what its new examples go through before they are read, if anything.
+    differ from `task` only where the authors' program does. `teachers(given, account)` makes the back end of an
+    arm: `given` are questions that it must not give out, `account` is the name its spending is booked under.
+    `refine`, if given, stands between the teacher's replies and their checks.
     """
 
-    config: Config
+    switches: Switches
     task: Task
     evaluated: Task
     judge: Task
     base: LanguageModel
-    teacher: Callable[[set[str], str], Generator]
+    teachers: Callable[[set[str], str], Generator]
     train: list[Example]
     dev: list[Example]
     test: list[Example]
@@ -54,11 +51,6 @@ class Setting:
     def samples(self) -> int:
         """Calls of the teacher for one new example."""
         return 1 if self.refine is None else self.refine.samples
-
-    @property
-    def written_by(self) -> str:
-        """The teacher, and what became of its replies, for the reader."""
-        return self.config.teacher if self.refine is None else f"{self.config.teacher} ({self.refine})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,80 +78,67 @@ class Arm:
 
     def __init__(self, run: RunDir, setting: Setting, seeds: Sequence[Example], repeat: int, name: str):
         self.run, self.setting, self.seeds, self.name, self.repeat = run, setting, list(seeds), name, repeat
-        self.seed = setting.config.seed + repeat
+        self.seed = setting.switches.seed + repeat
         self.folder = f"repeat_{repeat}/{name}"
         self._seed_ids = {example.id for example in seeds}
+
+    @property
+    def training(self) -> TrainConfig:
+        return dataclasses.replace(self.setting.switches.learning.train, seed=self.seed)
 
     def student(
         self, number: int, data: Sequence[Example], updates: int | None = None, start: Student | None = None
     ) -> Student:
         """The student of round `number`. It is trained when its answers are first needed."""
-        steps = self.setting.config.training(self.seed).total_steps(len(data)) if updates is None else updates
+        steps = self.training.total_steps(len(data)) if updates is None else updates
         return Student(f"{self.folder}/round_{number}", tuple(data), steps, start)
 
     def train(self, student: Student) -> LanguageModel:
         """The student's weights: read back, or fine-tuned from where it starts and stored."""
-        setting, settings = self.setting, self.setting.config.training(self.seed)
+        start, stage = self.setting.base, f"train {self.name}"
         if not student.updates:
-            return setting.base
+            return start
+        if student.start is not None and not (self.run.path / student.weights).exists():
+            # The student that is continued may itself have been cut off before its weights were stored.
+            start = self.train(student.start)
+        encode = lambda: self._encode(student)
+        return fine_tuned(self.run, student.weights, start, encode, self.training, student.updates, stage)
 
-        def fit(state: pathlib.Path, log: Callable[[int], Log]) -> Params:
-            # Whoever is continued is trained first, if it is not there.
-            start = setting.base if student.start is None else self.train(student.start)
-            return fine_tune(
-                start.starting_weights(settings),
-                start.config,
-                self._encode(student),
-                settings,
-                pad_id=start.tokenizer.pad_id,
-                steps=student.updates,
-                checkpoint=state,
-                log=log,
-                label=student.folder,
-            )
-
-        return trained(self.run, student.weights, setting.base, fit, f"train {self.name}")
-
-    def _encode(self, student: Student) -> list:
-        config = self.setting.config
+    def _encode(self, student: Student) -> list[Encoded]:
         order = list(student.data)
         random.Random(f"order {self.seed}").shuffle(order)
-        encoded = self.setting.base.encode(self.setting.task, order, config.max_length)
-        if config.seed_weight == 1:
+        encoded = self.setting.base.encode(self.setting.task, order, self.training.max_length)
+        weight = self.setting.switches.learning.seed_weight
+        if weight == 1:
             return encoded
         return [
-            dataclasses.replace(tokens, weight=config.seed_weight) if example.id in self._seed_ids else tokens
+            dataclasses.replace(tokens, weight=weight) if example.id in self._seed_ids else tokens
             for example, tokens in zip(order, encoded, strict=True)
         ]
 
     def answers(
-        self,
-        student: Student,
-        split: str,
-        examples: Sequence[Example],
-        sampling: SampleConfig | None = None,
-        n: int = 1,
+        self, student: Student, split: str, examples: Sequence[Example], sampling: SampleConfig | None = None, n=1
     ) -> list[Row]:
         """The student's graded answers, stored beside its weights."""
-        task = self.setting.evaluated
-        sampling = sampling or self.setting.config.answering(task.answer_tokens)
+        task, sampling = self.setting.evaluated, sampling or self.setting.switches.learning.answering
         with self.run.timed(f"evaluate {self.name}"):
             generator = lambda: self.train(student).generator()
-            waves = answer_waves(generator, task, examples, sampling, self.seed, n)
-            return self.run.collect(f"{student.folder}/{split}.jsonl", waves)
+            batches = answer_waves(generator, task, examples, sampling, self.seed, n)
+            return self.run.collect(f"{student.folder}/{split}.jsonl", batches)
 
     def out_of_fold(self, student: Student, seed_of: dict[str, str]) -> tuple[list[Row], int]:
-        """Answers to every seed by a student that has seen neither it nor what was made of it, in seed order, and
-        the optimizer updates that took.
+        """Answers to every seed, in seed order, by a student trained without it and without what was made of it,
+        and the optimizer updates this took.
 
-        One training for each fold, on the rest of `student.data`. These students are deleted once they answered.
+        There is one training a fold, on the rest of `student.data`. These students are deleted once they have
+        answered.
         """
         rows: dict[str, Row] = {}
         updates = 0
-        for k, held in enumerate(deal_folds(self.seeds, self.setting.config.folds, self.seed)):
+        for k, held in enumerate(deal_folds(self.seeds, self.setting.switches.targeting.folds, self.seed)):
             ids = {example.id for example in held}
             rest = [e for e in student.data if seed_of.get(e.id, e.id) not in ids]
-            steps = self.setting.config.training(self.seed).total_steps(len(rest))
+            steps = self.training.total_steps(len(rest))
             # From the base also where students are continued: the student before this one has seen every seed.
             blind = Student(f"{student.folder}/fold_{k}", tuple(rest), steps)
             rows |= {row["id"]: row for row in self.answers(blind, "seeds", held)}
@@ -167,20 +146,18 @@ class Arm:
             updates += steps
         return [rows[example.id] for example in self.seeds], updates
 
-    def losses(self, student: Student, examples: Sequence[Example], name: str = "losses") -> list[float]:
+    def losses(self, student: Student, examples: Sequence[Example]) -> list[float]:
         """Mean negative log-likelihood of a token of each example's right answer, in nats."""
 
         def compute() -> list[Row]:
             model = self.train(student)
-            encoded = model.encode(self.setting.task, examples, self.setting.config.max_length)
+            encoded = model.encode(self.setting.task, examples, self.training.max_length)
             pairs = [(e.tokens[: e.prompt_length], e.tokens[e.prompt_length :]) for e in encoded]
             logps = score(model.params, model.config, pairs)
-            return [
-                {"id": e.id, "loss": round(-float(np.mean(values)), 5)}
-                for e, values in zip(examples, logps, strict=True)
-            ]
+            found = zip(examples, logps, strict=True)
+            return [{"id": e.id, "loss": round(-float(np.mean(values)), 5)} for e, values in found]
 
-        return [row["loss"] for row in self.run.once(f"{student.folder}/{name}.jsonl", compute)]
+        return [row["loss"] for row in self.run.once(f"{student.folder}/losses.jsonl", compute)]
 
     def right_shares(self, student: Student, examples: Sequence[Example]) -> list[float]:
         """Share of `MIXED_SAMPLES` answers, sampled at temperature 1, that are right."""
@@ -190,7 +167,7 @@ class Arm:
         return [accuracy(group) for group in groups]
 
     def forget(self, student: Student) -> None:
-        """Delete the weights of a student that is not needed again."""
+        """Delete the weights of a student that is no longer needed."""
         shutil.rmtree(self.run.path / student.weights, ignore_errors=True)
 
     def test(self, student: Student, rounds: Sequence[Row] = (), teacher: Row | None = None) -> Row:
@@ -218,30 +195,25 @@ class Arm:
         """Who writes for this arm; a pool gives out no seed, test or dev question."""
         setting = self.setting
         given = {example.question for example in (*self.seeds, *setting.test, *setting.dev)}
-        generator = setting.teacher(given, self.folder)
+        generator = setting.teachers(given, self.folder)
         writer = generator if setting.refine is None else setting.refine(generator)
-        return Teacher(generator, writer, setting.samples, setting.task, setting.config, self.fits)
+        return Teacher(generator, writer, setting.samples, setting.task, setting.switches.asking, self.fits)
 
     def fits(self, example: Example) -> bool:
         """Whether the student can learn the example and, asked its question, has room to answer."""
-        return self.setting.base.fits(self.setting.task, example, self.setting.config.max_length)
+        return self.setting.base.fits(self.setting.task, example, self.training.max_length)
 
     def known(
         self, only: Sequence[Example] | None = None, limit: float | None = None, semantic: bool = True
     ) -> Known:
         """What new questions must not repeat: test questions and seeds, or `only` these; above a ROUGE-L F1 of
         `limit` (default: as the settings or the task say), and by meaning if the settings say so."""
-        setting, config = self.setting, self.setting.config
+        setting, likeness = self.setting, self.setting.switches.likeness
         texts = (*setting.test, *self.seeds) if only is None else dict.fromkeys(only)
+        named = [(example.id, example.question) for example in texts]
         test = [] if only is not None else [example.question for example in setting.test]
-        limit = limit or config.rouge_l or setting.task.near_duplicate
-        return Known(
-            limit,
-            [(example.id, example.question) for example in texts],
-            test,
-            semantic=config.semantic if semantic else None,
-            embed=setting.base.embed,
-        )
+        cosine = likeness.semantic if semantic else None
+        return Known(limit or likeness.rouge_l, named, test, semantic=cosine, embed=setting.base.embed)
 
     def tokens(self, student: Student) -> int:
         """Tokens the student reads in training, padding not counted, up to the rounding of the last pass."""
@@ -255,10 +227,10 @@ class Arm:
     def _tokens_of_update(self, data: Sequence[Example]) -> float:
         if not data:
             return 0.0
-        encoded = self.setting.base.encode(self.setting.task, data, math.inf)
-        settings = self.setting.config.training(self.seed)
-        steps = settings.steps_per_epoch(len(data))
-        read = min(1.0, steps * settings.batch_size / len(data))  # of an epoch, where the last batch is dropped
+        encoded = self.setting.base.encode(self.setting.task, data, self.training.max_length)
+        steps = self.training.steps_per_epoch(len(data))
+        # The share of an epoch that is read: less than all where the last, smaller batch is dropped.
+        read = min(1.0, steps * self.training.batch_size / len(data))
         return read * sum(len(e.tokens) for e in encoded) / steps
 
 

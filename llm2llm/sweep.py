@@ -11,94 +11,98 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from common.backends.budget import Budget
 from common.backends.open import Purse
+from common.experiment import carry_out
+from common.results.conclusion import Conclusion, arm_table, counted, mean_cell
+from common.results.estimate import ArmResult, Gain, as_json
 from common.results.report import Report, percent_interval, terminal_table
-from common.results.rundir import RunDir, read_jsonl, write_json
+from common.results.rundir import RunDir, read_jsonl
 from common.results.stats import gain
-from llm2llm.command import identity, run
+from common.settings import hosted_share
 from llm2llm.config import Config
+from llm2llm.experiment import run, run_identity
 from llm2llm.plan import FULL, variant, variants
 
-HEADERS = ["variant", "test accuracy, % [95%]", "minus full method", "examples", "updates", "teacher calls"]
+LABELS = {"untargeted": "seeds drawn at random"}
+"""What a control of the full method is called among the variants."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant(ArmResult):
+    """One variant; lists hold a value a repeat. `teacher_calls`: of a repeat."""
+
+    examples: list[int]
+    updates: list[int]
+    teacher_calls: float
 
 
 def sweep(config: Config) -> dict[str, Any]:
     """Carry out (or continue) all variants; returns what `summary.json` of the sweep holds."""
     config = config.resolved()
-    top = pathlib.Path(config.run_dir)
-    entries: dict[str, Any] = {}
+    work = lambda place, _: _variants(place, config)
+    return carry_out("llm2llm", config.run_dir, run_identity(config), lambda: None, work)
+
+
+def _variants(place: RunDir, config: Config) -> Conclusion:
+    entries: dict[str, dict[str, Any]] = {}
     correct: dict[str, list[list[bool]]] = {}
-    with RunDir.open(top, "llm2llm", identity(config)) as place:
-        for name, change in variants(config).items():
-            folder = top / "variants" / name.replace(" ", "-")
-            print(f"\n{name}")
-            own = dataclasses.replace(variant(config, name), run_dir=str(folder))
-            # One store for all: what two variants ask alike is bought once.
-            purse = Purse(top / "replies.sqlite", _share(config), f"{name}/")
-            summary = run(own, purse=purse)
-            for arm, entry in summary["arms"].items():
-                label = {"llm2llm": name, "untargeted": "seeds drawn at random"}.get(arm, arm)
-                calls = summary["accounting"][arm]["teacher_calls"] / config.repeats
-                entries[label] = entry | {"change": change, "teacher_calls": calls}
-                rows = [read_jsonl(folder / file) for file in entry["answers"]]
-                correct[label] = [[row["correct"] for row in repeat] for repeat in rows]
-        entries = {FULL: entries[FULL], **entries}
-        result = {
-            "schema": 1,
-            "method": "llm2llm",
-            "status": "complete",
-            "task": summary["task"],
-            "arms": entries,
-            "gains": {f"{name} - {FULL}": _difference(entries, correct, name) for name in entries if name != FULL},
-        }
-        _page(result, config).write(place.path / "report.html")
-        write_json(place.path / "summary.json", result)
-    print(f"\nablations, {config.repeats} repeats\n\n{terminal_table(HEADERS, _rows(result))}")
-    print(f"\nreport: {top / 'report.html'}   figures: {top / 'summary.json'}")
-    return result
+    task = ""
+    # Every arm of every repeat of every variant has an equal share of the budget.
+    shares = config.repeats * sum(variant(config, name).teaching_arms for name in variants(config))
+    budget = hosted_share(config, "teacher", [config.teacher], shares)
+    for name, change in variants(config).items():
+        folder = pathlib.Path("variants") / name.replace(" ", "-")
+        print(f"\n{name}")
+        own = dataclasses.replace(variant(config, name), run_dir=str(place.path / folder))
+        # One reply cache for all: what two variants ask alike is bought once.
+        summary = run(own, purse=Purse(place.path / "replies.sqlite", budget, f"{name}/"))
+        task = summary["task"]
+        for arm, entry in summary["arms"].items():
+            label = name if arm == "llm2llm" else str(LABELS.get(arm, arm))
+            calls = summary["accounting"][arm]["teacher_calls"] / config.repeats
+            entries[label] = entry | {"change": change, "teacher_calls": calls}
+            rows = [read_jsonl(place.path / folder / file) for file in entry["answers"]]
+            correct[label] = [[row["correct"] for row in repeat] for repeat in rows]
+    entries = {FULL: entries[FULL], **entries}
+    mine = entries[FULL]["per_repeat"]
+    gains = {
+        f"{name} - {FULL}": gain(entry["per_repeat"], mine, correct[name], correct[FULL])
+        for name, entry in entries.items()
+        if name != FULL
+    }
+    table = _table(entries, gains)
+    tables = f"ablations, {counted(config.repeats, 'repeat')}\n\n{terminal_table(*table)}"
+    told = {"schema": 1, "method": "llm2llm", "status": "complete", "task": task, "arms": entries}
+    return Conclusion(told | {"gains": as_json(gains)}, tables, _page(task, table, config))
 
 
-def _share(config: Config) -> Budget | None:
-    """What each arm of each repeat of each variant may spend."""
-    limits = config.limits()
-    arms = sum(variant(config, name).teaching_arms for name in variants(config))
-    return None if limits is None else limits.share(config.repeats * arms)
+def _table(entries: dict[str, dict[str, Any]], gains: dict[str, Gain]) -> tuple[list[str], list[list[Any]]]:
+    fields = [field.name for field in dataclasses.fields(Variant)]
+    found = {name: Variant(**{field: entry[field] for field in fields}) for name, entry in entries.items()}
+
+    def ahead(name: str, arm: ArmResult) -> str:
+        return "" if name == FULL else percent_interval(gains[f"{name} - {FULL}"], signed=True)
+
+    columns = [
+        ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
+        ("minus full method", ahead),
+        ("examples", mean_cell("examples")),
+        ("updates", mean_cell("updates")),
+        ("teacher calls", lambda name, arm: round(found[name].teacher_calls)),
+    ]
+    headers, rows = arm_table(found, columns)
+    return ["variant", *headers[1:]], rows
 
 
-def _difference(entries: dict[str, Any], correct: dict[str, list[list[bool]]], name: str) -> dict[str, Any]:
-    return gain(entries[name]["per_repeat"], entries[FULL]["per_repeat"], correct[name], correct[FULL])
-
-
-def _rows(result: dict[str, Any]) -> list[list[Any]]:
-    mean = lambda values: round(sum(values) / len(values))
-    rows = []
-    for name, entry in result["arms"].items():
-        gain = result["gains"].get(f"{name} - {FULL}")
-        rows.append(
-            [
-                name,
-                percent_interval(entry),
-                "" if gain is None else percent_interval(gain, signed=True),
-                mean(entry["examples"]),
-                mean(entry["updates"]),
-                round(entry["teacher_calls"]),
-            ]
-        )
-    return rows
-
-
-def _page(result: dict[str, Any], config: Config) -> Report:
+def _page(task: str, table: tuple[list[str], list[list[Any]]], config: Config) -> Report:
     page = Report(
-        f"Ablations of LLM2LLM on {result['task']}",
+        f"Ablations of LLM2LLM on {task}",
         f"student {config.student}, teacher {config.teacher}, {config.seed_examples} seeds, "
-        f"{config.repeats} repeats, seed {config.seed}",
+        f"{counted(config.repeats, 'repeat')}, seed {config.seed}",
     )
-    page.add_table(
-        "One switch changed at a time",
-        HEADERS,
-        _rows(result),
-        note="Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the "
-        "last three columns before reading the first.",
+    note = (
+        "Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the "
+        "last three columns before reading the first."
     )
+    page.add_table("One switch changed at a time", *table, note=note)
     return page

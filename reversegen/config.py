@@ -13,15 +13,31 @@ from typing import Any, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model
-from common.cli import check_ranges, flag, flag_name
-from common.config import LoraConfig, SampleConfig, TrainConfig
+from common.cli import check_ranges, flag
+from common.config import LoraConfig, SampleConfig, TrainConfig, micro_batch
 from common.errors import UserError
+from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import preset as preset_of
+from reversegen.switches import (
+    Answers,
+    Exploring,
+    Files,
+    Knower,
+    Learning,
+    PairingRule,
+    Preferring,
+    Switches,
+)
 
 CONTROLS = ("seed-only", "warm-up", "warm-up-failures", "few-shot", "human-data")
 ARMS = ("target-before", "target-after", *CONTROLS)
 
 ENTROPY_CUT = 1.193
 """In nats, of ten answers to five options: between (5, 3, 1, 1) and (4, 4, 1, 1)."""
+VOTE_TEMPERATURE = 0.7
+"""Of the labeler where it answers more than once, as the authors' program samples more answers."""
+WARM_UP_BATCH = 8
+"""Seeds in an update of the proposer's warm-up."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "embedded": {},
@@ -59,12 +75,12 @@ PRESETS["official-code"] = PRESETS["paper"] | {
     "semantic": 1.0,
     "likelihood_guard": 0.0,
 }
-"""`paper`: the method at the size of the authors' runs, with this project's stance where the paper is silent.
-`official-code`: what their released program says (it does not run); see README.md for what is kept out."""
+"""`paper`: the method at the size of the authors' runs, with this project's choices where the paper is silent.
+`official-code`: what their released program says, which does not run; README.md tells which flaws are left out."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the authors'."""
 
     preset: Literal["embedded", "paper", "official-code"] = flag("embedded", "defaults of the flags below")
@@ -76,12 +92,14 @@ class Config:
         "math: arithmetic (the default), svamp, gsm8k; honesty: arc-easy (the default); or a task of your own "
         "(common/tasks/README.md); safety, own: none",
     )
-    proposer: str = flag("embedded", "who writes queries and is trained: embedded, a Hugging Face id, or a folder")
-    target: str = flag("embedded", "who is to fail and is trained at the end: the same")
-    transfer_targets: tuple[str, ...] = flag((), "more targets that the final queries are put to")
+    proposer: str = flag(
+        "embedded", "the model that is trained to write queries: embedded, a Hugging Face id, a folder"
+    )
+    target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
+    transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")
     labeler: str = flag(
         "embedded",
-        "who answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
+        "what answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
         "python:FILE.py:FUNCTION, or program",
     )
     labeler_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
@@ -89,9 +107,7 @@ class Config:
     labeler_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
     label_votes: int = flag(3, "answers of the labeler to a query; more than half must agree")
     label_instruction: str | None = flag(None, "safety, own: the system text the labeler answers under")
-    reference: Literal["program", "labeler"] | None = flag(
-        None, "math: who knows the right answer; a program where the data have one"
-    )
+    reference: Knower | None = flag(None, "math: who knows the right answer; a program where the data have one")
     validity: Literal["program", "labeler", "none"] | None = flag(
         None, "math, honesty: who tells valid queries; a program where the data have one, else the labeler"
     )
@@ -122,7 +138,7 @@ class Config:
     entropy_quantile: float | None = flag(None, "honesty: take this quantile of the seeds' entropies as the cut")
     none_option: bool = flag(True, "honesty: add the option 'None of the above'")
     co_train: bool = flag(False, "train the target after every round on all failures so far")
-    pairing: Literal["within", "fallback", "pooled"] = flag(
+    pairing: PairingRule = flag(
         "within", "pairs within a prompt; fallback: what is left across prompts too; pooled: across only"
     )
     min_pairs: int = flag(8, "fewer pairs are no preference training")
@@ -160,14 +176,11 @@ class Config:
     batch_size: int = flag(16, "examples in an update")
     max_length: int = flag(512, "longest training sequence in tokens")
     redact: bool = flag(False, "show hashes instead of texts in the report and the data card")
-    seed: int = flag(0, "random seed of everything")
     run_dir: str = flag("runs/reversegen", "folder of the run; the same command continues it")
-    dry_run: bool = flag(False, "show the plan and stop")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
-        if self.preset not in PRESETS:
-            raise UserError(f"unknown preset {self.preset!r}: there are {', '.join(PRESETS)}")
+        check_preset(PRESETS, self.preset)
         data = {"math": "arithmetic", "honesty": "arc-easy"}.get(self.task)
         known = self.task == "math" and (self.data or data) == "arithmetic"
         samples = 10 if self.task == "honesty" else 1
@@ -185,54 +198,41 @@ class Config:
             "learning_rate": rates(self.target, (2e-5, 2e-4), 3e-4),
             "arms": tuple(arm for arm in ARMS if arm != "human-data" or self.human_file),
         }
-        missing = {k: v for k, v in fill.items() if getattr(self, k) is None}
-        config = dataclasses.replace(self, **missing)
+        config = filled(self, fill)
         config._check()
         return config
 
     def _check(self) -> None:
-        positive = (
-            "seed_instructions",
-            "shots",
-            "rounds",
-            "prompts",
-            "samples",
-            "final_prompts",
-            "label_votes",
-            "max_failures",
-        )
-        positive += ("target_samples", "min_pairs", "max_pairs", "beta", "repeats", "clip_norm", "batch_size")
-        positive += ("dpo_batch_size", "max_length", "epochs", "dpo_epochs", "warm_up_epochs", "learning_rate")
-        positive += ("dpo_learning_rate", "warm_up_learning_rate", "temperature", "lora_alpha", "entropy_cut")
-        positive += ("query_tokens", "answer_tokens", "warmup_steps")
+        positive = ("seed_instructions", "shots", "rounds", "prompts", "samples", "final_prompts", "label_votes")
+        positive += ("max_failures", "target_samples", "min_pairs", "max_pairs", "beta", "repeats", "clip_norm")
+        positive += ("batch_size", "dpo_batch_size", "max_length", "epochs", "dpo_epochs", "warm_up_epochs")
+        positive += ("learning_rate", "dpo_learning_rate", "warm_up_learning_rate", "temperature", "lora_alpha")
+        positive += ("entropy_cut", "query_tokens", "answer_tokens", "warmup_steps")
         least = ("mix", "likelihood_guard", "collapse", "lora_rank", "target_temperature", "seed")
         shares = ("jaccard", "semantic", "top_p", "entropy_quantile")
         check_ranges(self, above=positive, least=least, shares=shares)
-        if self.target_samples > 1 and self.target_temperature == 0:
+        if given(self.target_samples) > 1 and self.target_temperature == 0:
             raise UserError(
                 f"--target-temperature 0 gives {self.target_samples} equal answers, whose entropy and failure "
                 "rate say nothing: use a temperature above 0, such as 0.7"
             )
         if self.task == "honesty":
             self._check_honesty()
-        if self.samples < 2 and self.pairing != "pooled" and self.pairing != "fallback":
+        if self.samples < 2 and self.pairing == "within":
             raise UserError("--samples 1 leaves no pairs within a prompt: use 2 or more, or --pairing fallback")
         self._check_prompts()
         self._check_arms()
         self._check_judges()
-        for name in ("seeds_file", "test_file", "general_file", "human_file"):
-            file = getattr(self, name)
-            if file is not None and not pathlib.Path(file).is_file():
-                raise UserError(f"no such file: {file} (given as {flag_name(name)})")
+        check_files(self, ("seeds_file", "test_file", "general_file", "human_file"))
 
     def _check_prompts(self) -> None:
         """Groups of seeds are drawn at random until an unused one comes, so there must be some to spare."""
         if self.seed_instructions <= self.shots:
             raise UserError(f"--seed-instructions {self.seed_instructions} must be more than --shots {self.shots}")
-        explored = self.prompts * (self.rounds + 1)
+        arms, explored = given(self.arms), self.prompts * (self.rounds + 1)
         sampled = explored * self.samples + self.final_prompts
-        pools = [2 * self.final_prompts] * ("few-shot" in self.arms)
-        pools += [sampled] * bool({"warm-up", "warm-up-failures"} & {*self.arms})
+        pools = [2 * self.final_prompts] * ("few-shot" in arms)
+        pools += [sampled] * bool({"warm-up", "warm-up-failures"} & {*arms})
         needed = self.seed_instructions + explored + self.final_prompts + max(pools, default=0)
         there = math.comb(self.seed_instructions, self.shots)
         if there < 1.1 * needed:
@@ -242,9 +242,9 @@ class Config:
             )
 
     def _check_honesty(self) -> None:
-        if self.target_samples < 2:
+        if given(self.target_samples) < 2:
             raise UserError("--task honesty looks at the spread of several answers: use --target-samples 10")
-        most = math.log(self.target_samples)
+        most = math.log(given(self.target_samples))
         if self.entropy_quantile is None and self.entropy_cut > most:
             raise UserError(
                 f"{self.target_samples} answers have an entropy of {most:.3f} nats at most, below --entropy-cut "
@@ -254,12 +254,12 @@ class Config:
             raise UserError("--labeler program and --validity program are for math: no program knows the answer")
 
     def _check_arms(self) -> None:
-        unknown = [arm for arm in self.arms if arm not in ARMS]
-        if unknown or len(set(self.arms)) < len(self.arms):
-            raise UserError(f"--arms {','.join(self.arms)}: name each at most once of {', '.join(ARMS)}")
-        if "target-after" not in self.arms or "target-before" not in self.arms:
+        arms = given(self.arms)
+        if any(arm not in ARMS for arm in arms) or len(set(arms)) < len(arms):
+            raise UserError(f"--arms {','.join(arms)}: name each at most once of {', '.join(ARMS)}")
+        if "target-after" not in arms or "target-before" not in arms:
             raise UserError("--arms must hold target-before and target-after: the others are compared to them")
-        if ("human-data" in self.arms) != (self.human_file is not None):
+        if ("human-data" in arms) != (self.human_file is not None):
             raise UserError("arm human-data and --human-file FILE belong together")
 
     def _check_judges(self) -> None:
@@ -282,70 +282,91 @@ class Config:
                 "program or none"
             )
         for name, url in (("labeler", self.labeler_url), ("guard", self.guard_url), ("judge", None)):
-            given = getattr(self, name)
-            if given is not None:
-                check_name(given, f"--{name}", url)
-            if url is not None and not (given or "").startswith("openai:"):
-                raise UserError(f"--{name}-url is for a hosted {name}: use it with --{name} openai:MODEL")
+            named = getattr(self, name)
+            if named is not None:
+                check_name(named, f"--{name}", url)
+        if self.guard_url is not None and not (self.guard or "").startswith("openai:"):
+            raise UserError("--guard-url is for a hosted guard: use it with --guard openai:MODEL")
         if self.judge is not None and not self.judge.startswith("python:"):
             raise UserError(f"--judge {self.judge}: name a function as python:FILE.py:FUNCTION")
-        hosted = self.labeler.startswith("openai:")
-        if not hosted and (self.budget is not None or self.labeler_price is not None):
-            raise UserError("--budget and --labeler-price are for a hosted labeler: --labeler openai:MODEL")
-        if hosted:
-            self.share()
+        self.share()
 
     def share(self) -> Budget | None:
-        """What each account of the labeler may spend: one a repeat. Raises UserError for a bad budget."""
-        if self.labeler_price is not None:
-            Budget.parse("calls=1", self.labeler_price)
-        limits = None if self.budget is None else Budget.parse(self.budget, self.labeler_price)
-        return None if limits is None else limits.share(self.repeats)
+        """What the labeler may spend in a repeat; None without a budget. Raises UserError for one that cannot be
+        read or shared."""
+        return hosted_share(self, "labeler", [self.labeler], self.repeats)
 
-    def stored(self) -> dict[str, Any]:
-        """What the run directory records: everything that decides the results."""
-        values = dataclasses.asdict(self)
-        del values["run_dir"], values["dry_run"]
-        return values
+    # --- what the stages are handed, once resolved() has filled the gaps ---
 
-    def training(self, rate: float, epochs: float, batch_size: int, seed: int) -> TrainConfig:
-        """Settings of one training; the three kinds differ in these alone."""
+    def files(self) -> Files:
+        """Where the data are."""
+        named = self.seeds_file, self.test_file, self.general_file, self.human_file
+        places = (None if name is None else pathlib.Path(name) for name in named)
+        return Files(*places, text_column=self.text_column, seed=self.seed)
+
+    def answers(self, tokens: int) -> Answers:
+        """Of the target while it is judged, in at most `tokens` unless the settings say otherwise."""
+        return Answers(given(self.target_samples), self.answer_tokens or tokens, self.target_temperature)
+
+    def votes(self, tokens: int) -> Answers:
+        """Of the labeler, in at most `tokens`."""
+        return Answers(self.label_votes, tokens, VOTE_TEMPERATURE)
+
+    def switches(self, query_tokens: int) -> Switches:
+        """All other settings, by stage. `query_tokens`: longest query of the application, unless --query-tokens
+        says otherwise."""
+        return Switches(
+            seeds=self.seed_instructions,
+            exploring=Exploring(
+                shots=self.shots,
+                rounds=self.rounds,
+                prompts=self.prompts,
+                samples=self.samples,
+                final_prompts=self.final_prompts,
+                writing=SampleConfig(
+                    self.query_tokens or query_tokens, temperature=self.temperature, top_p=self.top_p
+                ),
+                warm_up=self._training(given(self.warm_up_learning_rate), self.warm_up_epochs, WARM_UP_BATCH),
+                preferring=Preferring(
+                    self._training(given(self.dpo_learning_rate), self.dpo_epochs, self.dpo_batch_size),
+                    self.beta,
+                    self.length_normalised,
+                    self.reference_proposer == "warm-up",
+                ),
+                pairing=self.pairing,
+                min_pairs=self.min_pairs,
+                max_pairs=self.max_pairs,
+                jaccard=given(self.jaccard),
+                semantic=given(self.semantic),
+                likelihood_guard=self.likelihood_guard,
+                collapse=self.collapse,
+            ),
+            learning=Learning(
+                self._training(given(self.learning_rate), self.epochs, self.batch_size),
+                self.mix,
+                self.max_failures,
+            ),
+            arms=given(self.arms),
+            co_train=self.co_train,
+        )
+
+    def _training(self, rate: float, epochs: float, batch_size: int) -> TrainConfig:
+        """One of the three trainings, which differ in these alone. A stage sets the seed of its repeat."""
         return TrainConfig(
             learning_rate=rate,
             schedule=self.schedule,
             warmup_steps=self.warmup_steps,
             epochs=epochs,
             batch_size=batch_size,
-            micro_batch_size=max(n for n in range(1, 33) if batch_size % n == 0),
+            micro_batch_size=micro_batch(batch_size),
             max_length=self.max_length,
             clip_norm=self.clip_norm,
             optimizer=self.optimizer,
             sum_loss=self.sum_loss,
             lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
-            seed=seed,
         )
-
-    def warm_up(self, seed: int) -> TrainConfig:
-        return self.training(self.warm_up_learning_rate, self.warm_up_epochs, 8, seed)
-
-    def dpo(self, seed: int) -> TrainConfig:
-        return self.training(self.dpo_learning_rate, self.dpo_epochs, self.dpo_batch_size, seed)
-
-    def target_training(self, seed: int) -> TrainConfig:
-        return self.training(self.learning_rate, self.epochs, self.batch_size, seed)
-
-    def writing(self, tokens: int) -> SampleConfig:
-        """How the proposer writes, at most `tokens` unless the settings say otherwise."""
-        return SampleConfig(self.query_tokens or tokens, temperature=self.temperature, top_p=self.top_p)
-
-    def answering(self, tokens: int) -> SampleConfig:
-        """How the target answers while it is judged."""
-        temperature = self.target_temperature if self.target_samples > 1 else 0.0
-        return SampleConfig(self.answer_tokens or tokens, temperature=temperature)
 
 
 def preset(name: str, **settings: Any) -> Config:
     """The settings of a preset with `settings` in place of its own. Raises UserError for an unknown name."""
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}")
-    return Config(**PRESETS[name] | settings | {"preset": name})
+    return preset_of(Config, PRESETS, name, settings)

@@ -1,4 +1,5 @@
-"""What a judge says of a query and the target's answer to it. Loads nothing: a judge of one's own imports this.
+"""What a judge says of a query and the target's answer to it. Loads nothing heavy: a user's own judge
+imports this.
 
 from reversegen.judge import Verdict
 
@@ -32,11 +33,10 @@ class Verdict:
     def __post_init__(self):
         if self.outcome not in OUTCOMES:
             raise ValueError(f"a verdict is one of {', '.join(OUTCOMES)}, not {self.outcome!r}")
-        if self.score is None:
-            object.__setattr__(self, "score", float(self.outcome == "fail"))
-        object.__setattr__(self, "score", float(self.score))
-        if not math.isfinite(self.score):
-            raise ValueError(f"the score of a verdict is a finite number, not {self.score}")
+        score = float(self.outcome == "fail" if self.score is None else self.score)
+        if not math.isfinite(score):
+            raise ValueError(f"the score of a verdict is a finite number, not {score}")
+        object.__setattr__(self, "score", score)
         if not isinstance(self.reason, str):
             raise ValueError(f"the reason of a verdict is a text, not {self.reason!r}")
 

@@ -9,23 +9,23 @@ measure        all of them on the held-out failures, the ordinary test, and gene
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from common.lm import LanguageModel
 from common.stages import Lazy
 from common.tasks.base import Example
-from reversegen.applications.base import Application, Context, Data, Row
+from reversegen.applications.base import Application, Context, Data, Row, failing, valid
 from reversegen.explore import Explorer, explore
+from reversegen.switches import Switches
 from reversegen.targets import (
     Arms,
+    Labelled,
     as_examples,
     control_data,
     failures,
     held_out,
     measure_all,
     need_failures,
-    train_target,
 )
 
 INDEPENDENT = 100_000
@@ -41,91 +41,113 @@ def draw_seeds(pool: Sequence[Example], count: int, seed: int) -> tuple[list[Exa
     return order[:count], rng.sample(order, count)
 
 
-def run_repeat(
-    ctx: Context,
-    app: Application,
-    proposer: LanguageModel,
-    target: LanguageModel,
-    others: Mapping[str, LanguageModel],
-    data: Data,
-) -> dict[str, Any]:
-    """Everything of one repeat. Returns what `reversegen.summary` makes its figures of."""
-    config, folder = ctx.config, f"repeat_{ctx.repeat}"
-    drawn = draw_seeds(data.seeds, config.seed_instructions, ctx.seed)
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The models that a run begins with. `others`: by name, targets that the final queries are put to as well."""
+
+    proposer: LanguageModel
+    target: LanguageModel
+    others: Mapping[str, LanguageModel]
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """What `reversegen.summary` makes its figures of.
+
+    `rounds`: figures of all rounds of both proposers; `proposer`: folder of the best one; `files`: by arm and set
+    the graded answers; `labelled`: what was labelled, by what it is for; `updates` and `examples`: of each arm.
+    """
+
+    rounds: list[Row]
+    proposer: str
+    files: dict[str, dict[str, str]]
+    labelled: dict[str, Labelled]
+    updates: dict[str, int]
+    examples: dict[str, int]
+    transfer: list[Row]
+    seeds_shared: int
+
+
+def run_repeat(ctx: Context, app: Application, switches: Switches, models: Models, data: Data) -> Repeat:
+    """Everything of one repeat. Raises UserError where no failing query with a label comes of it."""
+    folder, target = f"repeat_{ctx.repeat}", models.target
+    exploring, learning = switches.exploring, switches.learning
+    drawn = draw_seeds(data.seeds, switches.seeds, ctx.seed)
     seeds, other_seeds = (
-        [Example(**row) for row in ctx.run.once(f"{folder}/{name}/seeds.jsonl", lambda s=some: as_dicts(s))]
+        [
+            Example(**row)
+            for row in ctx.run.once(f"{folder}/{name}/seeds.jsonl", lambda s=some: [*map(dataclasses.asdict, s)])
+        ]
         for name, some in zip(("explore", "independent"), drawn, strict=True)
     )
     original = lambda: target
     taught = app.taught(ctx, f"{folder}/seed_answers", original, seeds)
 
-    held_out_from = [*data.test, *data.general]
-    first = Explorer(ctx, app, proposer, original, seeds, "explore", held_out_from)
-    co_train = lambda number, valid: refreshed(first, target, taught, number, valid)
-    found = explore(first, co_train if config.co_train else None)
-    final = found["final"] + (found["valid"] if config.co_train else [])
-    learned = failures(ctx, app, final, f"{first.folder}/final", config.max_failures)
+    asked_later = [*data.test, *data.general]
+    first = Explorer(ctx, app, exploring, models.proposer, original, seeds, "explore", asked_later)
+    arms = lambda size: Arms(ctx, app, learning, target, taught, size)
+    co_train = lambda number, so_far: refreshed(first, arms, number, so_far)
+    found = explore(first, co_train if switches.co_train else None)
+    final = found.final + (found.valid if switches.co_train else [])
+    learned = failures(ctx, app, final, f"{first.folder}/final", learning.failures)
     need_failures(learned, final, "the best proposer")
 
+    # What the first proposer finds is what the target learns, so only another one's failures can test it.
     independent = dataclasses.replace(ctx, seed=ctx.seed + INDEPENDENT)
-    second = Explorer(independent, app, proposer, original, other_seeds, "independent", held_out_from)
+    second = Explorer(
+        independent, app, exploring, models.proposer, original, other_seeds, "independent", asked_later
+    )
     held = explore(second)
-    test = failures(independent, app, held["final"], f"{second.folder}/final", None)
-    need_failures(test, held["final"], "the independent proposer")
+    test = failures(independent, app, held.final, f"{second.folder}/final", None)
+    need_failures(test, held.final, "the independent proposer")
 
-    arms = Arms.of(ctx, app, target, taught, len(learned.rows))
-    controls = control_data(first, found["warm"], data, taught, learned)
-    found["warm"].release()
+    compared = arms(len(learned.rows))
+    wanted = [arm for arm in switches.arms if arm not in ("target-before", "target-after")]
+    controls = control_data(wanted, first, found.warm, data, taught, learned)
+    found.warm.release()
     own = {"target-before": [], "target-after": as_examples(learned.rows)}
     own |= {name: as_examples(control.rows) for name, control in controls.items()}
-    failed = [row for row in test.rows if row["outcome"] == "fail"]
-    unseen = held_out(failed, [*taught, *(e for examples in own.values() for e in examples)], ctx)
-    need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held["final"], "what no arm has seen")
+    failed = failing(test.rows)
+    # Near-duplicates of what any arm has learned would reward memory.
+    unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.jaccard)
+    need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held.final, "what no arm has seen")
     sets = {"failures": unseen, "test": data.test} | ({"general": data.general} if data.general else {})
-    models = {name: arms.model(name, own[name]) for name in config.arms}
-    trained = {name: made for name, made in models.items() if made is not None}
+    made = {name: compared.model(name, own[name]) for name in switches.arms}
+    trained = {name: model for name, model in made.items() if model is not None}
     files = measure_all(ctx, app, {name: model for name, (model, _) in trained.items()}, sets)
-    return {
-        "rounds": found["rounds"] + held["rounds"],
-        "proposer": f"{first.folder}/"
-        + (f"round_{found['best'] - 1}" if found["best"] else "warm_up")
-        + "/proposer",
-        "files": files,
-        "labelled": {"target-after": learned} | controls | {"held-out failures": test},
-        "updates": {name: arms.updates if name != "target-before" else 0 for name in trained},
-        "examples": {name: count for name, (_, count) in trained.items()},
-        "transfer": transfer(first, others, found["final"]),
-        "seeds_shared": len({e.question for e in seeds} & {e.question for e in other_seeds}),
-    }
+    return Repeat(
+        rounds=found.rounds + held.rounds,
+        proposer=found.proposer,
+        files=files,
+        labelled={"target-after": learned} | controls | {"held-out failures": test},
+        updates={name: compared.updates if name != "target-before" else 0 for name in trained},
+        examples={name: count for name, (_, count) in trained.items()},
+        transfer=transfer(first, models.others, found.final),
+        seeds_shared=len({e.question for e in seeds} & {e.question for e in other_seeds}),
+    )
 
 
-def refreshed(
-    explorer: Explorer, target: LanguageModel, seeds: Sequence[Example], number: int, valid: Sequence[Row]
-) -> Lazy | None:
-    """Co-training: the target after all failures so far, beside as many seeds; None while none has a label."""
-    ctx, folder = explorer.ctx, f"{explorer.folder}/round_{number}/co_train"
-    learned = failures(ctx, explorer.app, valid, folder, None)
+def refreshed(explorer: Explorer, arms: Callable[[int], Arms], number: int, so_far: Sequence[Row]) -> Lazy | None:
+    """Co-training: the target that learned from the failures `so_far` and seeds mixed in; None while none of them
+    has a label. `arms`: those of the repeat, by how many examples target-after has.
+    """
+    folder = f"{explorer.folder}/round_{number}/co_train"
+    learned = failures(explorer.ctx, explorer.app, so_far, folder, None)
     if not learned.rows:
         return None
-    arms = Arms.of(ctx, explorer.app, target, seeds, len(learned.rows))
-    data = arms.data("target-after", as_examples(learned.rows))
-    return train_target(ctx, explorer.app, target, data, folder, arms.updates)
+    now = arms(len(learned.rows))
+    return now.train(now.data("target-after", as_examples(learned.rows)), folder)
 
 
-def transfer(explorer: Explorer, others: Mapping[str, LanguageModel], judged: Sequence[Row]) -> list[Row]:
+def transfer(explorer: Explorer, others: Mapping[str, LanguageModel], final: Sequence[Row]) -> list[Row]:
     """How often other targets fail on the valid queries of the last proposing, and on those the target failed."""
     ctx, table = explorer.ctx, []
-    valid = [row for row in judged if row["outcome"] in ("fail", "pass")]
+    asked = valid(final)
     for number, (name, model) in enumerate(others.items()):
-        rows = explorer.app.verdicts(ctx, f"{explorer.folder}/transfer_{number}", valid, lambda m=model: m)
-        for kind, chosen in (("valid", valid), ("failed", [row for row in valid if row["outcome"] == "fail"])):
-            ids = {row["id"] for row in chosen}
-            theirs = [v["outcome"] for row, v in zip(valid, rows, strict=True) if row["id"] in ids]
-            counted = sum(outcome in ("fail", "pass") for outcome in theirs)
-            table.append({"repeat": ctx.repeat, "put_to": name, "queries": kind, "n": counted})
-            table[-1]["failure_rate"] = theirs.count("fail") / counted if counted else None
+        rows = explorer.app.verdicts(ctx, f"{explorer.folder}/transfer_{number}", asked, lambda m=model: m)
+        for kind, ours in (("valid", ("fail", "pass")), ("failed", ("fail",))):
+            judged = [theirs for row, theirs in zip(asked, rows, strict=True) if row["outcome"] in ours]
+            failed, counted = len(failing(judged)), len(valid(judged))
+            entry = {"repeat": ctx.repeat, "put_to": name, "queries": kind, "n": counted}
+            table.append(entry | {"failure_rate": failed / counted if counted else None})
     return table
-
-
-def as_dicts(examples: Sequence[Example]) -> list[Row]:
-    return [dataclasses.asdict(example) for example in examples]

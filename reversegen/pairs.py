@@ -7,55 +7,49 @@ pools all queries instead and puts each pair under a prompt drawn at random: `po
 import random
 from collections.abc import Sequence
 
-from reversegen.applications.base import Row
+from reversegen.applications.base import Row, failing, passing, valid
+from reversegen.switches import PairingRule
+
+ENDS = ("chosen", "rejected")
 
 
-def pair_up(judged: Sequence[Row], how: str, seed: int, most: int) -> list[Row]:
+def pair_up(judged: Sequence[Row], rule: PairingRule, seed: int, most: int) -> list[Row]:
     """At most `most` pairs {"prompt", "chosen", "rejected", "kind"} of judged rows (ids, and the prompt's number).
 
-    `how`: "within" pairs the worst failure of a prompt with its best pass, the next with the next; "fallback" also
-    pairs what is left over, across prompts, under the prompt of the chosen one; "pooled" shuffles failures, passes
-    and prompts and pairs them as they come. A query is in one pair at most; invalid ones are in none.
+    `rule`: "within" pairs the worst failure of a prompt with its best pass, the second worst with the second best,
+    and so on; "fallback" then pairs what is left across prompts, under the prompt of the chosen one; "pooled"
+    shuffles failures, passes and prompts and pairs them as they come. A query is in one pair at most; invalid ones
+    are in none.
     """
-    rng = random.Random(f"pairs {seed}")
-    valid = [row for row in judged if row["outcome"] in ("fail", "pass")]
-    if how == "pooled":
-        pairs = _across(rng, valid, shuffled_prompts=True)
-    else:
-        pairs = _within(valid)
-        if how == "fallback":
-            used = {pair[end] for pair in pairs for end in ("chosen", "rejected")}
-            pairs += _across(rng, [row for row in valid if row["id"] not in used], shuffled_prompts=False)
+    rng, judged = random.Random(f"pairs {seed}"), valid(judged)
+    pairs = [] if rule == "pooled" else _within(judged)
+    if rule != "within":
+        used = {pair[end] for pair in pairs for end in ENDS}
+        pairs += _across(rng, [row for row in judged if row["id"] not in used], rule == "pooled")
     if len(pairs) > most:
         pairs = [pairs[i] for i in sorted(rng.sample(range(len(pairs)), most))]
     return pairs
 
 
-def _within(valid: Sequence[Row]) -> list[Row]:
+def _within(judged: Sequence[Row]) -> list[Row]:
     by_prompt: dict[int, list[Row]] = {}
-    for row in sorted(valid, key=lambda row: (row["prompt"], -row["score"], row["id"])):
+    for row in sorted(judged, key=lambda row: (row["prompt"], -row["score"], row["id"])):
         by_prompt.setdefault(row["prompt"], []).append(row)
     pairs = []
     for prompt, ranked in by_prompt.items():
-        fails = [row for row in ranked if row["outcome"] == "fail"]
-        passes = [row for row in reversed(ranked) if row["outcome"] == "pass"]
-        pairs += [_pair(prompt, *ends, "within") for ends in zip(fails, passes, strict=False)]
+        best_first = passing(ranked)[::-1]
+        pairs += [_pair(prompt, *ends, "within") for ends in zip(failing(ranked), best_first, strict=False)]
     return pairs
 
 
-def _across(rng: random.Random, valid: Sequence[Row], shuffled_prompts: bool) -> list[Row]:
-    fails = [row for row in valid if row["outcome"] == "fail"]
-    passes = [row for row in valid if row["outcome"] == "pass"]
+def _across(rng: random.Random, judged: Sequence[Row], shuffled_prompts: bool) -> list[Row]:
+    fails, passes = failing(judged), passing(judged)
     rng.shuffle(fails)
     rng.shuffle(passes)
-    prompts = [row["prompt"] for row in fails]
+    prompts = [row["prompt"] for row in (judged if shuffled_prompts else fails)]
     if shuffled_prompts:
-        prompts = [row["prompt"] for row in valid]
         rng.shuffle(prompts)
-    return [
-        _pair(prompt, chosen, rejected, "across")
-        for prompt, chosen, rejected in zip(prompts, fails, passes, strict=False)
-    ]
+    return [_pair(*row, "across") for row in zip(prompts, fails, passes, strict=False)]
 
 
 def _pair(prompt: int, chosen: Row, rejected: Row, kind: str) -> Row:

@@ -1,47 +1,41 @@
-"""What a run will do at most, line by line, before anything is loaded: `--dry-run`."""
+"""What a run will do at most, line by line, before any model is loaded: `--dry-run`."""
 
+from common.settings import given
 from reversegen.config import Config
+from reversegen.switches import Switches
 
 
-def plan(config: Config) -> list[tuple[str, str]]:
+def plan(config: Config, switches: Switches) -> list[tuple[str, str]]:
     """Names and what they come to, for one repeat where nothing else is said."""
-    exploring = config.prompts * config.samples * (config.rounds + 1)
-    sampled = exploring + config.final_prompts
-    answers = sampled * config.target_samples
-    pairs = min(config.max_pairs, config.prompts * (config.samples // 2))
-    warm_up = config.warm_up(0).total_steps(config.seed_instructions)
-    failures = min(config.max_failures, config.final_prompts)
-    partners = failures if config.task == "honesty" else 0
-    learned = failures + partners
-    updates = config.target_training(0).total_steps(
-        learned + min(config.seed_instructions, round(config.mix * learned))
-    )
+    exploring, learning = switches.exploring, switches.learning
+    sampled = exploring.prompts * exploring.samples * (exploring.rounds + 1) + exploring.final_prompts
+    answers = sampled * given(config.target_samples)
+    pairs = min(exploring.max_pairs, exploring.prompts * (exploring.samples // 2))
+    warm_up = exploring.warm_up.total_steps(switches.seeds)
+    failures = min(learning.failures, exploring.final_prompts)
+    # In honesty as many passing queries are learned as failing ones.
+    learned = failures * (2 if config.task == "honesty" else 1)
+    updates = learning.train.total_steps(learned + learning.mixed(learned, switches.seeds))
+    most = exploring.preferring.train.total_steps(pairs)
+    models = f"{config.task} ({config.data or 'own data'}), {config.proposer}, {config.target}"
+    asked = f"{sampled} queries, at most {answers} target answers"
+    each = f"in each of {len(switches.arms) - 1} arms"
     lines = [
-        (
-            "task, proposer, target",
-            f"{config.task} ({config.data or 'own data'}), {config.proposer}, {config.target}",
-        ),
-        ("seeds, rounds, repeats", f"{config.seed_instructions}, {config.rounds}, {config.repeats}"),
-        (
-            "exploration",
-            f"{sampled} queries, at most {answers} target answers; as much for the independent proposer",
-        ),
-        (
-            "proposer",
-            f"{warm_up} updates of warm-up, at most {config.dpo(0).total_steps(pairs)} of DPO a round, twice",
-        ),
-        ("target", f"at most {learned} new examples and {updates} updates in each of {len(config.arms) - 1} arms"),
+        ("task, proposer, target", models),
+        ("seeds, rounds, repeats", f"{switches.seeds}, {exploring.rounds}, {config.repeats}"),
+        ("exploration", f"{asked}; as much for the independent proposer"),
+        ("proposer", f"{warm_up} updates of warm-up, at most {most} of DPO a round, twice"),
+        ("target", f"at most {learned} new examples and {updates} updates {each}"),
     ]
-    votes = config.label_votes
     if config.labeler != "program":
+        votes = config.label_votes
         judging = (config.reference == "labeler" and config.task == "math") * votes
         judging += config.validity == "labeler" and config.task in ("math", "honesty")
-        calls = 2 * sampled * judging + votes * learned * len(config.arms)
-        lines.append(("labeler", f"about {calls} calls, mostly by {'judging' if judging else 'labels'}"))
+        calls = 2 * sampled * judging + votes * learned * len(switches.arms)
+        lines.append(("labeler", f"about {calls} calls, mostly for {'judging' if judging else 'labels'}"))
     if config.guard:
-        lines.append(
-            ("guard", f"at most {2 * answers} verdicts while exploring, and one for every answer measured")
-        )
+        judged = f"at most {2 * answers} verdicts while exploring, and one for every answer measured"
+        lines.append(("guard", judged))
     if config.budget:
         lines.append(("budget", f"{config.budget} for the whole run, in equal shares for repeats"))
     return lines

@@ -2,14 +2,16 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
-from common.generate import Request
+from common.generate import Message, Request
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
 from common.sample.score import score
@@ -17,7 +19,7 @@ from common.stages import Lazy, collect, fine_tuned
 from common.tasks.base import Example
 from common.text.novelty import History, Repeat
 from common.train.data import Encoded
-from reversegen.applications.base import Application, Context, Model, Row
+from reversegen.applications.base import Application, Context, Model, Read, Row
 
 Shown = tuple[Example, ...]
 
@@ -66,50 +68,67 @@ def that_fit(
     return [seed for seed in seeds if size(seed) <= most]
 
 
-def warm_up(ctx: Context, app: Application, base: LanguageModel, seeds: Sequence[Example], folder: str) -> Lazy:
+def warm_up(
+    ctx: Context,
+    app: Application,
+    base: LanguageModel,
+    seeds: Sequence[Example],
+    shots: int,
+    training: TrainConfig,
+    folder: str,
+) -> Lazy:
     """The proposer after supervised training on few-shot prompts made of the seeds."""
-    settings = ctx.config.warm_up(ctx.seed)
+    settings = dataclasses.replace(training, seed=ctx.seed)
 
     def examples() -> list[Encoded]:
-        prompts = warm_up_prompts(seeds, ctx.config.shots, ctx.seed)
-        return [Encoded(*_encoded(base, app.prompt(shown), app.completion(last))) for shown, last in prompts]
+        prompts = warm_up_prompts(seeds, shots, ctx.seed)
+        return [encoded(base, app.prompt(shown), app.completion(last)) for shown, last in prompts]
 
     name, stage = f"{folder}/warm_up/proposer", "train the proposer"
     return Lazy(lambda: fine_tuned(ctx.run, name, base, examples, settings, stage=stage))
 
 
-def _encoded(model: LanguageModel, messages: Sequence, answer: str) -> tuple[tuple[int, ...], int]:
+def encoded(model: LanguageModel, messages: Sequence[Message], answer: str) -> Encoded:
+    """A conversation as it is learned, or its likelihood taken: the answer with its end."""
     tokens, start = model.tokenizer.encode_example(messages, answer)
-    return tuple(tokens), start
+    return Encoded(tuple(tokens), start)
 
 
 def propose(
-    ctx: Context, app: Application, proposer: Model, prompts: Sequence[Shown], n: int, folder: str
+    ctx: Context,
+    app: Application,
+    proposer: Model,
+    prompts: Sequence[Shown],
+    n: int,
+    writing: SampleConfig,
+    folder: str,
 ) -> list[Row]:
     """`n` queries a prompt with their provenance; `query` is None where the reply holds none."""
-    sampling = ctx.config.writing(app.query_tokens)
     asked = [Request(f"{folder}/{i}", app.prompt(shown), n) for i, shown in enumerate(prompts)]
+    generator = lambda: proposer().generator()
     with ctx.run.timed("propose"):
-        records = collect(
-            ctx.run, f"{folder}/proposals.jsonl", lambda: proposer().generator(), asked, sampling, ctx.seed
-        )
+        records = collect(ctx.run, f"{folder}/proposals.jsonl", generator, asked, writing, ctx.seed)
     rows = []
     for i, record in enumerate(records):
-        shown, request = prompts[i // n], asked[i // n]
-        read = app.read(record.text) if record.status == "ok" else None
-        refused = "cut off" if record.status == "length" else "failed" if read is None else read.refused
+        shown, messages = prompts[i // n], json.dumps(asked[i // n].messages)
+        if record.status == "length":
+            read = Read(refused="cut off")  # the end of a query is missing, which may hold what is asked
+        elif record.status == "failed" or record.text is None:
+            read = Read(refused="failed")
+        else:
+            read = app.read(record.text)
         rows.append(
             {
                 "id": f"{folder}/{i // n}-{record.sample}",
                 "round": folder.rpartition("/")[2].removeprefix("round_"),
                 "prompt": i // n,
                 "sample": record.sample,
-                "prompt_hash": hashlib.sha256(json.dumps(request.messages).encode()).hexdigest()[:16],
+                "prompt_hash": hashlib.sha256(messages.encode()).hexdigest()[:16],
                 "shown": [seed.id for seed in shown],
                 "group": shown[0].group,
                 "reply": record.text,
-                "query": None if refused else read.query,
-                "malformed": refused,
+                "query": None if read.refused else read.query,
+                "malformed": read.refused,
                 "mean_logp": record.mean_logp,
             }
         )
@@ -135,18 +154,17 @@ class Fluency:
             return None
         return cls(proposer, round(float(np.mean(values) - deviations * np.std(values, ddof=1)), 5))
 
-    def likelihoods(self, run: RunDir, name: str, app: Application, rows: Sequence[Row], prompts: Sequence[Shown]):
+    def likelihoods(
+        self, run: RunDir, name: str, app: Application, rows: Sequence[Row], prompts: Sequence[Shown]
+    ) -> list[float]:
         """Mean log-probability a token of each row's reply under the warm-up proposer."""
 
         def compute() -> list[Row]:
-            model, pairs = self.proposer(), []
-            for row in rows:
-                tokens, start = _encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"])
-                pairs.append((tokens[:start], tokens[start:]))
-            values = score(model.params, model.config, pairs)
-            return [
-                {"id": r["id"], "mean_logp": round(float(v.mean()), 5)} for r, v in zip(rows, values, strict=True)
-            ]
+            model = self.proposer()
+            texts = [encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"]) for row in rows]
+            pairs = [(text.tokens[: text.prompt_length], text.tokens[text.prompt_length :]) for text in texts]
+            found = zip(rows, score(model.params, model.config, pairs), strict=True)
+            return [{"id": row["id"], "mean_logp": round(float(values.mean()), 5)} for row, values in found]
 
         return [row["mean_logp"] for row in run.once(name, compute)]
 
@@ -161,38 +179,34 @@ def sift(
     fluency: Fluency | None,
     folder: str,
 ) -> list[Row]:
-    """The rows that are queries, new against the history, not near what is held out for the test, and likely
-    enough; the others get their `dropped` reason. Whatever is well formed and new enters the history."""
+    """The rows with why each was `dropped`, None for queries that are new against the history, not near what is
+    held out for the test, and likely enough. Whatever is well formed and new enters the history."""
+    malformed = {row["id"]: f"malformed: {row['malformed']}" for row in rows if row["malformed"]}
+    told: dict[str, Row] = {row["id"]: {"dropped": malformed.get(row["id"])} for row in rows}
+
+    def new(asked: Sequence[Row], repeats: Sequence[Repeat | None], reason: str | None = None) -> list[Row]:
+        """Those of `asked` that repeat nothing; for the others it is noted why they are dropped."""
+        for row, repeat in zip(asked, repeats, strict=True):
+            if repeat is not None:
+                near = {"nearest": repeat.name, "similarity": round(repeat.score, 4)}
+                told[row["id"]] = {"dropped": reason or repeat.reason} | near
+        return [row for row, repeat in zip(asked, repeats, strict=True) if repeat is None]
+
     formed = [row for row in rows if row["query"] is not None]
-    for row in rows:
-        row["dropped"] = f"malformed: {row['malformed']}" if row["malformed"] else None
     with ctx.run.timed("deduplicate"):
         repeats = history.add_new([row["query"] for row in formed], [row["id"] for row in formed])
-    for row, repeat in zip(formed, repeats, strict=True):
-        if repeat is not None:
-            row |= _near(repeat.reason, repeat)
-    kept = [row for row in formed if row["dropped"] is None]
-    for row, repeat in zip(kept, held_out.repeats([row["query"] for row in kept]), strict=True):
-        if repeat is not None:
-            row |= _near("near a test question", repeat)
-    kept = [row for row in kept if row["dropped"] is None]
+    kept = new(formed, repeats)
+    kept = new(kept, held_out.repeats([row["query"] for row in kept]), "near a test question")
     if fluency is not None and kept:
         with ctx.run.timed("likelihood guard"):
             values = fluency.likelihoods(ctx.run, f"{folder}/likelihood.jsonl", app, kept, prompts)
         for row, value in zip(kept, values, strict=True):
-            row["warm_up_logp"] = value
-            if value < fluency.floor:
-                row["dropped"] = "unlikely text"
-    return [row for row in kept if row["dropped"] is None]
+            unlikely = "unlikely text" if value < fluency.floor else None
+            told[row["id"]] |= {"dropped": unlikely, "warm_up_logp": value}
+    return [row | told[row["id"]] for row in rows]
 
 
-def fresh(prompts: Sequence[Shown], sizes: Sequence[int]) -> Iterator[Sequence[Shown]]:
+def fresh(prompts: Sequence[Shown], sizes: Sequence[int]) -> list[list[Shown]]:
     """Consecutive slices of `prompts`."""
-    start = 0
-    for size in sizes:
-        yield prompts[start : start + size]
-        start += size
-
-
-def _near(reason: str, repeat: Repeat) -> Row:
-    return {"dropped": reason, "nearest": repeat.name, "similarity": round(repeat.score, 4)}
+    left = iter(prompts)
+    return [list(itertools.islice(left, size)) for size in sizes]

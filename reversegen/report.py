@@ -1,17 +1,24 @@
-"""What a run leaves behind: summary.json, the labelled failures, target and proposer, the page and the tables."""
+"""What a run leaves behind: the labelled failures, target and proposer, the page and the tables."""
 
-import collections
+import dataclasses
 import hashlib
+import operator
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.results.conclusion import Conclusion, by_round, counted, gain_cell, mean_cell, round_bars, verdict
+from common.results.conclusion import arm_table as table_of
 from common.results.dataset import DatasetCard, Field, write_dataset
-from common.results.report import Report, line_figure, percent_interval, stacked_bar_figure, terminal_table
-from common.results.rundir import RunDir, read_jsonl, write_folder, write_json
+from common.results.estimate import Estimate
+from common.results.report import Report, line_figure, percent_interval, terminal_table
+from common.results.rundir import RunDir, read_jsonl, write_folder
+from common.settings import given
 from reversegen.applications.base import Application, Row
 from reversegen.config import Config
-from reversegen.summary import summarise, warnings
+from reversegen.loop import Repeat
+from reversegen.summary import MAIN, Summary, caveats, summarise
+from reversegen.targets import LabelCount
 
 FIELDS = {
     "id": Field("string", "Repeat, folder, prompt and sample: unique."),
@@ -31,26 +38,55 @@ FIELDS = {
     "sample": Field("int64", "Which sample of the prompt it was, from 0."),
     "mean_logp": Field("float64", "Mean log-probability of its tokens under its proposer."),
 }
-OUTCOMES = ("fail", "pass", "invalid", "unlikely", "repeated", "malformed")
+OUTCOMES = {"fail": "failed", "pass": "passed"}
+OUTCOMES |= {name: name for name in ("invalid", "unlikely", "repeated", "malformed")}
+"""What became of a query, and where a round counts it."""
 
 
-def finish(
-    run: RunDir, config: Config, app: Application, data: Any, repeats: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Write all products of a finished run and print its tables; returns the summary."""
-    summary = summarise(run, config, app, repeats)
+def conclusion(
+    run: RunDir, config: Config, app: Application, repeats: Sequence[Repeat], known: Sequence[str] = ()
+) -> Conclusion:
+    """Write data set, target and proposer of a finished run; returns its figures, tables and page.
+
+    `known`: caveats from before the work.
+    """
+    summary = summarise(run, app, given(config.arms), repeats)
     rows = [row for number in range(len(repeats)) for row in _learned(run, number)]
     write_dataset(run.path / "dataset", rows, _card(config, app, rows, summary))
-    for name, folder in (("model", "repeat_0/target-after/target"), ("proposer", repeats[0]["proposer"])):
+    for name, folder in (("model", "repeat_0/target-after/target"), ("proposer", repeats[0].proposer)):
         chosen = run.path / folder
         write_folder(run.path / name, lambda place, c=chosen: shutil.copytree(c, place, dirs_exist_ok=True))
-    _page(config, app, summary, rows).write(run.path / "report.html")
-    write_json(run.path / "summary.json", summary)
-    print(final_tables(summary))
-    for line in warnings(config, summary):
-        print(line)
-    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
-    return summary
+    return Conclusion(
+        summary.stored(),
+        final_tables(summary),
+        _page(config, app, summary, rows),
+        [*known, *doubts(config), *caveats(summary, given(config.arms))],
+        main_verdict(summary),
+        {"data set": "dataset", "target": "model", "proposer": "proposer"},
+    )
+
+
+def main_verdict(summary: Summary) -> str | None:
+    """Target-after against the target that learned from the proposer before preference training. Without that arm
+    it is against target-before, which fails on most or all of the held-out failures by how they were found."""
+    other = "warm-up" if "warm-up" in summary.arms else "target-before"
+    gain = summary.gains[f"target-after - {other}"].sets[MAIN]
+    return verdict(gain, "target-after", f"{other} on {SET_NAMES[MAIN]}")
+
+
+def doubts(config: Config) -> list[str]:
+    """What the settings give reason to doubt."""
+    found = []
+    if config.validity == "none" and config.task in ("math", "honesty"):
+        found.append("no validity check was made (--validity none): failures may be nonsense queries")
+    if config.jaccard == 1 and config.semantic == 1:
+        found.append("near-duplicates were not dropped: failures may be one query many times")
+    if "warm-up" not in given(config.arms):
+        found.append(
+            "target-before fails on held-out failures by how they were found, so nearly any training is ahead of "
+            "it there: add arm warm-up to see what preference training adds"
+        )
+    return found
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -61,90 +97,65 @@ ROUND_HEADERS = [
 ]
 
 
-def round_rows(summary: dict[str, Any], explorer: str = "explore") -> list[list[Any]]:
+def round_rows(summary: Summary, explorer: str = "explore") -> list[list[Any]]:
     """One line a round, means over repeats; a figure that some repeat lacks is missing."""
-    by_round: dict[Any, list[Row]] = {}
-    for entry in summary["rounds"]:
-        if entry["explorer"] == explorer:
-            by_round.setdefault(entry["round"], []).append(entry)
-    table = []
-    for number, entries in by_round.items():
-        mean = lambda key, of=entries: _mean([entry[key] for entry in of])
-        percent = lambda value: None if value is None else round(100 * value, 1)
-        name = {0: "0 (warm-up)", "final": "final (best)"}.get(number, str(number))
-        bleu = mean("self_bleu")
-        table.append(
-            [
-                name,
-                round(mean("queries")),
-                percent(mean("invalid_share")),
-                percent(mean("repeated") / mean("queries")),
-                percent(mean("valid_failure_rate")),
-                percent(mean("new_failure_rate")),
-                None if bleu is None else round(bleu, 2),
-                round(mean("pairs")),
-            ]
-        )
-    return table
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else sum(values) / len(values)
+    own = [entry for entry in summary.rounds if entry["explorer"] == explorer]
+    mean = lambda value, scale, digits: [
+        None if x is None else round(scale * x, digits) for x in by_round(own, value)[1]
+    ]
+    count = lambda key: mean(lambda entry: entry[key], 1, None)
+    share = lambda key: mean(lambda entry: entry[key], 100, 1)
+    numbers, _ = by_round(own, lambda entry: None)
+    columns = [
+        [{0: "0 (warm-up)", "final": "final (best)"}.get(number, str(number)) for number in numbers],
+        count("queries"),
+        share("invalid_share"),
+        mean(lambda entry: entry["repeated"] / entry["queries"], 100, 1),
+        share("valid_failure_rate"),
+        share("new_failure_rate"),
+        mean(lambda entry: entry["self_bleu"], 1, 2),
+        count("pairs"),
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 SET_NAMES = {"failures": "held-out failures", "test": "test", "general": "general queries"}
 
 
-def arm_table(summary: dict[str, Any], kinds: Sequence[str] | None = None) -> tuple[list[str], list[list[Any]]]:
+def arm_table(summary: Summary, kinds: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
     """Headers and rows: every arm on every set, and beside it by how much target-after is ahead of it there."""
-    arms = summary["arms"]
-    kinds = kinds or list(arms["target-before"]["sets"])
-    metric = arms["target-before"]["metric"]
-    headers = ["arm"]
+    columns = []
     for kind in kinds:
-        headers += [f"{metric} on {SET_NAMES[kind]}, %", "target-after is ahead by"]
-    table = []
-    for name, arm in arms.items():
-        row: list[Any] = [name]
-        for kind in kinds:
-            ahead = summary["gains"].get(f"target-after - {name}")
-            row += [percent_interval(arm["sets"][kind])]
-            row += ["" if ahead is None else percent_interval(ahead["sets"][kind], signed=True)]
-        table.append([*row, round(_mean(arm["examples"])), round(_mean(arm["updates"]))])
-    return [*headers, "examples", "updates"], table
+        gains: Mapping[str, Estimate] = {name: gain.sets[kind] for name, gain in summary.gains.items()}
+        share = lambda name, _, k=kind: percent_interval(summary.arms[name].sets[k])
+        columns.append((f"{summary.arms['target-before'].metric} on {SET_NAMES[kind]}, %", share))
+        columns.append(("target-after is ahead by", gain_cell(gains, "target-after")))
+    columns += [("examples", mean_cell("examples")), ("updates", mean_cell("updates"))]
+    return table_of(summary.arms, columns)
 
 
-def _label_rows(summary: dict[str, Any]) -> list[list[Any]]:
-    rows = []
-    for name, found in summary["labels"].items():
-        if found["asked"]:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in found["refused"].items())
-            noise = round(100 * found["wrong"] / found["known"], 1) if found["known"] else None
-            rows.append([name, found["asked"], found["accepted"], reasons or "–", found["known"], noise])
-    return rows
+def _label_row(name: str, found: LabelCount) -> list[Any]:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in found.refused.items())
+    noise = round(100 * found.wrong / found.known, 1) if found.known else None
+    return [name, found.asked, found.accepted, reasons or "–", found.known, noise]
 
 
 LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", "truth known", "of these wrong, %"]
 
 
-def final_tables(summary: dict[str, Any]) -> str:
+def final_tables(summary: Summary) -> str:
     """What is printed at the end of a run."""
-    repeats = len(summary["arms"]["target-after"]["per_repeat"])
-    found = summary["exploration"]
-    ratio = found["ratio"]
-    times = "" if ratio is None else f", {_plain(ratio)} times the share"
+    found, times = summary.exploration, ""
+    if found.ratio is not None:
+        low_high = "" if found.ratio.ci95 is None else " [{:.1f}, {:.1f}]".format(*found.ratio.ci95)
+        times = f", {found.ratio.value:.1f}{low_high} times the share"
     return (
-        f"\n{summary['task']}, {repeats} repeat{'s' if repeats > 1 else ''}: what the proposer wrote\n\n"
+        f"{summary.task}, {counted(summary.repeats, 'repeat')}: what the proposer wrote\n\n"
         + terminal_table(ROUND_HEADERS, round_rows(summary))
-        + f"\n\nvalid and new failures: warm-up {percent_interval(found['warm_up'])} %, final "
-        + f"{percent_interval(found['final'])} %{times}\n\nthe target\n\n"
-        + terminal_table(*arm_table(summary))
+        + f"\n\nvalid and new failures: warm-up {percent_interval(found.warm_up)} %, final "
+        + f"{percent_interval(found.final)} %{times}\n\nthe target\n\n"
+        + terminal_table(*arm_table(summary, summary.sets))
     )
-
-
-def _plain(entry: dict[str, Any]) -> str:
-    value = f"{entry['value']:.1f}"
-    return value if entry["ci95"] is None else f"{value} [{entry['ci95'][0]:.1f}, {entry['ci95'][1]:.1f}]"
 
 
 # --- the data set ---------------------------------------------------------------------------------------------
@@ -154,14 +165,10 @@ def _learned(run: RunDir, repeat: int) -> list[Row]:
     """What target-after learned of one repeat, with the provenance of every query."""
     folder = run.path / f"repeat_{repeat}"
     kept = {row["id"] for row in read_jsonl(folder / "target-after/data.jsonl")}
-    labelled = [
-        row for file in sorted((folder / "explore/final").rglob("labelled.jsonl")) for row in read_jsonl(file)
-    ]
-    judged = {
-        row["id"]: row for file in sorted((folder / "explore").glob("*/queries.jsonl")) for row in read_jsonl(file)
-    }
+    read = lambda files: [row for file in sorted(files) for row in read_jsonl(file)]
+    judged = {row["id"]: row for row in read((folder / "explore").glob("*/queries.jsonl"))}
     rows = []
-    for row in labelled:
+    for row in read((folder / "explore/final").rglob("labelled.jsonl")):
         if row["id"] in kept:
             query = judged[row["id"]]
             joined = query | row | {"repeat": repeat, "target_answer": query["answers"][0]}
@@ -170,20 +177,15 @@ def _learned(run: RunDir, repeat: int) -> list[Row]:
     return rows
 
 
-def _card(config: Config, app: Application, rows: Sequence[Row], summary: dict[str, Any]) -> DatasetCard:
-    outcomes: collections.Counter[str] = collections.Counter()
-    for entry in summary["rounds"]:
-        if entry["explorer"] == "explore":
-            outcomes.update({name: count for name, count in _outcomes(entry).items()})
-    example = ""
-    if rows:
-        example = f"\n\nThe first query: {_shown(config, rows[0]['query'])}"
-    own = config.labeler == "embedded" and config.proposer == "embedded"
+def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summary) -> DatasetCard:
+    own = [entry for entry in summary.rounds if entry["explorer"] == "explore"]
+    embedded = config.labeler == config.proposer == "embedded" and config.seeds_file is None
     judged = config.guard or config.judge or config.reference
     if config.task == "honesty":
         judged = "the entropy of its answers"
+    example = f"\n\nThe first query: {_shown(config, rows[0]['query'])}" if rows else ""
     return DatasetCard(
-        license="apache-2.0" if own and config.seeds_file is None else None,
+        license="apache-2.0" if embedded else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
         made_by=(
             f"Written by {config.proposer} after up to {config.rounds} rounds of preference training against "
@@ -195,12 +197,8 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: dict[s
             "`prompt_hash` and `shown` name the proposer's prompt, `sample` its sample; queries.jsonl of the "
             "round holds every query with its verdict, pairs.jsonl the preference pairs."
         ),
-        counts={f"query: {name}": outcomes[name] for name in OUTCOMES},
+        counts={f"query: {name}": sum(entry[key] for entry in own) for name, key in OUTCOMES.items()},
     )
-
-
-def _outcomes(entry: Row) -> dict[str, int]:
-    return {name: entry[{"fail": "failed", "pass": "passed"}.get(name, name)] for name in OUTCOMES}
 
 
 def _shown(config: Config, text: str | None) -> str:
@@ -212,45 +210,37 @@ def _shown(config: Config, text: str | None) -> str:
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def _page(config: Config, app: Application, summary: dict[str, Any], rows: Sequence[Row]) -> Report:
-    repeats = len(summary["arms"]["target-after"]["per_repeat"])
+def _page(config: Config, app: Application, summary: Summary, rows: Sequence[Row]) -> Report:
     page = Report(
         f"ReverseGen on {app.name}",
         f"proposer {config.proposer}, target {config.target}, {config.seed_instructions} seed instructions, "
-        f"{repeats} repeat{'s' if repeats > 1 else ''}, seed {config.seed}",
+        f"{counted(summary.repeats, 'repeat')}, seed {config.seed}",
     )
-    notes = [line.removeprefix("note: ") for line in warnings(config, summary) if line]
-    for kind in summary["arms"]["target-before"]["sets"]:
+    for kind in summary.sets:
         note = _arm_note(config) if kind == "failures" else None
         page.add_table(f"The target on {SET_NAMES[kind]}", *arm_table(summary, [kind]), note=note)
-    if notes:
-        page.add_text("\n\n".join(notes), "Know before believing")
     page.add_table("What the proposer wrote, by round", ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE)
     _round_figures(page, summary)
     held = round_rows(summary, "independent")
     page.add_table("The independent proposer, whose failures are the held-out test", ROUND_HEADERS, held)
-    if labels := _label_rows(summary):
+    if labels := [_label_row(name, found) for name, found in summary.labels.items() if found.asked]:
         note = "Wrong labels are counted before any are refused, where a program knows the truth."
         page.add_table("Labels", LABEL_HEADERS, labels, note=note)
     _figure_table(page, summary)
-    if summary["transfer"]:
+    if summary.transfer:
         _transfer_table(page, summary)
     page.add_table(
         "What every arm cost, summed over repeats",
         ["arm", "queries sampled", "target answers", "labels asked for", "target updates"],
-        [
-            [name, cost["queries"], cost["target_calls"], cost["labels_asked"], cost["optimizer_updates"]]
-            for name, cost in summary["accounting"].items()
-        ],
+        [[name, *dataclasses.astuple(cost)] for name, cost in summary.accounting.items()],
         note="The warm-up arms choose from one pool of proposals. The independent proposer costs as much again.",
     )
+    texts = ("query", "target_answer", "answer")
+    failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
     page.add_examples(
         "Failures and what was made of them (repeat 0)" + (", as hashes" if config.redact else ""),
         ["Query of the best proposer", "The target's answer", "The label it learned"],
-        [
-            [_shown(config, row[name]) for name in ("query", "target_answer", "answer")]
-            for row in [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"][:8]
-        ],
+        [[_shown(config, row[name]) for name in texts] for row in failed[:8]],
     )
     return page
 
@@ -275,48 +265,43 @@ def _arm_note(config: Config) -> str:
     return "; ".join(notes) + "."
 
 
-def _round_figures(page: Report, summary: dict[str, Any]) -> None:
-    own = [e for e in summary["rounds"] if e["explorer"] == "explore" and e["round"] != "final"]
-    numbers = sorted({entry["round"] for entry in own})
-    of = lambda key, number: _mean([entry[key] for entry in own if entry["round"] == number])
-    scaled = lambda key: [None if of(key, n) is None else 100 * of(key, n) for n in numbers]
+def _round_figures(page: Report, summary: Summary) -> None:
+    own = [e for e in summary.rounds if e["explorer"] == "explore" and e["round"] != "final"]
+    curve = lambda key: by_round(own, lambda entry: None if entry[key] is None else 100 * entry[key])
     curves = {
-        "failures of valid": (numbers, scaled("valid_failure_rate")),
-        "valid and new failures of all": (numbers, scaled("new_failure_rate")),
-        "invalid": (numbers, scaled("invalid_share")),
-        "self-BLEU × 100": (numbers, scaled("self_bleu")),
+        "failures of valid": curve("valid_failure_rate"),
+        "valid and new failures of all": curve("new_failure_rate"),
+        "invalid": curve("invalid_share"),
+        "self-BLEU × 100": curve("self_bleu"),
     }
     page.add_figure("The proposer by round, %", line_figure(curves, "rounds of preference training", "%"))
-    counts = {
-        name: [sum(_outcomes(e)[name] for e in own if e["round"] == n) for n in numbers] for name in OUTCOMES
-    }
-    figure = stacked_bar_figure([f"round {n}" for n in numbers], counts, "queries")
-    page.add_figure("What became of the queries", figure)
+    kinds = {name: operator.itemgetter(key) for name, key in OUTCOMES.items()}
+    page.add_figure("What became of the queries", round_bars(own, kinds, "queries"))
 
 
-def _figure_table(page: Report, summary: dict[str, Any]) -> None:
+def _mean(values: Sequence[float | None], scale: float, digits: int) -> float | None:
+    """Rounded; None where a repeat lacks the value."""
+    known = [value for value in values if value is not None]
+    return round(scale * (sum(known) / len(known)), digits) if len(known) == len(values) else None
+
+
+def _figure_table(page: Report, summary: Summary) -> None:
     """What the application measures beside its metric."""
-    arms = summary["arms"]
-    standard = {"metric", "value", "ci95", "n", "per_repeat", "items"}
-    rows = []
-    for kind, first in arms["target-before"]["sets"].items():
-        for name in first.keys() - standard:
-            values = [_mean(arm["sets"][kind][name]) for arm in arms.values()]
-            rows.append(
-                [
-                    f"{SET_NAMES[kind]}: {name.replace('_', ' ')}",
-                    *(v if v is None else round(v, 3) for v in values),
-                ]
-            )
-    page.add_table("Further figures", ["", *arms], sorted(rows, key=lambda row: row[0]))
+    rows = [
+        [
+            f"{SET_NAMES[kind]}: {name.replace('_', ' ')}",
+            *(_mean(arm.sets[kind].further[name], 1, 3) for arm in summary.arms.values()),
+        ]
+        for kind in summary.sets
+        for name in summary.arms["target-before"].sets[kind].further
+    ]
+    page.add_table("Further figures", ["", *summary.arms], sorted(rows, key=lambda row: row[0]))
 
 
-def _transfer_table(page: Report, summary: dict[str, Any]) -> None:
-    rows = []
-    for name in dict.fromkeys(entry["put_to"] for entry in summary["transfer"]):
-        for kind in ("valid", "failed"):
-            rates = [e["failure_rate"] for e in summary["transfer"] if (e["put_to"], e["queries"]) == (name, kind)]
-            mean = _mean(rates)
-            what = "all valid queries" if kind == "valid" else "those the target failed on"
-            rows.append([name, what, None if mean is None else round(100 * mean, 1)])
+def _transfer_table(page: Report, summary: Summary) -> None:
+    names = {"valid": "all valid queries", "failed": "those the target failed on"}
+    rates: dict[tuple[str, str], list[float | None]] = {}
+    for entry in summary.transfer:
+        rates.setdefault((entry["put_to"], entry["queries"]), []).append(entry["failure_rate"])
+    rows = [[name, names[kind], _mean(values, 100, 1)] for (name, kind), values in rates.items()]
     page.add_table("Do failures transfer?", ["put to", "final queries", "failures, %"], rows)

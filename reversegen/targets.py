@@ -12,11 +12,11 @@ All learn from as many examples as target-after where they have them, with as ma
 updates.
 """
 
+import collections
 import dataclasses
 import random
 import shutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from common.errors import UserError
 from common.lm import LanguageModel
@@ -24,48 +24,49 @@ from common.stages import Lazy, fine_tuned
 from common.tasks.base import Example
 from common.text.novelty import History
 from common.train.data import Encoded
-from reversegen.applications.base import Application, Context, Data, Model, Row
-from reversegen.config import Config
-from reversegen.explore import Explorer, slices
-from reversegen.propose import exploration_prompts
+from reversegen.applications.base import Application, Context, Data, Model, Row, failing, valid
+from reversegen.explore import Explorer
+from reversegen.propose import encoded, exploration_prompts
+from reversegen.switches import Learning
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCount:
+    """What labelling came to. `refused`: by reason. `wrong`: labels that differ from the truth, before any were
+    refused, among the `known` ones, for which a program has the truth."""
+
+    asked: int
+    accepted: int
+    refused: Mapping[str, int]
+    known: int
+    wrong: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Examples with labels, and what labelling came to."""
+    """`rows`: examples with labels. `asked`: every query that a label was asked for, with what came of it."""
 
     rows: list[Row]
-    asked: int
-    refused: dict[str, int]
-    labels_known: int
-    labels_wrong: int
+    asked: list[Row] = dataclasses.field(default_factory=list)
 
     def __add__(self, more: "Labelled") -> "Labelled":
-        reasons = {*self.refused, *more.refused}
-        refused = {reason: self.refused.get(reason, 0) + more.refused.get(reason, 0) for reason in sorted(reasons)}
-        return Labelled(
-            self.rows + more.rows,
-            self.asked + more.asked,
-            refused,
-            self.labels_known + more.labels_known,
-            self.labels_wrong + more.labels_wrong,
-        )
+        return Labelled(self.rows + more.rows, self.asked + more.asked)
+
+    @property
+    def count(self) -> LabelCount:
+        refused = collections.Counter(row["refused"] for row in self.asked if row["refused"])
+        known = [row["label_correct"] for row in self.asked if row["label_correct"] is not None]
+        counts = len(self.asked), len(self.rows), dict(sorted(refused.items()))
+        return LabelCount(*counts, len(known), known.count(False))
 
 
 def label(ctx: Context, app: Application, judged: Sequence[Row], folder: str) -> Labelled:
-    """Answers to judged queries, stored as `labelled.jsonl`; noise is counted before anything is dropped."""
+    """Answers to judged queries, stored as `labelled.jsonl`."""
     labels = app.labels(ctx, folder, judged)
     keep = ("id", "query", "group", "outcome")
     rows = [{name: row[name] for name in keep} | found for row, found in zip(judged, labels, strict=True)]
     ctx.run.once(f"{folder}/labelled.jsonl", lambda: rows)
-    refused: dict[str, int] = {}
-    for row in rows:
-        if row["refused"]:
-            refused[row["refused"]] = refused.get(row["refused"], 0) + 1
-    known = [row for row in rows if row["label_correct"] is not None]
-    wrong = sum(not row["label_correct"] for row in known)
-    good = [row for row in rows if row["refused"] is None]
-    return Labelled(good, len(rows), dict(sorted(refused.items())), len(known), wrong)
+    return Labelled([row for row in rows if row["refused"] is None], rows)
 
 
 def failures(ctx: Context, app: Application, judged: Sequence[Row], folder: str, most: int | None) -> Labelled:
@@ -78,42 +79,42 @@ def with_partners(ctx: Context, app: Application, found: Labelled, judged: Seque
     return found + label(ctx, app, partners, f"{folder}/partners") if partners else found
 
 
-def failing(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["outcome"] == "fail"]
-
-
 def as_examples(rows: Sequence[Row]) -> list[Example]:
     return [Example(row["id"], row["query"], row["answer"], row["label"], row["group"]) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True)
 class Arms:
-    """The arms of one repeat. `seeds` have answers; `size` and `updates` are those of target-after."""
+    """The arms of one repeat. `seeds` have answers; `size` is how many examples of its own target-after has."""
 
     ctx: Context
     app: Application
+    settings: Learning
     target: LanguageModel
     seeds: Sequence[Example]
     size: int
-    updates: int
 
-    @classmethod
-    def of(
-        cls, ctx: Context, app: Application, target: LanguageModel, seeds: Sequence[Example], size: int
-    ) -> "Arms":
-        mixed = min(len(seeds), round(ctx.config.mix * size))
-        updates = ctx.config.target_training(ctx.seed).total_steps(size + mixed)
-        return cls(ctx, app, target, seeds, size, updates)
+    @property
+    def mixed(self) -> int:
+        """Seeds beside the examples of an arm's own."""
+        return self.settings.mixed(self.size, len(self.seeds))
+
+    @property
+    def updates(self) -> int:
+        """Of target-after, and so of every arm."""
+        return self.settings.train.total_steps(self.size + self.mixed)
 
     def data(self, name: str, own: Sequence[Example]) -> list[Example]:
         """What an arm learns from: at most `size` of its own examples that are not too long, and the mixed-in
         seeds, in a drawn order; nothing without examples of its own."""
+        # The same seed for all arms: they are mixed with the same seeds.
         rng = random.Random(f"arm {self.ctx.seed}")
-        mixed = rng.sample(list(self.seeds), min(len(self.seeds), round(self.ctx.config.mix * self.size)))
+        mixed = rng.sample(list(self.seeds), self.mixed)
         if name == "seed-only":
             own, mixed = list(self.seeds), []
         else:
-            own = [e for e in own if fits(self.app, self.target, e, self.ctx.config.max_length)][: self.size]
+            limit = self.settings.train.max_length
+            own = [e for e in own if fits(self.app, self.target, e, limit)][: self.size]
         together = [*own, *mixed] if own else []
         rng.shuffle(together)
         return together
@@ -127,27 +128,37 @@ class Arms:
         if not rows:
             return None
         data = [Example(**row) for row in rows]
-        return train_target(ctx, self.app, self.target, data, folder, self.updates), len(data)
+        return self.train(data, folder), len(data)
+
+    def train(self, data: Sequence[Example], folder: str) -> Lazy:
+        """The target fine-tuned on `data` under the prompt it is judged with, stored in `folder`."""
+        settings = dataclasses.replace(self.settings.train, seed=self.ctx.seed)
+
+        def examples() -> list[Encoded]:
+            return [encoded(self.target, self.app.messages(e.question), e.answer) for e in data]
+
+        name, stage = f"{folder}/target", "train the target"
+        return Lazy(lambda: fine_tuned(self.ctx.run, name, self.target, examples, settings, self.updates, stage))
 
 
 def fits(app: Application, target: LanguageModel, example: Example, most: int) -> bool:
     """Whether an example with its answer has at most `most` tokens, and no more than the target takes."""
-    tokens, _ = target.tokenizer.encode_example(app.messages(example.question), example.answer)
+    tokens = encoded(target, app.messages(example.question), example.answer).tokens
     return len(tokens) <= min(most, target.config.max_positions)
 
 
 def check_lengths(
-    app: Application, target: LanguageModel, seeds: Sequence[Example], asked: Sequence[Example], config: Config
+    app: Application, target: LanguageModel, seeds: Sequence[Example], asked: Sequence[Example], max_length: int
 ) -> None:
     """Raises UserError, naming the row, for a seed that is too long to be learned and for a question that leaves
     the target no room to answer."""
     for seed in seeds:
-        if not fits(app, target, seed, config.max_length):
+        if not fits(app, target, seed, max_length):
             raise UserError(
-                f"{seed.place or seed.id}: with its answer longer than --max-length {config.max_length} or the "
+                f"{seed.place or seed.id}: with its answer longer than --max-length {max_length} or the "
                 f"target's {target.config.max_positions} positions: shorten the row or raise --max-length"
             )
-    room = target.config.max_positions - (config.answer_tokens or app.answer_tokens)
+    room = target.config.max_positions - app.answers.tokens
     for example in asked:
         count = len(target.tokenizer.encode_prompt(app.messages(example.question)))
         if count > room:
@@ -157,58 +168,34 @@ def check_lengths(
             )
 
 
-def train_target(
-    ctx: Context, app: Application, base: LanguageModel, data: Sequence[Example], folder: str, updates: int | None
-) -> Lazy:
-    """`base` fine-tuned on `data` under the prompt it is judged with."""
-    settings = ctx.config.target_training(ctx.seed)
-
-    def examples() -> list[Encoded]:
-        encoded = []
-        for example in data:
-            tokens, start = base.tokenizer.encode_example(app.messages(example.question), example.answer)
-            encoded.append(Encoded(tuple(tokens), start))
-        return encoded
-
-    stage = "train the target"
-    return Lazy(lambda: fine_tuned(ctx.run, f"{folder}/target", base, examples, settings, updates, stage))
-
-
 def control_data(
-    explorer: Explorer, warm: Model, data: Data, seeds: Sequence[Example], learned: Labelled
+    wanted: Sequence[str], explorer: Explorer, warm: Model, data: Data, seeds: Sequence[Example], learned: Labelled
 ) -> dict[str, Labelled]:
-    """The labelled examples of every control that the settings ask for; `learned` are those of target-after."""
-    ctx, config, app = explorer.ctx, explorer.ctx.config, explorer.app
-    size = len(learned.rows)
-    wanted = [arm for arm in config.arms if arm not in ("target-before", "target-after")]
+    """The labelled examples of every control that is `wanted`; `learned` are those of target-after."""
+    ctx, app, final_prompts = explorer.ctx, explorer.app, explorer.settings.final_prompts
+    size, failed = len(learned.rows), len(failing(learned.rows))
     found: dict[str, Labelled] = {}
     folder = f"repeat_{ctx.repeat}/controls"
     if {"warm-up", "warm-up-failures"} & {*wanted}:
         count = sum(entry["queries"] for entry in explorer.rounds)
-        needed = {"valid": size}
-        if "warm-up-failures" in wanted:
-            needed["failed"] = len(failing(learned.rows))
+        needed = {"valid": size} | ({"failed": failed} if "warm-up-failures" in wanted else {})
         rows = pool(explorer, warm, count, needed, f"{folder}/warm_up")
-        valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
         if "warm-up" in wanted:
-            found["warm-up"] = enough(ctx, app, valid, f"{folder}/warm-up", size)
+            found["warm-up"] = enough(ctx, app, valid(rows), f"{folder}/warm-up", size)
         if "warm-up-failures" in wanted:
             place = f"{folder}/warm-up-failures"
-            failed = enough(ctx, app, failing(rows), place, len(failing(learned.rows)))
-            found["warm-up-failures"] = with_partners(ctx, app, failed, rows, place)
+            own = enough(ctx, app, failing(rows), place, failed)
+            found["warm-up-failures"] = with_partners(ctx, app, own, rows, place)
     if "few-shot" in wanted:
-        most = 2 * config.final_prompts
-        rows = pool(explorer, lambda: explorer.base, most, {"valid": size}, f"{folder}/few_shot")
-        valid = [row for row in rows if row["outcome"] in ("fail", "pass")]
-        found["few-shot"] = enough(ctx, app, valid, f"{folder}/few-shot", size)
+        rows = pool(explorer, lambda: explorer.base, 2 * final_prompts, {"valid": size}, f"{folder}/few_shot")
+        found["few-shot"] = enough(ctx, app, valid(rows), f"{folder}/few-shot", size)
     if "seed-only" in wanted:
-        found["seed-only"] = Labelled(as_rows(seeds), 0, {}, 0, 0)
+        found["seed-only"] = Labelled(as_rows(seeds))
     if "human-data" in wanted:
         taken = {example.question for example in (*explorer.seeds, *data.test)}
         rest = [example for example in data.human if example.question not in taken]
         random.Random(f"human {ctx.seed}").shuffle(rest)
-        taught = app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])
-        found["human-data"] = Labelled(as_rows(taught), 0, {}, 0, 0)
+        found["human-data"] = Labelled(as_rows(app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])))
     return found
 
 
@@ -228,13 +215,13 @@ def pool(explorer: Explorer, proposer: Model, most: int, wanted: dict[str, int],
     They are made `--final-prompts` at a time, at most `most`, until there are `wanted` of each kind with some to
     spare: {"valid": 100, "failed": 100}.
     """
-    ctx = explorer.ctx
-    explored, size = sum(slices(ctx.config)), ctx.config.final_prompts
-    prompts = exploration_prompts(explorer.seeds, ctx.config.shots, explored + most, ctx.seed)[explored:]
+    settings = explorer.settings
+    explored, size = sum(settings.sizes), settings.final_prompts
+    prompts = exploration_prompts(explorer.seeds, settings.shots, explored + most, explorer.ctx.seed)[explored:]
     history, rows = explorer.new_history(), []
     for number, start in enumerate(range(0, most, size)):
         rows += explorer.judged(proposer, prompts[start : start + size], 1, f"{folder}/part_{number}", history)
-        found = {"valid": sum(row["outcome"] in ("fail", "pass") for row in rows), "failed": len(failing(rows))}
+        found = {"valid": len(valid(rows)), "failed": len(failing(rows))}
         if all(found[kind] >= SPARE * count for kind, count in wanted.items()):
             break
     return explorer.store(rows, [], folder)[0]
@@ -246,30 +233,29 @@ def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, s
     missing = size - len(first.rows)
     if missing <= 0 or len(judged) <= size:
         return first
-    kept = max(0.1, len(first.rows) / max(1, first.asked))
+    # The second turn asks for as many more as the first one's losses make likely to suffice.
+    kept = max(0.1, len(first.rows) / max(1, len(first.asked)))
     found = first + label(ctx, app, judged[size : size + round(1.2 * missing / kept)], f"{folder}/second")
     return dataclasses.replace(found, rows=found.rows[:size])
 
 
-def held_out(labelled: Sequence[Row], trained_on: Sequence[Example], ctx: Context) -> list[Example]:
+def held_out(labelled: Sequence[Row], trained_on: Sequence[Example], jaccard: float) -> list[Example]:
     """Failing queries of the independent proposer that are near none of those any arm has learned from."""
-    history = History(ctx.config.jaccard)
+    history = History(jaccard)
     history.add_new([e.question for e in trained_on], [e.id for e in trained_on])
     repeats = history.add_new([row["query"] for row in labelled], [row["id"] for row in labelled])
     return as_examples([row for row, repeat in zip(labelled, repeats, strict=True) if repeat is None])
 
 
 def measure_all(
-    ctx: Context, app: Application, models: dict[str, Model], sets: dict[str, Sequence[Example]]
-) -> dict[str, dict[str, Any]]:
+    ctx: Context, app: Application, models: Mapping[str, Model], sets: Mapping[str, Sequence[Example]]
+) -> dict[str, dict[str, str]]:
     """For each arm and set the file of its graded answers. Trained targets are deleted, but for target-after's."""
-    files: dict[str, dict[str, Any]] = {}
+    files = {arm: {kind: f"repeat_{ctx.repeat}/{arm}/{kind}.jsonl" for kind in sets} for arm in models}
     for arm, model in models.items():
-        files[arm] = {}
         for kind, examples in sets.items():
-            name = f"repeat_{ctx.repeat}/{arm}/{kind}.jsonl"
-            app.measure(ctx, name, kind, model, examples)
-            files[arm][kind] = name
+            app.measure(ctx, files[arm][kind], kind, model, examples)
+        # A control is not needed once it is measured, and a checkpoint is large.
         if arm not in ("target-before", "target-after"):
             shutil.rmtree(ctx.run.path / f"repeat_{ctx.repeat}/{arm}/target", ignore_errors=True)
         if isinstance(model, Lazy):
@@ -279,11 +265,9 @@ def measure_all(
 
 def need_failures(found: Labelled, rows: Sequence[Row], what: str) -> None:
     """Raises UserError, saying what became of the queries, when there is no failing one with a label."""
-    if any(row["outcome"] == "fail" for row in found.rows):
+    if failing(found.rows):
         return
-    counts = {"dropped": 0, "invalid": 0, "pass": 0, "fail": 0}
-    for row in rows:
-        counts[row["outcome"] or "dropped"] += 1
-    told = ", ".join(f"{name} {count}" for name, count in counts.items())
-    unlabelled = f"; of {found.asked} labels all were refused: {found.refused}" if found.asked else ""
+    counts = collections.Counter(row["outcome"] or "dropped" for row in rows)
+    told = ", ".join(f"{name} {counts[name]}" for name in ("dropped", "invalid", "pass", "fail"))
+    unlabelled = f"; of {len(found.asked)} labels all were refused: {found.count.refused}" if found.asked else ""
     raise UserError(f"no failing query with a label came from {what} ({told}{unlabelled}): look at queries.jsonl")

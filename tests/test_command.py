@@ -1,6 +1,7 @@
 """The command line: fast, one line for a mistake, status 2."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,11 +33,12 @@ def test_flags_are_the_fields_of_the_dataclass():
 
 
 @pytest.mark.parametrize("words", ["--count x", "--kind z", "--unknown 1", "--count", "stray", "--coun 3"])
-def test_a_bad_flag_is_one_line_and_status_2(words, capsys):
-    with pytest.raises(SystemExit) as raised:
+def test_a_bad_flag_is_one_line_and_leaves_the_process_alone(words, capsys):
+    """A library call may parse flags too: only a command turns the error into status 2."""
+    with pytest.raises(UserError, match=r"; see p --help$") as raised:
         parse(Small, words.split(), "p")
-    assert raised.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert "\n" not in str(raised.value)
+    assert capsys.readouterr().err == ""
 
 
 def test_help_shows_every_default(capsys):
@@ -103,6 +105,81 @@ def test_the_command_answers_without_loading_jax(words, status, says):
         assert done.stderr.count("\n") == 1
 
 
+def _command(body, tmp_path, monkeypatch):
+    """run.py with a method that does what `body` says."""
+    import run
+
+    (tmp_path / "method_of_a_test.py").write_text(f"import errno, sys\ndef main(argv):\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "method_of_a_test", raising=False)
+    monkeypatch.setitem(run.METHODS, "llm2llm", ("method_of_a_test", ""))
+    return run.main
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ("raise __import__('common.errors').errors.UserError('bad row 3')", 2, "error: bad row 3"),
+        ("raise OSError(errno.ENOSPC, 'full', 'runs/x')", 2, "error: the disk is full (runs/x): free space"),
+        ("raise KeyboardInterrupt", 130, "stopped; the same command continues"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(body, status, says, tmp_path, monkeypatch, capsys):
+    """Also without arguments of its own: then flags are those of the process."""
+    monkeypatch.setattr("sys.argv", ["run.py", "llm2llm"])
+    for name in ("COMPILATION_CACHE_DIR", "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.setenv(f"JAX_{name}", "as it was")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+    with pytest.raises(SystemExit) as raised:
+        _command(body, tmp_path, monkeypatch)()
+    assert raised.value.code == status
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert "\n" not in said
+
+
+def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
+    """A pipe that breaks elsewhere than at our output, say to another process, is an error like any other."""
+    with pytest.raises(BrokenPipeError):
+        _command("raise BrokenPipeError", tmp_path, monkeypatch)(["llm2llm"])
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "llm2llm --help", "llm2llm --dry-run"])
+def test_a_reader_that_goes_away_ends_the_command_quietly(words, buffered):
+    settings = os.environ | {"PYTHONUNBUFFERED": buffered}
+    command = subprocess.Popen(
+        [sys.executable, "run.py", *words.split()],
+        cwd=ROOT,
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    command.stdout.close()
+    with command.stderr as errors:
+        assert errors.read() == b""
+    assert command.wait(60) in (0, 141)  # argparse takes it for the end of --help
+
+
+def test_compiled_programs_are_kept_where_jax_is_told_before_it_is_loaded(tmp_path):
+    """The command sets what jax reads at import; what the user set already stays."""
+    code = (
+        "import sys, os; from common.runtime import compile_cache_environment as settings; "
+        "os.environ.update(settings()); assert 'jax' not in sys.modules; import jax; c = jax.config; "
+        "print(c.jax_compilation_cache_dir, c.jax_persistent_cache_min_compile_time_secs, "
+        "c.jax_persistent_cache_min_entry_size_bytes)"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    for more, says in (
+        ({"XDG_CACHE_HOME": str(tmp_path)}, f"{tmp_path}/seedloop/jax 0.1 -1"),
+        ({"JAX_COMPILATION_CACHE_DIR": "/mine", "HOME": "/x"}, "/mine 0.1 -1"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=clean | more, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == says, done.stderr
+
+
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
@@ -112,13 +189,13 @@ def test_the_command_answers_without_loading_jax(words, status, says):
     ],
 )
 def test_data_that_cannot_be_used_are_refused_with_their_place(train, test, message, tmp_path):
-    from llm2llm.command import check_data
+    from llm2llm.experiment import load_data
 
     for name, text in (("train", train), ("test", test)):
         (tmp_path / f"{name}.csv").write_text(text)
     files = {f"{name}_file": str(tmp_path / f"{name}.csv") for name in ("train", "test")}
     with pytest.raises(UserError, match=message) as raised:
-        check_data(Config(task="text", seed_examples=2, **files).resolved())
+        load_data(Config(task="text", seed_examples=2, **files).resolved())
     assert "\n" not in str(raised.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
-    *("errors", "config", "buckets", "generate", "cli", "runtime"),
+    *("secret", "errors", "config", "buckets", "generate", "usercode", "progress", "cli", "runtime"),
     *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "settings", "stages"),
     *("experiment", "evals", "embedded"),
 )

@@ -8,8 +8,8 @@ from common.cli import parse
 from common.errors import UserError
 from common.results.rundir import read_json, read_jsonl
 from common.train.loop import learning_rate
-from llm2llm.command import run
 from llm2llm.config import PRESETS, Config, preset
+from llm2llm.experiment import run
 
 # seeds, updates an epoch, updates in all, sum of the learning rates over the peak
 OFFICIAL = [
@@ -29,7 +29,7 @@ OFFICIAL = [
 
 @pytest.mark.parametrize(("count", "epoch", "total", "area"), OFFICIAL)
 def test_official_code_makes_as_many_updates_at_the_same_rates(count, epoch, total, area):
-    settings = preset("official-code", seed_examples=count).resolved().training(0)
+    settings = preset("official-code", seed_examples=count).resolved().training()
     assert settings.steps_per_epoch(count) == epoch
     assert settings.total_steps(count) == total
     rates = [learning_rate(settings, step, total) / settings.learning_rate for step in range(total)]
@@ -39,7 +39,7 @@ def test_official_code_makes_as_many_updates_at_the_same_rates(count, epoch, tot
 
 
 def test_paper_preset_never_wastes_its_first_update():
-    settings = preset("paper").resolved().training(0)
+    settings = preset("paper").resolved().training()
     assert learning_rate(settings, 0, settings.total_steps(149)) > 0
 
 
@@ -49,7 +49,7 @@ def test_flags_win_over_the_preset_and_the_preset_over_defaults():
     assert (config.rounds, config.per_wrong, config.preset) == (3, 1, "paper")
     assert config == preset("paper", rounds=3)
     assert parse(Config, [], "p", presets=PRESETS) == Config()
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="invalid choice: 'nothing'"):
         parse(Config, ["--preset", "nothing"], "p", presets=PRESETS)
 
 
@@ -117,7 +117,7 @@ def test_official_code_end_to_end(tmp_path):
 
 @pytest.mark.parametrize("count", [253, 254, 255])
 def test_rounding_up_to_four_devices_fills_the_last_batch(count):
-    settings = preset("official-code", seed_examples=count).resolved().training(0)
+    settings = preset("official-code", seed_examples=count).resolved().training()
     assert settings.total_steps(count) == 6
 
 
@@ -126,10 +126,10 @@ def test_regrading_uses_our_judge():
     import types
 
     from common.tasks.worked import GSM8K
-    from llm2llm.reference_code import official
+    from llm2llm.reference_code import as_in_reference_code
     from llm2llm.summary import _regraded
 
     rows = [{"text": "so #### -5", "label": "5"}, {"text": "so #### 5", "label": "5"}]
-    setting = types.SimpleNamespace(task=official(GSM8K), judge=GSM8K)
+    setting = types.SimpleNamespace(task=as_in_reference_code(GSM8K), judge=GSM8K)
     assert [setting.task.correct(row["text"], row["label"]) for row in rows] == [True, True]
     assert _regraded(setting, rows) == 0.5

@@ -9,27 +9,31 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import check_ranges, flag, flag_name, parse
-from common.config import SampleConfig
+from common.cli import PROG, check_ranges, flag, flag_name, parse
 from common.errors import UserError
 from common.model.checkpoint import EMBEDDED
+from common.settings import RunSettings, hosted_share
 
 STORIES, ARITHMETIC = "embedded:stories", "embedded:arithmetic"
 """What stands in the place of a file of prompts, and of a multiple-choice set; see `evals.embedded_sets`."""
 FILES = ("prompts_file", "toxicity_prompts", "stereoset", "crows_pairs", "bbq_targets", "pairs")
 CLASSIFIER_FILES = (".json", ".safetensors", ".txt", ".model")
-"""Suffixes of what a classifier's folder is read for: settings, weights, vocabularies."""
+"""Suffixes of the files in a classifier's folder that decide its scores: settings, weights, vocabularies."""
+
+Layout = Literal["plain", "answer", "chat"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunSettings):
     """Defaults are those of the paper's toolbox where it states them, else this project's own.
 
     Without a model and without data they are those of the embedded demonstration."""
+
+    UNSTORED: ClassVar[tuple[str, ...]] = (*RunSettings.UNSTORED, "batch_size")
 
     model: tuple[str, ...] = flag(
         (),
@@ -60,7 +64,7 @@ class Config:
     choice: tuple[str, ...] = flag(
         (), f"calibration and utility: NAME=FILE, rows like HellaSwag, ARC, OpenBookQA, or NAME={ARITHMETIC}"
     )
-    choice_layout: Literal["plain", "answer", "chat"] | None = flag(
+    choice_layout: Layout | None = flag(
         None,
         "plain: question, blank, option; answer: Question: …, Answer: option; chat: the option is the reply under "
         "the model's chat template; plain for files, chat for the embedded set if not given",
@@ -78,9 +82,7 @@ class Config:
     judge_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
     limit: int | None = flag(None, "first rows of every file")
     batch_size: int = flag(32, "texts computed together; changes no figure")
-    seed: int = flag(0, "random seed of sampling and intervals")
     run_dir: str = flag("runs/profile", "folder of the run; the same command continues it")
-    dry_run: bool = flag(False, "show what would be measured and stop")
 
     def resolved(self) -> "Config":
         """The same settings, checked. Raises UserError for a value out of range or a missing file."""
@@ -99,14 +101,14 @@ class Config:
     @classmethod
     def asked(cls, words: Sequence[str], asking: str) -> "Config":
         """What another command's flag of NAME=VALUE asks for: the flags that say what is measured, not on whom.
-        Raises UserError for another name."""
+        Raises UserError for another name, and for a value that its flag does not take."""
         line = []
         for given in words:
             name, sign, value = given.partition("=")
             if name.replace("-", "_") not in MEASURING or not sign:
                 raise UserError(f"{asking} {given}: give NAME=VALUE, of {', '.join(MEASURING)}")
-            line += [flag_name(name), value]
-        return parse(cls, line, "run.py profile")
+            line.append(f"{flag_name(name)}={value}")  # one word, so that no value is read as a flag
+        return parse(cls, line, f"{PROG} profile")
 
     def _check(self) -> None:
         if not self.model:
@@ -143,9 +145,6 @@ class Config:
         self._check_judge()
 
     def _check_judge(self) -> None:
-        for name in ("judge_url", "budget", "judge_price"):
-            if getattr(self, name) is not None and not (self.judge or "").startswith("openai:"):
-                raise UserError(f"{flag_name(name)} is for a hosted judge: use it with --judge openai:MODEL")
         self.share()
         if self.judge is not None:
             check_name(self.judge, "--judge", self.judge_url)
@@ -153,10 +152,9 @@ class Config:
                 raise UserError("--judge compares answers of two models: give --prompts-file and --model twice")
 
     def share(self) -> Budget | None:
-        """What the judge may spend, on all models together. Raises UserError for a bad budget."""
-        if self.judge_price is not None:
-            Budget.parse("calls=1", self.judge_price)
-        return None if self.budget is None else Budget.parse(self.budget, self.judge_price)
+        """What the judge may spend, on all models together. Raises UserError for a bad budget, and for settings of
+        a hosted judge without one."""
+        return hosted_share(self, "judge", [self.judge or ""], parts=1)
 
     def choices(self) -> dict[str, str]:
         """Files of the multiple-choice sets, or `ARITHMETIC`, by name. Raises UserError for another form."""
@@ -170,8 +168,8 @@ class Config:
             found[name] = file
         return found
 
-    def layout(self, file: str) -> str:
-        """How the questions of a multiple-choice set are put."""
+    def layout(self, file: str) -> Layout:
+        """How the questions of a multiple-choice set are put to the model."""
         return self.choice_layout or ("chat" if file == ARITHMETIC else "plain")
 
     def measures(self) -> list[str]:
@@ -188,7 +186,7 @@ class Config:
 
     def read(self) -> tuple[list[str], list[str]]:
         """Files whose content decides the results, and names of Python back ends whose code does. A file of scores
-        is none: it may grow."""
+        is not among them, because it may grow."""
         scorer = self.toxicity_scorer or ""
         kind, _, rest = scorer.partition(":")
         files = [file for _, file in self.files()]
@@ -197,17 +195,6 @@ class Config:
         if kind == "hf" and folder.is_dir():
             files += sorted(str(file) for file in folder.iterdir() if file.suffix in CLASSIFIER_FILES)
         return files, [name for name in (scorer, self.judge) if name]
-
-    def sampling(self, tokens: int) -> SampleConfig:
-        """How continuations are drawn."""
-        return SampleConfig(self.continuation_tokens or tokens, temperature=self.temperature, top_p=self.top_p)
-
-    def stored(self) -> dict[str, Any]:
-        """What the run directory records: everything that decides the results."""
-        values = dataclasses.asdict(self)
-        for name in ("run_dir", "dry_run", "batch_size"):
-            del values[name]
-        return values
 
 
 def _check_there(name: str) -> None:

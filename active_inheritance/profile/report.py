@@ -1,15 +1,18 @@
 """What a profile leaves behind: summary.json, the page with all models side by side, and the tables."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from active_inheritance.profile.caveats import caveats, measured_by
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.measure import Data, Profile
-from active_inheritance.profile.notes import measured_by, notes
-from common.evals.figures import Figure, changes
-from common.evals.preference import agreement
+from common.evals.choice import MultipleChoice
+from common.evals.figures import Change, Figure, changes
+from common.evals.measure import Measure, Profile
+from common.evals.preference import Wins, agreement
+from common.evals.text import Answers
+from common.results.conclusion import Conclusion
 from common.results.report import Report, histogram_figure, line_figure, terminal_table
-from common.results.rundir import RunDir, write_json
 from common.text.textstats import METRICS
 
 SCHEMA = 1
@@ -26,49 +29,77 @@ SHOWN_TEXT = ("words", "mtld")
 SHOWN_ANSWERS = 4
 
 
-def finish(
-    run: RunDir,
-    config: Config,
-    data: Data,
-    profiles: Mapping[str, Profile],
-    judged: Mapping[str, Figure] | None,
-) -> dict[str, Any]:
-    """Write all products of a finished run and print its tables; returns the summary."""
-    summary = summarise(config, profiles, judged)
-    _page(config, data, profiles, summary).write(run.path / "report.html")
-    write_json(run.path / "summary.json", summary)
-    for group in _groups(summary):
-        print(f"{GROUPS[group]}\n{terminal_table(*table(summary, group))}\n")
-    for note in notes(config, summary, titles(summary["models"])):
-        print(f"note: {note}")
-    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
-    return summary
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a profile shows. `profiles`: by model, the first of which is what the others are compared with;
+    `changes`: from it, by model; `agreement` of every two models as judges, by "ONE | OTHER"; `wins` of a model's
+    answers over the first model's."""
+
+    measures: Sequence[Measure]
+    profiles: Mapping[str, Profile]
+    changes: Mapping[str, Mapping[str, Change]]
+    agreement: Mapping[str, Figure]
+    wins: Mapping[str, Wins]
+
+    @classmethod
+    def of(
+        cls, measures: Sequence[Measure], profiles: Mapping[str, Profile], wins: Mapping[str, Wins], seed: int
+    ) -> "Findings":
+        """Compare the models. `seed`: of the intervals."""
+        first, *others = profiles
+        preferred = {name: p.of["pairs"].series["choice"] for name, p in profiles.items() if "pairs" in p.of}
+        models = list(preferred)
+        return cls(
+            measures,
+            profiles,
+            {name: changes(profiles[first].figures, profiles[name].figures, seed) for name in others},
+            {
+                f"{a} | {b}": agreement(preferred[a], preferred[b], seed)
+                for i, a in enumerate(models)
+                for b in models[i + 1 :]
+            },
+            wins,
+        )
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Short names of the models."""
+        return titles(self.profiles)
 
 
-def summarise(
-    config: Config, profiles: Mapping[str, Profile], judged: Mapping[str, Figure] | None = None
-) -> dict[str, Any]:
+def conclusion(
+    config: Config, measures: Sequence[Measure], profiles: Mapping[str, Profile], wins: Mapping[str, Wins]
+) -> Conclusion:
+    """What a finished run says. `profiles`: by model; `wins`: of each over the first, if there is a judge.
+
+    A profile has no verdict: it describes models, and no one of its many figures is the one that counts.
+    """
+    found = Findings.of(measures, profiles, wins, config.seed)
+    tables = [f"{GROUPS[group]}\n{terminal_table(*table(found, group))}" for group in _groups(found)]
+    return Conclusion(
+        summary(config, found),
+        "\n\n".join(tables),
+        _page(config, found),
+        caveats(measures, profiles, wins, found.named),
+    )
+
+
+def summary(config: Config, found: Findings) -> dict[str, Any]:
     """The documented, versioned figures: of every model by "GROUP/…/NAME", and the change from the first model.
 
     `preference` holds the agreement of every two models as judges, and the win rates by an outside judge.
     """
-    first, *others = profiles
-    agreed = {
-        f"{a} | {b}": agreement(profiles[a].series["pairs"], profiles[b].series["pairs"], config.seed)
-        for i, a in enumerate(profiles)
-        for b in list(profiles)[i + 1 :]
-        if "pairs" in profiles[a].series
-    }
     return {
         "schema": SCHEMA,
         "method": "profile",
         "status": "complete",
         "settings": _settings(config),
-        "models": {name: {"figures": p.figures, "counts": p.counts} for name, p in profiles.items()},
-        "change_from_first": {
-            name: changes(profiles[first].figures, profiles[name].figures, config.seed) for name in others
+        "models": {
+            name: {"figures": profile.figures, "counts": {of: own.counts for of, own in profile.of.items()}}
+            for name, profile in found.profiles.items()
         },
-        "preference": {"agreement": agreed, "wins_over_first": dict(judged or {})},
+        "change_from_first": found.changes,
+        "preference": {"agreement": found.agreement, "wins_over_first": found.wins},
     }
 
 
@@ -81,30 +112,41 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
+def sizes(measures: Iterable[Measure]) -> dict[str, int]:
+    """Rows of every set, by what it is called in words."""
+    called = lambda name: "prompts" if name == "text" else name.replace("/", " ").replace("_", " ")
+    return {called(measure.name): len(measure) for measure in measures}
+
+
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
-def _groups(summary: Mapping[str, Any]) -> list[str]:
-    there = {key.partition("/")[0] for entry in summary["models"].values() for key in entry["figures"]}
+def _groups(found: Findings) -> list[str]:
+    there = {key.partition("/")[0] for profile in found.profiles.values() for key in profile.figures}
     return [group for group in GROUPS if group in there]
 
 
-def table(summary: Mapping[str, Any], group: str) -> tuple[list[str], list[list[Any]]]:
+def _of_group(found: Findings, group: str) -> list[dict[str, Figure]]:
+    """The figures of a group, of each model."""
+    return [
+        {key: entry for key, entry in profile.figures.items() if key.partition("/")[0] == group}
+        for profile in found.profiles.values()
+    ]
+
+
+def table(found: Findings, group: str) -> tuple[list[str], list[list[Any]]]:
     """Headers and rows of one group: a row a figure, a column a model, and the number of items."""
-    models = summary["models"]
-    keys = dict.fromkeys(
-        key for entry in models.values() for key in entry["figures"] if key.partition("/")[0] == group
-    )
-    layouts = summary["settings"]["choice_layout"]
+    figures = _of_group(found, group)
+    layouts = {own.name: f" ({own.layout})" for own in found.measures if isinstance(own, MultipleChoice)}
     rows = []
-    for key in keys:
-        entries = [entry["figures"].get(key) for entry in models.values()]
-        sizes = ["–" if entry is None else str(entry["n"]) for entry in entries]
-        n = sizes[0] if len(set(sizes)) == 1 else " / ".join(sizes)
+    for key in dict.fromkeys(key for own in figures for key in own):
+        entries = [own.get(key) for own in figures]
+        counted = ["–" if entry is None else str(entry.n) for entry in entries]
+        n = counted[0] if len(set(counted)) == 1 else " / ".join(counted)
         name, colon, figure = label(key).partition(":")
-        laid = f" ({layouts[key.split('/')[1]]})" if group == "choice" else ""
-        rows.append([name + laid + colon + figure, *map(shown, entries), n])
-    return ["", *titles(models).values(), "n"], rows
+        laid = layouts.get(key.rpartition("/")[0], "")
+        rows.append([name + laid + colon + figure, *map(_cell, entries), n])
+    return ["", *found.named.values(), "n"], rows
 
 
 def titles(models: Iterable[str]) -> dict[str, str]:
@@ -123,33 +165,36 @@ def label(key: str) -> str:
     return key.partition("/")[2].replace("/", ": ").replace("_", " ")
 
 
-def shown(entry: Mapping[str, Any] | None, key: str = "value", sign: str = "") -> str:
+def _cell(entry: Figure | None) -> str:
+    return "–" if entry is None else shown(entry.value, entry.ci95)
+
+
+def shown(value: float | None, ci95: tuple[float, float] | None, sign: str = "") -> str:
     """Value and interval, "12.3 [11.0, 13.5]"; with the sign "+" also that of what is above 0."""
-    if entry is None or entry[key] is None:
+    if value is None:
         return "–"
-    numbers = [entry[key], *(entry["ci95"] or [])]
+    numbers = [value, *(ci95 or ())]
     scale = max(map(abs, numbers))
     places = 1 if scale >= 20 else 2 if scale >= 2 else 3 if scale else 0
-    value, *interval = (f"{number:{sign}.{places}f}" for number in numbers)
-    return f"{value} [{', '.join(interval)}]" if interval else value
+    first, *interval = (f"{number:{sign}.{places}f}" for number in numbers)
+    return f"{first} [{', '.join(interval)}]" if interval else first
 
 
-def _count_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
+def _count_rows(found: Findings) -> list[list[Any]]:
+    """What was asked of every model: a row a measure, in the columns `ASKED`."""
     rows = []
-    named = titles(summary["models"])
-    for name, entry in summary["models"].items():
-        for group, counts in entry["counts"].items():
-            asked = counts.get("items", counts.get("prompts"))
+    for name, profile in found.profiles.items():
+        for measure, own in profile.of.items():
+            counts = own.counts
             share = counts.get("truncated_share")
-            truncated = None if share is None else round(100 * share, 1)
             rows.append(
                 [
-                    named[name],
-                    group.replace("/", ": ").replace("_", " "),
-                    asked,
+                    found.named[name],
+                    measure.replace("/", ": ").replace("_", " "),
+                    counts.get("items", counts.get("prompts")),
                     counts["left_out"],
                     counts.get("empty"),
-                    truncated,
+                    None if share is None else round(100 * share, 1),
                     counts.get("refused"),
                     counts.get("prompts_without_score"),
                     counts.get("without_target"),
@@ -190,31 +235,34 @@ TABLE_NOTES = {
 }
 
 
-def _page(config: Config, data: Data, profiles: Mapping[str, Profile], summary: dict[str, Any]) -> Report:
-    sizes = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in data.sizes().items())
-    sizes += "" if config.limit is None else f"; the first {config.limit} rows of every file"
-    named = titles(profiles)
-    page = Report("Profile of " + ", ".join(named.values()), f"{sizes}; seed {config.seed}")
-    for group in _groups(summary):
-        note = TABLE_NOTES[group] + _taken(summary["settings"], group) + _scorers(summary, group)
-        page.add_table(GROUPS[group], *table(summary, group), note=note)
-        _figures(page, group, {named[name]: profile for name, profile in profiles.items()})
-    if preference := _preference_rows(summary):
-        wins = summary["preference"]["wins_over_first"].values()
-        judge = "".join(f" The judge: {name} ({version})." for name, version in measured_by(wins))
+def _page(config: Config, found: Findings) -> Report:
+    counted = ", ".join(f"{name} {count}" for name, count in sizes(found.measures).items())
+    counted += "" if config.limit is None else f"; the first {config.limit} rows of every file"
+    names = list(found.named.values())
+    page = Report("Profile of " + ", ".join(names), f"{counted}; seed {config.seed}")
+    for group in _groups(found):
+        note = TABLE_NOTES[group] + _taken(_settings(config), group) + _scorers(found, group)
+        page.add_table(GROUPS[group], *table(found, group), note=note)
+        _figures(page, group, {found.named[name]: profile for name, profile in found.profiles.items()})
+    if preference := _preference_rows(found):
+        judge = "".join(f" The judge: {name} ({version})." for name, version in measured_by(found.wins.values()))
         page.add_table("Preference, %", ["", "value", "n"], preference, note=PREFERENCE_NOTE + judge)
-    if found := notes(config, summary, titles(summary["models"])):
-        page.add_text("\n\n".join(found), "Know before believing")
-    page.add_table("What was asked", ASKED, _count_rows(summary), note=ASKED_NOTE)
-    first, *others = profiles
-    if others:
-        headers = ["", *(column for name in others for column in (named[name], "in %", "n"))]
-        page.add_table(f"Change from {named[first]}", headers, _change_rows(summary), note=CHANGE_NOTE)
-    answered = [prompt for prompt in data.prompts if any(p.answers.get(prompt.id) for p in profiles.values())]
-    for prompt in answered[:SHOWN_ANSWERS]:
-        answers = [p.answers.get(prompt.id) or "(none)" for p in profiles.values()]
-        page.add_examples(f"Answers to: {shorten(prompt.text)}", list(named.values()), [answers])
+    page.add_table("What was asked", ASKED, _count_rows(found), note=ASKED_NOTE)
+    if found.changes:
+        headers = ["", *(column for name in found.changes for column in (found.named[name], "in %", "n"))]
+        page.add_table(f"Change from {names[0]}", headers, _change_rows(found), note=CHANGE_NOTE)
+    _examples(page, found)
     return page
+
+
+def _examples(page: Report, found: Findings) -> None:
+    """What the models answered to the first prompts."""
+    profiles, names = found.profiles.values(), list(found.named.values())
+    prompts = [prompt for own in found.measures if isinstance(own, Answers) for prompt in own.prompts]
+    answered = [prompt for prompt in prompts if any(p.answers.get(prompt.id) for p in profiles)]
+    for prompt in answered[:SHOWN_ANSWERS]:
+        answers = [p.answers.get(prompt.id) or "(none)" for p in profiles]
+        page.add_examples(f"Answers to: {shorten(prompt.text)}", names, [answers])
 
 
 def shorten(text: str, limit: int = 300) -> str:
@@ -248,62 +296,62 @@ def _taken(settings: Mapping[str, Any], group: str) -> str:
     return " In brackets: the layout." if group == "choice" else ""
 
 
-def _scorers(summary: Mapping[str, Any], group: str) -> str:
+def _scorers(found: Findings, group: str) -> str:
     """Names and versions of what measured a group; of texts the module's once."""
-    found = {
-        (entry["scorer"].partition(f".{key.rpartition('/')[2]}")[0] if group == "text" else entry["scorer"])
-        + f" ({entry['version']})"
-        for model in summary["models"].values()
-        for key, entry in model["figures"].items()
-        if key.partition("/")[0] == group
+    named = {
+        (entry.scorer.partition(f".{key.rpartition('/')[2]}")[0] if group == "text" else entry.scorer)
+        + f" ({entry.version})"
+        for own in _of_group(found, group)
+        for key, entry in own.items()
     }
-    return f" Measured by {'; '.join(sorted(found))}."
+    return f" Measured by {'; '.join(sorted(named))}."
 
 
 def _figures(page: Report, group: str, profiles: Mapping[str, Profile]) -> None:
+    """The drawings of a group. `profiles`: by what the model is called in the legend."""
     if group == "text":
         for name in SHOWN_TEXT:
-            series = {model: p.series["text"][name] for model, p in profiles.items() if "text" in p.series}
+            series = {model: p.of["text"].series[name] for model, p in profiles.items()}
             least = METRICS[name].least_words
             caption = f"Answers by {name}" + (f" (below {least} words it says little)" if least else "")
             page.add_figure(caption, histogram_figure(series, name))
     if group == "toxicity":
-        series = {model: p.series["toxicity"] for model, p in profiles.items()}
+        series = {model: p.of["toxicity"].series["maximum"] for model, p in profiles.items()}
         page.add_figure("Prompts by the highest score of a continuation", histogram_figure(series, "score", 20))
     if group == "choice":
-        for name in dict.fromkeys(n for p in profiles.values() for n in p.series if n.startswith("choice/")):
-            curves: dict[str, Sequence[Any]] = {m: p.series[name] for m, p in profiles.items() if name in p.series}
-            ends = [x for curve in curves.values() for x in (curve[0][0], curve[0][-1])]
-            curves["calibrated"] = ([min(ends), max(ends)], [min(ends), max(ends)])
-            caption = f"Reliability on {label(name)}: ten bins of equal mass"
-            page.add_figure(caption, line_figure(curves, "mean confidence", "accuracy"))
+        for name in dict.fromkeys(name for p in profiles.values() for name in p.of if name.startswith("choice/")):
+            # A model into which no question fits has no curve.
+            drawn = {model: p.of[name].series for model, p in profiles.items() if p.of[name].series}
+            curves: dict[str, Any] = {m: (own["confidence"], own["accuracy"]) for m, own in drawn.items()}
+            ends = [x for confidence, _ in curves.values() for x in (confidence[0], confidence[-1])]
+            if ends:
+                curves["calibrated"] = ([min(ends), max(ends)], [min(ends), max(ends)])
+                caption = f"Reliability on {label(name)}: ten bins of equal mass"
+                page.add_figure(caption, line_figure(curves, "mean confidence", "accuracy"))
 
 
-def _change_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
-    changed = summary["change_from_first"]
-    keys = dict.fromkeys(key for entry in changed.values() for key in entry)
+def _change_rows(found: Findings) -> list[list[Any]]:
     rows = []
-    for key in keys:
+    for key in dict.fromkeys(key for own in found.changes.values() for key in own):
         row: list[Any] = [f"{key.partition('/')[0].replace('_', ' ')}: {label(key)}"]
-        for entry in changed.values():
-            found = entry.get(key)
-            row.append(shown(found, "absolute", "+"))
-            row.append("–" if not found or found["relative"] is None else f"{found['relative']:+.1f}")
-            row.append(None if not found else found["n"])
+        for own in found.changes.values():
+            step = own.get(key)
+            if step is None:
+                row += ["–", "–", None]
+            else:
+                relative = "–" if step.relative is None else f"{step.relative:+.1f}"
+                row += [shown(step.absolute, step.ci95, "+"), relative, step.n]
         rows.append(row)
     return rows
 
 
-def _preference_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
-    found = summary["preference"]
-    named = titles(summary["models"])
+def _preference_rows(found: Findings) -> list[list[Any]]:
+    named = found.named
     agreed = [
-        [f"agreement of {' and '.join(named[name] for name in pair.split(' | '))}", shown(entry), entry["n"]]
-        for pair, entry in found["agreement"].items()
+        [f"agreement of {' and '.join(named[name] for name in pair.split(' | '))}", _cell(entry), entry.n]
+        for pair, entry in found.agreement.items()
     ]
     first = next(iter(named.values()))
-    wins = [
-        [f"wins of {named[m]} over {first}", shown(entry), entry["n"]]
-        for m, entry in found["wins_over_first"].items()
+    return agreed + [
+        [f"wins of {named[name]} over {first}", _cell(entry), entry.n] for name, entry in found.wins.items()
     ]
-    return agreed + wins

@@ -1,3 +1,3 @@
-"""Where replies come from, whatever is behind the name: a model in this process, a hosted one, a function. Replies
-that were paid for are kept, and budgets hold. Imports the ground and `lm`.
+"""Where replies come from: a model in this process, a hosted one, a function. Replies that were paid for are kept,
+and budgets hold. Imports the ground and `lm`.
 """

@@ -1,4 +1,4 @@
-"""Limits on what may be bought: calls, tokens, money. Loads nothing heavy, so that settings can be checked early.
+"""Limits on what may be bought: calls, tokens, money. Imports nothing heavy: settings are checked early.
 
 budget = Budget.parse("calls=500,usd=2.5", price="0.15,0.6")
 budget.covers(spent + estimate)
@@ -6,6 +6,7 @@ budget.covers(spent + estimate)
 
 import dataclasses
 import math
+from typing import Any
 
 from common.errors import UserError
 
@@ -58,7 +59,7 @@ class Budget:
     @classmethod
     def parse(cls, text: str, price: str | None = None) -> "Budget":
         """Read "calls=500,tokens=200000,usd=2.5" and a price "0.15,0.6". Raises UserError."""
-        limits: dict[str, float] = {}
+        limits: dict[str, Any] = {}
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in ("calls", "tokens", "usd") or name in limits:

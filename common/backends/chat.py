@@ -1,4 +1,4 @@
-"""The language of chat endpoints, without the wire: bodies out, replies in, refusals put into words.
+"""The format of chat endpoints, without the network: request bodies, replies, and what refusals mean.
 
 Servers that call themselves compatible differ in what they accept. A `Dialect` starts with the common form and
 learns from refusals, which cost nothing.
@@ -15,9 +15,10 @@ from common.backends.budget import Spent
 from common.backends.replies import Reply
 from common.config import SampleConfig
 from common.generate import Record, Request
+from common.secret import masked, masked_value
 
 ASKS = 2
-"""How often one sample is paid for at most: a reply without text is asked for once more."""
+"""How often one sample is paid for at most: after a reply without text there is a second try."""
 
 KEPT = "everything bought so far is kept; the same command continues"
 
@@ -30,7 +31,7 @@ _SCHEMA = re.compile(r"response_format|json_schema|structured", re.IGNORECASE)
 
 
 class Dialect:
-    """What one model at one address accepts. Shared by threads: all it ever does is to give things up."""
+    """What one model at one address accepts. Threads share it without a lock: it only ever drops features."""
 
     def __init__(self, model: str):
         self._model = model
@@ -58,10 +59,10 @@ class Dialect:
         return body
 
     def learn(self, status: int, words: str, sent: dict[str, Any]) -> None:
-        """Give up what a refusal of the body `sent` names; `words` is all that the server said."""
+        """Drop what a refusal of the body `sent` names; `words` is all that the server said."""
         if status not in (400, 404, 422):
             return
-        names = functools.partial(_names, words)
+        names = lambda parameter: re.search(rf"\b{parameter}\b", words) is not None
         if _UNSUPPORTED.search(words):
             for name in ("top_k", "top_p", "temperature"):
                 if names(name) and (name in sent or name in sent.get("extra_body", {})):
@@ -80,10 +81,6 @@ class Dialect:
 def dialect(url: str, model: str) -> Dialect:
     """The one dialect of this model at this address in this process."""
     return Dialect(model)
-
-
-def _names(words: str, parameter: str) -> bool:
-    return re.search(rf"\b{parameter}\b", words) is not None
 
 
 def _schema(fields: Sequence[str]) -> dict[str, Any]:
@@ -110,13 +107,13 @@ def estimate(request: Request, sampling: SampleConfig) -> Spent:
 
 
 def read_reply(text: str, expected: Spent) -> Reply:
-    """The body of an answer with status 200. Raises ValueError for what is no reply at all.
+    """The body of an answer with status 200, with keys masked. Raises ValueError if it is not a reply.
 
     A server that does not count tokens is charged by the estimate `expected` and the length of the text.
     """
-    data = json.loads(text)
+    data = masked_value(json.loads(text))
     if not isinstance(data, dict) or (not data.get("choices") and data.get("error")):
-        raise ValueError(f"not a chat completion: {text[:200]}")
+        raise ValueError(f"not a chat completion: {masked(text)[:200]}")
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}
     message, usage = _get(choice, "message", dict) or {}, data.get("usage")
@@ -132,7 +129,7 @@ def read_reply(text: str, expected: Spent) -> Reply:
 
 
 def _get(data: Any, name: str, kind: type) -> Any:
-    """`data[name]` if there is such a thing of that kind, else None."""
+    """`data[name]` if it is there and of that type, else None."""
     value = data.get(name) if isinstance(data, dict) else None
     return value if isinstance(value, kind) else None
 

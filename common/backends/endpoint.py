@@ -2,13 +2,12 @@
 
     with Replies(folder / "replies.sqlite") as replies:
         generator = EndpointGenerator("gpt-4o-mini", replies=replies, scope="repeat_0/llm2llm")
-        generator.check()
         for records in generator.generate(requests, SampleConfig(temperature=1.0), seed=0):
             ...
 
-Whatever was paid for is in `replies` before anything else happens, so a killed run buys again at most what was on
-its way: `concurrency` replies. Replies that were torn or timed out on the way may be billed by the server all the
-same; no budget counts them.
+Every reply is stored in `replies` before it is used, so a killed run buys again at most the `concurrency` replies
+that were in flight. The server may still bill replies that were cut off or timed out in transit; no budget counts
+those.
 """
 
 import collections
@@ -18,8 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from common.backends.budget import BUDGET_SPENT, Budget, Spent
 from common.backends.chat import ASKS, KEPT, estimate, read_reply, to_record
 from common.backends.replies import Replies, Reply, reply_key
@@ -27,25 +24,28 @@ from common.backends.wire import LostError, UnfitError, Wire
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
+from common.progress import progress_bar
 
+TIMEOUT = 120.0
+"""Seconds for one try of a request."""
 READS = 3
 """Tries of a request whose answer has status 200 and is not readable."""
 PAUSE = 1.0
 """Seconds before such a try."""
 BREAKER = 5
-"""Requests that fail one after another, all retries included, before the run stops."""
+"""Consecutive requests that may fail, all retries included, before the run stops."""
 WAVE = 32
 """Records yielded together. The caller syncs each wave to disk; the replies are safe before that."""
 GRACE = 30.0
-"""Seconds given to replies on their way, which are paid for, when a run stops."""
+"""Seconds to wait, when a run stops, for replies in flight: they are paid for."""
 
 
 class EndpointGenerator:
     """Implements `common.generate.Generator`. The key comes from OPENAI_API_KEY and goes into requests only.
 
     `url` is the base address (else OPENAI_BASE_URL, else OpenAI's own). `budget` limits what is bought on the
-    account of `scope` in `replies`, over all processes. `timeout` is in seconds. Close it, or use it in a `with`
-    block. Raises UserError for an address that is none and for a missing key.
+    account `scope` of `replies`, over all processes. `timeout` is in seconds. Close it, or use it in a `with`
+    block. Raises UserError for a malformed address and for a missing key.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class EndpointGenerator:
         scope: str,
         budget: Budget | None = None,
         concurrency: int = 8,
-        timeout: float = 120.0,
+        timeout: float = TIMEOUT,
     ):
         if concurrency < 1 or not timeout > 0:
             raise UserError(f"concurrency {concurrency} must be at least 1 and timeout {timeout} above 0 seconds")
@@ -76,11 +76,6 @@ class EndpointGenerator:
     def close(self) -> None:
         """Close the connections. A second call does nothing."""
         self._wire.close()
-
-    def check(self) -> None:
-        """Find out, without buying anything, whether the server can be reached and accepts the key. Raises
-        UserError if not."""
-        self._wire.check()
 
     def seen(self, records: Sequence[Record]) -> None:
         """Nothing to remember: replies are found again by their request."""
@@ -103,6 +98,7 @@ class EndpointGenerator:
             for request in requests
             for sample in range(request.n)
         ]
+        # What an earlier process bought is taken from the cache before anything is asked for.
         for want in wants:
             while want.record is None and (reply := self._replies.get(want.key)) is not None:
                 want.take(reply)
@@ -111,7 +107,7 @@ class EndpointGenerator:
         in_flight: dict[str, Spent] = {}
         landed: queue.SimpleQueue = queue.SimpleQueue()
         done = 0
-        bar = tqdm(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name, disable=None)
+        bar = progress_bar(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name)
         try:
             while open_wants or in_flight:
                 while open_wants and len(in_flight) < self._concurrency:
@@ -121,7 +117,7 @@ class EndpointGenerator:
                         in_flight[want.key] = cost
                         _in_thread(lambda want=want: self._buy(want, sampling), want, landed)
                     elif in_flight:
-                        break  # what is on its way may cost less than was set aside for it
+                        break  # what is in flight may cost less than was reserved for it
                     else:
                         want.fail(BUDGET_SPENT, asked=0)
                         bar.update()
@@ -136,18 +132,18 @@ class EndpointGenerator:
                     else:
                         want.fail(self._failure(outcome), asked=1)
                     if want.record is None:
-                        open_wants.appendleft(want)
+                        open_wants.appendleft(want)  # first in line: its wave waits for it
                     else:
                         bar.update()
-                # Failures that may turn out to be an outage are not handed out, so that a later run asks again.
+                # Failures that may turn out to be an outage are held back, so that a later run asks again.
                 if self._failures == 0 and (ready := _ready(wants, done)) - done >= WAVE:
-                    yield [want.record for want in wants[done:ready]]
+                    yield _records(wants[done:ready])
                     done = ready
         finally:
             bar.close()
             _await(landed, len(in_flight))
         if done < len(wants):
-            yield [want.record for want in wants[done:]]
+            yield _records(wants[done:])
 
     def _keys(self, request: Request, sample: int, sampling: SampleConfig, seed: int) -> list[str]:
         """The names in `replies` of all that may be bought for one sample."""
@@ -181,7 +177,7 @@ class EndpointGenerator:
         raise LostError(f"no readable reply in {READS} tries ({problem})")
 
     def _failure(self, outcome: BaseException) -> str:
-        """The error of one record; raises whatever concerns more than that record."""
+        """The error of one record. Raises what concerns more than that record."""
         if isinstance(outcome, UnfitError):
             self._failures = 0  # the server answers
         elif isinstance(outcome, LostError):
@@ -197,7 +193,7 @@ class EndpointGenerator:
 
 
 class _Want:
-    """One sample on its way to a record. `key` names the reply to be bought next."""
+    """One sample that is to become a record. `key` names the reply to be bought next."""
 
     def __init__(self, request: Request, sample: int, keys: Sequence[str]):
         self.request, self.sample = request, sample
@@ -214,7 +210,7 @@ class _Want:
         self.record = to_record(self.request, self.sample, self._replies)
 
     def fail(self, error: str, asked: int) -> None:
-        """Make a failed record, which owns up to what was paid for before `asked` more attempts."""
+        """Make a failed record. It counts what was paid for before, and `asked` more attempts."""
         self.record = Record(
             self.request.id,
             self.sample,
@@ -225,6 +221,11 @@ class _Want:
             prompt_tokens=sum(reply.prompt_tokens for reply in self._replies),
             completion_tokens=sum(reply.completion_tokens for reply in self._replies),
         )
+
+
+def _records(wants: Sequence[_Want]) -> list[Record]:
+    """The records of wants that all have theirs."""
+    return [want.record for want in wants if want.record is not None]
 
 
 def _ready(wants: Sequence[_Want], start: int) -> int:

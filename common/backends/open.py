@@ -1,4 +1,4 @@
-"""Back ends by name: a model in this process, a hosted one, a Python function. Imports nothing heavy by itself.
+"""Back ends by name: a model in this process, a hosted one, a Python function. Importing it loads nothing heavy.
 
     opener = backend("openai:gpt-4o-mini", "teacher")           # loads or probes it now
     with opener(Purse(folder / "replies.sqlite", share)) as generator:
@@ -9,25 +9,25 @@ Names: `embedded`, `embedded:NAME`, a Hugging Face id, a folder, `openai:MODEL`,
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.backends.budget import Budget
 from common.errors import UserError
+from common.generate import Generator, Message
 from common.model.checkpoint import fingerprint, resolve
+from common.usercode import load_callable
 
-if TYPE_CHECKING:
-    from common.generate import Generator
-
-Write = Callable[[list[dict[str, str]]], str]
+Write = Callable[[list[Message]], str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Purse:
-    """Where a hosted model's replies are kept, what each account may spend, and what comes before its name."""
+    """Where a hosted model's replies are kept, what each account may spend, and the prefix of account names."""
 
     replies: pathlib.Path
     share: Budget | None = None
@@ -49,7 +49,7 @@ def is_model(name: str) -> bool:
 
 
 def check_name(name: str, flag: str, url: str | None = None) -> None:
-    """Raise UserError for a back end that cannot be there, as far as that shows without loading it."""
+    """Raise UserError for a back end that cannot exist, as far as can be told without loading it."""
     kind, _, rest = name.partition(":")
     if kind == "python" and not pathlib.Path(rest.rpartition(":")[0]).is_file():
         raise UserError(f"no such file: {rest.rpartition(':')[0] or rest} (given as {flag} {name})")
@@ -57,15 +57,17 @@ def check_name(name: str, flag: str, url: str | None = None) -> None:
         if not rest:
             raise UserError(f"{flag} openai: names no model: give one, such as openai:gpt-4o-mini")
         if url is not None:
-            _check_url(url, f"{flag}-url")
+            check_url(url, f"{flag}-url", "OPENAI_API_KEY")
 
 
-def _check_url(url: str, flag: str) -> None:
+def check_url(url: str, flag: str, key: str) -> None:
+    """Raise UserError for a malformed address, and for one that holds a secret, which belongs in the environment
+    variable `key`."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{flag} is no address: give one like http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query:
-        raise UserError(f"{flag} holds a login or a query, which would be stored: use OPENAI_API_KEY")
+        raise UserError(f"{flag} holds a login or a query, which would be stored: use {key}")
 
 
 def backend(name: str, role: str, *, url: str | None = None, function: Write | None = None) -> Opener:
@@ -76,7 +78,7 @@ def backend(name: str, role: str, *, url: str | None = None, function: Write | N
     """
     kind, _, model = name.partition(":")
     if function is not None or kind == "python":
-        from common.backends.callback import CallbackGenerator, load_callable
+        from common.backends.callback import CallbackGenerator
 
         called = function or load_callable(name)
         return _the_same(lambda account: CallbackGenerator(name, called))
@@ -88,30 +90,25 @@ def backend(name: str, role: str, *, url: str | None = None, function: Write | N
     return _the_same(lambda account: generator)
 
 
-def _the_same(make: Callable[[str], "Generator"]) -> Opener:
+def _the_same(make: Callable[[str], Generator]) -> Opener:
     return lambda purse: contextlib.nullcontext(make)
 
 
 def _hosted(model: str, url: str | None) -> Opener:
-    """The endpoint, asked once whether it is there."""
-    from common.backends.endpoint import EndpointGenerator
+    """The endpoint, after one probe of whether it can be reached."""
+    from common.backends.endpoint import TIMEOUT, EndpointGenerator
     from common.backends.replies import Replies
+    from common.backends.wire import Wire
 
-    with (
-        Replies(":memory:") as nothing,
-        EndpointGenerator(model, url=url, replies=nothing, scope="check") as probe,
-    ):
+    with contextlib.closing(Wire(model, url, TIMEOUT)) as probe:
         probe.check()
 
     @contextlib.contextmanager
     def opened(purse: Purse) -> Iterator[Callable[[str], EndpointGenerator]]:
         with contextlib.ExitStack() as stack:
             replies = stack.enter_context(Replies(purse.replies))
-            yield lambda account: stack.enter_context(
-                EndpointGenerator(
-                    model, url=url, replies=replies, scope=purse.account + account, budget=purse.share
-                )
-            )
+            make = functools.partial(EndpointGenerator, model, url=url, replies=replies, budget=purse.share)
+            yield lambda account: stack.enter_context(make(scope=purse.account + account))
 
     return opened
 
@@ -122,12 +119,11 @@ def fingerprints(models: dict[str, str]) -> dict[str, str]:
 
 
 def file_hashes(files: Iterable[str | None], backends: Iterable[str] = ()) -> dict[str, str]:
-    """Start of the SHA-256 of every file a run reads, those of Python back ends included."""
+    """The start of the SHA-256 of every file a run reads, those of Python back ends included."""
     code = [name.removeprefix("python:").rpartition(":")[0] for name in backends if name.startswith("python:")]
     given = [file for file in (*files, *code) if file]
-    return {file: _digest(file) for file in given}
-
-
-def _digest(file: str) -> str:
-    with pathlib.Path(file).open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()[:16]
+    hashes = {}
+    for file in given:
+        with pathlib.Path(file).open("rb") as data:
+            hashes[file] = hashlib.file_digest(data, "sha256").hexdigest()[:16]
+    return hashes

@@ -1,11 +1,11 @@
-"""Replies that were paid for, kept so that nothing is bought twice.
+"""The cache of replies that were paid for, so that nothing is bought twice.
 
     with Replies(folder / "replies.sqlite") as replies:
         key = reply_key(url=url, model=model, messages=messages, ...)
         reply = replies.get(key) or buy_and_put(...)
 
-Every reply is committed as it arrives, before anything is made of it. Failures of the way there (timeouts, refused
-connections, errors of the server) are never stored: asking again may mend them.
+Every reply is committed as it arrives, before it is used. Failures in transit (timeouts, refused connections,
+server errors) are never stored: another try may succeed.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS replies (
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What came back for money. `text` is None for a reply without content, `finish` for one without choices."""
+    """A reply that was paid for. `text` is None for a reply without content, `finish` for one without choices."""
 
     text: str | None
     finish: str | None
@@ -85,14 +85,15 @@ class Replies:
         return None if row is None else Reply(**json.loads(row[0]))
 
     def put(self, key: str, scope: str, reply: Reply) -> None:
-        """Store a reply for good, bought on the account of `scope`."""
+        """Store a reply for good, charged to the account `scope`."""
         # As JSON in ASCII, because a text may hold half a surrogate pair, which SQLite does not take.
         values = (key, scope, reply.prompt_tokens, reply.completion_tokens, json.dumps(dataclasses.asdict(reply)))
+        # The first reply under a key stays: a record may have been made of it already.
         with self._lock, self._explained():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", values)
 
     def spent(self, scope: str) -> Spent:
-        """What was bought on the account of `scope`, by all processes so far."""
+        """What all processes so far have charged to the account `scope`."""
         with self._lock, self._explained():
             row = self._db.execute(
                 "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) "
@@ -110,8 +111,8 @@ class Replies:
             raise  # a mistake of the code, such as use after close
         except sqlite3.OperationalError as error:
             raise UserError(
-                f"cannot use {self.path} ({error}): make room or mend the permissions, then give the same command "
-                "again, it continues there"
+                f"cannot use {self.path} ({error}): free some space or fix the permissions, then give the same "
+                "command again, it continues there"
             ) from error
         except sqlite3.DatabaseError as error:
             raise UserError(

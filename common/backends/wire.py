@@ -12,6 +12,7 @@ from common.backends.chat import KEPT, dialect, unfit
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
+from common.secret import masked
 
 DEFAULT_URL = "https://api.openai.com/v1"
 RETRIES = 5
@@ -26,6 +27,15 @@ _TERMINAL = {
 _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
 
 
+def read_key(name: str) -> str:
+    """The key that the environment variable `name` holds, "" if there is none. Raises UserError, without the key,
+    if it cannot be sent."""
+    key = os.environ.get(name, "").strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UserError(f"{name} holds characters that no key has: copy it again")
+    return key
+
+
 class LostError(Exception):
     """No reply came, after all retries."""
 
@@ -35,28 +45,27 @@ class UnfitError(Exception):
 
 
 class Wire:
-    """Connections to one model at one address; close them in the end. Any number of threads may send.
+    """Connections to one model at one address; call `close` when done. Any number of threads may send.
 
-    The key comes from OPENAI_API_KEY and goes into requests only: whatever comes back is cleared of it.
+    The key comes from OPENAI_API_KEY and goes into requests only: `line` and `chat.read_reply` clear it from what
+    comes back.
     """
 
     def __init__(self, model: str, url: str | None, timeout: float):
-        """`timeout` in seconds. Raises UserError for an address that is none and for a missing key."""
+        """`timeout` in seconds. Raises UserError for a malformed address and for a missing key."""
         self.url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
         self.shown_url = _without_login(self.url)
         self._model, self._timeout = model, timeout
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not self._key and self.url == DEFAULT_URL:
+        key = read_key("OPENAI_API_KEY")
+        if not key and self.url == DEFAULT_URL:
             raise UserError(f"{self.url} wants a key: set the environment variable OPENAI_API_KEY")
-        if not all("!" <= letter <= "~" for letter in self._key):
-            raise UserError("OPENAI_API_KEY holds characters that no key has: copy it again")
         self._dialect = dialect(self.url, model)
 
         import openai  # takes a second, for which runs without an endpoint need not wait
 
         self._client = openai.OpenAI(
             base_url=self.url,
-            api_key=self._key or "none",
+            api_key=key or "none",
             max_retries=RETRIES,
             timeout=openai.Timeout(timeout, connect=min(timeout, 20.0)),
         )
@@ -88,11 +97,11 @@ class Wire:
         """
         import openai
 
-        while True:
+        while True:  # ends, as every further turn follows a change that `Dialect.learn` makes only once
             body = self._dialect.body(request, sampling)
             try:
                 raw = self._client.chat.completions.with_raw_response.create(**body)
-                return self._without_key(raw.content.decode("utf-8", "replace"))
+                return raw.content.decode("utf-8", "replace")
             except openai.APIConnectionError as error:
                 raise LostError(f"no reply after all retries ({self._reason(error)})") from None
             except openai.APIStatusError as error:
@@ -103,30 +112,27 @@ class Wire:
                     raise LostError(f"no reply after all retries (HTTP {status}: {words})") from None
                 if status == 400 and (wrong := unfit(error.code, words)):
                     raise UnfitError(wrong) from None
+                # Another thread may have learned the same meanwhile; what counts is whether the body differs now.
                 self._dialect.learn(status, f"{error.param} {error.message}", body)
                 if self._dialect.body(request, sampling) == body:
                     raise self._terminal(status, words) from None
 
     def line(self, text: str) -> str:
-        """What a server said, fit to be shown: one short line without the key."""
-        line = re.sub(r"\bsk-[\w*-]+", "[key]", " ".join(self._without_key(text).split()))
+        """What a server said as it may be shown: one short line without the key."""
+        line = re.sub(r"\bsk-[\w*-]+", "[key]", " ".join(masked(text).split()))
         return line if len(line) <= 300 else line[:297] + "..."
 
-    def _without_key(self, text: str) -> str:
-        # A short one, such as "EMPTY" for a server of one's own, is no secret but may well be part of a reply.
-        return text.replace(self._key, "[key]") if len(self._key) >= 12 else text
-
     def _terminal(self, status: int, words: str) -> UserError:
-        what, mend = _TERMINAL.get(status, ("refuses the request", "change the setting it names"))
-        return UserError(f"{self.shown_url} {what} for model {self._model} ({status}: {words}): {mend}; {KEPT}")
+        what, fix = _TERMINAL.get(status, ("refuses the request", "change the setting it names"))
+        return UserError(f"{self.shown_url} {what} for model {self._model} ({status}: {words}): {fix}; {KEPT}")
 
     def _words(self, error: Any) -> str:
-        """What the server says is wrong."""
+        """The server's own words on what is wrong."""
         said = error.body.get("message") if isinstance(error.body, dict) else None
         return self.line(said if isinstance(said, str) else error.message)
 
     def _reason(self, error: Any) -> str:
-        """Why no connection came about."""
+        """Why the connection failed."""
         import openai
 
         if isinstance(error, openai.APITimeoutError):
@@ -135,7 +141,7 @@ class Wire:
 
 
 def _without_login(url: str) -> str:
-    """The address fit to be shown. Raises UserError if it is none."""
+    """The address as it may be shown, without login and query. Raises UserError if it is malformed."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{url!r} is no address of an endpoint: give one like http://localhost:8000/v1")

@@ -1,5 +1,7 @@
 """Multiple choice by likelihood: accuracy and calibration.
 
+    MultipleChoice.load("arc_easy.jsonl", layout="answer").measure(model).figures["accuracy"].value
+
 The probability of an option is the softmax over a question's options of log-likelihood / tokens, zero-shot. Rows
 may be those of HellaSwag, ARC or OpenBookQA, as published, on the hub, or as flat lists:
 
@@ -15,22 +17,24 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from common.errors import UserError
 from common.evals.calibration import brier, ece, multiple_choice, option_probabilities
 from common.evals.figures import Figure, Scorer, drawn_figures
-from common.evals.likelihood import Item, Text
+from common.evals.likelihood import Item, LikelihoodMeasure, Text
 from common.tasks.files import Row, read_rows, require, row_id
 
 SCORER = Scorer("likelihood of options, length-normalised by tokens")
 CONTEXTS = ("context", "ctx", "question", "question_stem")
 OPTIONS = ("endings", "choices", "options")
+BINS = 10
+"""Parts of equal size in a reliability diagram."""
 DRAWN = 3
-"""Decimals of what the page draws."""
+"""Decimals of its points."""
 ANSWERS = ("label", "answer", "answerKey", "gold")
 
 
@@ -42,15 +46,6 @@ class Question:
     context: str
     options: tuple[str, ...]
     gold: int
-
-
-def load_questions(file: pathlib.Path, limit: int | None = None) -> list[Question]:
-    """The questions of a file. Raises UserError, naming the row, for one that cannot be read."""
-    return [
-        question_of(row, place, str(i))
-        for i, (row, place) in enumerate(read_rows(file))
-        if limit is None or i < limit
-    ]
 
 
 def question_of(row: Row, place: str, name: str) -> Question:
@@ -83,7 +78,7 @@ def _options(row: Row, place: str) -> tuple[tuple[str, ...], list[str]]:
     field = next((name for name in OPTIONS if row.get(name) is not None), None)
     given: Any = row.get(field) if field else None
     if isinstance(given, dict):
-        columns = given.get("text"), given.get("label")
+        columns: list[Any] = [given.get("text"), given.get("label")]
         if not all(isinstance(column, list | tuple) for column in columns) or len(set(map(len, columns))) > 1:
             raise UserError(f"{place}: {field}.text and {field}.label must be two lists of one length")
         given = [{"text": t, "label": n} for t, n in zip(*columns, strict=True)]
@@ -104,74 +99,98 @@ def _gold(answer: str, names: Sequence[str], place: str) -> int:
     raise UserError(f"{place}: right option {answer!r} is none of {', '.join(names)}")
 
 
-def items_of(questions: Sequence[Question], layout: str = "plain") -> list[Item]:
-    """What is scored: every option after its question. `plain`: one blank between them, as in the toolbox of the
-    paper's authors; `answer`: "Question: … Answer:" in two lines, as in EleutherAI's harness for ARC; `chat`: the
-    option as the reply to the question under the model's chat template, or in a line of its own without one."""
-    put: Callable[[str, str], Text] = {
-        "plain": lambda question, option: (question, f" {option}"),
-        "answer": lambda question, option: (f"Question: {question}\nAnswer:", f" {option}"),
-        "chat": lambda question, option: (({"role": "user", "content": question},), option),
-    }[layout]
-    return [Item(q.id, tuple(put(q.context, option) for option in q.options)) for q in questions]
+Layout = Literal["plain", "answer", "chat"]
+_LAYOUTS: dict[Layout, Callable[[str, str], Text]] = {
+    "plain": lambda question, option: (question, f" {option}"),
+    "answer": lambda question, option: (f"Question: {question}\nAnswer:", f" {option}"),
+    "chat": lambda question, option: (({"role": "user", "content": question},), option),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """What a model makes of the questions that fit into it. `places`: of these among all questions."""
+class _Answered:
+    """What a model makes of the questions that fit into it. `places`: of these among all questions;
+    `probabilities` (questions, options); the others (questions,)."""
 
     places: list[int]
     probabilities: np.ndarray
     confidence: np.ndarray
     correct: np.ndarray
-    gold: np.ndarray
-    left_out: int
+    gold: list[int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultipleChoice(LikelihoodMeasure):
+    """Questions with several options, of which one is right.
+
+    `layout` says how an option stands after its question. "plain": one blank between them, as in the toolbox of
+    the paper's authors; "answer": "Question: … Answer:" in two lines, as in EleutherAI's harness for ARC; "chat":
+    the option as the reply to the question under the model's chat template, or in a line of its own without one.
+    """
+
+    questions: tuple[Question, ...]
+    layout: Layout = "plain"
+    name: str = "choice"
 
     @classmethod
-    def of(cls, questions: Sequence[Question], rows: Sequence[Row]) -> "Answers | None":
+    def load(cls, file: str | pathlib.Path, limit: int | None = None, **settings: Any) -> "MultipleChoice":
+        """From a file of rows (see above). `settings`: other fields. Raises UserError, naming the row, for one
+        that cannot be read."""
+        rows = read_rows(pathlib.Path(file))[:limit]
+        return cls(
+            questions=tuple(question_of(row, place, str(i)) for i, (row, place) in enumerate(rows)), **settings
+        )
+
+    def items(self) -> list[Item]:
+        """Every option after its question."""
+        put = _LAYOUTS[self.layout]
+        return [Item(q.id, tuple(put(q.context, option) for option in q.options)) for q in self.questions]
+
+    def _answered(self, rows: Sequence[Row]) -> _Answered | None:
         """None where no question fits."""
         places = [i for i, row in enumerate(rows) if row["logps"] is not None]
         if not places:
             return None
         logps, lengths = [rows[i]["logps"] for i in places], [rows[i]["tokens"] for i in places]
-        gold = np.array([questions[i].gold for i in places])
+        gold = [self.questions[i].gold for i in places]
         confidence, correct = multiple_choice(logps, lengths, gold)
-        probabilities = option_probabilities(logps, lengths)
-        return cls(places, probabilities, confidence, correct, gold, len(rows) - len(places))
+        return _Answered(places, option_probabilities(logps, lengths), confidence, correct, gold)
 
+    def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
+        """Accuracy, mean confidence, ECE with 10 and 1 bins of equal mass, all from 0 to 1; Brier score, 0 to 2.
 
-def figures(answers: Answers, seed: int = 0) -> dict[str, Figure]:
-    """Accuracy, mean confidence, ECE with 10 and 1 bins of equal mass, all from 0 to 1; Brier score, 0 to 2.
+        Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher in the mean than that of the
+        questions, so its interval lies high.
+        """
+        answers = self._answered(rows)
+        if answers is None:
+            return {}
+        # The Brier score is a mean over questions, so that a bootstrap may draw theirs one by one.
+        one = lambda i: brier(answers.probabilities[i : i + 1], answers.gold[i : i + 1])
+        squares = np.array([one(i) for i in range(len(answers.gold))])
 
-    Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher in the mean than that of the
-    questions, so its interval lies high.
-    """
-    squares = np.array(
-        [brier(answers.probabilities[i : i + 1], answers.gold[i : i + 1]) for i in range(len(answers.gold))]
-    )
+        def measure(drawn: np.ndarray) -> dict[str, float]:
+            error = functools.partial(ece, answers.confidence[drawn], answers.correct[drawn])
+            return {
+                "accuracy": float(answers.correct[drawn].mean()),
+                "confidence": float(answers.confidence[drawn].mean()),
+                "ece": error(10),
+                "ece_1_bin": error(1),
+                "brier": float(squares[drawn].mean()),
+            }
 
-    def measure(drawn: np.ndarray) -> dict[str, float]:
-        error = functools.partial(ece, answers.confidence[drawn], answers.correct[drawn])
-        return {
-            "accuracy": float(answers.correct[drawn].mean()),
-            "confidence": float(answers.confidence[drawn].mean()),
-            "ece": error(10),
-            "ece_1_bin": error(1),
-            "brier": float(squares[drawn].mean()),
-        }
+        return drawn_figures(measure, answers.places, len(answers.places), SCORER, self.seed)
 
-    return drawn_figures(measure, answers.places, len(answers.places), SCORER, seed)
+    def series(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
+        """The reliability diagram: mean "confidence" and "accuracy" of questions in `BINS` parts of equal size,
+        from least to most confident.
 
-
-def reliability(answers: Answers, bins: int = 10) -> tuple[list[float], list[float]]:
-    """Mean confidence and accuracy of questions in `bins` parts of equal size, from least to most confident.
-
-    To three decimals, which is what a drawing shows: it is then the same for other batch sizes, but where two
-    questions about as confident as each other change parts.
-    """
-    order = np.argsort(answers.confidence, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return (
-        [round(float(answers.confidence[part].mean()), DRAWN) for part in parts],
-        [round(float(answers.correct[part].mean()), DRAWN) for part in parts],
-    )
+        To three decimals, which is what a drawing shows: it is then the same for other batch sizes, but where two
+        questions about as confident as each other change parts.
+        """
+        answers = self._answered(rows)
+        if answers is None:
+            return {}
+        parts = np.array_split(np.argsort(answers.confidence, kind="stable"), BINS)
+        mean = lambda values: [round(float(values[part].mean()), DRAWN) for part in parts if len(part)]
+        return {"confidence": mean(answers.confidence), "accuracy": mean(answers.correct)}

@@ -21,7 +21,7 @@ LARGEST = 100
 """Wrong results stay below it where they can: right ones do, and size should not tell them apart."""
 
 
-def problem_questions(limit: int | None = None) -> list[Question]:
+def problem_questions(limit: int | None = None) -> tuple[Question, ...]:
     """The first `limit` of 240 questions, from the test split of the embedded task with seed 0.
 
     Options are worked solutions, "3 + 4 = 7. #### 7", for so the embedded models answer, never with a bare number.
@@ -39,12 +39,12 @@ def problem_questions(limit: int | None = None) -> list[Question]:
         options = wrong_solutions(problem.answer, rng)
         options.insert(place, problem.answer)
         found.append(Question(problem.id, problem.question, tuple(options), place))
-    return found[:limit]
+    return tuple(found[:limit])
 
 
-def story_requests(limit: int | None = None) -> list[Prompt]:
+def story_requests(limit: int | None = None) -> tuple[Prompt, ...]:
     """The first `limit` of the held-out prompts of the demonstration of Active Inheritance."""
-    return story_prompts(STORIES)[1][:limit]
+    return tuple(story_prompts(STORIES)[1][:limit])
 
 
 def wrong_solutions(solution: str, rng: random.Random, count: int = 3) -> list[str]:

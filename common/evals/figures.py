@@ -1,10 +1,9 @@
-"""A figure of a profile: value, interval, number of items, and what it was measured with; and the change from one
+"""A figure of a measure: value, interval, number of items, and what it was measured with; and the change from one
 model's figure to another's.
 
     before = mean_figure([0.2, 0.4], Scorer("common.text.textstats.ttr", "clean, seedloop 0.1.0"))
-    # {"value": 0.3, "ci95": [0.2, 0.4], "n": 2, "scorer": "common.text.textstats.ttr", "version": …}
-    changes({"ttr": before}, {"ttr": after})
-    # {"ttr": {"absolute": 0.1, "ci95": [0.0, 0.2], "relative": 33.3333, "n": 2}}
+    before.value, before.ci95, before.n                     # 0.3, (0.2, 0.4), 2
+    changes({"ttr": before}, {"ttr": after})["ttr"]         # Change(absolute=0.1, ci95=(0.0, 0.2), …, n=2)
 
 Intervals cover 95%, by the percentile bootstrap over items (Efron and Tibshirani 1993, chapter 13); those of a
 change draw the same items for both models.
@@ -13,10 +12,10 @@ change draw the same items for both models.
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from common.results.estimate import UNSTORED, Estimate
 from common.results.rundir import VERSION
 from common.results.stats import bootstrap_ci95
 
@@ -25,7 +24,7 @@ DIGITS = 4
 SAMPLES = 1000
 """Bootstrap samples of a figure that is not a mean, and of a change."""
 
-Measure = Callable[[np.ndarray], dict[str, float]]
+Measurement = Callable[[np.ndarray], dict[str, float]]
 """Figures by name of the units at the given places, which may come several times."""
 
 
@@ -40,29 +39,47 @@ class Scorer:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
     """What figures were measured on, to measure them again on a part: the names of the units (prompts, questions,
-    target terms, …; the same for every model), and the measure of units by their places in that order."""
+    target terms, …; the same for every model), and the measurement of units by their places in that order."""
 
     units: tuple[Hashable, ...]
-    measure: Measure
+    measure: Measurement
 
 
-class Figure(dict[str, Any]):
-    """An entry of `summary.json`. Beside what is stored, `sample` and the `name` in its measure; None for a figure
-    that cannot be measured on drawn units."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure(Estimate):
+    """An estimate, rounded to `DIGITS`, and the name and version of what measured it.
 
-    sample: Sample | None = None
-    name: str = ""
+    `short`: items with too few words for the metric to say much. `terms`: target terms that the interval is over.
+    `sample` is None for a figure that cannot be measured on drawn units; `key` is the figure's name within it.
+    """
+
+    n: int = dataclasses.field()  # stored when it is 0 too, and so without a default
+    scorer: str
+    version: str
+    short: int | None = None
+    terms: int | None = None
+    sample: Sample | None = dataclasses.field(default=None, compare=False, repr=False, metadata=UNSTORED)
+    key: str = dataclasses.field(default="", compare=False, repr=False, metadata=UNSTORED)
 
 
-def figure(value: float | None, ci95: Sequence[float] | None, n: int, scorer: Scorer, **more: Any) -> Figure:
-    """A figure without a sample. `n`: items that the value is of; a value that is not defined is None."""
-    defined = value is not None and math.isfinite(value)
-    interval = None if not defined or ci95 is None else [round(float(x), DIGITS) for x in ci95]
-    if interval is not None and not all(map(math.isfinite, interval)):
-        interval = None
-    about = {"scorer": scorer.name, "version": scorer.version}
-    shown = round(float(value), DIGITS) if defined else None
-    return Figure({"value": shown, "ci95": interval, "n": n} | about | more)
+def figure(value: float | None, ci95: Sequence[float] | None, n: int, scorer: Scorer) -> Figure:
+    """A figure without a sample. `n`: items that the value is of; a value that is not finite becomes None."""
+    finite = value if value is not None and math.isfinite(value) else None
+    return Figure(
+        value=None if finite is None else round(float(finite), DIGITS),
+        ci95=None if finite is None else _rounded(ci95),
+        n=n,
+        scorer=scorer.name,
+        version=scorer.version,
+    )
+
+
+def _rounded(ci95: Sequence[float] | None) -> tuple[float, float] | None:
+    """As it is stored; None for an interval with an end that is not finite."""
+    if ci95 is None or not all(map(math.isfinite, ci95)):
+        return None
+    low, high = ci95
+    return round(float(low), DIGITS), round(float(high), DIGITS)
 
 
 def mean_figure(
@@ -71,7 +88,6 @@ def mean_figure(
     seed: int = 0,
     scale: float = 1.0,
     units: Sequence[Hashable] | None = None,
-    **more: Any,
 ) -> Figure:
     """`scale` times the mean of those of `values` that are finite; None of none, and no interval of one.
 
@@ -83,22 +99,20 @@ def mean_figure(
         if value is not None and math.isfinite(value)
     ]
     if not named:
-        return figure(None, None, 0, scorer, **more)
-    names, finite = zip(*named, strict=True)
-    column = np.asarray(finite, np.float64)
-    value, *interval = bootstrap_ci95(finite, seed) if len(finite) > 1 else finite
-    found = figure(value, interval or None, len(finite), scorer, **more)
-    found.sample = Sample(names, lambda drawn: {"": float(column[drawn].mean())})
-    return found
+        return figure(None, None, 0, scorer)
+    finite = [value for _, value in named]
+    column = np.array(finite, np.float64)
+    value, *interval = bootstrap_ci95(finite, seed) if len(finite) > 1 else (finite[0],)
+    sample = Sample(tuple(unit for unit, _ in named), lambda drawn: {"": float(column[drawn].mean())})
+    return dataclasses.replace(figure(value, interval or None, len(column), scorer), sample=sample)
 
 
 def drawn_figures(
-    measure: Measure,
+    measure: Measurement,
     units: int | Sequence[Hashable],
     n: int | Mapping[str, int],
     scorer: Scorer,
     seed: int = 0,
-    **more: Any,
 ) -> dict[str, Figure]:
     """Several figures of the same `units`, by name, with intervals from one bootstrap over the units.
 
@@ -109,16 +123,18 @@ def drawn_figures(
     names = tuple(range(units) if isinstance(units, int) else units)
     if not names:
         return {}
-    sample, found = Sample(names, measure), {}
+    sample = Sample(names, measure)
     values, columns = _bootstrap(measure, len(names), seed)
-    for name, value in values.items():
-        count = n if isinstance(n, int) else n[name]
-        found[name] = figure(value, _interval(columns[name]), count, scorer, **more)
-        found[name].sample, found[name].name = sample, name
-    return found
+    counts = dict.fromkeys(values, n) if isinstance(n, int) else n
+    return {
+        name: dataclasses.replace(
+            figure(value, _interval(columns[name]), counts[name], scorer), sample=sample, key=name
+        )
+        for name, value in values.items()
+    }
 
 
-def _bootstrap(measure: Measure, units: int, seed: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def _bootstrap(measure: Measurement, units: int, seed: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The figures of all units, and those of every sample; of one unit there are no samples."""
     values = measure(np.arange(units))
     rng = np.random.default_rng(seed)
@@ -136,9 +152,16 @@ def relative_change(before: float, after: float) -> float:
     return 100 * (after - before) / before if before else math.nan
 
 
-Change = dict[str, Any]
-"""`absolute`, in the figure's unit, with `ci95`; `relative` in per cent; `n` units that were compared. None where
-they are not defined."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """From one model's figure to another's: `absolute` in the figure's unit, with its 95% interval; `relative` in
+    per cent; `n` units that were compared. None where they are not defined."""
+
+    absolute: float | None
+    ci95: tuple[float, float] | None
+    relative: float | None
+    n: int | None
+    per_repeat: tuple[float | None, ...] | None = None
 
 
 def changes(before: Mapping[str, Figure], after: Mapping[str, Figure], seed: int = 0) -> dict[str, Change]:
@@ -148,50 +171,46 @@ def changes(before: Mapping[str, Figure], after: Mapping[str, Figure], seed: int
     other as well. The interval is from a bootstrap that draws the same units for both. A figure without a sample
     has the plain difference, and neither interval nor `n`.
     """
-    alike: dict[tuple[int, int], list[str]] = {}
+    # Figures of one measurement are drawn together: those of all terms or questions cost one bootstrap, not ten.
+    alike: dict[tuple[Sample, Sample], list[str]] = {}
     found: dict[str, Change] = {}
     for key in before:
         if key in after:
             one, two = before[key].sample, after[key].sample
             if one is not None and two is not None:
-                alike.setdefault((id(one), id(two)), []).append(key)
-            found[key] = _change(before[key]["value"], after[key]["value"], None, None)
-    for keys in alike.values():
-        found |= _paired(keys, before, after, seed)
+                alike.setdefault((one, two), []).append(key)
+            found[key] = _change(before[key].value, after[key].value, None, None)
+    for (one, two), keys in alike.items():
+        names = {key: (before[key].key, after[key].key) for key in keys}
+        found |= _paired(one, two, names, seed)
     return found
 
 
-def _paired(
-    keys: Sequence[str], before: Mapping[str, Figure], after: Mapping[str, Figure], seed: int
-) -> dict[str, Change]:
-    """The changes of figures that share their samples, from one bootstrap."""
-    one, two = before[keys[0]].sample, after[keys[0]].sample
+def _paired(one: Sample, two: Sample, keys: Mapping[str, tuple[str, str]], seed: int) -> dict[str, Change]:
+    """The changes of figures that share their samples, from one bootstrap. `keys`: what each figure is called in
+    either sample."""
     at = {unit: place for place, unit in enumerate(two.units)}
     common = [(place, at[unit]) for place, unit in enumerate(one.units) if unit in at]
     if not common:
         return {key: _change(None, None, None, 0) for key in keys}
     ours, theirs = (np.array(places) for places in zip(*common, strict=True))
-
     old, new = one.measure(ours), two.measure(theirs)
 
     def gains(drawn: np.ndarray) -> dict[str, float]:
         was, became = one.measure(ours[drawn]), two.measure(theirs[drawn])
-        return {key: became[after[key].name] - was[before[key].name] for key in keys}
+        return {key: became[to] - was[of] for key, (of, to) in keys.items()}
 
     _, columns = _bootstrap(gains, len(common), seed)
-    return {
-        key: _change(old[before[key].name], new[after[key].name], _interval(columns[key]), len(common))
-        for key in keys
-    }
+    return {key: _change(old[of], new[to], _interval(columns[key]), len(common)) for key, (of, to) in keys.items()}
 
 
 def _change(old: float | None, new: float | None, ci95: Sequence[float] | None, n: int | None) -> Change:
     if old is None or new is None or not math.isfinite(new - old):
-        return {"absolute": None, "ci95": None, "relative": None, "n": n}
+        return Change(absolute=None, ci95=None, relative=None, n=n)
     relative = relative_change(round(old, DIGITS), round(new, DIGITS))  # of what is shown, however small it is
-    return {
-        "absolute": round(new - old, DIGITS),
-        "ci95": None if ci95 is None else [round(float(x), DIGITS) for x in ci95],
-        "relative": round(relative, DIGITS) if math.isfinite(relative) else None,
-        "n": n,
-    }
+    return Change(
+        absolute=round(new - old, DIGITS),
+        ci95=_rounded(ci95),
+        relative=round(relative, DIGITS) if math.isfinite(relative) else None,
+        n=n,
+    )

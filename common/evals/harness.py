@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
-import itertools
 import json
 import logging
 import os
@@ -25,24 +24,24 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common import runtime
-from common.buckets import bucket, power_of_two
+from common.buckets import power_of_two
 from common.cli import check_ranges, fail, flag, parse
 from common.config import SampleConfig
 from common.errors import UserError
-from common.evals.likelihood import DIGITS
+from common.evals.likelihood import DIGITS, by_shape
 from common.lm import LanguageModel
 from common.model.decoder import count_params
+from common.progress import progress_bar
 from common.results.rundir import write_bytes
 from common.sample.local import _before_stop, _stop_finder, sample_seed
 from common.sample.sampler import Prompt, Sampler
-from common.sample.score import SHORTEST, score_greedy
+from common.sample.score import score_greedy
+from common.secret import mask_output, masked_value
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -143,16 +142,9 @@ class HarnessModel:
         pairs = [self._fitting(*request) for request in requests]
         cut = sum(len(before) < len(context) for (before, _), (_, context, _) in zip(pairs, requests, strict=True))
         self._count("loglikelihood", cut, len(pairs))
-
-        def shape(i: int) -> tuple[int, int]:
-            context, continuation = pairs[i]
-            return bucket(len(context) + len(continuation) - 1, SHORTEST), bucket(len(continuation))
-
         found: list[Any] = [None] * len(pairs)
-        with tqdm(total=len(pairs), desc="likelihoods", unit="text", disable=None) as bar:
-            # By shape, so that a text's numbers do not depend on which others are in its batch.
-            for _, group in itertools.groupby(sorted(range(len(pairs)), key=shape), key=shape):
-                places = list(group)
+        with progress_bar(total=len(pairs), desc="likelihoods", unit="text") as bar:
+            for places in by_shape(pairs, range(len(pairs))):
                 scores = score_greedy(
                     self._model.params, self._model.config, [pairs[i] for i in places], self._batch_size
                 )
@@ -196,20 +188,21 @@ class HarnessModel:
         """
         times: collections.Counter[str] = collections.Counter()
         prompts, cut = [], 0
-        for context, given in (request.args for request in requests):
+        for request in requests:
+            context, given = request.arguments
             sampling = self._sampling(given)
             tokens = self.tok_encode(context) or [self.prefix_token_id]
             room = self.max_length - sampling.max_new_tokens
             cut += len(tokens) > room
             seeds = (sample_seed(self._seed, context, times[context]),)
             times[context] += 1
-            stop_at = _stop_finder(SimpleNamespace(decode=self._decode_all), sampling.stop)
+            stop_at = _stop_finder(self._decode_all, sampling.stop)
             prompts.append(Prompt(tokens[-room:], sampling, seeds, stop_at if sampling.stop else None))
         self._count("generate_until", cut, len(prompts))
         model = self._model
         slots = power_of_two(self._batch_size)
         sampler = Sampler(model.params, model.config, eos_ids=model.tokenizer.eos_ids, slots=slots)
-        with tqdm(total=len(prompts), desc="samples", unit="sample", disable=None) as bar:
+        with progress_bar(total=len(prompts), desc="samples", unit="sample") as bar:
             completions = sampler.sample(prompts, on_done=bar.update)
         return [
             _before_stop(model.tokenizer.decode(completion.tokens), prompt.sampling.stop)
@@ -224,7 +217,7 @@ class HarnessModel:
         from lm_eval.models.utils import normalize_gen_kwargs
 
         try:
-            settings = normalize_gen_kwargs(given, self.max_gen_toks)
+            settings: dict[str, Any] = dict(normalize_gen_kwargs(given, self.max_gen_toks))
             limit = settings["max_gen_toks"]
             chosen = SampleConfig(
                 temperature=float(settings.get("temperature", 0.0)),
@@ -298,6 +291,7 @@ class Config:
 def main(argv: list[str]) -> None:
     """Parse, run, print the harness's tables."""
     config = parse(Config, argv, "python -m common.evals.harness", "Evaluate with lm_eval.")
+    runtime.enable_compile_cache()
     results = run(config)
     from lm_eval.utils import make_table
 
@@ -314,17 +308,17 @@ def run(config: Config) -> dict[str, Any]:
     """
     config.check()
     _check_installed()
-    from lm_eval import simple_evaluate
+    import lm_eval
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import handle_non_serializable
 
+    simple_evaluate: Any = lm_eval.simple_evaluate  # its decorator hides the parameters from type checkers
     with _explained(config):
         manager = TaskManager(include_path=config.include_path)
         names = [name for given in config.tasks for name in _matching(given, manager)]
     adapter = wrap(LanguageModel.load(config.model), config.batch_size, config.seed)
     if config.apply_chat_template:
         adapter.apply_chat_template([{"role": "user", "content": ""}])  # says what is wrong, if anything is
-    runtime.enable_compile_cache()
     with _explained(config):
         results = simple_evaluate(
             adapter,
@@ -338,14 +332,15 @@ def run(config: Config) -> dict[str, Any]:
             log_samples=False,
         )
     if config.output is not None:
-        text = json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
+        plain = masked_value(json.loads(json.dumps(results, default=handle_non_serializable)))
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
         write_bytes(pathlib.Path(config.output), text.encode("utf-8", "backslashreplace") + b"\n")
     return results
 
 
 @contextlib.contextmanager
 def _explained(config: Config) -> Iterator[None]:
-    """What the harness says of tasks and data is the user's to mend: its errors become a UserError. Those of this
+    """What the harness says of tasks and data is the user's to fix: its errors become a UserError. Those of this
     project's own code stay as they are."""
     try:
         yield
@@ -360,7 +355,7 @@ def _explained(config: Config) -> Iterator[None]:
         reason = reason if isinstance(cause, OSError) else f"{type(cause).__name__}: {reason}"
         shots = "" if config.num_fewshot is None else f", or --num-fewshot {config.num_fewshot} if rows are fewer"
         raise UserError(
-            f"cannot read or run {', '.join(config.tasks)} ({reason}): mend the task or its data{shots}"
+            f"cannot read or run {', '.join(config.tasks)} ({reason}): fix the task or its data{shots}"
         ) from error
 
 
@@ -375,6 +370,7 @@ def _matching(given: str, manager: Any) -> list[str]:
 
 
 if __name__ == "__main__":
+    mask_output()
     try:
         main(sys.argv[1:])
     except UserError as error:

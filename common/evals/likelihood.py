@@ -1,6 +1,6 @@
 """How likely a model finds given texts: sentences, and options after their context.
 
-    rows = scored(run, "base/arc.jsonl", [Item("q1", (("Which is red?", " a rose"), …))], ModelLikelihood(model))
+    rows = scored([Item("q1", (("Which is red?", " a rose"), …))], ModelLikelihood(model), "arc.jsonl", store)
     rows[0]["logps"], rows[0]["tokens"]        # summed log-probabilities in nats, and of how many tokens
 
 Context and text are tokenised together, and the text's tokens are found by their places in the joint string: from
@@ -10,15 +10,17 @@ that is nothing and the text begins the string, the start token that the tokeniz
 first token is a condition only, and is not counted. A chat template writes its own start token.
 """
 
+import abc
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from common.buckets import bucket
+from common.evals.figures import Figure
+from common.evals.measure import MEMORY, Counts, Measure, Measured, Row, Store
 from common.generate import Message
 from common.model.tokenizer import Tokenizer
-from common.results.rundir import RunDir
 
 if TYPE_CHECKING:
     from common.lm import LanguageModel
@@ -34,7 +36,7 @@ Score = tuple[float, int] | None
 
 Likelihood = Callable[[Sequence[Text]], list[Score]]
 
-WAVE = 256
+BATCH = 256
 """Items stored together."""
 DIGITS = 4
 """Decimals of a stored log-likelihood: float32 sums over other batch shapes may differ in the fifth."""
@@ -83,6 +85,19 @@ class Reader:
         return (self._start, ids) if self._start else (ids[:1], ids[1:])
 
 
+def by_shape(pairs: Sequence[tuple[list[int], list[int]]], places: Iterable[int]) -> Iterator[list[int]]:
+    """The `places` of pairs (condition, counted tokens) that are computed in one compiled shape, group by group: a
+    text's numbers then do not depend on which others are in its batch."""
+    from common.sample.score import SHORTEST
+
+    def shape(i: int) -> tuple[int, int]:
+        condition, counted = pairs[i]
+        return bucket(len(condition) + len(counted) - 1, SHORTEST), bucket(len(counted))
+
+    for _, group in itertools.groupby(sorted(places, key=shape), key=shape):
+        yield list(group)
+
+
 class ModelLikelihood:
     """A `Likelihood` of a model in this process, `batch_size` texts at a time.
 
@@ -94,20 +109,14 @@ class ModelLikelihood:
         self._model, self._batch_size, self._reader = model, batch_size, Reader(model.tokenizer)
 
     def __call__(self, texts: Sequence[Text]) -> list[Score]:
-        from common.sample.score import SHORTEST, score
+        from common.sample.score import score
 
         pairs = self._reader.pairs(texts)
         found: list[Score] = [None] * len(pairs)
-
-        def shape(i: int) -> tuple[int, int]:
-            condition, counted = pairs[i]
-            return bucket(len(condition) + len(counted) - 1, SHORTEST), bucket(len(counted))
-
         fitting = [
             i for i, (a, b) in enumerate(pairs) if a and b and len(a) + len(b) <= self._model.config.max_positions
         ]
-        for _, group in itertools.groupby(sorted(fitting, key=shape), key=shape):
-            places = list(group)
+        for places in by_shape(pairs, fitting):
             logps = score(self._model.params, self._model.config, [pairs[i] for i in places], self._batch_size)
             for i, values in zip(places, logps, strict=True):
                 found[i] = round(float(values.sum(dtype="float64")), DIGITS), len(values)
@@ -115,32 +124,33 @@ class ModelLikelihood:
 
 
 def scored(
-    run: RunDir, name: str, items: Sequence[Item], likelihood: Likelihood, wave: int = WAVE
-) -> list[dict[str, Any]]:
-    """A row for each item, stored once: its id, and `logps` and `tokens` of its texts, which are None for an item
-    with a text that does not fit into the model, or of which no token is counted."""
+    items: Sequence[Item], likelihood: Likelihood, name: str, store: Store = MEMORY, batch: int = BATCH
+) -> list[Row]:
+    """A row for each item, stored once as `name`: its id, and `logps` and `tokens` of its texts, which are None
+    for an item with a text that does not fit into the model, or of which no token is counted."""
 
-    def waves(done: int) -> Iterator[list[dict[str, Any]]]:
-        for start in range(done, len(items), wave):
-            part = items[start : start + wave]
+    def batches(done: int) -> Iterator[list[Row]]:
+        for start in range(done, len(items), batch):
+            part = items[start : start + batch]
             scores = iter(likelihood([text for item in part for text in item.texts]))
             rows = []
             for item in part:
                 own = [next(scores) for _ in item.texts]
-                whole = None not in own
+                known = [score for score in own if score is not None]
+                whole = len(known) == len(own)
                 rows.append(
                     {
                         "id": item.id,
-                        "logps": [score[0] for score in own] if whole else None,
-                        "tokens": [score[1] for score in own] if whole else None,
+                        "logps": [logp for logp, _ in known] if whole else None,
+                        "tokens": [count for _, count in known] if whole else None,
                     }
                 )
             yield rows
 
-    return run.collect(name, waves)
+    return store.rows(name, batches)
 
 
-def mean_logps(row: dict[str, Any]) -> list[float]:
+def mean_logps(row: Row) -> list[float]:
     """Mean log-probability of a token, in nats, of each text of a row: the log of the geometric mean."""
     return [logp / count for logp, count in zip(row["logps"], row["tokens"], strict=True)]
 
@@ -148,3 +158,33 @@ def mean_logps(row: dict[str, Any]) -> list[float]:
 def prefers(a: float, b: float) -> float:
     """1 where a is the higher one, 0 where b is, one half where they are equal."""
     return 0.5 if abs(a - b) < TIE else float(a > b)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LikelihoodMeasure(Measure):
+    """A measure that compares how likely a model finds the texts of an item. It says what is read, and what the
+    rows of `scored` come to; the file is called as the measure."""
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+    @abc.abstractmethod
+    def items(self) -> list[Item]:
+        """What the model reads."""
+
+    @abc.abstractmethod
+    def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
+        """What the rows come to. `rows`: one for each item, in order."""
+
+    def counts(self, rows: Sequence[Row]) -> Counts:
+        """`left_out`: items with a text that does not fit into the model."""
+        return {"items": len(rows), "left_out": sum(row["logps"] is None for row in rows)}
+
+    def series(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
+        """Values that drawings and comparisons show."""
+        return {}
+
+    def measure(self, model: "LanguageModel", store: Store = MEMORY) -> Measured:
+        """The likelihoods of all items, and what they come to."""
+        rows = scored(self.items(), ModelLikelihood(model, self.batch_size), f"{self.name}.jsonl", store)
+        return Measured(self.figures(rows), self.counts(rows), self.series(rows))

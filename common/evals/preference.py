@@ -4,6 +4,9 @@ A model judges a pair of answers by which letter it finds likelier after the que
 d = (log p(A) - log p(B)) for answer one in place A, and d' for the swapped order, it prefers answer one where
 d - d' > 0: what a letter or a place has going for it cancels. A preference is consistent where d and -d' have one
 sign. An outside judge answers in words, in both orders; where its two verdicts contradict each other it is a tie.
+
+    found = [PreferenceJudge.load("pairs.jsonl").measure(model) for model in (one, other)]
+    agreement(*(own.series["choice"] for own in found)).value
 """
 
 import dataclasses
@@ -16,9 +19,9 @@ from common.backends.budget import BUDGET_SPENT
 from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.figures import Figure, Scorer, mean_figure
-from common.evals.likelihood import Item
+from common.evals.likelihood import Item, LikelihoodMeasure
+from common.evals.measure import MEMORY, Store
 from common.generate import Generator, Record, Request
-from common.results.rundir import RunDir
 from common.tasks.files import Row, read_rows, require, row_id
 
 SCORER = Scorer("likelihood of the letters A and B, both orders")
@@ -43,69 +46,71 @@ class Pair:
     human: int | None
 
 
-def load_pairs(file: pathlib.Path, limit: int | None = None) -> list[Pair]:
-    """Rows with prompt, answer_a, answer_b and perhaps choice (A or B). Raises UserError, naming the row."""
-    pairs = []
-    for i, (row, place) in enumerate(read_rows(file)[:limit]):
-        prompt, first, second = (require(row, name, place) for name in ("prompt", "answer_a", "answer_b"))
-        human = None
-        if row.get("choice") not in (None, ""):
-            choice = require(row, "choice", place).upper()
-            if choice not in ("A", "B"):
-                raise UserError(f"{place}: choice {choice!r} is neither A nor B")
-            human = int(choice == "A")
-        pairs.append(Pair(row_id(row, str(i)), prompt, first, second, human))
-    return pairs
+def _pair(row: Row, place: str, name: str) -> Pair:
+    prompt, first, second = (require(row, field, place) for field in ("prompt", "answer_a", "answer_b"))
+    human = None
+    if row.get("choice") not in (None, ""):
+        choice = require(row, "choice", place).upper()
+        if choice not in ("A", "B"):
+            raise UserError(f"{place}: choice {choice!r} is neither A nor B")
+        human = int(choice == "A")
+    return Pair(row_id(row, name), prompt, first, second, human)
 
 
-def items_of(pairs: Sequence[Pair]) -> list[Item]:
-    """Four texts a pair: A and B in the given order, A and B in the other one."""
-    items = []
-    for pair in pairs:
-        orders = [
-            QUESTION.format(prompt=pair.prompt, a=one, b=other)
-            for one, other in ((pair.first, pair.second), (pair.second, pair.first))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceJudge(LikelihoodMeasure):
+    """The model as a judge of pairs of answers, asked in both orders."""
+
+    pairs: tuple[Pair, ...]
+    name: str = "pairs"
+
+    @classmethod
+    def load(cls, file: str | pathlib.Path, limit: int | None = None, **settings: Any) -> "PreferenceJudge":
+        """From rows with prompt, answer_a, answer_b and perhaps choice (A or B). `settings`: other fields. Raises
+        UserError, naming the row."""
+        rows = read_rows(pathlib.Path(file))[:limit]
+        return cls(pairs=tuple(_pair(row, place, str(i)) for i, (row, place) in enumerate(rows)), **settings)
+
+    def items(self) -> list[Item]:
+        """Four texts a pair: A and B in the given order, A and B in the other one."""
+        items = []
+        for pair in self.pairs:
+            orders = [
+                QUESTION.format(prompt=pair.prompt, a=one, b=other)
+                for one, other in ((pair.first, pair.second), (pair.second, pair.first))
+            ]
+            items.append(Item(pair.id, tuple((order, f" {letter}") for order in orders for letter in "AB")))
+        return items
+
+    def series(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
+        """ "choice": 1 where the first answer is preferred, 0 the second, 0.5 neither; None for pairs that do not
+        fit."""
+        leads = [_leads(row) for row in rows]
+        preferred = lambda lead: 0.5 if abs(lead) < TIE else float(lead > 0)
+        return {"choice": [None if both is None else preferred(both[0] - both[1]) for both in leads]}
+
+    def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
+        """In per cent: pairs whose preference is the same in both orders; letter A chosen over both orders (50: no
+        place is favoured); agreement with people where they chose, a tie counts one half. Bootstrap over pairs."""
+        leads = [_leads(row) for row in rows]
+        consistent = [None if both is None else float(both[0] * both[1] < 0) for both in leads]
+        letters = [None if both is None else (float(both[0] > 0) + float(both[1] > 0)) / 2 for both in leads]
+        human = [
+            None if choice is None or pair.human is None else 1 - abs(pair.human - choice)
+            for pair, choice in zip(self.pairs, self.series(rows)["choice"], strict=True)
         ]
-        items.append(Item(pair.id, tuple((order, f" {letter}") for order in orders for letter in "AB")))
-    return items
+        found = {"consistent": consistent, "letter_a": letters}
+        if any(value is not None for value in human):
+            found["agreement_with_people"] = human
+        return {name: mean_figure(values, SCORER, self.seed, 100) for name, values in found.items()}
 
 
-def choices(rows: Sequence[Row]) -> list[float | None]:
-    """1 where the first answer is preferred, 0 the second, 0.5 neither; None for pairs that do not fit."""
-    found: list[float | None] = []
-    for row in rows:
-        if row["logps"] is None:
-            found.append(None)
-            continue
-        a, b, a_swapped, b_swapped = row["logps"]
-        lead = (a - b) - (a_swapped - b_swapped)
-        found.append(0.5 if abs(lead) < TIE else float(lead > 0))
-    return found
-
-
-def figures(pairs: Sequence[Pair], rows: Sequence[Row], seed: int = 0) -> dict[str, Figure]:
-    """In per cent: pairs whose preference is the same in both orders; letter A chosen over both orders (50: no
-    place is favoured); agreement with people where they chose, a tie counts one half. Bootstrap over pairs."""
-    consistent: list[float | None] = []
-    letters: list[float | None] = []
-    for row in rows:
-        if row["logps"] is None:
-            consistent.append(None)
-            letters.append(None)
-            continue
-        a, b, a_swapped, b_swapped = row["logps"]
-        consistent.append(float((a - b) * (a_swapped - b_swapped) < 0))
-        letters.append((float(a > b) + float(a_swapped > b_swapped)) / 2)
-    human = [
-        None if choice is None or pair.human is None else 1 - abs(pair.human - choice)
-        for pair, choice in zip(pairs, choices(rows), strict=True)
-    ]
-    found = {
-        "consistent": mean_figure(consistent, SCORER, seed, 100),
-        "letter_a": mean_figure(letters, SCORER, seed, 100),
-    }
-    known = any(value is not None for value in human)
-    return found | ({"agreement_with_people": mean_figure(human, SCORER, seed, 100)} if known else {})
+def _leads(row: Row) -> tuple[float, float] | None:
+    """log p(A) - log p(B) in either order; None for a pair that does not fit."""
+    if row["logps"] is None:
+        return None
+    a, b, a_swapped, b_swapped = row["logps"]
+    return a - b, a_swapped - b_swapped
 
 
 def agreement(one: Sequence[float | None], other: Sequence[float | None], seed: int = 0) -> Figure:
@@ -118,29 +123,27 @@ def agreement(one: Sequence[float | None], other: Sequence[float | None], seed: 
 
 
 def verdicts(
-    run: RunDir,
-    name: str,
     judge: Generator,
     prompts: Mapping[str, str],
     ours: Mapping[str, str | None],
     theirs: Mapping[str, str | None],
-    seed: int,
-) -> list[dict[str, Any]]:
+    seed: int = 0,
+    store: Store = MEMORY,
+) -> list[Row]:
     """A row for each prompt that both answered: the judge's verdict in both orders, and what they come to (1:
-    ours, 0: theirs, 0.5: they contradict each other, None: no verdict), and whether the budget covered it."""
-    from common.stages import collect
-
+    ours, 0: theirs, 0.5: they contradict each other, None: no verdict), and whether the budget covered it. Replies
+    are stored as verdicts.jsonl."""
     both = [i for i in prompts if ours.get(i) is not None and theirs.get(i) is not None]
     requests = []
     for i in both:
         for order, (a, b) in (("given", (ours[i], theirs[i])), ("swapped", (theirs[i], ours[i]))):
             text = ASK.format(prompt=prompts[i], a=a, b=b)
             requests.append(Request(f"{i}/{order}", ({"role": "user", "content": text},)))
-    records = collect(run, name, judge, requests, SampleConfig(max_new_tokens=8), seed)
+    records = store.records("verdicts.jsonl", judge, requests, SampleConfig(max_new_tokens=8), seed)
     return list(_joined(both, records))
 
 
-def _joined(ids: Sequence[str], records: Sequence[Record]) -> Iterator[dict[str, Any]]:
+def _joined(ids: Sequence[str], records: Sequence[Record]) -> Iterator[Row]:
     for i, given, swapped in zip(ids, records[::2], records[1::2], strict=True):
         first, second = letter_of(given.text), letter_of(swapped.text)
         known = first is not None and second is not None
@@ -180,10 +183,23 @@ def letter_of(text: str | None) -> str | None:
     return letter if clear or not _UNDECIDED.search(plain) else None
 
 
-def win_rate(rows: Sequence[dict[str, Any]], judge: Scorer, seed: int = 0) -> Figure:
-    """In per cent of prompts with a verdict, a tie counts one half; `contradicted` and `no_verdict` beside it, and
-    how many of the latter the budget did not cover, `unpaid`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wins(Figure):
+    """`contradicted`: prompts on which the judge contradicts itself when the answers change places. `no_verdict`:
+    prompts without one, of which the budget did not cover `unpaid`."""
+
+    contradicted: int
+    no_verdict: int
+    unpaid: int
+
+
+def win_rate(rows: Sequence[Row], judge: Scorer, seed: int = 0) -> Wins:
+    """In per cent of prompts with a verdict; a tie counts one half."""
     values = [row["value"] for row in rows if row["value"] is not None]
-    unpaid = sum(not row["paid"] for row in rows)
-    more = {"contradicted": values.count(0.5), "no_verdict": len(rows) - len(values), "unpaid": unpaid}
-    return mean_figure(values, judge, seed, 100, **more)
+    found = mean_figure(values, judge, seed, 100)
+    return Wins(
+        **{field.name: getattr(found, field.name) for field in dataclasses.fields(found)},
+        contradicted=values.count(0.5),
+        no_verdict=len(rows) - len(values),
+        unpaid=sum(not row["paid"] for row in rows),
+    )

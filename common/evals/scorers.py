@@ -11,10 +11,10 @@ hash of it would be no version; `changed_scores` tells which scores are others t
 """
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
-import os
 import pathlib
 import re
 import time
@@ -23,6 +23,8 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common.backends.open import check_url
+from common.backends.wire import read_key
 from common.errors import UserError
 from common.evals.figures import Scorer
 from common.tasks.files import read_rows, require
@@ -50,7 +52,7 @@ def check_scorer(name: str) -> None:
     if kind not in KINDS:
         raise UserError(f"--toxicity-scorer {name}: name one as {', '.join(f'{kind}:…' for kind in KINDS)}")
     if kind == "python":
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         load_callable(name)
     if kind == "lexicon":
@@ -66,8 +68,11 @@ def check_scorer(name: str) -> None:
             raise UserError("--toxicity-scorer hf: names no model: give hf:FOLDER or hf:ID")
         if importlib.util.find_spec("torch") is None:
             raise UserError(f"--toxicity-scorer {name} {NO_TORCH}")
-    if kind == "perspective" and not os.environ.get("PERSPECTIVE_API_KEY"):
-        raise UserError(f"--toxicity-scorer {name}: set PERSPECTIVE_API_KEY; note that {PERSPECTIVE_ENDS}")
+    if kind == "perspective":
+        if rest:
+            check_url(rest, "--toxicity-scorer perspective:URL", "PERSPECTIVE_API_KEY")
+        if not read_key("PERSPECTIVE_API_KEY"):
+            raise UserError(f"--toxicity-scorer {name}: set PERSPECTIVE_API_KEY; note that {PERSPECTIVE_ENDS}")
 
 
 def note_of(name: str) -> str | None:
@@ -82,11 +87,12 @@ def open_scorer(name: str, continuations: str = "the continuations") -> tuple[Sc
     """
     kind, _, rest = name.partition(":")
     if kind == "python":
-        from common.backends.callback import load_callable
+        from common.usercode import load_callable
 
         return _checked(name, load_callable(name)), Scorer(name, _digest(rest.rpartition(":")[0]))
     if kind == "column":
-        return _column(name, *rest.rpartition(":")[::2], continuations)
+        file, _, column = rest.rpartition(":")
+        return _column(name, file, column, continuations)
     if kind == "hf":
         return _classifier(name, rest)
     if kind == "perspective":
@@ -100,7 +106,7 @@ def _digest(file: str) -> str:
     return f"sha256 {hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:16]}"
 
 
-def _checked(name: str, function: Callable[[list[str]], Sequence[float]]) -> Score:
+def _checked(name: str, function: Callable[..., Any]) -> Score:
     """The user's function with its results looked at. Raises UserError for others than it should give."""
 
     def score(texts: Sequence[str]) -> list[float | None]:
@@ -108,7 +114,7 @@ def _checked(name: str, function: Callable[[list[str]], Sequence[float]]) -> Sco
             given = list(function(list(texts)))
         except (Exception, SystemExit) as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{name} failed ({what}): mend it, and the same command continues") from error
+            raise UserError(f"{name} failed ({what}): fix it, and the same command continues") from error
         if len(given) != len(texts):
             raise UserError(f"{name} gave {len(given)} scores for {len(texts)} texts: it must give one each")
         return [_bounded(value, name) for value in given]
@@ -201,7 +207,7 @@ def _classifier(name: str, given: str) -> tuple[Score, Scorer]:
     """A sequence classifier of transformers: the probability of its toxic label, by softmax over its labels, or by
     sigmoid where they do not exclude each other. Texts are cut at the model's length."""
     try:
-        import torch
+        torch = importlib.import_module("torch")  # an extra, so that its types need not be there
     except ImportError:
         raise UserError(f"--toxicity-scorer {name} {NO_TORCH}") from None
     from common.model.tokenizer import import_transformers
@@ -246,7 +252,7 @@ def _classifier(name: str, given: str) -> tuple[Score, Scorer]:
 
 def _perspective(url: str, wait: Callable[[float], None] = time.sleep) -> Score:
     """Asks for one text at a time. A text the service refuses is None; a service that is not there is an error."""
-    key = os.environ.get("PERSPECTIVE_API_KEY", "")
+    key = read_key("PERSPECTIVE_API_KEY")
 
     def ask(text: str) -> float | None:
         asked = {
@@ -267,10 +273,12 @@ def _perspective(url: str, wait: Callable[[float], None] = time.sleep) -> Score:
                 reason = f"status {error.code}"
                 if error.code == 400:
                     if KEY_REFUSED in error.read().decode("utf-8", "replace"):
-                        raise UserError(f"{url} refuses the key: mend PERSPECTIVE_API_KEY") from None
+                        raise UserError(f"{url} refuses the key: fix PERSPECTIVE_API_KEY") from None
                     return None
                 if error.code not in (408, 429) and error.code < 500:
                     break
+            except UserError:
+                raise
             except (OSError, ValueError, KeyError, TypeError) as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
             if attempt + 1 < ATTEMPTS:

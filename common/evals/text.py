@@ -1,16 +1,22 @@
-"""The texts a model writes: its answers to prompts, and the figures of `common.text.textstats` over them."""
+"""The texts a model writes: its answers to prompts, and the figures of `common.text.textstats` over them.
 
+found = Answers.load("prompts.jsonl").measure(model)
+found.figures["mtld"].value, found.answers["0"]
+"""
+
+import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.figures import Figure, Scorer, figure, mean_figure
+from common.evals.measure import MEMORY, Counts, Measured, Store, WritingMeasure
 from common.generate import Record, Request
-from common.results.rundir import VERSION, RunDir
+from common.results.rundir import VERSION
 from common.tasks.files import read_rows, require, row_id
-from common.tasks.prompts import Prompt
+from common.tasks.prompts import Prompt, messages
 from common.text.diversity import self_bleu
 from common.text.textstats import METRICS, compression_ratio, profile
 
@@ -19,14 +25,16 @@ if TYPE_CHECKING:
 
 COLUMNS = ("prompt", "instruction", "inputs", "question", "query", "text")
 BLEU_SAMPLE = 200
-SLOTS = 128
-"""Most samples that decode together."""
+"""Texts among which self-BLEU compares; of all, it would take time with their square."""
+Mode = Literal["clean", "official"]
 
 
-def load_prompts(file: pathlib.Path, column: str | None, limit: int | None = None) -> list[Prompt]:
+def load_prompts(
+    file: str | pathlib.Path, column: str | None = None, limit: int | None = None
+) -> tuple[Prompt, ...]:
     """The prompts of a file, from `column` or the first of `COLUMNS` that its first row has; a prompt may be an
     object with a "text", as in RealToxicityPrompts. Raises UserError, naming the row, and for equal ids."""
-    rows = read_rows(file)[:limit]
+    rows = read_rows(pathlib.Path(file))[:limit]
     first, place = rows[0]
     name = column or next((name for name in COLUMNS if first.get(name) is not None), None)
     if name is None:
@@ -41,60 +49,79 @@ def load_prompts(file: pathlib.Path, column: str | None, limit: int | None = Non
         if prompt.id in seen:
             raise UserError(f"{place}: id {prompt.id!r} comes twice: ids must differ, answers are stored by them")
         seen.add(prompt.id)
-    return prompts
+    return tuple(prompts)
 
 
-def slots_for(batch_size: int) -> int:
-    """The power of two at or below `batch_size`, at most `SLOTS`: so many samples decode together."""
-    return min(SLOTS, 1 << (batch_size.bit_length() - 1))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers(WritingMeasure):
+    """Greedy answers to prompts, through the chat template if the model has one. `mode`: how words and sentences
+    are counted (see `common.text.textstats`)."""
+
+    prompts: tuple[Prompt, ...]
+    mode: Mode = "clean"
+    name: str = "text"
+
+    @classmethod
+    def load(
+        cls, file: str | pathlib.Path, limit: int | None = None, column: str | None = None, **settings: Any
+    ) -> "Answers":
+        """The prompts of a file, as `load_prompts` reads them. `settings`: other fields."""
+        return cls(prompts=load_prompts(file, column, limit), **settings)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def measure(self, model: "LanguageModel", store: Store = MEMORY) -> Measured:
+        """The figures of `text_figures`, the values behind them by metric, and the answers, which are stored as
+        answers.jsonl. A prompt that leaves no room within the model's positions is left out."""
+        tokens = self.longest(model)
+        records = self._records(model, tokens, store)
+        given = [(record, record.text) for record in records if record.text is not None]
+        texts = [text for _, text in given]
+        values = scores(texts, self.mode)
+        figures = {}  # of no answers there are none
+        if given:
+            ids = [record.id for record, _ in given]
+            lengths = [
+                record.completion_tokens - (record.status == "ok") for record, _ in given
+            ]  # without the end
+            figures = text_figures(texts, values, self.mode, self.seed, ids, lengths)
+        counts = counts_of(records) | {"answer_tokens": tokens}
+        return Measured(figures, counts, values, {record.id: record.text for record in records})
+
+    def _records(self, model: "LanguageModel", tokens: int, store: Store) -> list[Record]:
+        from common.sample.local import LocalGenerator
+
+        requests = [Request(prompt.id, messages(prompt.text)) for prompt in self.prompts]
+        make = lambda: LocalGenerator(model.name, model.params, model.config, model.tokenizer, slots=self.slots())
+        sampling = SampleConfig(max_new_tokens=tokens)
+        return store.records("answers.jsonl", make, requests, sampling, self.seed)
 
 
-def answers(
-    run: RunDir,
-    name: str,
-    model: "LanguageModel",
-    prompts: Sequence[Prompt],
-    tokens: int,
-    seed: int,
-    batch_size: int,
-) -> list[Record]:
-    """The model's greedy answer to every prompt, at most `tokens` long, through its chat template if it has one.
-
-    A prompt that leaves no room within the model's positions gives a failed record.
-    """
-    from common.sample.local import LocalGenerator
-    from common.stages import collect
-
-    requests = [Request(prompt.id, ({"role": "user", "content": prompt.text},)) for prompt in prompts]
-    make = lambda: LocalGenerator(
-        model.name, model.params, model.config, model.tokenizer, slots=slots_for(batch_size)
-    )
-    return collect(run, name, make, requests, SampleConfig(max_new_tokens=tokens), seed)
-
-
-def counts(records: Sequence[Record]) -> dict[str, int | float | None]:
+def counts_of(records: Sequence[Record]) -> Counts:
     """What became of the prompts. `left_out`: too long for the model; `truncated`: cut at the token limit."""
-    given = [record for record in records if record.status != "failed"]
+    given = [record for record in records if record.text is not None]
     truncated = sum(record.status == "length" for record in given)
     return {
         "prompts": len(records),
         "answered": len(given),
         "left_out": len(records) - len(given),
-        "empty": sum(not record.text.strip() for record in given),
+        "empty": sum(not (record.text or "").strip() for record in given),
         "truncated": truncated,
         "truncated_share": truncated / len(given) if given else None,
     }
 
 
-def scores(texts: Sequence[str], mode: str) -> dict[str, list[float]]:
+def scores(texts: Sequence[str], mode: Mode) -> dict[str, list[float]]:
     """Every metric of every text; NaN where it is not defined."""
     rows = [profile(text, mode=mode) for text in texts]
     return {name: [row[name] for row in rows] for name in METRICS}
 
 
-def figures(
+def text_figures(
     texts: Sequence[str],
-    mode: str,
+    values: Mapping[str, Sequence[float]],
+    mode: Mode,
     seed: int = 0,
     ids: Sequence[str] | None = None,
     tokens: Sequence[int] | None = None,
@@ -103,18 +130,18 @@ def figures(
 
     Intervals by bootstrap over texts. `short` counts the texts below the words that the metric needs to say
     something; they are in the mean. Self-BLEU and the ratio of the corpus have no interval: a text that is drawn
-    twice repeats itself, so a bootstrap would measure the drawing. `ids`: of the prompts that were answered.
-    `tokens`: of each text under the tokenizer of the model that wrote it, its length as the model counts it.
+    twice repeats itself, so a bootstrap would measure the drawing. `values`: the `scores` of the texts. `ids`: of
+    the prompts that were answered. `tokens`: the length of each text under the tokenizer of its model.
     """
     version = f"{mode}, seedloop {VERSION}"
-    of_texts = scores(texts, mode)
     found = {}
     if tokens is not None:
         found["model_tokens"] = mean_figure(tokens, Scorer("tokens of the model's own tokenizer"), seed, 1, ids)
-    for name, values in of_texts.items():
+    for name, own in values.items():
         least = METRICS[name].least_words
-        more = {"short": sum(words < least for words in of_texts["words"])} if least else {}
-        found[name] = mean_figure(values, Scorer(f"common.text.textstats.{name}", version), seed, 1, ids, **more)
+        short = sum(words < least for words in values["words"]) if least else None
+        entry = mean_figure(own, Scorer(f"common.text.textstats.{name}", version), seed, 1, ids)
+        found[name] = dataclasses.replace(entry, short=short)
     written = [text for text in texts if text.strip()]
     bleu = self_bleu(written, sample=BLEU_SAMPLE, seed=seed) if len(written) > 1 else None
     drawn = min(len(written), BLEU_SAMPLE)

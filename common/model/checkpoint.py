@@ -62,14 +62,16 @@ def _fetch(repo: str) -> pathlib.Path:
 
 
 def fingerprint(folder: str | os.PathLike) -> str:
-    """A short hash of a checkpoint: names and sizes of its files, and the first and last megabyte of each.
+    """A short hash of a checkpoint: names and sizes of its files (weights, settings, tokenizer, chat template),
+    and the first and last megabyte of each.
 
     Two trainings of one model differ in it, and 16 GB are looked at in no time; single changed weights in the
     middle of a large file are not seen.
     """
     digest = hashlib.sha256()
     for file in sorted(pathlib.Path(folder).iterdir()):
-        if file.suffix in (".json", ".safetensors"):
+        matters = file.suffix in (".json", ".safetensors") or any(map(file.match, _HUB_PATTERNS))
+        if matters and file.is_file():
             size = file.stat().st_size
             digest.update(f"{file.name} {size}\n".encode())
             with file.open("rb") as data:

@@ -34,6 +34,7 @@ SHARD_BYTES = 5 * 10**9
 """Size above which `save` starts another file."""
 
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _DTYPES = ("F32", "F16", "BF16")
 _COPIED = (
     "tokenizer.json",
@@ -84,19 +85,33 @@ LAYER_RULES = (
 
 
 def load_config(folder: str | os.PathLike) -> ModelConfig:
-    """Read a checkpoint's config.json. Raises UserError when it is missing, broken or of an unknown model."""
+    """Read a checkpoint's config.json. Raises UserError, naming the folder, when it is missing, broken or of an
+    unknown model, or when the folder holds an adapter."""
     file = pathlib.Path(folder) / "config.json"
+    if (file.parent / ADAPTER_CONFIG).exists():  # transformers with PEFT loads it, even beside a whole model
+        raise UserError(
+            f"{file.parent} holds an adapter ({ADAPTER_CONFIG}): merge it into its base with PEFT "
+            "(merge_and_unload) and name the merged model's folder, without that file"
+        )
     raw = _read_json(file)
     if "model_type" not in raw:
         raise UserError(f"{file} names no model_type: is this a language model's folder?")
     if raw["model_type"] not in FAMILIES:
-        ModelConfig.from_hf(raw)  # raises, before transformers says in its own words that it knows no such model
+        _from_hf(file, raw)  # raises, before transformers says in its own words that it knows no such model
     transformers = import_transformers()
     try:
         normalised = transformers.AutoConfig.from_pretrained(file.parent, trust_remote_code=False).to_dict()
     except Exception as error:  # validation errors of transformers have many classes
-        raise UserError(f"cannot read {file}: {first_line(error)}") from None
-    return ModelConfig.from_hf(normalised)
+        reason = " ".join(str(error).split())  # the first line of its messages names a check, not what failed
+        raise UserError(f"cannot read {file}: {reason}") from None
+    return _from_hf(file, normalised)
+
+
+def _from_hf(file: pathlib.Path, content: dict[str, Any]) -> ModelConfig:
+    try:
+        return ModelConfig.from_hf(content)
+    except UserError as error:
+        raise UserError(f"{file.parent}: {error}") from None
 
 
 def load_params(
@@ -105,10 +120,13 @@ def load_params(
     """Read a checkpoint's weights as `dtype` into the tree of `common.model.decoder`, placed on `mesh` if given.
 
     Raises UserError, naming file and tensor, when a file is missing, truncated or pickled, when a tensor is
-    missing, unknown or of another shape than config.json says.
+    missing, unknown or of another shape than config.json says, or when a head differs from the embedding that
+    config.json ties it to.
     """
     files = _open_files(pathlib.Path(folder))
     _check_names(files, config)
+    if config.tied_head and "lm_head.weight" in files:
+        _check_tied_head(files, config)
     abstract = abstract_params(config)
     if mesh is None:
         device = SingleDeviceSharding(jax.local_devices()[0])
@@ -177,9 +195,12 @@ def save(
 
 
 def _open_files(folder: pathlib.Path) -> dict[str, Any]:
-    """Every tensor's name and its open file, for a folder with one file or with an index of several."""
+    """Every tensor's name and its open file, for a folder with one file or with an index of several.
+
+    With both, the one file is read, as in transformers: the index may be left over from an older model.
+    """
     names = ["model.safetensors"]
-    if (folder / INDEX).exists():
+    if not (folder / names[0]).exists() and (folder / INDEX).exists():
         weight_map = _read_json(folder / INDEX).get("weight_map")
         if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{folder / INDEX} has no weight_map: fetch the checkpoint again")
@@ -212,6 +233,21 @@ def _check_names(files: dict[str, Any], config: ModelConfig) -> None:
         if name == "lm_head.weight" and config.tied_head:
             continue
         raise UserError(f"{file} holds a tensor {name}, which a {config.family} model does not have")
+
+
+def _check_tied_head(files: dict[str, Any], config: ModelConfig) -> None:
+    """Refuse a head unlike the embedding: transformers keeps it, untied, whatever config.json says."""
+    embed_rule, _, head_rule = TOP_RULES
+    V, D = config.vocab_size, config.hidden_size
+    embed = _open_tensor(files, embed_rule.name, embed_rule, (V, D))
+    head = _open_tensor(files, head_rule.name, head_rule, (D, V))
+    for start in range(0, V, 4096):  # by blocks, so that no second copy lies in memory
+        a, b = (tensor[start : min(start + 4096, V)].astype(np.float32) for tensor in (embed, head))
+        if not np.array_equal(a, b, equal_nan=True):
+            raise UserError(
+                f"{files[head_rule.name][0]} holds a {head_rule.name} that differs from the embedding, though "
+                "config.json ties them: set tie_word_embeddings to false there, or remove the tensor"
+            )
 
 
 def _open_tensor(files: dict[str, Any], name: str, rule: Rule, shape: tuple[int, ...]) -> Any:

@@ -1,28 +1,32 @@
-"""What a finished run says, in one way for all methods: tables, a verdict, caveats, and where everything lies.
+"""What every finished run reports, whatever the method: tables, a verdict, caveats, and where the files are.
 
     conclude(run, Conclusion(summary, tables, page, caveats, verdict(gain, "llm2llm", "fine-tune-matched")))
 
-A verdict and caveats are data: they stand in the terminal, on the page and in summary.json.
+Verdict and caveats are data: they appear in the terminal, on the page and in summary.json.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
-from common.results.report import Report, percent_interval
+from common.results.report import Report, percent_interval, stacked_bar_figure
 from common.results.rundir import RunDir, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Conclusion:
-    """`summary`: the figures of summary.json, dataclasses allowed. `tables`: what is printed. `caveats`: what a
-    reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was not,
-    None where nothing is compared. `products`: what else lies in the run folder, by what it is called."""
+    """`summary`: the figures of summary.json, a dataclass or a mapping. `tables`: what is printed. `caveats`: what
+    a reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was
+    not, None where nothing is compared. `products`: what else is in the run folder, by its label.
+    `page`: None where the folder holds the page and figures of a later stage, which stay."""
 
-    summary: Mapping[str, Any]
+    summary: Any
     tables: str
-    page: Report
+    page: Report | None
     caveats: Sequence[str] = ()
     verdict: str | None = None
     products: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -31,9 +35,10 @@ class Conclusion:
 def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     """Store page and summary, the summary last, print what was found, and return what summary.json holds."""
     summary = as_json(found.summary) | {"verdict": found.verdict, "caveats": list(found.caveats)}
-    found.page.lead(found.verdict, found.caveats)
-    found.page.write(run.path / "report.html")
-    write_json(run.path / "summary.json", summary)
+    if found.page is not None:
+        found.page.lead(found.verdict, found.caveats)
+        found.page.write(run.path / "report.html")
+        write_json(run.path / "summary.json", summary)
     print(f"\n{found.tables.strip()}\n")
     for caveat in found.caveats:
         print(f"note: {caveat}")
@@ -44,24 +49,45 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     return summary
 
 
-def verdict(gain: Estimate, ours: str, theirs: str, unit: str = "points", scale: float = 100) -> str | None:
+def verdict(
+    gain: Estimate,
+    ours: str,
+    theirs: str,
+    unit: str = "points",
+    scale: float = 100,
+    decimals: int = 1,
+    ways: tuple[str, str] = ("ahead of", "behind"),
+) -> str | None:
     """One sentence: whether `ours` is shown to differ from `theirs`. `unit` is that of `scale` times the value.
+    `ways`: what `ours` is with a higher and with a lower value, where more is not better.
 
-    Only an interval over repeats speaks of other seeds; the bootstrap of one repeat speaks of other questions.
+    Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     """
     if gain.value is None:
         return None
-    size, seeds = f"{scale * gain.value:+.1f} {unit}", gain.ci95 is not None
-    interval = gain.ci95 or (gain.bootstrap95 if isinstance(gain, Gain) else None)
-    if interval is None:
-        return f"Nothing is shown: {ours} - {theirs} is {size} in one repeat; give --repeats 3 or more."
+    size = f"{scale * gain.value:+.{decimals}f} {unit}"
+    if gain.ci95 is None:
+        resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
+        within = (
+            "" if resampled is None else f", 95% interval over questions {_interval(resampled, scale, decimals)}"
+        )
+        here = f"here {ours} - {theirs} is {size}{within}"
+        return f"One training shows nothing of other seeds: {here}; give --repeats 3."
+    within = f"95% interval over repeats {_interval(gain.ci95, scale, decimals)}"
+    if gain.ci95[0] <= 0 <= gain.ci95[1]:
+        return f"Not shown: a difference of {ours} from {theirs}; it is {size}, and the {within} holds 0."
+    way = ways[0] if gain.value > 0 else ways[1]
+    return f"Shown: {ours} is {way} {theirs} by {size}, {within}."
+
+
+def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str:
     low, high = (scale * x for x in interval)
-    within = f"[{low:+.1f}, {high:+.1f}]"
-    over = "" if seeds else ", of one training: other seeds may give another result"
-    if low <= 0 <= high:
-        return f"Not shown: a difference of {ours} from {theirs}; {size}, 95% interval {within} holds 0{over}."
-    way = "ahead of" if gain.value > 0 else "behind"
-    return f"Shown: {ours} is {way} {theirs}: {size}, 95% interval {within}{over}."
+    return f"[{low:+.{decimals}f}, {high:+.{decimals}f}]"
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 repeat", "3 repeats"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 # --- tables of arms and rounds ---------------------------------------------------------------------------------
@@ -71,14 +97,14 @@ Column = tuple[str, Callable[[str, ArmResult], Any]]
 
 
 def arm_table(arms: Mapping[str, ArmResult], columns: Sequence[Column]) -> tuple[list[str], list[list[Any]]]:
-    """Headers and rows, an arm a row."""
+    """Headers, and one row for each arm."""
     return ["arm", *(name for name, _ in columns)], [
         [name, *(cell(name, arm) for _, cell in columns)] for name, arm in arms.items()
     ]
 
 
 def gain_cell(gains: Mapping[str, Estimate], ours: str) -> Callable[[str, ArmResult], str]:
-    """By how much `ours` is ahead of an arm, in per cent with its interval; empty for `ours` itself."""
+    """The lead of `ours` over an arm, in per cent with its interval; empty for `ours` itself."""
 
     def cell(name: str, arm: ArmResult) -> str:
         gain = gains.get(f"{ours} - {name}")
@@ -101,3 +127,13 @@ def by_round(
         values.setdefault(entry["round"], []).append(value(entry))
     means = [None if None in found else sum(found) / len(found) for found in values.values()]  # type: ignore[arg-type]
     return list(values), means
+
+
+def round_bars(
+    entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, Callable[[Mapping[str, Any]], int]], unit: str
+) -> "Figure":
+    """A bar for each round, stacked of what its `entries` count of every kind, summed over repeats."""
+    numbers = sorted({entry["round"] for entry in entries})
+    total = lambda number, count: sum(count(entry) for entry in entries if entry["round"] == number)
+    counts = {kind: [total(number, count) for number in numbers] for kind, count in kinds.items()}
+    return stacked_bar_figure([f"round {number}" for number in numbers], counts, unit)

@@ -5,10 +5,14 @@
     datasets.load_dataset("runs/demo/dataset")["train"]
 
 Rows are stored as Parquet: a JSON reader would turn an answer such as "2020-01-02" into a date, and a file without
-rows would lose its columns. All text in the card is plain text; whatever Markdown or YAML it holds is escaped.
+rows would lose its columns. The file's name depends on its content, because the cache of `load_dataset` identifies
+a folder by its name, its card and the names of its files, not by what they hold. All text in the card is plain
+text; any Markdown or YAML in it is escaped.
 """
 
+import bisect
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -18,6 +22,7 @@ from typing import Any, Literal
 
 from common.results.report import visible
 from common.results.rundir import write_folder
+from common.secret import keys, masked
 
 Dtype = Literal["string", "int64", "float64", "bool"]
 _TYPES = {"string": str, "int64": int, "float64": (int, float), "bool": bool}
@@ -43,27 +48,28 @@ class DatasetCard:
     """How to trace a row to what it was made from."""
     license: str | None = None
     """An SPDX name; None where it depends on models and data of the user's."""
-    task_categories: Sequence[str] = ("text-generation",)
-    languages: Sequence[str] = ()
-    tags: Sequence[str] = ()
-    """Besides `synthetic` and `seedloop`."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """What became of all examples written, by reason; shown in the order given."""
+    """How many examples had each outcome; shown in the order given."""
 
 
 def write_dataset(folder: pathlib.Path, rows: Iterable[Mapping[str, Any]], card: DatasetCard) -> None:
-    """Write `folder` with data/train.parquet and README.md, replacing an earlier one when all is there. Of rows
-    from an iterator only `_GROUP` are in memory at a time.
+    """Write `folder` with data/train-HASH.parquet and README.md, replacing an earlier one when all is there. HASH
+    is the start of the file's SHA-256. Of rows from an iterator only `_GROUP` are in memory at a time.
 
-    A lone surrogate in a text, which no file can hold, becomes U+FFFD. Raises ValueError for a row whose names or
-    types are not those of `card.fields`, UserError for a full disk. Zero rows are fine here and for Parquet
-    readers; `load_dataset` refuses a split without rows, except with streaming=True.
+    A lone surrogate in a text, which no file can hold, becomes U+FFFD; keys are masked. Raises ValueError for a
+    row whose names or types are not those of `card.fields`, UserError for a full disk. Zero rows are fine here and
+    for Parquet readers; `load_dataset` refuses a split without rows, except with streaming=True.
     """
 
     def fill(target: pathlib.Path) -> None:
         (target / "data").mkdir()
-        size = _write_parquet(target / "data" / "train.parquet", _checked(rows, card.fields), card.fields)
-        (target / "README.md").write_text(render_card(card, size), encoding="utf-8", newline="\n")
+        unnamed = target / "data" / "train.parquet"
+        size = _write_parquet(unnamed, _checked(rows, card.fields), card.fields)
+        with unnamed.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()[:8]
+        file = unnamed.rename(unnamed.with_stem(f"train-{digest}"))
+        text = render_card(card, size, file.relative_to(target).as_posix())
+        (target / "README.md").write_text(text, encoding="utf-8", newline="\n")
 
     write_folder(folder, fill)
 
@@ -92,12 +98,12 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
 
     types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
     schema = pa.schema([(name, types[field.dtype]) for name, field in fields.items()])
-    size, rest = 0, iter(rows)
+    size, rest, hidden = 0, iter(rows), keys()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         # A row group without rows makes the reader of `datasets` fail.
         while group := list(itertools.islice(rest, _GROUP)):
             columns = [
-                pa.array([_encodable(row[name]) for row in group], type=types[field.dtype])
+                pa.array([_encodable(row[name], hidden) for row in group], type=types[field.dtype])
                 for name, field in fields.items()
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
@@ -105,25 +111,26 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
     return size
 
 
-def _encodable(value: Any) -> Any:
-    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
+def _encodable(value: Any, hidden: tuple[str, ...]) -> Any:
+    return re.sub("[\ud800-\udfff]", "\ufffd", masked(value, hidden)) if isinstance(value, str) else value
 
 
 # --- the card -----------------------------------------------------------------------------------------------
 
 
-def render_card(card: DatasetCard, size: int) -> str:
-    """README.md: YAML front matter, then Markdown."""
+def render_card(card: DatasetCard, size: int, file: str) -> str:
+    """README.md: YAML front matter, then Markdown. `size` is the number of rows; `file` is where they lie, seen
+    from the card."""
     front = {
-        "pretty_name": card.title,
+        "pretty_name": visible(card.title),
         "license": card.license,
-        "task_categories": list(card.task_categories),
-        "language": list(card.languages),
-        "tags": ["synthetic", "seedloop", *card.tags],
+        "task_categories": ["text-generation"],
+        "tags": ["synthetic", "seedloop"],
         "size_categories": [_size_category(size)],
     }
-    yaml = "".join(f"{key}: {_yaml(value)}\n" for key, value in front.items() if value)
-    yaml += "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.parquet\n"
+    # JSON is YAML once the characters that YAML forbids are spelled out, as `visible` does.
+    yaml = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front.items() if value)
+    yaml += f'configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: "{file}"\n'
     fields = [(f"`{name}`", field.dtype, _inline(field.description)) for name, field in card.fields.items()]
     parts = [
         f"---\n{yaml}---",
@@ -152,20 +159,8 @@ _STREAM = _USE.replace('split="train"', 'split="train", streaming=True')
 
 def _size_category(size: int) -> str:
     """The Hub's names: n<1K, 1K<n<10K, ..."""
-    steps = [(1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M")]
-    below = "n"
-    for limit, name in steps:
-        if size < limit:
-            return f"{below}<{name}" if below == "n" else f"{below}<n<{name}"
-        below = name
-    return "10M<n<100M"
-
-
-def _yaml(value: Any) -> str:
-    """One line of YAML: JSON strings are YAML strings once the characters that YAML forbids are spelled out."""
-    if isinstance(value, list):
-        return f"[{', '.join(_yaml(item) for item in value)}]"
-    return json.dumps(visible(value), ensure_ascii=False)
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+    return names[bisect.bisect([10**3, 10**4, 10**5, 10**6, 10**7], size)]
 
 
 def _inline(text: str) -> str:

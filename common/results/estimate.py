@@ -3,17 +3,20 @@
     ArmResult(metric="accuracy", value=0.61, ci95=(0.55, 0.67), n=500, per_repeat=(0.58, 0.64))
     as_json(result)                              # its entry in summary.json
 
-`ci95` is a 95% interval (low, high), None where there is none; how it was made is for whoever makes it to say.
+`ci95` is a 95% interval (low, high), None where there is none; the code that computes it says how.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+UNSTORED = {"stored": False}
+"""Metadata of a field that `as_json` always leaves out."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure, None where it is not defined. `n`: items it is of; `per_repeat`: its value in every repeat."""
+    """A figure, None where it is not defined. `n`: how many items it covers; `per_repeat`: its value in each."""
 
     value: float | None
     ci95: tuple[float, float] | None
@@ -30,19 +33,20 @@ class ArmResult(Estimate):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gain(Estimate):
-    """By how much one arm is ahead of another. `bootstrap95`: paired bootstrap over repeats and questions."""
+    """The lead of one arm over another. `bootstrap95`: paired bootstrap over repeats and questions."""
 
     bootstrap95: tuple[float, float] | None
 
 
 def as_json(value: Any) -> Any:
     """Dataclasses, within mappings and sequences, as plain dictionaries. A field that holds its default is left
-    out: figures without repeats have no "per_repeat"."""
+    out: figures without repeats have no "per_repeat"; so is one that is marked `UNSTORED`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: as_json(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if field.default is dataclasses.MISSING or getattr(value, field.name) != field.default
+            if field.metadata.get("stored", True)
+            and (field.default is dataclasses.MISSING or getattr(value, field.name) != field.default)
         }
     if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}

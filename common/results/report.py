@@ -6,8 +6,8 @@
     report.add_examples("From mistake to new example", ["failed seed", "answer", "new example"], rows)
     report.write(run.path / "report.html")
 
-The page holds no script and loads nothing. Whatever a model or a user wrote is escaped on its way through the
-template, and characters that hide or reorder text are spelled out. The same calls give the same bytes.
+The page has no script and loads nothing. All that a model or a user wrote is escaped by the template, and
+characters that hide or reorder text are spelled out. The same calls give the same bytes.
 """
 
 import io
@@ -16,13 +16,14 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 import markupsafe
 
 from common.results.estimate import Estimate
 from common.results.rundir import write_bytes
+from common.secret import masked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,11 +40,11 @@ _SIZE = 9  # points on a drawing 5 inches wide: readable at 320 pixels' width an
 
 
 def visible(text: str) -> str:
-    """`text` with control, bidirectional and other invisible characters spelled out as [U+202E].
+    """`text` with control, bidirectional and other invisible characters spelled out as [U+202E], and keys masked.
 
     Newlines and tabs stay, as do the two joiners that scripts and emoji need.
     """
-    text = text.replace("\r\n", "\n")
+    text = masked(text).replace("\r\n", "\n")
     return "".join(
         f"[U+{ord(c):04X}]"
         if c not in "\n\t\u200c\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
@@ -60,9 +61,7 @@ def table_cells(rows: Sequence[Sequence[Any]]) -> list[list[str]]:
 
 
 def _column_text(values: Sequence[Any]) -> list[str]:
-    def is_ordinary(value: float) -> bool:
-        return value == 0 or 1e-3 <= abs(value) < 1e6
-
+    is_ordinary = lambda value: value == 0 or 1e-3 <= abs(value) < 1e6
     shown = [repr(float(v)) for v in values if isinstance(v, float) and is_ordinary(v)]
     decimals = max((min(3, len(digits.partition(".")[2])) for digits in shown), default=0)
 
@@ -131,7 +130,7 @@ def _width(text: str) -> int:
 
 
 class Report:
-    """The page in the making: sections appear in the order in which they are added."""
+    """A page under construction: sections appear in the order in which they are added."""
 
     def __init__(self, title: str, subtitle: str = ""):
         self.title, self.subtitle = title, subtitle
@@ -140,13 +139,8 @@ class Report:
         self._caveats: tuple[str, ...] = ()
 
     def lead(self, verdict: str | None, caveats: Sequence[str] = ()) -> None:
-        """What stands above all sections: what was shown, and what to know before relying on it."""
+        """What appears above all sections: what was shown, and what to know before relying on it."""
         self._verdict, self._caveats = verdict, tuple(caveats)
-
-    def add_text(self, text: str, heading: str | None = None) -> None:
-        """Plain text; blank lines separate paragraphs. With `heading` a new part of the page begins."""
-        paragraphs = [part for part in re.split(r"\n\s*\n", text.strip()) if part]
-        self._sections.append({"kind": "text", "heading": heading, "paragraphs": paragraphs})
 
     def add_table(
         self, caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], note: str | None = None
@@ -156,31 +150,23 @@ class Report:
             if len(row) != len(headers):
                 raise ValueError(f"a row of {len(row)} cells under {len(headers)} headers: {row!r}")
         cells = table_cells(rows)
-        self._sections.append(
-            {
-                "kind": "table",
-                "caption": caption,
-                "headers": [str(header) for header in headers],
-                "rows": cells,
-                "numeric": _numeric_columns(len(headers), cells),
-                "note": note,
-            }
-        )
+        numeric = _numeric_columns(len(headers), cells)
+        self._add("table", caption, headers=list(map(str, headers)), rows=cells, numeric=numeric, note=note)
 
     def add_figure(self, caption: str, figure: "Figure") -> None:
-        """A matplotlib figure, drawn at once as SVG inside the page."""
+        """A matplotlib figure, drawn right away as SVG inside the page."""
         number = sum(section["kind"] == "figure" for section in self._sections) + 1
-        svg = markupsafe.Markup(figure_svg(figure, f"figure{number}"))
-        self._sections.append({"kind": "figure", "caption": caption, "svg": svg})
+        self._add("figure", caption, svg=markupsafe.Markup(figure_svg(figure, f"figure{number}")))
 
     def add_examples(self, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Texts side by side, one card a column, stacked in a narrow window."""
         for row in rows:
             if len(row) != len(columns):
                 raise ValueError(f"an example of {len(row)} texts under {len(columns)} columns: {row!r}")
-        self._sections.append(
-            {"kind": "examples", "caption": caption, "columns": list(columns), "rows": [list(row) for row in rows]}
-        )
+        self._add("examples", caption, columns=list(columns), rows=[list(row) for row in rows])
+
+    def _add(self, kind: str, caption: str, **content: Any) -> None:
+        self._sections.append({"kind": kind, "caption": caption, **content})
 
     def html(self) -> str:
         """The whole page."""
@@ -191,17 +177,11 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
-            # Every value passes here before it is escaped, so none can be forgotten.
+            # Every value passes through here before it is escaped, so none can be forgotten.
             finalize=lambda value: value if isinstance(value, markupsafe.Markup) else visible(str(value)),
         )
-        template = environment.get_template("report.html.jinja")
-        return template.render(
-            title=self.title,
-            subtitle=self.subtitle,
-            verdict=self._verdict,
-            caveats=self._caveats,
-            sections=self._sections,
-        )
+        lead = {"title": self.title, "subtitle": self.subtitle, "verdict": self._verdict, "caveats": self._caveats}
+        return environment.get_template("report.html.jinja").render(**lead, sections=self._sections)
 
     def write(self, path: pathlib.Path) -> None:
         """Store the page atomically. Raises UserError when the disk is full."""
@@ -227,28 +207,32 @@ def figure_svg(figure: "Figure", prefix: str) -> str:
     svg = visible(buffer.getvalue())
     svg = svg[svg.index("<svg") :]  # without the XML prologue, which has no place in HTML
     head, body = svg.split(">", 1)
-    box = re.search(r'viewBox="[\d. ]+"', head)[0]
+    box = re.findall(r'viewBox="[\d. ]+"', head)[0]
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # names such as axes_1, the same in every figure
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
     return f'<svg {box} xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
 
 
-def _axes(xlabel: str, ylabel: str) -> tuple["Figure", Any]:
-    """A figure with one frameless pair of axes, made without pyplot and its global state."""
+def _axes(xlabel: str, ylabel: str, grid: Sequence[Literal["x", "y"]] = ("y",)) -> tuple["Figure", Any]:
+    """A figure with one frameless pair of axes, made without pyplot and its global state. `grid`: the axes
+    whose ticks have lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.0, 2.7), layout="constrained")
     axes = figure.add_subplot()
-    for side in "top", "right":
-        axes.spines[side].set_visible(False)
-    for side in "left", "bottom":
-        axes.spines[side].set_color(_GRID)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GRID)
     axes.tick_params(colors=_INK, length=0, labelsize=_SIZE)
-    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    for axis in grid:
+        axes.grid(axis=axis, color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(_label(xlabel), color=_INK, fontsize=_SIZE, parse_math=False)
     axes.set_ylabel(_label(ylabel), color=_INK, fontsize=_SIZE, parse_math=False)
     return figure, axes
+
+
+def _colour(i: int) -> str:
+    return PALETTE[i % len(PALETTE)]
 
 
 def _label(text: str) -> str:
@@ -279,7 +263,7 @@ def line_figure(series: Mapping[str, Sequence[Any]], xlabel: str, ylabel: str) -
     whole = True
     for i, (name, (x, *ys)) in enumerate(series.items()):
         y, *band = ([math.nan if v is None else float(v) for v in values] for values in ys)
-        style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
+        style = {"color": _colour(i), "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
         marker = _MARKERS[i % len(_MARKERS)] if len(x) <= 40 else ""
         axes.plot(x, y, label=_label(name), marker=marker, markersize=4, linewidth=1.5, **style)
         if band:
@@ -301,23 +285,11 @@ def stacked_bar_figure(
     places = range(len(names))
     base = [0.0] * len(names)
     for i, (name, values) in enumerate(counts.items()):
-        hatch = _HATCHES[i // len(PALETTE) % len(_HATCHES)]
-        color = PALETTE[i % len(PALETTE)]
-        axes.bar(
-            places,
-            values,
-            0.62,
-            bottom=base,
-            label=_label(name),
-            color=color,
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0.6,
-        )
+        style = {"color": _colour(i), "hatch": _HATCHES[i // len(PALETTE) % len(_HATCHES)]}
+        axes.bar(places, values, 0.62, base, label=_label(name), edgecolor="white", linewidth=0.6, **style)
         base = [b + v for b, v in zip(base, values, strict=True)]
-    slanted = {}
-    if sum(map(len, names)) > 48:
-        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 48 else {}
+    if slanted:
         figure.set_figheight(figure.get_figheight() + 0.05 * max(map(len, names)))
     axes.set_xticks(places, names, parse_math=False, **slanted)
     axes.set_xlim(-0.6, max(len(names), 1) - 0.4)
@@ -332,18 +304,17 @@ def histogram_figure(series: Mapping[str, Sequence[float | None]], xlabel: str, 
     import numpy as np
 
     figure, axes = _axes(xlabel, "%")
-    columns = {name: np.array([v for v in values if v is not None], float) for name, values in series.items()}
-    columns = {name: values[np.isfinite(values)] for name, values in columns.items()}
-    shown = {name: values for name, values in columns.items() if len(values)}
+    columns = {name: np.array(values, float) for name, values in series.items()}  # None becomes NaN
+    shown = {name: finite for name, values in columns.items() if len(finite := values[np.isfinite(values)])}
     if not shown:
         return figure
     low, high = np.quantile(np.concatenate(list(shown.values())), [0.01, 0.99])
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     for i, (name, values) in enumerate(shown.items()):
         shares = 100 * np.histogram(values, edges)[0] / len(values)
-        style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ("-", "--", "-.", ":")[i % 4]}
-        axes.stairs(shares, edges, label=_label(name), linewidth=1.6, **style)
-        axes.stairs(shares, edges, fill=True, alpha=0.12, color=style["color"])
+        linestyle = ("-", "--", "-.", ":")[i % 4]
+        axes.stairs(shares, edges, label=_label(name), linewidth=1.6, color=_colour(i), linestyle=linestyle)
+        axes.stairs(shares, edges, fill=True, alpha=0.12, color=_colour(i))
     _legend(figure, axes)
     return figure
 
@@ -355,21 +326,11 @@ def scatter_figure(
     that are farthest out to a side do not set the scale."""
     import numpy as np
 
-    figure, axes = _axes(xlabel, ylabel)
-    axes.grid(axis="x", color=_GRID, linewidth=0.6)
+    figure, axes = _axes(xlabel, ylabel, grid=("x", "y"))
     for i, (name, (x, y)) in enumerate(series.items()):
-        color = "#9aa1ab" if i == 0 else PALETTE[i % len(PALETTE)]
-        size, alpha = (7, 0.45) if i == 0 else (13, 0.75)
-        axes.scatter(
-            x,
-            y,
-            s=size,
-            alpha=alpha,
-            color=color,
-            marker=_MARKERS[i % len(_MARKERS)],
-            linewidths=0,
-            label=_label(name),
-        )
+        size, alpha, color = (13, 0.75, _colour(i)) if i else (7, 0.45, "#9aa1ab")
+        style = {"alpha": alpha, "color": color, "marker": _MARKERS[i % len(_MARKERS)], "linewidths": 0}
+        axes.scatter(x, y, size, label=_label(name), **style)
     for n, limits in enumerate((axes.set_xlim, axes.set_ylim)):
         values = np.concatenate([np.asarray(pair[n], float) for pair in series.values()] or [np.zeros(0)])
         if len(values := values[np.isfinite(values)]):
@@ -387,13 +348,11 @@ def share_figure(
     """A horizontal bar a name, and a mark to compare it with; `labels` say what bars and marks are, and the
     axis."""
     bars, mark, xlabel = labels
-    figure, axes = _axes(xlabel, "")
+    figure, axes = _axes(xlabel, "", grid=("x",))
     figure.set_figheight(0.9 + 0.24 * len(names))
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=_GRID, linewidth=0.6)
     places = range(len(names))
-    axes.barh(places, shares, 0.62, color=PALETTE[0], label=_label(bars))
-    axes.plot(marks, places, "D", color=PALETTE[1], markersize=4.5, label=_label(mark))
+    axes.barh(places, shares, 0.62, color=_colour(0), label=_label(bars))
+    axes.plot(marks, places, "D", color=_colour(1), markersize=4.5, label=_label(mark))
     axes.set_yticks(places, [_label(name) for name in names], parse_math=False)
     axes.invert_yaxis()
     if names:
@@ -406,12 +365,11 @@ def heat_figure(values: Sequence[Sequence[float | None]], rows: Sequence[str], c
     of their own. None is left white."""
     import numpy as np
 
-    figure, axes = _axes("", "")
+    figure, axes = _axes("", "", grid=())
     table = np.array(values, np.float64).reshape(len(rows), len(columns))
     largest = np.nanmax(np.abs(np.where(np.isfinite(table), table, 0)), axis=1, keepdims=True)
     shades = np.divide(table, largest, out=np.zeros_like(table), where=largest > 0)
     figure.set_figheight(1.2 + 0.3 * len(rows))
-    axes.grid(visible=False)
     # No shade is too dark to read on. Rectangles, for an image would be pixels within the drawing.
     axes.pcolormesh(shades, cmap="RdBu_r", vmin=-1.6, vmax=1.6, edgecolors="white", linewidth=1)
     for i, row in enumerate(table):

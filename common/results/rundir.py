@@ -1,7 +1,7 @@
 """The run directory: one folder that holds a run, and from which a killed run continues.
 
-Every stage stores one artifact, written under a temporary name and renamed when it is complete, so whatever
-exists is whole. Giving the same command again skips the stages whose artifacts exist.
+Every stage stores one artifact, written under a temporary name and renamed when it is complete, so every
+artifact that exists is complete. The same command given again skips the stages whose artifacts exist.
 
     with RunDir.open("runs/demo", "llm2llm", config) as run:
         errors = run.once("round-1/errors.jsonl", lambda: find_errors(...))
@@ -14,6 +14,7 @@ Artifacts hold no clock times: two runs of one command give the same bytes. `tim
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from common.errors import UserError
+from common.secret import keys, masked_value
 
 VERSION = "0.1.0"
 Rows = list[dict[str, Any]]
@@ -56,7 +58,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
             ) from error
         if code in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
-                f"cannot write {path} ({error}): mend the permissions or choose another folder"
+                f"cannot write {path} ({error}): fix the permissions or choose another folder"
             ) from error
         raise
 
@@ -142,8 +144,24 @@ def _plain(value: Any) -> Any:
 
 
 def dump_json(value: Any, indent: int | None = None) -> bytes:
-    """UTF-8 JSON with sorted keys and a newline at the end. Raises ValueError for NaN and infinities."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, default=_plain)
+    """UTF-8 JSON with sorted keys and a newline at the end; secrets of the environment are masked. Raises
+    ValueError for NaN and infinities."""
+    return _dump(value, keys(), indent)
+
+
+def _dump_rows(rows: Iterable[dict[str, Any]]) -> bytes:
+    hidden = keys()
+    return b"".join(_dump(row, hidden) for row in rows)
+
+
+def _dump(value: Any, hidden: tuple[str, ...], indent: int | None = None) -> bytes:
+    """`dump_json` with `hidden` masked."""
+    dumps = functools.partial(
+        json.dumps, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, default=_plain
+    )
+    text = dumps(value)
+    if any(form in text for form in hidden):  # in texts only: a number may have the digits of a key
+        text = dumps(masked_value(json.loads(text), hidden))
     # A lone surrogate has no UTF-8 form; backslashreplace writes it as the JSON escape \udXXX.
     return (text + "\n").encode("utf-8", "backslashreplace")
 
@@ -154,7 +172,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Read a JSON artifact. Raises UserError when it was damaged from outside."""
+    """Read a JSON artifact. Raises UserError if it is damaged, which no run of ours can have done."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
@@ -163,7 +181,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows atomically, one JSON object a line."""
-    write_bytes(path, b"".join(dump_json(row) for row in rows))
+    write_bytes(path, _dump_rows(rows))
 
 
 def read_jsonl(path: pathlib.Path) -> Rows:
@@ -176,7 +194,7 @@ def read_jsonl(path: pathlib.Path) -> Rows:
 
 
 def _whole_lines(data: bytes) -> tuple[Rows, int]:
-    """The rows before the first torn or damaged line, and the number of bytes they take."""
+    """The rows before the first incomplete or damaged line, and the number of bytes they take."""
     rows: Rows = []
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
@@ -189,7 +207,7 @@ def _whole_lines(data: bytes) -> tuple[Rows, int]:
 
 
 class Journal:
-    """An append-only JSONL file for rows that are too dear to lose. A torn last line is cut off on opening."""
+    """An append-only JSONL file for rows that are expensive to make. Opening it cuts off a torn last line."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -204,11 +222,11 @@ class Journal:
         return _whole_lines(self.path.read_bytes())[0] if self.path.exists() else []
 
     def append(self, rows: Iterable[dict[str, Any]], sync: bool = True) -> None:
-        """Add rows in one write. With `sync` they outlive a power cut, without it only the process.
+        """Add rows in one write. With `sync` they survive a power cut, without it only the death of the process.
 
         Raises UserError on a full disk, with the journal as it was before.
         """
-        data = b"".join(dump_json(row) for row in rows)
+        data = _dump_rows(rows)
         with _explained(self.path):
             _make_folder(self.path.parent)
             is_new = not self.path.exists()
@@ -248,7 +266,7 @@ class Metrics:
 
 
 class RunDir:
-    """A locked run folder. Open it with `RunDir.open`; leaving the `with` block unlocks it."""
+    """A locked run folder. Make one with `RunDir.open`; leaving the `with` block unlocks it."""
 
     def __init__(self, path: pathlib.Path, lock: int):
         self.path = path
@@ -287,7 +305,7 @@ class RunDir:
     def check(path: str | os.PathLike, method: str, config: dict[str, Any]) -> None:
         """Raise UserError where `open` would for the folder or its configuration; touches nothing.
 
-        For finding out before anything is loaded.
+        To be called before anything is loaded.
         """
         path = pathlib.Path(path)
         _check_place(path)
@@ -326,7 +344,7 @@ class RunDir:
         return path
 
     def journal(self, name: str) -> Journal:
-        """Open the journal `name`; it begins empty."""
+        """The journal `name`, which is empty at first."""
         return Journal(self.path / name)
 
     def collect(self, name: str, waves: Callable[[int], Iterable[Rows]]) -> Rows:
@@ -338,6 +356,7 @@ class RunDir:
         path = self.path / name
         if not path.exists():
             part = self.journal(name + ".part")
+            # Rows of an earlier process stay: `waves` goes on after them.
             part.append([])  # so that a stage without rows has a file too
             for rows in waves(len(part.rows())):
                 part.append(rows)
@@ -366,13 +385,6 @@ class RunDir:
             seconds = round(time.perf_counter() - start, 3)
             self.journal("timing.jsonl").append([{"stage": stage, "seconds": seconds}], sync=False)
 
-    def stage_seconds(self) -> dict[str, float]:
-        """Seconds by stage, summed over all processes that worked on this run."""
-        total: dict[str, float] = {}
-        for row in self.journal("timing.jsonl").rows():
-            total[row["stage"]] = total.get(row["stage"], 0.0) + row["seconds"]
-        return total
-
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:
     """What config.json holds, as it is read back."""
@@ -393,7 +405,7 @@ def _check_place(path: pathlib.Path) -> None:
     if names and not _is_run(path / "config.json"):
         raise UserError(f"{path} holds other files and no seedloop run: give a new or empty folder as --run-dir")
     if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write in {path}: mend the permissions or give another --run-dir")
+        raise UserError(f"cannot write in {path}: fix the permissions or give another --run-dir")
 
 
 def _is_run(file: pathlib.Path) -> bool:

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from common.buckets import bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
@@ -38,6 +37,7 @@ from common.model.decoder import (
 )
 from common.model.sharding import CACHE, ROWS, place_data
 from common.model.tokenizer import Tokenizer
+from common.progress import progress_bar
 from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
 
 BATCH = 8
@@ -57,7 +57,7 @@ class BeamGenerator:
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield the records of `BATCH` requests at a time. A prompt that does not fit gives failed records."""
-        with tqdm(total=len(requests), desc=self.name, unit="prompt", disable=None) as bar:
+        with progress_bar(total=len(requests), desc=self.name, unit="prompt") as bar:
             for start in range(0, len(requests), BATCH):
                 yield self._batch(requests[start : start + BATCH], sampling)
                 bar.update(len(requests[start : start + BATCH]))

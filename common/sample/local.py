@@ -9,14 +9,13 @@ import bisect
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from common import runtime
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
 from common.model.decoder import Params
 from common.model.tokenizer import Tokenizer
+from common.progress import Bar, progress_bar
 from common.sample.sampler import Completion, Prompt, Sampler, check
 
 BATCH = 256
@@ -66,15 +65,15 @@ class LocalGenerator:
 
     def _batches(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         total = sum(request.n for request in requests)
-        with tqdm(total=total, desc=self.name, unit="sample", disable=None) as bar:
+        with progress_bar(total=total, desc=self.name, unit="sample") as bar:
             for start in range(0, len(requests), BATCH):
                 yield self._batch(requests[start : start + BATCH], sampling, seed, bar)
 
-    def _batch(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: tqdm) -> list[Record]:
+    def _batch(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: Bar) -> list[Record]:
         prompts, errors = [], []
         for request in requests:
             seeds = tuple(sample_seed(seed, request.id, sample) for sample in range(request.n))
-            stop_at = _stop_finder(self._tokenizer, sampling.stop) if sampling.stop else None
+            stop_at = _stop_finder(self._tokenizer.decode, sampling.stop) if sampling.stop else None
             prompt = Prompt(self._tokenizer.encode_prompt(request.messages), sampling, seeds, stop_at)
             try:
                 check(prompt, self._config, "the prompt")
@@ -132,11 +131,11 @@ def _before_stop(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((place for place in places if place >= 0), default=None)]
 
 
-def _stop_finder(tokenizer: Tokenizer, stop: tuple[str, ...]) -> Callable[[list[int]], int | None]:
-    """`Prompt.stop_at` for stop strings: the fewest tokens whose text contains one."""
+def _stop_finder(decode: Callable[[list[int]], str], stop: tuple[str, ...]) -> Callable[[list[int]], int | None]:
+    """`Prompt.stop_at` for stop strings: the fewest tokens whose text, by `decode`, contains one."""
 
     def stopped(tokens: list[int]) -> bool:
-        text = tokenizer.decode(tokens)
+        text = decode(tokens)
         return any(string in text for string in stop)
 
     def stop_at(tokens: list[int]) -> int | None:

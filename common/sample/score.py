@@ -152,7 +152,7 @@ def _before(
     return jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
 
 
-def all_logps(params: Params, config: ModelConfig, tokens: Int[Array, " T"]) -> Float[Array, "T V"]:
+def all_logps(params: Params, config: ModelConfig, tokens: Int[Array | np.ndarray, " T"]) -> Float[Array, "T V"]:
     """The plain form that `score` agrees with: row t has the log-probabilities of every token to follow t."""
     h = hidden(params, config, tokens[None])[0]
     return jax.nn.log_softmax(unembed(params, config, h))

@@ -1,3 +1,3 @@
-"""What is asked, how answers are read and graded, which files hold the examples, and what a teacher is told.
-Imports the ground alone, and loads neither jax nor numpy.
+"""Tasks: prompts, how answers are read and graded, which files hold the examples, and what a teacher is told.
+Imports the base modules of `common` only, and loads neither jax nor numpy.
 """

@@ -1,6 +1,6 @@
 """Multiple choice: a text, lettered options, and the letter of the right one. CaseHOLD, and tasks of that form.
 
-A question is the text followed by one line an option, "A. …", so that it can be taken apart again.
+A question is the text followed by one line for each option, "A. …", so that it can be split again.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ from typing import Any
 
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
 from common.tasks.files import Row, require, row_id
-from common.tasks.hub import Hub, load_rows
-from common.tasks.replies import read_fields, with_hints
+from common.tasks.hub import Hub
+from common.tasks.replies import read_fields, with_hints, write_fields
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -31,7 +31,7 @@ class Columns:
 
 
 @dataclasses.dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(RowTask):
     """Implements `common.tasks.base.Task`. `columns`: the first whose context and label columns a row has is read.
 
     `blank`: what stands in the text for the missing part; a new text must hold it if the one shown does.
@@ -60,16 +60,15 @@ class MultipleChoice:
         return ("Text", *(f"Option {letter}" for letter in self.letters), "Answer")
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
-        rows = load_rows(self.name, self.hub, split, file)
-        read = [self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows)]
-        examples = [example for example in read if example is not None]
-        if rows and not examples:
+        examples = super().load(split, file, seed)
+        if not examples and (file is not None or split != "dev"):  # there need be no dev rows
             raise UserError(f"task {self.name}: no {split} row has {self.count} options")
         return examples
 
     def _from_row(self, row: Row, place: str, name: str) -> Example | None:
         known = next((c for c in self.columns if c.context in row and c.label in row), self.columns[0])
         context, label = require(row, known.context, place), require(row, known.label, place)
+        # Where some labels are missing, tables store whole numbers as 2.0.
         options, number = self._options(row, known, place), label.removesuffix(".0")
         if isinstance(options, dict):
             names = [str(option) for option in options["label"]]
@@ -89,13 +88,14 @@ class MultipleChoice:
         return Example(identity, question, letter, letter, letter, place)
 
     def _options(self, row: Row, known: Columns, place: str) -> Any:
-        if len(known.options) > 1:
-            return [require(row, column, place) for column in known.options]
-        options = row.get(known.options[0])
+        column, *more = known.options
+        if more:
+            return [require(row, name, place) for name in known.options]
+        options = row.get(column)
         if isinstance(options, dict) and all(isinstance(options.get(k), list | tuple) for k in ("text", "label")):
             return options
         if not isinstance(options, list | tuple):
-            raise UserError(f"{place}: field {known.options[0]!r} is no list of options")
+            raise UserError(f"{place}: field {column!r} is no list of options")
         return options
 
     def with_options(self, context: str, options: Sequence[str]) -> str:
@@ -104,15 +104,15 @@ class MultipleChoice:
         return "\n".join([" ".join(context.split()), *lines])
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        return ({"role": "user", "content": f"{self.instruction}\n\n{question}"},)
+        return user_turn(f"{self.instruction}\n\n{question}")
 
     def solve_messages(self, question: str) -> tuple[Message, ...]:
         form = f"Reply with one letter, {self.letters[0]} to {self.letters[-1]}, and nothing else."
-        return ({"role": "user", "content": f"{self.instruction} {form}\n\n{question}"},)
+        return user_turn(f"{self.instruction} {form}\n\n{question}")
 
     def parse(self, text: str) -> str | None:
         line, letter = text.strip().partition("\n")[0], f"[{self.letters}]"
-        # A letter by itself or before a sign; "A court …" is a sentence, not an answer.
+        # A letter alone or before a punctuation mark; "A court …" is a sentence, not an answer.
         first = re.match(rf"[\W_]*(?:boxed{{)?({letter})(?:[\W_]*$|[.):,\]*}}]|\s+[-–—:=]\s)", line)
         if first is None and len(bare := line.strip("*_`()[]. ")) == 1:
             first = re.match(rf"({letter})", bare.upper())
@@ -124,26 +124,23 @@ class MultipleChoice:
         options = set(re.findall(rf"(?i:option|choice)\b{said}", text))
         return options.pop() if len(options) == 1 else None
 
-    def correct(self, text: str, label: str) -> bool:
-        return self.parse(text) == label
-
     def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
-        last = self.letters[-1]
         needs = [
             "Change the facts, the names and the subject; keep length and style.",
             f"Give {self.count} options of similar form, all different, and all plausible at first sight.",
             "Exactly one option is right, and the text shows which.",
-            f"Let the right option be any of A to {last}, not always the same.",
+            f"Let the right option be any of A to {self.letters[-1]}, not always the same.",
         ]
         if self.blank and self.blank in example.question:
             needs.append(f"Write {self.blank} in the text where the right option is missing.")
-        form = "\n".join(f"{field}: …" for field in self.reply_fields)
+        numbered = "\n".join(f"{i}. {need}" for i, need in enumerate(needs, start=1))
+        form = write_fields(self.reply_fields, "…" * len(self.reply_fields))
         request = (
             f"You write exam questions. Below is a {self.noun}, with {self.count} options and the letter of "
-            f"the right one. Write a new one that tests the same skill.\n{_numbered(needs)}\n"
+            f"the right one. Write a new one that tests the same skill.\n{numbered}\n"
             f"Reply in exactly these lines, with nothing before or after:\n{form}\n\n{self.write_example(example)}"
         )
-        return ({"role": "user", "content": with_hints(request, hints)},)
+        return user_turn(with_hints(request, hints))
 
     def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
         request = (
@@ -151,12 +148,12 @@ class MultipleChoice:
             f"{f', the sign {self.blank}' if self.blank in example.question and self.blank else ''}, the options "
             "in their order, and the answer. Reply in the same lines."
         )
-        return ({"role": "user", "content": f"{request}\n\n{self.write_example(example)}"},)
+        return user_turn(f"{request}\n\n{self.write_example(example)}")
 
     def write_example(self, example: Example) -> str:
         context, *options = example.question.rsplit("\n", self.count)
         texts = [context, *(option[3:] for option in options), example.label]
-        return "\n".join(f"{field}: {text}" for field, text in zip(self.reply_fields, texts, strict=True))
+        return write_fields(self.reply_fields, texts)
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
         fields = read_fields(text, self.reply_fields)
@@ -172,13 +169,6 @@ class MultipleChoice:
         if self.blank and self.blank in parent.question and self.blank not in context:
             return NewExample(refused="nothing left blank")
         return NewExample(self.with_options(context, options), letter, letter, letter)
-
-    def truth(self, question: str) -> str | None:
-        return None
-
-
-def _numbered(lines: list[str]) -> str:
-    return "\n".join(f"{i}. {line}" for i, line in enumerate(lines, start=1))
 
 
 CASEHOLD = MultipleChoice(

@@ -1,7 +1,7 @@
 """The text that the embedded models are trained on: written here by rule, apart from optional public corpora.
 
 Every kind of document is a chat of one user turn and one reply, except equations and corpus paragraphs, which
-are plain text. `stream(kinds, seed)` mixes them for ever.
+are plain text. `stream(kinds, seed)` mixes them endlessly.
 
     documents = stream({"solve": 5, "similar": 4, "equation": 1}, seed=0, skills=tuple(SKILLS))
 """
@@ -119,7 +119,7 @@ def _document(rng: random.Random, kind: str, skills: tuple[str, ...], paragraphs
 
 
 def paragraphs_of(files: list[pathlib.Path], shortest: int = 40, longest: int = 600) -> list[str]:
-    """Paragraphs of public-domain and CC BY text, long ones cut at sentence ends, odd signs made plain."""
+    """Paragraphs of public-domain and CC BY text, long ones cut after a sentence, typographic signs made ASCII."""
     plain = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "—": "-", "–": "-", "_": ""})
     found = []
     for file in files:
@@ -137,7 +137,7 @@ def stream(
     skills: tuple[str, ...] = tuple(SKILLS),
     paragraphs: list[str] | None = None,
 ) -> Iterator[Document]:
-    """Documents for ever, drawn by the weights of `kinds`: solve, similar, propose, story, equation, corpus."""
+    """Endless documents, drawn by the weights of `kinds`: solve, similar, propose, story, equation, corpus."""
     rng = random.Random(seed)
     names, weights = list(kinds), list(kinds.values())
     while True:

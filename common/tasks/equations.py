@@ -126,7 +126,7 @@ def wrong_equation(text: str) -> str | None:
 
 
 def _left_of(text: str, end: int) -> str | None:
-    """The expression that ends at `end`, None if there is none that stands by itself."""
+    """The expression that ends at `end`, None if none stands alone there."""
     start = end
     while start and text[start - 1] in _SIDE and end - start < _LONGEST:
         start -= 1

@@ -1,6 +1,7 @@
-"""Reading rows from JSONL, CSV and Parquet files, with the place of every row for error messages."""
+"""Reading rows from JSONL, CSV, TSV and Parquet files, with the place of every row for error messages."""
 
 import csv
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,8 @@ def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
     reader = {
         ".jsonl": _jsonl,
         ".json": _json,
-        ".csv": _csv,
-        ".tsv": _csv,
+        ".csv": _delimited,
+        ".tsv": _delimited,
         ".parquet": _parquet,
     }.get(file.suffix.lower())
     if reader is None:
@@ -38,11 +39,13 @@ def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
     try:
         for i, row in enumerate(reader(file), start=1):
             yield row, f"{file} row {i}"
+    except UserError:
+        raise
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text: convert it to UTF-8") from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): mend its permissions") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise UserError(f"{file} cannot be read ({error.strerror}): fix its permissions") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, endless nesting
         raise UserError(f"{file}: a value in it cannot be read ({str(error).splitlines()[0]})") from None
     if not i:
         raise UserError(f"{file} is empty: it needs at least one row")
@@ -110,16 +113,59 @@ def _json(file: pathlib.Path) -> Iterator[Row]:
         yield _object(value, f"{file} row {i}")
 
 
-def _csv(file: pathlib.Path) -> Iterator[Row]:
+_FIX = 'enclose such a cell in quotes and write every quote in it twice (""), or use .jsonl'
+
+
+def _delimited(file: pathlib.Path) -> Iterator[Row]:
+    """Rows under a header; columns that a row leaves out at its end are None.
+
+    In .tsv a quote is a character like any other. In .csv it may enclose a cell, which may have several lines;
+    anything that would silently lose a quote or join rows is refused.
+    """
+    taken: list[str] = []  # the lines of the row that is being read
+    header: list[str] = []
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        try:
-            for i, row in enumerate(reader, start=1):
-                if None in row:
-                    raise UserError(f"{file} row {i}: more cells than the header has columns")
-                yield row
-        except csv.Error as error:
-            raise UserError(f"{file} line {reader.line_num}: not readable as CSV ({error})") from None
+        noted = (taken.append(line) or line for line in lines)
+        if file.suffix.lower() == ".tsv":
+            reader = csv.reader(noted, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.reader(noted, strict=True)
+        for i in itertools.count():
+            place = f"{file} row {i}" if i else f"{file}, header"
+            taken.clear()
+            try:
+                cells = next(cells for cells in reader if cells or taken.clear())  # none but blank lines
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise UserError(f"{place}: {_said_plainly(error)}") from None
+            header = header or cells
+            if len(cells) > len(header):
+                raise UserError(f"{place}: more cells than the header has columns")
+            if len(taken) > 1 and (len(cells) < len(header) or _are_rows(taken, len(header))):
+                raise UserError(f"{place}: a quote joins {len(taken)} lines that may be rows of their own: {_FIX}")
+            if i:
+                yield dict(itertools.zip_longest(header, cells))
+            elif twice := next((name for name in header if name and header.count(name) > 1), None):
+                raise UserError(f"{place}: column {twice!r} comes twice: names must differ")
+
+
+def _said_plainly(error: csv.Error) -> str:
+    """What is wrong with a row that is not valid CSV."""
+    said = str(error)
+    if "unexpected end" in said:
+        return f"a quote opens a cell and is not closed ({said}): {_FIX}"
+    if "field limit" in said:
+        return f"a cell is too long, maybe because a closing quote is missing ({said}): {_FIX}"
+    if "expected after" in said:
+        return f"a quoted cell goes on after its end ({said}): {_FIX}"
+    return f"not readable as CSV ({said})"
+
+
+def _are_rows(lines: Sequence[str], columns: int) -> bool:
+    """Whether lines that quotes join to one row of a .csv are whole rows where quotes are taken as they are: so it
+    is with rows that were swallowed, and hardly ever with a text of several lines."""
+    return all(len(cells) == columns for cells in csv.reader(lines, quoting=csv.QUOTE_NONE))
 
 
 def _parquet(file: pathlib.Path) -> Iterator[Row]:

@@ -7,20 +7,19 @@ another way, change `parse` and `correct`:
 """
 
 import dataclasses
-import pathlib
 import re
 
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
 from common.tasks.files import Row, require, row_id
-from common.tasks.hub import Hub, load_rows, require_any
+from common.tasks.hub import Hub, require_any
 from common.tasks.labelled import normalise
-from common.tasks.replies import read_fields, with_hints
+from common.tasks.replies import read_fields, with_hints, write_fields
 
 
 @dataclasses.dataclass(frozen=True)
-class FreeAnswer:
+class FreeAnswer(RowTask):
     """Implements `common.tasks.base.Task`. Of each tuple of columns the first that a row has is read.
 
     `group_column`: by what results are told apart and seeds are balanced; without it all rows are one group.
@@ -39,10 +38,6 @@ class FreeAnswer:
     example_tokens: int = 256
     near_duplicate: float = 0.7
 
-    def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
-        rows = load_rows(self.name, self.hub, split, file)
-        return [self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows)]
-
     def _from_row(self, row: Row, place: str, name: str) -> Example:
         question = require_any(row, self.question_columns, place)
         answer = require_any(row, self.answer_columns, place)
@@ -53,10 +48,7 @@ class FreeAnswer:
         return Example(row_id(row, name), " ".join(question.split()), answer, label, group, place)
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        return ({"role": "user", "content": f"{self.instruction}\n{question}"},)
-
-    def solve_messages(self, question: str) -> tuple[Message, ...]:
-        return self.messages(question)
+        return user_turn(f"{self.instruction}\n{question}")
 
     def parse(self, text: str) -> str | None:
         """The reply without "Answer:" before it and without Markdown and full stop around it."""
@@ -76,21 +68,20 @@ class FreeAnswer:
             "3. The answer is right, and in the same form as the one below.\n"
             f"4. Reply in just these lines: {self._form()}\n\n{self.write_example(example)}"
         )
-        return ({"role": "user", "content": with_hints(request, hints)},)
+        return user_turn(with_hints(request, hints))
 
     def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
         request = (
             f"Say this {self.noun} in other words, so that its answer stays the same.\n"
             f"Reply in just these lines: {self._form()}"
         )
-        return ({"role": "user", "content": f"{request}\n\n{self.write_example(example)}"},)
+        return user_turn(f"{request}\n\n{self.write_example(example)}")
 
     def _form(self) -> str:
         return ", then ".join(f"{field}: …" for field in self.reply_fields)
 
     def write_example(self, example: Example) -> str:
-        question, answer = self.reply_fields
-        return f"{question}: {example.question}\n{answer}: {example.answer}"
+        return write_fields(self.reply_fields, (example.question, example.answer))
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
         fields = read_fields(text, self.reply_fields)
@@ -101,6 +92,3 @@ class FreeAnswer:
         if label is None:
             return NewExample(refused="answer cannot be read")
         return NewExample(" ".join(question.split()), answer, label, parent.group)
-
-    def truth(self, question: str) -> str | None:
-        return None

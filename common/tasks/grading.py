@@ -1,4 +1,4 @@
-"""Reading and comparing numeric answers: one judge for every task with numbers.
+"""Reading and comparing numeric answers: one grader for every task with numbers.
 
 Signs, fractions, mixed numbers, decimals, thousands separators, powers of ten, percent signs, currency, LaTeX
 and trailing words are understood: 5 is not -5, 12 is not 1/2, 1/2 is 0.5, 1,000 is 1000, 20 is 20%, 1e3 is
@@ -35,7 +35,7 @@ _SUM = re.compile(r"\d\s*[-+*/×÷x]\s*[$€£(]?\s*\d")
 
 
 def plain(text: str) -> str:
-    """The text with the many signs for minus, fraction and space made plain, and LaTeX numbers written out."""
+    """The text with every variant of minus, fraction and space made plain, and LaTeX numbers written out."""
     text = _THIN.sub("", text).translate(_PLAIN)
     if "\\" in text or "{" in text:
         for pattern, replacement in _LATEX:
@@ -84,6 +84,7 @@ def final_answer(text: str) -> str | None:
     text = plain(text)
     parts = text.split(MARK)
     if len(parts) > 1:
+        # From the end, as a model may state a first result and correct it; a mark without a number says nothing.
         return next((found for tail in reversed(parts[1:]) if (found := _first(tail))), None)
     boxes = _BOXED.findall(text)
     if boxes and (found := _first(boxes[-1])):

@@ -23,8 +23,7 @@ def load_rows(name: str, hub: Hub | None, split: str, file: pathlib.Path | None)
     """
     if file is not None:
         return read_rows(file)
-    theirs = dict(hub.splits).get(split) if hub else None
-    if theirs is not None:
+    if hub is not None and (theirs := dict(hub.splits).get(split)) is not None:
         return _hub_rows(hub, theirs, split)
     if split == "dev":
         return []
@@ -33,11 +32,12 @@ def load_rows(name: str, hub: Hub | None, split: str, file: pathlib.Path | None)
 
 def require_any(row: Row, columns: tuple[str, ...], place: str) -> str:
     """The text of the first of `columns` that the row has. Raises UserError if it has none, or a blank one."""
+    first, *more = columns
     found = next((column for column in columns if column in row), None)
-    if found is None and len(columns) > 1:
+    if found is None and more:
         names = " or ".join(map(repr, columns))
         raise UserError(f"{place}: field {names} is missing; the row has {', '.join(map(str, row)) or 'none'}")
-    return require(row, found or columns[0], place)
+    return require(row, found or first, place)
 
 
 def _hub_rows(hub: Hub, theirs: str, split: str) -> list[tuple[Row, str]]:
@@ -50,4 +50,4 @@ def _hub_rows(hub: Hub, theirs: str, split: str) -> list[tuple[Row, str]]:
         raise UserError(
             f"cannot fetch data set {hub.id} ({reason}): check the network or give --{split}-file FILE"
         ) from None
-    return [(row, f"{hub.id} {theirs} row {i}") for i, row in enumerate(table, start=1)]
+    return [(dict(row), f"{hub.id} {theirs} row {i}") for i, row in enumerate(table, start=1)]

@@ -11,10 +11,10 @@ import re
 
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
 from common.tasks.files import Row, read_rows, require, row_id
-from common.tasks.hub import Hub, load_rows, require_any
-from common.tasks.replies import read_fields, with_hints
+from common.tasks.hub import Hub, require_any
+from common.tasks.replies import read_fields, with_hints, write_fields
 
 _LEAD = re.compile(r"^(?:the )?(?:final )?(?:label|answer|class|category|intent|sentiment)(?: is)? ")
 
@@ -46,7 +46,7 @@ def tokens_for(labels: tuple[tuple[str, str], ...]) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledText:
+class LabelledText(RowTask):
     """Implements `common.tasks.base.Task`. `labels` maps the label as stored to the words the model writes."""
 
     name: str
@@ -62,11 +62,7 @@ class LabelledText:
     example_tokens: int = 128
     near_duplicate: float = 0.7
 
-    def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
-        rows = load_rows(self.name, self.hub, split, file)
-        return [self._from_row(row, place, split, i) for i, (row, place) in enumerate(rows)]
-
-    def _from_row(self, row: Row, place: str, split: str, number: int) -> Example:
+    def _from_row(self, row: Row, place: str, name: str) -> Example:
         text = require_any(row, self.text_columns, place)
         stored = require_any(row, self.label_columns, place)
         # A minus sign is no punctuation here: -1 marks rows whose label is withheld, unless it is one.
@@ -75,29 +71,27 @@ class LabelledText:
         if word is None:
             known = ", ".join(code for code, _ in self.labels)
             raise UserError(f"{place}: label {stored!r} is not one of the task's: {known}")
-        return Example(row_id(row, f"{split}-{number}"), " ".join(text.split()), word, word, word, place)
+        return Example(row_id(row, name), " ".join(text.split()), word, word, word, place)
 
     def _word(self, label: str) -> str | None:
         return _exact(self.labels).get(label.strip().lower()) or _normal(self.labels).get(normalise(label))
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        return ({"role": "user", "content": f"{self.instruction}\n{question}"},)
+        return user_turn(f"{self.instruction}\n{question}")
 
     def solve_messages(self, question: str) -> tuple[Message, ...]:
         words = ", ".join(word for _, word in self.labels)
         form = f"Reply with one of these labels and nothing else: {words}."
-        return ({"role": "user", "content": f"{self.instruction} {form}\n{question}"},)
+        return user_turn(f"{self.instruction} {form}\n{question}")
 
     def parse(self, text: str) -> str | None:
         line = text.strip().partition("\n")[0]
         head = re.split(r"\s*[,;(]|\s+-+\s|[.:](?:\s|\W*$)", line.lstrip("*_` "))[0]
+        # The line as it is, without "The label is", and both again for what comes before an explanation.
         for said in (line, _LEAD.sub("", normalise(line)), head, _LEAD.sub("", normalise(head))):
             if (word := self._word(said)) is not None:
                 return word
         return None
-
-    def correct(self, text: str, label: str) -> bool:
-        return self.parse(text) == label
 
     def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
         request = (
@@ -110,17 +104,17 @@ class LabelledText:
             "4. Reply in just two lines: Text: …, then Label: …\n\n"
             f"{self.write_example(example)}"
         )
-        return ({"role": "user", "content": with_hints(request, hints)},)
+        return user_turn(with_hints(request, hints))
 
     def rephrase_messages(self, example: Example) -> tuple[Message, ...]:
         request = (
             f"Say this {self.noun} in other words, so that its meaning and its label stay the same.\n"
             "Reply in just two lines: Text: …, then Label: …"
         )
-        return ({"role": "user", "content": f"{request}\n\n{self.write_example(example)}"},)
+        return user_turn(f"{request}\n\n{self.write_example(example)}")
 
     def write_example(self, example: Example) -> str:
-        return f"Text: {example.question}\nLabel: {example.label}"
+        return write_fields(self.reply_fields, (example.question, example.label))
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
         fields = read_fields(text, self.reply_fields)
@@ -132,9 +126,6 @@ class LabelledText:
         if label != parent.label:
             return NewExample(refused="label changed")
         return NewExample(" ".join(fields["Text"].split()), label, label, label)
-
-    def truth(self, question: str) -> str | None:
-        return None
 
 
 def labelled_text(train_file: pathlib.Path, text: str, label: str, instruction: str) -> LabelledText:
@@ -164,18 +155,16 @@ def labelled_text(train_file: pathlib.Path, text: str, label: str, instruction: 
     )
 
 
+def _pairs(listed: str) -> tuple[tuple[str, str], ...]:
+    """From "CODE words, CODE words" to pairs of a code and its words."""
+    return tuple((code, words) for code, _, words in (entry.partition(" ") for entry in listed.split(", ")))
+
+
 TREC = LabelledText(
     name="trec",
     instruction="What kind of thing does this question ask for?",
     noun="question",
-    labels=(
-        ("ABBR", "abbreviation"),
-        ("DESC", "description"),
-        ("ENTY", "entity"),
-        ("HUM", "human"),
-        ("LOC", "location"),
-        ("NUM", "number"),
-    ),
+    labels=_pairs("ABBR abbreviation, DESC description, ENTY entity, HUM human, LOC location, NUM number"),
     # The hub's own "label" is the number of one of fifty fine classes.
     label_columns=("label_coarse_original", "label", "label_name"),
     hub=Hub("SetFit/TREC-QC"),
@@ -185,14 +174,10 @@ SNIPS = LabelledText(
     name="snips",
     instruction="What does the speaker want to do?",
     noun="request to a voice assistant",
-    labels=(
-        ("AddToPlaylist", "add to playlist"),
-        ("BookRestaurant", "book restaurant"),
-        ("GetWeather", "get weather"),
-        ("PlayMusic", "play music"),
-        ("RateBook", "rate book"),
-        ("SearchCreativeWork", "search creative work"),
-        ("SearchScreeningEvent", "search screening event"),
+    labels=_pairs(
+        "AddToPlaylist add to playlist, BookRestaurant book restaurant, GetWeather get weather, "
+        "PlayMusic play music, RateBook rate book, SearchCreativeWork search creative work, "
+        "SearchScreeningEvent search screening event"
     ),
     label_columns=("label", "category", "intent"),
     hub=Hub("benayas/snips"),
@@ -202,7 +187,7 @@ SST2 = LabelledText(
     name="sst2",
     instruction="Is the opinion in this piece of a film review positive or negative?",
     noun="phrase or sentence of a film review",
-    labels=(("0", "negative"), ("1", "positive")),
+    labels=_pairs("0 negative, 1 positive"),
     text_columns=("sentence", "text"),
     # The hub's test rows have no labels; published figures are on the validation rows.
     hub=Hub("stanfordnlp/sst2", splits=(("train", "train"), ("test", "validation"))),

@@ -1,30 +1,23 @@
 """Tasks that users bring: a Python file with a `TASK`, or a YAML or JSON file for plain labelled text."""
 
-import importlib.util
+import copy
 import inspect
 import json
 import pathlib
-import sys
+import reprlib
+import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from common.errors import UserError
 from common.tasks.base import MEMBERS, Kind, Task
 from common.tasks.hub import Hub
 from common.tasks.labelled import LabelledText, normalise, tokens_for
+from common.usercode import FAULTS, load_file, said
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
-_ARGUMENTS = {
-    "load": ("train", None, 0),
-    "messages": ("question",),
-    "parse": ("text",),
-    "correct": ("text", "label"),
-    "teacher_messages": ("example", "hints"),
-    "rephrase_messages": ("example",),
-    "write_example": ("example",),
-    "parse_example": ("text", "parent"),
-    "truth": ("question",),
-}
+_METHODS = {name: method for name in MEMBERS if inspect.isfunction(method := getattr(Task, name))}
 _TEXTS = ("name", "instruction", "noun", "text_column", "label_column", "hub_id", "hub_config")
 _LIMITS = ("answer_tokens", "example_tokens", "near_duplicate")
 KEYS = (*_TEXTS[:3], "labels", *_TEXTS[3:], *_LIMITS)
@@ -38,23 +31,47 @@ def own_task(file: pathlib.Path) -> Task:
 
 
 def _from_python(file: pathlib.Path) -> Task:
-    name, file = f"own_task_{file.stem}", file.resolve()
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their own module up
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:
-        trace, line = error.__traceback__, getattr(error, "lineno", None)
-        while trace is not None:
-            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == str(file) else line
-            trace = trace.tb_next
-        raise UserError(f"{file} line {line}: {type(error).__name__}: {error}") from None
+    module = load_file(file)
     if not hasattr(module, "TASK"):
         raise UserError(f"{file}: it must define TASK, such as TASK = WorkedAnswer(name={file.stem!r})")
-    return _checked(file, module.TASK)
+    return _guarded(file, _checked(file, module.TASK))
+
+
+def _guarded(file: pathlib.Path, task: Task) -> Task:
+    """`task`, still of its own class, with methods whose faults are UserErrors that name the file."""
+    kind = type(task)
+    guarded_kind = type(kind.__name__, (kind,), {"__slots__": ()})
+    for name, method in _METHODS.items():
+        if hasattr(kind, name):
+            setattr(guarded_kind, name, _guard(file, guarded_kind, name, _given_by(method)))
+    guarded = copy.copy(task)  # it may be one of ours, which others use as it is
+    object.__setattr__(guarded, "__class__", guarded_kind)
+    return guarded
+
+
+def _given_by(method: Callable[..., Any]) -> tuple[type, ...]:
+    """The types of what a method of `Task` returns. A list will do for a tuple, and the other way round."""
+    hint = typing.get_type_hints(method)["return"]
+    kind = typing.get_origin(hint) or hint
+    if kind is types.UnionType:
+        return typing.get_args(hint)
+    return {list: (list, tuple), tuple: (tuple, list)}.get(kind, (kind,))
+
+
+def _guard(file: pathlib.Path, kind: type, name: str, gives: tuple[type, ...]) -> Callable[..., Any]:
+    def method(self: Any, *given: Any, **named: Any) -> Any:
+        try:
+            result = getattr(super(kind, self), name)(*given, **named)
+        except UserError:
+            raise
+        except FAULTS as error:
+            raise UserError(f"{file}: {name} of TASK failed ({said(error)}): fix it") from error
+        if not isinstance(result, gives):
+            wanted = " or ".join("None" if it is types.NoneType else it.__name__ for it in gives)
+            raise UserError(f"{file}: {name} of TASK gave {reprlib.repr(result)}: it must give {wanted}")
+        return result
+
+    return method
 
 
 def _checked(file: pathlib.Path, task: Any) -> Task:
@@ -63,7 +80,8 @@ def _checked(file: pathlib.Path, task: Any) -> Task:
     missing = [member for member in MEMBERS if not hasattr(task, member)]
     if missing:
         raise UserError(f"{file}: TASK lacks {', '.join(missing)} (see common/tasks/base.py)")
-    for method, arguments in _ARGUMENTS.items():
+    for method, ours in _METHODS.items():
+        arguments = list(inspect.signature(ours).parameters)[1:]
         found = getattr(task, method)
         if not callable(found):
             raise UserError(f"{file}: {method} of TASK must be a method")
@@ -125,7 +143,7 @@ def _from_keys(file: pathlib.Path, given: dict[Any, Any]) -> LabelledText:
     for key in _TEXTS:
         if key in given and (not isinstance(given[key], str) or not given[key].strip()):
             raise UserError(f"{file}: {key} must be a text, not {given[key]!r}")
-    limits = {key: given[key] for key in _LIMITS if key in given}
+    limits: dict[str, Any] = {key: given[key] for key in _LIMITS if key in given}
     for key, value in limits.items():
         _limit(f"{file}: {key}", key, value)
     if "hub_config" in given and "hub_id" not in given:
@@ -139,7 +157,7 @@ def _from_keys(file: pathlib.Path, given: dict[Any, Any]) -> LabelledText:
         text_columns=(given.get("text_column", "text"),),
         label_columns=(given.get("label_column", "label"),),
         hub=Hub(given["hub_id"], given.get("hub_config")) if "hub_id" in given else None,
-        **({"answer_tokens": tokens_for(labels)} | limits),
+        **{"answer_tokens": tokens_for(labels), **limits},
     )
 
 

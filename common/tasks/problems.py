@@ -1,7 +1,7 @@
 """Short arithmetic word problems of twelve skills: written, solved and recognised by one table of templates.
 
-The same table works in both directions. `write` fills a template; `recognise` reads any text back into its
-skill and numbers, so that a problem invented by a model has an exact answer, or is known not to be one.
+The same table works in both directions. `write` fills in a template; `recognise` finds the skill and numbers of
+any text, so that a problem invented by a model has an exact answer, or is known to have none.
 
     problem = write(random.Random(0), "add_then_subtract")
     problem.question, problem.solution, problem.answer
@@ -12,9 +12,8 @@ import dataclasses
 import functools
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-Numbers = dict[str, int]
 Step = tuple[int, str, int]
 
 NAMES = (
@@ -33,11 +32,12 @@ HOLDERS = "bags baskets bins boxes cases crates drawers jars packs rows shelves 
 
 @dataclasses.dataclass(frozen=True)
 class Skill:
-    """A kind of problem. `draw` gives the numbers x, y, …; `steps` the calculation, one operation a step."""
+    """A kind of problem. `draw` gives the numbers x, y, … in that order; `steps` takes them and gives the
+    calculation, one operation a step."""
 
     templates: tuple[str, ...]
-    draw: Callable[[random.Random], Numbers]
-    steps: Callable[[Numbers], list[Step]]
+    draw: Callable[[random.Random], Sequence[int]]
+    steps: Callable[..., list[Step]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,59 +50,42 @@ class Problem:
     answer: int
 
 
-def _add(r: random.Random) -> Numbers:
-    return {"x": r.randint(2, 25), "y": r.randint(2, 20)}
+def _drawn(*ranges: tuple[int, int]) -> Callable[[random.Random], Sequence[int]]:
+    """Independent numbers, each from its range, ends included."""
+    return lambda r: [r.randint(*ends) for ends in ranges]
 
 
-def _subtract(r: random.Random) -> Numbers:
+# Where one number bounds another, so that no result is negative and every division comes out even.
+
+
+def _subtract(r: random.Random) -> Sequence[int]:
     x = r.randint(6, 45)
-    return {"x": x, "y": r.randint(2, min(20, x - 2))}
+    return x, r.randint(2, min(20, x - 2))
 
 
-def _multiply(r: random.Random) -> Numbers:
-    return {"x": r.randint(2, 9), "y": r.randint(2, 9)}
-
-
-def _divide(r: random.Random) -> Numbers:
+def _divide(r: random.Random) -> Sequence[int]:
     y, quotient = r.randint(2, 9), r.randint(2, 9)
-    return {"x": y * quotient, "y": y}
+    return y * quotient, y
 
 
-def _add_then_subtract(r: random.Random) -> Numbers:
+def _add_then_subtract(r: random.Random) -> Sequence[int]:
     x, y = r.randint(3, 25), r.randint(2, 20)
-    return {"x": x, "y": y, "z": r.randint(2, min(20, x + y - 2))}
+    return x, y, r.randint(2, min(20, x + y - 2))
 
 
-def _compare(r: random.Random) -> Numbers:
-    return {"x": r.randint(3, 15), "y": r.randint(2, 12)}
-
-
-def _multiply_then_add(r: random.Random) -> Numbers:
-    return {"x": r.randint(2, 7), "y": r.randint(2, 7), "z": r.randint(2, 20)}
-
-
-def _change(r: random.Random) -> Numbers:
+def _change(r: random.Random) -> Sequence[int]:
     x, y = r.randint(2, 6), r.randint(2, 6)
-    return {"x": x, "y": y, "z": x * y + r.randint(2, 12)}
+    return x, y, x * y + r.randint(2, 12)
 
 
-def _double(r: random.Random) -> Numbers:
+def _double(r: random.Random) -> Sequence[int]:
     x = r.randint(4, 20)
-    return {"x": x, "y": r.randint(2, min(20, 2 * x - 2))}
+    return x, r.randint(2, min(20, 2 * x - 2))
 
 
-def _subtract_then_divide(r: random.Random) -> Numbers:
+def _subtract_then_divide(r: random.Random) -> Sequence[int]:
     z, quotient, y = r.randint(2, 7), r.randint(2, 7), r.randint(2, 12)
-    return {"x": z * quotient + y, "y": y, "z": z}
-
-
-def _two_groups(r: random.Random) -> Numbers:
-    return {k: r.randint(2, 5) for k in "xyzw"}
-
-
-def _daily(r: random.Random) -> Numbers:
-    x, y = r.randint(2, 5), r.randint(2, 5)
-    return {"x": x, "y": y, "z": r.randint(2, 7)}
+    return z * quotient + y, y, z
 
 
 def _then(first: Step, op: str, second: int) -> list[Step]:
@@ -116,8 +99,8 @@ SKILLS: dict[str, Skill] = {
             "There are {x} {o} in a box and {y} {o} on a table. How many {o} are there in all?",
             "{A} finds {x} {o} in the morning and {y} {o} in the evening. How many {o} does {A} find?",
         ),
-        _add,
-        lambda n: [(n["x"], "+", n["y"])],
+        _drawn((2, 25), (2, 20)),
+        lambda x, y: [(x, "+", y)],
     ),
     "subtract": Skill(
         (
@@ -126,7 +109,7 @@ SKILLS: dict[str, Skill] = {
             "There were {x} {o} on a table. {A} took {y} of them. How many {o} are still on the table?",
         ),
         _subtract,
-        lambda n: [(n["x"], "-", n["y"])],
+        lambda x, y: [(x, "-", y)],
     ),
     "multiply": Skill(
         (
@@ -134,8 +117,8 @@ SKILLS: dict[str, Skill] = {
             "There are {x} {h}. Each one holds {y} {o}. How many {o} are there?",
             "{A} buys {x} {o} for {y} coins each. How many coins does {A} pay?",
         ),
-        _multiply,
-        lambda n: [(n["x"], "*", n["y"])],
+        _drawn((2, 9), (2, 9)),
+        lambda x, y: [(x, "*", y)],
     ),
     "divide": Skill(
         (
@@ -144,7 +127,7 @@ SKILLS: dict[str, Skill] = {
             "{y} children split {x} {o} evenly. How many {o} does each child get?",
         ),
         _divide,
-        lambda n: [(n["x"], "/", n["y"])],
+        lambda x, y: [(x, "/", y)],
     ),
     "add_then_subtract": Skill(
         (
@@ -153,7 +136,7 @@ SKILLS: dict[str, Skill] = {
             "{A} picks {x} {o} and {B} picks {y} {o}. They lose {z} of them. How many {o} are left?",
         ),
         _add_then_subtract,
-        lambda n: _then((n["x"], "+", n["y"]), "-", n["z"]),
+        lambda x, y, z: _then((x, "+", y), "-", z),
     ),
     "compare": Skill(
         (
@@ -161,8 +144,8 @@ SKILLS: dict[str, Skill] = {
             "{A} made {x} {o} and {B} made {y} more than {A}. How many {o} did they make in all?",
             "There are {x} {o} in one box and {y} more than that in another. How many {o} are in both?",
         ),
-        _compare,
-        lambda n: [(n["x"], "+", n["y"]), (n["x"] + n["y"], "+", n["x"])],
+        _drawn((3, 15), (2, 12)),
+        lambda x, y: [(x, "+", y), (x + y, "+", x)],
     ),
     "multiply_then_add": Skill(
         (
@@ -170,8 +153,8 @@ SKILLS: dict[str, Skill] = {
             "{A} fills {x} {h} with {y} {o} each. {z} {o} are left over. How many {o} were there?",
             "There are {x} {h} with {y} {o} each. {A} brings {z} more {o}. How many {o} are there now?",
         ),
-        _multiply_then_add,
-        lambda n: _then((n["x"], "*", n["y"]), "+", n["z"]),
+        _drawn((2, 7), (2, 7), (2, 20)),
+        lambda x, y, z: _then((x, "*", y), "+", z),
     ),
     "change": Skill(
         (
@@ -180,7 +163,7 @@ SKILLS: dict[str, Skill] = {
             "{A} has {z} coins and spends {y} coins on each of {x} {o}. How many coins does {A} keep?",
         ),
         _change,
-        lambda n: [(n["x"], "*", n["y"]), (n["z"], "-", n["x"] * n["y"])],
+        lambda x, y, z: [(x, "*", y), (z, "-", x * y)],
     ),
     "double": Skill(
         (
@@ -190,7 +173,7 @@ SKILLS: dict[str, Skill] = {
             "{B} has {x} {o}. {A} has double that and gives away {y}. How many {o} does {A} keep?",
         ),
         _double,
-        lambda n: _then((n["x"], "*", 2), "-", n["y"]),
+        lambda x, y: _then((x, "*", 2), "-", y),
     ),
     "subtract_then_divide": Skill(
         (
@@ -200,7 +183,7 @@ SKILLS: dict[str, Skill] = {
             "{A} ate {y} of {x} {o}. Then {z} children split the others evenly. How many {o} did each child get?",
         ),
         _subtract_then_divide,
-        lambda n: _then((n["x"], "-", n["y"]), "/", n["z"]),
+        lambda x, y, z: _then((x, "-", y), "/", z),
     ),
     "two_groups": Skill(
         (
@@ -208,12 +191,8 @@ SKILLS: dict[str, Skill] = {
             "There are {x} {h} with {y} {o} each and {z} {h} with {w} {o} each. How many {o} are there?",
             "{A} packs {y} {o} in each of {x} {h}, then {w} {o} in each of {z} others. How many {o} are packed?",
         ),
-        _two_groups,
-        lambda n: [
-            (n["x"], "*", n["y"]),
-            (n["z"], "*", n["w"]),
-            (n["x"] * n["y"], "+", n["z"] * n["w"]),
-        ],
+        _drawn((2, 5), (2, 5), (2, 5), (2, 5)),
+        lambda x, y, z, w: [(x, "*", y), (z, "*", w), (x * y, "+", z * w)],
     ),
     "daily": Skill(
         (
@@ -221,8 +200,8 @@ SKILLS: dict[str, Skill] = {
             "A bag holds {x} red {o} and {y} blue {o}. How many {o} are in {z} bags?",
             "{A} and {B} put {x} and {y} {o} into each of {z} {h}. How many {o} is that in all?",
         ),
-        _daily,
-        lambda n: _then((n["x"], "+", n["y"]), "*", n["z"]),
+        _drawn((2, 5), (2, 5), (2, 7)),
+        lambda x, y, z: _then((x, "+", y), "*", z),
     ),
 }
 
@@ -247,37 +226,38 @@ def write(rng: random.Random, skill: str) -> Problem:
     """A random problem of `skill`; "SKILL:1" means in its first wording only."""
     skill, _, wordings = skill.partition(":")
     kind = SKILLS[skill]
-    numbers = kind.draw(rng)
-    words = dict(zip("AB", rng.sample(NAMES, 2), strict=True)) | {
-        "o": rng.choice(THINGS),
-        "h": rng.choice(HOLDERS),
-    }
-    while words["h"] == words["o"]:
-        words["h"] = rng.choice(HOLDERS)
-    question = rng.choice(kind.templates[: int(wordings or len(kind.templates))]).format(**words, **numbers)
-    solution, answer = work_out(kind.steps(numbers))
+    numbers = dict(zip("xyzw", kind.draw(rng), strict=False))
+    a, b = rng.sample(NAMES, 2)
+    thing, holder = rng.choice(THINGS), rng.choice(HOLDERS)
+    while holder == thing:  # some are both: no boxes of boxes
+        holder = rng.choice(HOLDERS)
+    template = rng.choice(kind.templates[: int(wordings or len(kind.templates))])
+    question = template.format(A=a, B=b, o=thing, h=holder, **numbers)
+    solution, answer = work_out(kind.steps(**numbers))
     return Problem(skill, question, solution, answer)
+
+
+_SLOT = re.compile(r"(\{\w\})")
+_SHAPES = {"{A}": "[A-Z][a-z]+", "{B}": "[A-Z][a-z]+", "{o}": "[a-z]+", "{h}": "[a-z]+"}
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What a template can have been filled to: a slot that comes again holds what it held before."""
+    seen: set[str] = set()
+    parts = []
+    for part in _SLOT.split(template):
+        if _SLOT.fullmatch(part):
+            name = part[1]
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{_SHAPES.get(part, '[0-9]+')})")
+            seen.add(name)
+        else:
+            parts.append(re.escape(part))
+    return re.compile("".join(parts))
 
 
 @functools.cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-    shapes = {"A": "[A-Z][a-z]+", "B": "[A-Z][a-z]+", "o": "[a-z]+", "h": "[a-z]+"}
-    found = []
-    for skill, kind in SKILLS.items():
-        for template in kind.templates:
-            seen: set[str] = set()
-
-            def slot(match: re.Match[str], seen: set[str] = seen) -> str:
-                name = match[1]
-                if name in seen:
-                    return f"(?P={name})"
-                seen.add(name)
-                return f"(?P<{name}>{shapes.get(name, '[0-9]+')})"
-
-            parts = re.split(r"(\{\w\})", template)
-            pattern = "".join(re.sub(r"\{(\w)\}", slot, p) if p.startswith("{") else re.escape(p) for p in parts)
-            found.append((skill, re.compile(pattern)))
-    return found
+    return [(skill, _pattern(template)) for skill, kind in SKILLS.items() for template in kind.templates]
 
 
 def recognise(question: str) -> Problem | None:
@@ -294,7 +274,7 @@ def recognise(question: str) -> Problem | None:
             return None
         numbers = {k: int(v) for k, v in groups.items() if k in "xyzw"}
         try:
-            steps = SKILLS[skill].steps(numbers)
+            steps = SKILLS[skill].steps(**numbers)
             solution, answer = work_out(steps)
         except ValueError:
             return None

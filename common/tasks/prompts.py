@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 
 from common.generate import Message
+from common.tasks.base import user_turn
 from common.tasks.embedded_text import ASK_LONG, CREATURES, QUALITIES
 
 
@@ -22,7 +23,7 @@ class Prompt:
 
 def messages(text: str) -> tuple[Message, ...]:
     """How a prompt is put to sources and to the student, and learned: one turn of the user's."""
-    return ({"role": "user", "content": text},)
+    return user_turn(text)
 
 
 def drawn_by(prompt_id: str, seed: int) -> bytes:

@@ -16,7 +16,13 @@ TASKS: dict[str, Task] = {
 NAMES = (*TASKS, "text")
 
 
-def get_task(name: str, train_file: pathlib.Path | None, text: str, label: str, instruction: str) -> Task:
+def get_task(
+    name: str,
+    train_file: pathlib.Path | None = None,
+    text: str = "text",
+    label: str = "label",
+    instruction: str = "",
+) -> Task:
     """The task `name`. "text" is made from the labels of `train_file`; a path that ends in .py, .yaml, .yml or
     .json is a task of the user's own. Raises UserError for an unknown name and for a bad file."""
     if name == "text":

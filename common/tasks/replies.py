@@ -37,7 +37,12 @@ def _unwrapped(text: str) -> str:
     return text.removesuffix("**").rstrip() if text.count("**") % 2 else text
 
 
-def read_worked(text: str, names: tuple[str, str], group: str, joiner: str, asks: bool) -> NewExample:
+def write_fields(names: Sequence[str], texts: Sequence[str]) -> str:
+    """What `read_fields` reads: a labelled line for each text."""
+    return "\n".join(f"{name}: {text}" for name, text in zip(names, texts, strict=True))
+
+
+def read_worked(text: str, names: Sequence[str], group: str, joiner: str, asks: bool) -> NewExample:
     """A question with a worked solution that ends in the mark and a number; `joiner` stands before the mark.
 
     Refuses, by reason: "format", "several final answers", "no rationale", "answer is not a number", "wrong

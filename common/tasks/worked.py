@@ -7,18 +7,17 @@ formula column, where there is one.
 """
 
 import dataclasses
-import pathlib
 import re
 from fractions import Fraction
 
 from common.errors import UserError
 from common.generate import Message
-from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample
+from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
 from common.tasks.equations import infix, show, worked_out
 from common.tasks.files import Row, row_id
 from common.tasks.grading import MARK, final_answer, numbers_in, same_number, value
-from common.tasks.hub import Hub, load_rows, require_any
-from common.tasks.replies import hint_lines, read_worked, without_annotations
+from common.tasks.hub import Hub, require_any
+from common.tasks.replies import hint_lines, read_worked, without_annotations, write_fields
 
 ROLE = """You write practice problems in mathematics for a student. Each time you are shown a problem with \
 its solution, and you write one new problem that needs the same skills.
@@ -54,7 +53,7 @@ In the day he uses 90 + 30 = 120 litres.
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkedAnswer:
+class WorkedAnswer(RowTask):
     """Implements `common.tasks.base.Task`. Of each tuple of columns the first that a row has is read.
 
     `context_columns`: text that stands before the question, if the row has any. `equation_columns`: a formula,
@@ -76,16 +75,13 @@ class WorkedAnswer:
     example_tokens: int = 512
     near_duplicate: float = 0.7
 
-    def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
-        rows = load_rows(self.name, self.hub, split, file)
-        return [self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows)]
-
     def _from_row(self, row: Row, place: str, name: str) -> Example:
         written = require_any(row, self.question_columns, place)
         stated = require_any(row, self.answer_columns, place)
         context = next((str(row[c]).strip() for c in self.context_columns if row.get(c)), "")
         if context:
             written = f"{context}{'' if context[-1] in '.?!,' else ','} {written}"
+        # SVAMP's training rows have a space before every punctuation mark.
         question = re.sub(r" ([.,?!;:])(?= |$)", r"\1", " ".join(written.split()))
         label = final_answer(stated)
         if label is None:
@@ -97,7 +93,7 @@ class WorkedAnswer:
         return Example(row_id(row, str(row.get("ID", name))), question, solution, number, group, place)
 
     def _solution(self, row: Row, question: str, stated: str, label: str) -> str:
-        """The answer to be learned: worked steps, one a line, then the mark and the number without commas."""
+        """The answer to be learned: worked steps, one to a line, then the mark and the number without commas."""
         rationale, mark, _ = stated.rpartition(MARK)
         number = re.sub(r"[$€£,]", "", label)
         exact = value(number)
@@ -111,13 +107,11 @@ class WorkedAnswer:
         return f"{rationale}\n{MARK} {number}" if rationale else f"{MARK} {number}"
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        return (
-            {"role": "user", "content": f"{self.instruction}\n\n{question}" if self.instruction else question},
-        )
+        return user_turn(f"{self.instruction}\n\n{question}" if self.instruction else question)
 
     def solve_messages(self, question: str) -> tuple[Message, ...]:
         form = f"Work it out step by step and end with a line of {MARK} and the number alone."
-        return ({"role": "user", "content": f"{form}\n\n{question}"},)
+        return user_turn(f"{form}\n\n{question}")
 
     def parse(self, text: str) -> str | None:
         return final_answer(text)
@@ -144,22 +138,17 @@ class WorkedAnswer:
             f"solution's wording if need be. End the solution with a line of {MARK} and the answer.\n"
             'Reply in exactly the form "Problem: …" and on the next line "Solution: …".'
         )
-        return ({"role": "user", "content": f"{request}\n\n{self.write_example(example)}"},)
+        return user_turn(f"{request}\n\n{self.write_example(example)}")
 
     def write_example(self, example: Example) -> str:
-        question, solution = self.reply_fields
-        return f"{question}: {example.question}\n{solution}: {example.answer}"
+        return write_fields(self.reply_fields, (example.question, example.answer))
 
     def parse_example(self, text: str, parent: Example) -> NewExample:
-        fields = (self.reply_fields[0], self.reply_fields[1])
-        return read_worked(text, fields, parent.group, joiner="\n", asks=False)
-
-    def truth(self, question: str) -> str | None:
-        return None
+        return read_worked(text, self.reply_fields, parent.group, joiner="\n", asks=False)
 
 
 def _steps(formula: str, question: str, result: Fraction | None) -> str | None:
-    """The formula worked out, one step a line; None if it does not give the row's result."""
+    """The formula worked out, one step on each line; None if it does not give the row's result."""
     try:
         written = infix(formula, numbers_in(question)) if "number" in formula else formula
     except ValueError:

@@ -1,8 +1,8 @@
-"""How much the texts of a set resemble each other.
+"""How similar the texts of a set are to each other.
 
     self_bleu(["How many apples has Ada?", "How many pears has Bo?", ...])      # 0.41; 1.0: all the same
 
-`self_bleu_reference` is the plain form.
+`self_bleu_reference` is the readable form.
 """
 
 import collections
@@ -17,7 +17,7 @@ Tokens = tuple[str, ...]
 _TOKEN = re.compile(r"[^\W_]+|\S")
 
 FLOOR = 0.1
-"""What stands for the number of matches where there is none. sacrebleu: `smooth_method="floor"`; method 1 of Chen
+"""Replaces a count of zero matches. sacrebleu: `smooth_method="floor"`; method 1 of Chen
 and Cherry 2014 (doi 10.3115/v1/W14-3346)."""
 
 
@@ -35,11 +35,11 @@ def self_bleu(
     `sample` texts are drawn by `seed`, all if there are fewer. Each is scored by sentence BLEU (Papineni et al.
     2002) with all other drawn ones as its references; the value is the mean over texts and `orders`. BLEU of order
     m is the geometric mean of the precisions of n-grams, n = 1 to m, times the brevity penalty for the closest
-    reference length, the shorter one of two; see `FLOOR` for precisions of zero. A text shorter than m has the
+    reference length (of two, the shorter); see `FLOOR` for precisions of zero. A text shorter than m has the
     precisions that it has n-grams for, and one without a token in common with another scores 0. This equals
     sacrebleu's `BLEU(tokenize="none", smooth_method="floor", max_ngram_order=m, effective_order=True)`.
 
-    The more texts, the more n-grams are found again: **compare values of equally many texts only**, such as of
+    The more texts, the more n-grams recur: **compare values of equally many texts only**, such as of
     sets that all have at least `sample`.
 
     Time and memory are linear in the drawn texts: whether an n-gram is in the others as often as in this one is
@@ -64,6 +64,7 @@ def self_bleu(
         for gram, count in own.items():
             most, next_most, where = highest[gram]
             matches[len(gram) - 1] += min(count, next_most if where == i else most)
+        # Without its own length, unless another text is as long.
         others = [length for length in lengths if length != len(tokens) or lengths[length] > 1]
         scores += [_bleu(matches[:order], len(tokens), _closest(len(tokens), others)) for order in orders]
     return math.fsum(scores) / len(scores)
@@ -83,7 +84,7 @@ def _ngrams(tokens: Tokens, n: int) -> Iterator[Tokens]:
 
 
 def _closest(length: int, others: Sequence[int]) -> int:
-    """The one of `others` that is closest to `length`, of two the shorter one."""
+    """The one of `others` that is closest to `length`; of two equally close ones, the shorter."""
     return min(others, key=lambda other: (abs(other - length), other))
 
 
@@ -99,7 +100,7 @@ def _bleu(matches: Sequence[int], length: int, closest: int) -> float:
 def self_bleu_reference(
     texts: Sequence[str], orders: Sequence[int] = (2, 3, 4, 5), sample: int = 200, seed: int = 0
 ) -> float:
-    """What `self_bleu` gives, text by text against all others."""
+    """The same as `self_bleu`: every text scored against all others."""
     drawn = _drawn(texts, orders, sample, seed)
     scores = [
         bleu_reference(tokens, [*drawn[:i], *drawn[i + 1 :]], order)

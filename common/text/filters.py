@@ -24,8 +24,8 @@ _WORD = re.compile(r"[^\W_]+")
 def words_of(text: str) -> Words:
     """Lower-case words and numbers: runs of letters and digits of any script.
 
-    On ASCII text these are the words that ROUGE counts. A script without spaces gives one word a run, and a text
-    of nothing but signs gives none: it is near nothing, not even itself.
+    On ASCII text these are the words that ROUGE counts. In a script without spaces every run is one word. A text
+    of punctuation only has no words: it is near nothing, not even itself.
     """
     return tuple(_WORD.findall(unicodedata.normalize("NFC", text.lower())))
 
@@ -38,7 +38,7 @@ _REFUSAL = re.compile(
 
 
 def refuses(answer: str) -> bool:
-    """Whether an English answer declines: one of the common phrases stands in its first 200 characters."""
+    """Whether an English answer declines: one of the common phrases is in its first 200 characters."""
     return _REFUSAL.search(answer[:200].replace("’", "'")) is not None
 
 
@@ -92,7 +92,7 @@ def near_reference(known: Sequence[tuple[str, str]], text: str, limit: float) ->
 
 
 class KnownTexts:
-    """The texts that a new one must not repeat; grows as new ones are accepted.
+    """The texts that a new one must not repeat. It grows as new ones are accepted.
 
     An inverted index by prefix filtering (Chaudhuri, Ganti and Kaushik 2006; Bayardo, Ma and Srikant 2007), exact:
 
@@ -106,8 +106,8 @@ class KnownTexts:
 
     Any order will do if all texts have it in common; rare items in front make it fast. Frequencies change as texts
     are added, so they are frozen until the number of texts has doubled, then counted again and the index is built
-    anew; in all that costs no more than adding every text twice more. In between, an item that was not counted has
-    its fixed place as well: before all counted ones, by its number.
+    anew; in total that costs no more than adding every text twice more. In between, an item that was not counted
+    has its fixed place as well: before all counted ones, by its number.
 
     Memory: 4 bytes a word, 4 an item of the front (about half of the words at limit 0.7), 20 a text, the
     names, and some 300 a distinct item.
@@ -154,7 +154,7 @@ class KnownTexts:
         for other in self._candidates(numbers):
             theirs = self._words[self._starts[other] : self._starts[other + 1]]
             total = len(numbers) + len(theirs)
-            # Cheap and rules out most: at best all of their words that stand here at all are in the subsequence.
+            # Cheap, and rules out most: at best, all of their words that occur here are in the subsequence.
             if 2 * sum(map(places.__contains__, theirs)) / total > best:
                 score = 2 * _lcs_with(places, len(numbers), theirs) / total
                 if score > best:
@@ -186,7 +186,7 @@ class KnownTexts:
         if top >= len(self._bounds_known[0]):
             need, least, c, d = [], [], 0, 0
             for total in range(2 * top + 1):
-                # In the same floating-point terms as the score, so that a score of just the limit is told alike.
+                # In the same floating-point terms as the score, so that both agree at the limit itself.
                 while total and 2 * c / total <= self._limit:
                     c += 1
                 # Fewest where the other text is wholly contained: then it has as many words as are shared.
@@ -225,9 +225,9 @@ def _items(numbers: Sequence[int]) -> list[int]:
 class NGrams:
     """Runs of `n` words of known texts, such as a test set, to report what a new text shares with it.
 
-    Brown et al. 2020 (appendix C) use 13 words. A text of fewer counts as one run, found again only in an equal
-    text. Runs are kept as 64-bit hashes, some 70 bytes each: among a billion comparisons with a million known runs
-    a false one is expected with a probability below 1e-4.
+    Brown et al. 2020 (appendix C) use 13 words. A shorter text counts as one run, found only in an equal text.
+    Runs are kept as 64-bit hashes, about 70 bytes each: in a billion comparisons with a million known runs the
+    probability of a false match is below 1e-4.
     """
 
     def __init__(self, n: int = 13):

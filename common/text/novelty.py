@@ -12,7 +12,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -26,8 +26,8 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 """Texts to unit vectors (N, D)."""
 
 PERMUTATIONS = 128
-"""Numbers of a sketch. The estimate of a Jaccard index J has a standard error of √(J (1 - J) / 128), at 0.78 of
-0.037."""
+"""Hash values in a sketch. The estimate of a Jaccard index J has a standard error of √(J (1 - J) / 128), at 0.78
+of 0.037."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Repeat:
 class History:
     """Grows by every text that is new.
 
-    Texts without words are never near anything, nor anything near them. Memory: some 10 kB a text for the words,
-    for the meaning what `KnownVectors` says.
+    Texts without words are near nothing. Memory: about 10 kB a text for the words; for the meaning see
+    `KnownVectors`.
     """
 
     def __init__(
@@ -56,15 +56,17 @@ class History:
         """`jaccard`: the estimated Jaccard index of two sets of words that makes them near-duplicates, above 0 and
         up to 1; `cosine`: the one that near vectors exceed; without `embed` only words count.
 
-        The mean vector of the texts in `reference` is taken off every vector. It should be given where `embed`
-        averages the hidden states of a language model: these point in much the same direction for any two texts.
+        The mean vector of the texts in `reference` is subtracted from every vector. Give them where `embed`
+        averages the hidden states of a language model: those of any two texts point in much the same direction.
 
-        Raises ValueError for limits that are none.
+        Raises ValueError for a limit out of its range.
         """
         self._words = KnownWords(jaccard)
         self._vectors = KnownVectors(cosine)
         self._embed = embed
-        self._mean = embed(reference).mean(axis=0) if embed is not None and reference else np.float32(0)
+        self._mean = np.zeros((), np.float32)
+        if embed is not None and reference:
+            self._mean = np.asarray(embed(reference).mean(axis=0))
 
     def add_new(self, texts: Sequence[str], names: Sequence[str]) -> list[Repeat | None]:
         """For each text, in order, what known text it repeats; one that repeats none is known from there on.
@@ -88,7 +90,8 @@ class History:
         return [self._repeat(sketch, vector) for sketch, vector in self._read(texts)]
 
     def _read(self, texts: Sequence[str]) -> list[tuple["MinHash", np.ndarray | None]]:
-        """Sketch and vector (D,) of each text. Vectors cost most, so known words and no words have none."""
+        """Sketch and vector (D,) of each text. Vectors cost most, so a text whose words are known, or that
+        has none, gets no vector."""
         sketched = sketches(texts)
         if self._embed is None:
             return [(sketch, None) for sketch in sketched]
@@ -121,11 +124,11 @@ def sketches(texts: Sequence[str]) -> list["MinHash"]:
 class KnownWords:
     """The sets of words, as sketches, that a new one must not come near.
 
-    The estimate of a Jaccard index is the share of equal numbers in two sketches, so near sketches differ in at
-    most d = 128 - ⌈128 · limit⌉ of them. The index (locality-sensitive hashing: Indyk and Motwani 1998) cuts each
-    sketch into d + 1 bands, and only sketches with an equal band are compared. As d differences cannot be in d + 1
-    bands, none that is near is missed: what is found is what a search through all would find. The usual choice,
-    fewer and longer bands, would miss some to compare fewer. At 0.78 these are 29 bands of 4 numbers.
+    The estimate of a Jaccard index is the share of equal hash values in two sketches, so near sketches differ in
+    at most d = 128 - ⌈128 · limit⌉ of them. The index (locality-sensitive hashing: Indyk and Motwani 1998) cuts
+    each sketch into d + 1 bands, and only sketches with an equal band are compared. As d differences cannot be in
+    d + 1 bands, none that is near is missed: what is found is what a search through all would find. The usual
+    choice, fewer and longer bands, would miss some to compare fewer. At 0.78 there are 29 bands of 4 values.
     """
 
     def __init__(self, limit: float):
@@ -152,7 +155,7 @@ class KnownWords:
     def near(self, sketch: "MinHash") -> tuple[float, str] | None:
         """The highest estimate for `sketch` with any known one and the name of the first that has it; None where
         none reaches the limit."""
-        candidates = sorted(self._index.query(sketch))
+        candidates = sorted(cast("list[int]", self._index.query(sketch)))
         if not candidates:
             return None
         estimates = (np.array([self._sketches[i] for i in candidates]) == sketch.hashvalues).mean(axis=1)

@@ -1,4 +1,4 @@
-"""Where the tokens and sentences of a text are, in the two modes of `textstats`, which says what they are.
+"""Splits a text into tokens and sentences, in the two modes that `textstats` defines.
 
 clean("Dr. Who isn't in. He left.")        # (["Dr", "Who", "isn't", ...], 2): tokens and the number of sentences
 official(text)                             # the same by the rules of spaCy's blank English pipeline
@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Iterable
 
 CACHED = 1 << 16
-"""Words whose reading is remembered; few texts have others."""
+"""How many words are cached; few texts have others."""
 CACHED_LENGTH = 64
-"""None of them is longer than this."""
+"""In characters, the longest word that is cached."""
 
 
 # ---- tokens and sentences, clean
@@ -82,12 +82,12 @@ def _ends(text: str, start: int, match: re.Match) -> bool:
 
 # ---- tokens and sentences, official
 #
-# The rules of spaCy's tokenizer for English (MIT licence), told anew and shortened: a piece between white space is
+# The rules of spaCy's tokenizer for English (MIT licence), restated and shortened: a piece between white space is
 # taken apart from both ends, at any time an exception may match, and the rest is cut where an infix matches. Left
 # out are faces of punctuation only, which do not count either way, exceptions with white space, and most of the
 # currencies and units.
 
-_PIECE = re.compile(r"\S+ ?|\s+")  # one blank goes with the word before it, further white space is a token
+_PIECE = re.compile(r"\S+ ?|\s+")  # one blank goes with the word before it; further white space is a token
 _SENTENCE_SIGNS = frozenset("!.?։؟۔܀܁܂߹।॥၊။።፧፨᙮᠃᠉‼‽⁇⁈⁉⸮⸼꓿﹒﹖﹗！．？｡。")
 
 
@@ -158,7 +158,7 @@ def _listed(piece: str, exceptions: dict[str, tuple[str, ...]]) -> bool:
 
 
 def _joined(parts: list[str], exceptions: dict[str, tuple[str, ...]]) -> list[str]:
-    """With exceptions such as "Dr." and "and/or" found again where they only now stand free: in "**Dr."."""
+    """Joins the parts of an exception such as "Dr." or "and/or" that only stands free now: in "**Dr."."""
     for size in 3, 2:
         for i in range(len(parts) - size, -1, -1):
             whole = "".join(parts[i : i + size]) if len(parts[i]) < _LOOK_BACK else ""

@@ -1,7 +1,7 @@
-"""What a text is like: length, readability, lexical diversity. Offline, and without a model.
+"""Figures of a text: length, readability, lexical diversity. Offline, and without a model.
 
     profile("The important cat sat. The dog ran.", ["gunning_fog", "words"])   # {"gunning_fog": 7.1, "words": 7.0}
-    METRICS["mtld"].function(text), METRICS["mtld"].doc                        # one of them; what it is
+    METRICS["mtld"].function(text)                                             # one of them
     lix(Reading(text, "official"))                                             # in the other mode
 
 A text is read in one of two modes. `clean`, the default, is what the names of the figures promise. `official` has
@@ -24,8 +24,8 @@ textdescriptives 2.8.2 on spaCy's rules for English, lexicalrichness 0.5.1 for d
 |             | of any kind do not                                 | separates words; nothing else but space does
 
 On ASCII text mtld, mattr and hdd are the same in both modes. Both are made for English: so are syllables and
-abbreviations, and a script without spaces gives one word a run. No figure is better when it is higher or lower;
-that is for an objective to say. A figure that is not defined for a text is NaN.
+abbreviations; in a script without spaces every run is one word. No figure is better when it is higher or lower:
+objectives say what is. A figure that is not defined for a text is NaN.
 """
 
 import collections
@@ -49,7 +49,7 @@ HDD_DRAWS = 42
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A text and what is read off it in one mode, once, when it is first asked for."""
+    """A text and what is derived from it in one mode; each part is computed once, when first needed."""
 
     text: str
     mode: str = "clean"
@@ -195,8 +195,8 @@ def mattr(text: Text) -> float:
 
 def mtld(text: Text) -> float:
     """Measure of textual lexical diversity (McCarthy and Jarvis 2010, Behavior Research Methods 42:381-392) with
-    threshold 0.72, see `mtld_of`. 0.0 without terms. Short texts with few repeats score high by chance: have a
-    floor on `words` wherever it is maximised."""
+    threshold 0.72, see `mtld_of`. 0.0 without terms. Short texts with few repeats score high by chance: where it
+    is maximised, set a minimum of `words`."""
     return mtld_of(_read(text).terms)
 
 
@@ -220,20 +220,14 @@ def compression_ratio(text: Text) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure of one text. It has no better direction."""
+    """A figure of one text; the docstring of `function` says which. It has no better direction."""
 
-    name: str
     function: Callable[[Text], float]  # of a text in `clean` mode, or of a `Reading`
     least_words: int = 0  # in a shorter text it says little or nothing; 0: any text will do
 
-    @property
-    def doc(self) -> str:
-        """Formula and source."""
-        return " ".join((self.function.__doc__ or "").split())
-
 
 METRICS: dict[str, Metric] = {
-    function.__name__: Metric(function.__name__, function, least_words)
+    function.__name__: Metric(function, least_words)
     for function, least_words in (
         (tokens, 0),
         (unique_tokens, 0),
@@ -350,7 +344,7 @@ def syllables_of(word: str) -> int:
 def _syllables(word: str) -> int:
     hyphenation = _hyphenation()
     found = max(1, len(hyphenation.positions(word)) + word.count("-") + 1)
-    hyphenation.hd.cache.clear()  # pyphen remembers every word for ever: too much for millions of texts
+    hyphenation.hd.cache.clear()  # pyphen caches every word for ever: too much for millions of texts
     return found
 
 

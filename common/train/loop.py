@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
-from tqdm.auto import tqdm
 
 from common import runtime
 from common.config import ModelConfig, TrainConfig
@@ -28,6 +27,7 @@ from common.errors import UserError
 from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
+from common.progress import progress_bar
 from common.train.data import Encoded, batches
 
 Log = Callable[..., None]
@@ -264,7 +264,7 @@ def optimise(
     write = log(first) if log is not None else None
     saved_at = time.monotonic()
     pending: list[tuple[int, float, Any]] = []
-    bar = tqdm(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False, disable=None)
+    bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False)
     for step, batch in enumerate(bar, start=first):
         rate = learning_rate(settings, step, steps)
         batch = sharding.place_data(batch, params, sharding.MICRO_ROWS)

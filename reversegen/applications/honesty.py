@@ -11,21 +11,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.calibration import ece
 from common.evals.evaluate import majority
-from common.generate import Message, Record
+from common.generate import Message
 from common.lm import LanguageModel
 from common.results.stats import average_precision, entropy_nats
 from common.sample.score import score
-from common.stages import collect
 from common.tasks.base import Example
 from common.tasks.choice import MultipleChoice
 from common.tasks.registry import get_task
-from reversegen.applications.base import Context, Data, Model, Read, Row, in_groups, invalid, requests
-from reversegen.applications.math import VOTE_TEMPERATURE, labeled, load_splits, said_yes
-from reversegen.config import Config
+from reversegen.applications.asking import as_queries, in_groups, of_labeler, of_target, said_yes
+from reversegen.applications.base import Context, Data, Model, Read, Row, human_data, invalid, load_splits, passing
+from reversegen.switches import Answers, Files
 
 NONE_OPTION = "None of the above"
 UNREADABLE = 0.2
@@ -37,43 +35,48 @@ VALID = (
 )
 
 
+def choice_task(name: str, train: pathlib.Path | None) -> MultipleChoice:
+    """The task by its name, or its file. Raises UserError for one that is not multiple choice."""
+    task = get_task(name, train, "text", "label", "")
+    if not isinstance(task, MultipleChoice):
+        raise UserError(f"--task honesty asks multiple choice; {name} is none: use --task own")
+    return task
+
+
 @dataclasses.dataclass(frozen=True)
 class Certainty:
-    """Implements `base.Application` on a `MultipleChoice` task. `asked` is the same task with
-    the option that none is right, if there is one."""
+    """Implements `base.Application` on a `MultipleChoice` task.
+
+    `votes`: answers of the labeler, of which more than half must agree. `entropy_cut`: the entropy in nats that
+    fails; with `entropy_quantile` it is instead that quantile of the seeds' entropies. `none_option`: whether the
+    target may choose that no option is right. `ask_validity`: whether the labeler is asked if a query makes sense.
+    """
 
     task: MultipleChoice
-    asked: MultipleChoice
+    answers: Answers
+    votes: Answers
+    entropy_cut: float
+    entropy_quantile: float | None = None
+    none_option: bool = True
+    ask_validity: bool = True
     metric: str = "accuracy"
-
-    @classmethod
-    def of(cls, config: Config) -> "Certainty":
-        """Raises UserError for data that are not multiple choice."""
-        train = None if config.seeds_file is None else pathlib.Path(config.seeds_file)
-        task = get_task(config.data, train, "text", "label", "")
-        if not isinstance(task, MultipleChoice):
-            raise UserError(f"--task honesty asks multiple choice; {config.data} is none: use --task own")
-        more = dataclasses.replace(task, count=task.count + 1) if config.none_option else task
-        return cls(task, more)
 
     @property
     def name(self) -> str:
         return self.task.name
 
     @property
+    def asked(self) -> MultipleChoice:
+        """The task as the target sees it, with the option that none is right, if there is one."""
+        return dataclasses.replace(self.task, count=self.task.count + self.none_option)
+
+    @property
     def query_tokens(self) -> int:
         return min(self.task.example_tokens, 256)
 
-    @property
-    def answer_tokens(self) -> int:
-        return self.task.answer_tokens
-
-    def load(self, config: Config) -> Data:
-        if config.labeler == "program":
-            raise UserError("--labeler program is for math: no program knows the right option")
-        train, test = load_splits(self.task, config)
-        human = [] if config.human_file is None else self.task.load("train", pathlib.Path(config.human_file), 0)
-        return Data(train, test, [], human)
+    def load(self, files: Files) -> Data:
+        train, test = load_splits(self.task, files)
+        return Data(train, test, [], human_data(self.task, files))
 
     def prompt(self, shown: Sequence[Example]) -> tuple[Message, ...]:
         lines = "\n\n".join(f"Q{i}: {self.completion(seed)}" for i, seed in enumerate(shown, start=1))
@@ -103,62 +106,46 @@ class Certainty:
         return Read(self.task.with_options(stem, texts))
 
     def messages(self, query: str) -> tuple[Message, ...]:
-        if self.asked.count > self.task.count:
+        if self.none_option:
             query = f"{query}\n{self.asked.letters[-1]}. {NONE_OPTION}"
         return self.asked.messages(query)
 
     def verdicts(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
         good = [True] * len(queries)
-        if ctx.config.validity == "labeler":
+        if self.ask_validity:
             good = said_yes(ctx, f"{folder}/validity", queries, VALID)
         valid = [row for row, is_valid in zip(queries, good, strict=True) if is_valid]
-        entropies = {
-            row["id"]: entry for row, entry in zip(valid, self.scatter(ctx, folder, valid, target), strict=True)
-        }
+        scattered = iter(self.scatter(ctx, folder, valid, target))
         cut = self.cut(ctx, target)
-        return [
-            self._verdict(entropies[row["id"]], cut) if is_valid else invalid("not valid")
-            for row, is_valid in zip(queries, good, strict=True)
-        ]
+        return [self._verdict(next(scattered), cut) if is_valid else invalid("not valid") for is_valid in good]
 
     def _verdict(self, entry: Row, cut: float) -> Row:
         """Answers that are all alike are sure, whatever the cut."""
         if not readable(entry):
             return invalid("answers without a letter", **entry)
-        return {
-            "outcome": "fail" if entry["entropy"] >= cut and entry["entropy"] > 0 else "pass",
-            "score": entry["entropy"],
-            "reason": "",
-        } | entry
+        fails = entry["entropy"] >= cut and entry["entropy"] > 0
+        return {"outcome": "fail" if fails else "pass", "score": entry["entropy"], "reason": ""} | entry
 
     def scatter(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
         """Of each query the target's answers, their letters, how many have none, and the entropy in nats of the
         letters, answers without one being a class of their own."""
-        n = ctx.config.target_samples
-        asked = requests(f"{folder}/target", queries, lambda row: self.messages(row["query"]), n)
-        with ctx.run.timed("target answers"):
-            sampling = ctx.config.answering(self.answer_tokens)
-            records = collect(
-                ctx.run, f"{folder}/target.jsonl", lambda: target().generator(), asked, sampling, ctx.seed
-            )
-        return [self._scattered(group) for group in in_groups(records, n)]
-
-    def _scattered(self, answers: Sequence[Record]) -> Row:
-        letters = [None if record.text is None else self.asked.parse(record.text) for record in answers]
-        counts = [letters.count(letter) for letter in {*letters}]
-        return {
-            "answers": [record.text for record in answers],
-            "letters": letters,
-            "unreadable": letters.count(None),
-            "entropy": round(entropy_nats(sorted(counts)), 6),
-        }
+        found = []
+        ask = lambda row: self.messages(row["query"])
+        for group in of_target(ctx, folder, queries, ask, self.answers, target):
+            texts = [record.text for record in group]
+            letters = [None if text is None else self.asked.parse(text) for text in texts]
+            entropy = entropy_nats(sorted(letters.count(letter) for letter in {*letters}))
+            unreadable = letters.count(None)
+            entry = {"answers": texts, "letters": letters, "unreadable": unreadable}
+            found.append(entry | {"entropy": round(entropy, 6)})
+        return found
 
     def cut(self, ctx: Context, target: Model) -> float:
         """The entropy that fails: as set, or the quantile over the seeds with readable answers, found once in a
         repeat. Raises UserError where there is no such seed."""
-        quantile = ctx.config.entropy_quantile
+        quantile = self.entropy_quantile
         if quantile is None:
-            return ctx.config.entropy_cut
+            return self.entropy_cut
         folder = f"repeat_{ctx.repeat}/cut"
 
         def compute() -> Row:
@@ -175,25 +162,17 @@ class Certainty:
         return ctx.run.once(f"{folder}/cut.json", compute)["entropy"]
 
     def labels(self, ctx: Context, folder: str, judged: Sequence[Row]) -> list[Row]:
-        votes = ctx.config.label_votes
-        sampling = SampleConfig(self.answer_tokens, temperature=VOTE_TEMPERATURE if votes > 1 else 0.0)
         ask = lambda row: self.task.solve_messages(row["query"])
-        records = labeled(
-            ctx, f"{folder}/labels.jsonl", requests(f"{folder}/labels", judged, ask, votes), sampling
-        )
         rows = []
-        for row, group in zip(judged, in_groups(records, votes), strict=True):
+        replies = of_labeler(ctx, f"{folder}/labels", judged, ask, self.votes)
+        for row, group in zip(judged, replies, strict=True):
             texts = [record.text for record in group if record.text is not None]
-            place = majority(self.task, texts, votes)
+            place = majority(self.task, texts, self.votes.n)
             letter = None if place is None else self.task.parse(texts[place])
+            answer = None if letter is None else self.certain(letter, row["outcome"] == "pass")
+            refused = "labelers disagree" if letter is None else None
             rows.append(
-                {
-                    "label": letter,
-                    "answer": None if letter is None else self.certain(letter, row["outcome"] == "pass"),
-                    "refused": "labelers disagree" if letter is None else None,
-                    "truth": None,
-                    "label_correct": None,
-                }
+                {"label": letter, "answer": answer, "refused": refused, "truth": None, "label_correct": None}
             )
         return rows
 
@@ -204,7 +183,7 @@ class Certainty:
 
     def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
         """The examples' own letters, and the certainty that the target's answers show."""
-        rows = [{"id": e.id, "query": e.question} for e in examples]
+        rows = as_queries(examples)
         cut = self.cut(ctx, target)
         found = [self._verdict(entry, cut) for entry in self.scatter(ctx, folder, rows, target)]
         return [
@@ -213,7 +192,7 @@ class Certainty:
         ]
 
     def partners(self, judged: Sequence[Row]) -> list[Row]:
-        return [row for row in judged if row["outcome"] == "pass"]
+        return passing(judged)
 
     def measure(self, ctx: Context, name: str, kind: str, model: Model, examples: Sequence[Example]) -> list[Row]:
         """Likelihoods instead of samples: `correct` is whether the most likely letter is right, `confidence` is
@@ -228,21 +207,22 @@ class Certainty:
     def _measured(self, model: LanguageModel, examples: Sequence[Example]) -> list[Row]:
         letters = self.asked.letters
         asked = [self.messages(example.question) for example in examples]
-        options = _first_token(model, [(prompt, letter) for prompt in asked for letter in letters])
-        rows = []
-        for example, logps in zip(examples, in_groups(options, len(letters)), strict=True):
-            shares = np.exp(logps - np.max(logps))
-            best = int(np.argmax(shares))
-            rows.append({"id": example.id, "letter": letters[best], "option": float(shares[best] / shares.sum())})
+        # A letter is compared without its end token, which says nothing of the question.
+        options = _logps(model, [(prompt, letter) for prompt in asked for letter in letters], whole=False)
+        shares = [np.exp(logps - np.max(logps)) for logps in in_groups(options, len(letters))]
+        best = [int(np.argmax(share)) for share in shares]
         sides = [
-            (prompt, self.certain(row["letter"], sure))
-            for prompt, row in zip(asked, rows, strict=True)
+            (prompt, self.certain(letters[i], sure))
+            for prompt, i in zip(asked, best, strict=True)
             for sure in (True, False)
         ]
-        for row, example, pair in zip(rows, examples, in_groups(_whole(model, sides), 2), strict=True):
+        pairs = in_groups(_logps(model, sides, whole=True), 2)
+        rows = []
+        for example, share, i, pair in zip(examples, shares, best, pairs, strict=True):
+            row = {"id": example.id, "letter": letters[i], "option": float(share[i] / share.sum())}
             row["sure"] = 1 / (1 + math.exp(min(50.0, pair[1] - pair[0])))
             row["confidence"] = 0.5 * row["option"] + 0.5 * row["sure"]
-            row["correct"] = row["letter"] == example.label
+            rows.append(row | {"correct": letters[i] == example.label})
         return rows
 
     def figures(self, rows: Sequence[Row]) -> dict[str, float | None]:
@@ -262,22 +242,10 @@ def readable(entry: Row) -> bool:
     return entry["unreadable"] <= UNREADABLE * len(entry["letters"])
 
 
-def _pairs(
-    model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]]
-) -> list[tuple[list[int], list[int]]]:
-    found = []
+def _logps(model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]], whole: bool) -> list[float]:
+    """Log-probability of each answer to its conversation, with its end token if it is to be `whole`."""
+    pairs = []
     for messages, answer in answers:
         tokens, start = model.tokenizer.encode_example(messages, answer)
-        found.append((tokens[:start], tokens[start:]))
-    return found
-
-
-def _first_token(model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
-    """Log-probability of each answer without its end token."""
-    pairs = [(prompt, answer[:-1] or answer) for prompt, answer in _pairs(model, answers)]
+        pairs.append((tokens[:start], tokens[start:] if whole else tokens[start:-1] or tokens[start:]))
     return [float(values.sum()) for values in score(model.params, model.config, pairs)]
-
-
-def _whole(model: LanguageModel, answers: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
-    """Log-probability of each answer with its end token."""
-    return [float(values.sum()) for values in score(model.params, model.config, _pairs(model, answers))]

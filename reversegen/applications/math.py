@@ -7,22 +7,20 @@ one are invalid, as no failure could be told. The label is a worked answer of th
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Literal
 
 from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.evaluate import answer_waves, majority
 from common.generate import Message, Record
-from common.stages import collect
 from common.tasks.base import Example, Task
 from common.tasks.embedded_text import propose_prompt
-from common.tasks.files import check_ids
 from common.tasks.registry import get_task
-from reversegen.applications.base import Context, Data, Model, Read, Row, in_groups, invalid, requests
-from reversegen.config import Config
+from reversegen.applications.asking import of_labeler, of_target, said_yes
+from reversegen.applications.base import Context, Data, Model, Read, Row, human_data, invalid, load_splits
+from reversegen.switches import Answers, Files, Knower
 
 MARK = "Problem:"
-VOTE_TEMPERATURE = 0.7
-"""Of the labeler where it answers more than once, as the authors' program samples more answers."""
 
 VALID = (
     "Below is a problem that somebody wrote. Is it a problem of mathematics that can be solved from what it says, "
@@ -30,21 +28,29 @@ VALID = (
 )
 
 
+def number_task(name: str, train: pathlib.Path | None) -> Task:
+    """The task by its name, or its file. Raises UserError for one whose answers are no numbers."""
+    task = get_task(name, train, "text", "label", "")
+    if task.kind != "number":
+        raise UserError(f"--task math compares numbers; the answers of {name} are none: use --task own")
+    return task
+
+
 @dataclasses.dataclass(frozen=True)
 class Solving:
-    """Implements `base.Application` on any task of `common.tasks` whose answers are numbers."""
+    """Implements `base.Application` on any task of `common.tasks` whose answers are numbers.
+
+    `votes`: answers of the labeler, of which more than half must agree. `reference` and `validity`: who is asked
+    for the right answer, and whether a query is a problem at all. `worked_by`: who writes the labels.
+    """
 
     task: Task
+    answers: Answers
+    votes: Answers
+    reference: Knower = "program"
+    validity: Knower | Literal["none"] = "program"
+    worked_by: Knower = "labeler"
     metric: str = "accuracy"
-
-    @classmethod
-    def of(cls, config: Config) -> "Solving":
-        """Raises UserError for data whose answers are no numbers, or that lack the program asked for."""
-        train = None if config.seeds_file is None else pathlib.Path(config.seeds_file)
-        task = get_task(config.data, train, "text", "label", "")
-        if task.kind != "number":
-            raise UserError(f"--task math compares numbers; the answers of {config.data} are none: use --task own")
-        return cls(task)
 
     @property
     def name(self) -> str:
@@ -54,17 +60,12 @@ class Solving:
     def query_tokens(self) -> int:
         return self.task.example_tokens
 
-    @property
-    def answer_tokens(self) -> int:
-        return self.task.answer_tokens
-
-    def load(self, config: Config) -> Data:
-        train, test = load_splits(self.task, config)
-        uses_program = "program" in (config.reference, config.validity, config.labeler)
+    def load(self, files: Files) -> Data:
+        train, test = load_splits(self.task, files)
+        uses_program = "program" in (self.reference, self.validity, self.worked_by)
         if uses_program and not any(self.task.truth(example.question) for example in train[:50]):
-            raise UserError(f"no program knows the answers of {config.data}: use the labeler for --reference")
-        human = [] if config.human_file is None else self.task.load("train", pathlib.Path(config.human_file), 0)
-        return Data(train, test, [], human)
+            raise UserError(f"no program knows the answers of {self.name}: use the labeler for --reference")
+        return Data(train, test, [], human_data(self.task, files))
 
     def prompt(self, shown: Sequence[Example]) -> tuple[Message, ...]:
         return ({"role": "user", "content": propose_prompt([example.question for example in shown])},)
@@ -86,14 +87,8 @@ class Solving:
         references = self._references(ctx, folder, valid)
         found |= {row["id"]: invalid("no reference answer") for row in valid}
         known = [row for row in valid if references[row["id"]]["label"] is not None]
-        n = ctx.config.target_samples
-        sampling = ctx.config.answering(self.answer_tokens)
-        asked = requests(f"{folder}/target", known, lambda row: self.messages(row["query"]), n)
-        with ctx.run.timed("target answers"):
-            records = collect(
-                ctx.run, f"{folder}/target.jsonl", lambda: target().generator(), asked, sampling, ctx.seed
-            )
-        for row, answers in zip(known, in_groups(records, n), strict=True):
+        asked = of_target(ctx, folder, known, lambda row: self.messages(row["query"]), self.answers, target)
+        for row, answers in zip(known, asked, strict=True):
             found[row["id"]] = self._verdict(answers, references[row["id"]])
         return [found[row["id"]] for row in queries]
 
@@ -101,7 +96,7 @@ class Solving:
         """An answer without a final number is a wrong one; a target that could not answer has not failed."""
         if any(record.status == "failed" for record in answers):
             return invalid("the target could not answer")
-        texts = [record.text for record in answers]
+        texts = [record.text or "" for record in answers]
         wrong = [not self.task.correct(text, reference["label"]) for text in texts]
         share = sum(wrong) / len(wrong)
         outcome = "fail" if share >= 0.5 else "pass"
@@ -109,35 +104,31 @@ class Solving:
         return {"outcome": outcome, "score": share, "reason": "", "answers": texts} | told
 
     def _valid(self, ctx: Context, folder: str, queries: Sequence[Row]) -> list[bool]:
-        how = ctx.config.validity
-        if how == "none":
+        if self.validity == "none":
             return [True] * len(queries)
-        if how == "program":
+        if self.validity == "program":
             return [self.task.truth(row["query"]) is not None for row in queries]
         return said_yes(ctx, f"{folder}/validity", queries, VALID)
 
     def _references(self, ctx: Context, folder: str, queries: Sequence[Row]) -> dict[str, Row]:
-        """By query the right answer ("label") and, where the labeler worked it out, its words ("answer")."""
-        if ctx.config.reference == "program":
+        """By query the right answer, and where the labeler worked it out its words."""
+        if self.reference == "program":
             return {row["id"]: {"label": self.task.truth(row["query"]), "answer": None} for row in queries}
         return self._agreed(ctx, f"{folder}/reference", queries)
 
     def _agreed(self, ctx: Context, name: str, queries: Sequence[Row]) -> dict[str, Row]:
         """By query what more than half of the labeler's answers agree on; None where they do not."""
-        votes = ctx.config.label_votes
-        sampling = SampleConfig(self.answer_tokens, temperature=VOTE_TEMPERATURE if votes > 1 else 0.0)
-        asked = requests(name, queries, lambda row: self.task.solve_messages(row["query"]), votes)
-        records = labeled(ctx, f"{name}.jsonl", asked, sampling)
+        ask = lambda row: self.task.solve_messages(row["query"])
         found = {}
-        for row, group in zip(queries, in_groups(records, votes), strict=True):
-            texts = [record.text for record in group if record.status == "ok"]
-            place = majority(self.task, texts, votes)
+        for row, group in zip(queries, of_labeler(ctx, name, queries, ask, self.votes), strict=True):
+            texts = [record.text for record in group if record.status == "ok" and record.text is not None]
+            place = majority(self.task, texts, self.votes.n)
             label = None if place is None else self.task.parse(texts[place])
             found[row["id"]] = {"label": label, "answer": None if place is None else texts[place]}
         return found
 
     def labels(self, ctx: Context, folder: str, judged: Sequence[Row]) -> list[Row]:
-        if ctx.config.labeler == "program":
+        if self.worked_by == "program":
             worked = {row["id"]: self._program(row["query"]) for row in judged}
         else:
             worked = {r["id"]: {"label": r["reference"], "answer": r["reference_answer"]} for r in judged}
@@ -152,14 +143,11 @@ class Solving:
 
     def _label(self, row: Row, worked: Row) -> Row:
         truth = self.task.truth(row["query"])
-        right = None
-        if truth is not None and worked["answer"] is not None:
-            right = self.task.correct(worked["answer"], truth)
-        refused = None
         if worked["answer"] is None:
-            refused = "labelers disagree"
-        elif not self.task.correct(worked["answer"], row["reference"]):
-            refused = "not the reference answer"
+            return worked | {"refused": "labelers disagree", "truth": truth, "label_correct": None}
+        same = self.task.correct(worked["answer"], row["reference"])
+        right = None if truth is None else self.task.correct(worked["answer"], truth)
+        refused = None if same else "not the reference answer"
         return worked | {"refused": refused, "truth": truth, "label_correct": right}
 
     def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
@@ -169,37 +157,10 @@ class Solving:
         return []
 
     def measure(self, ctx: Context, name: str, kind: str, model: Model, examples: Sequence[Example]) -> list[Row]:
-        sampling = SampleConfig(ctx.config.answer_tokens or self.answer_tokens)
-        waves = answer_waves(lambda: model().generator(), self.task, examples, sampling, ctx.seed)
+        sampling = SampleConfig(self.answers.tokens)
+        batches = answer_waves(lambda: model().generator(), self.task, examples, sampling, ctx.seed)
         with ctx.run.timed("measure"):
-            return ctx.run.collect(name, waves)
+            return ctx.run.collect(name, batches)
 
     def figures(self, rows: Sequence[Row]) -> dict[str, float | None]:
         return {"unreadable": sum(row["parsed"] is None for row in rows) / len(rows)}
-
-
-def load_splits(task: Task, config: Config) -> tuple[list[Example], list[Example]]:
-    """Training and test examples of a task; training questions that are test questions too are left out.
-
-    Raises UserError for rows that do not fit, and for ids that come twice.
-    """
-    file = lambda name: None if name is None else pathlib.Path(name)
-    train = task.load("train", file(config.seeds_file), config.seed)
-    test = task.load("test", file(config.test_file), config.seed)
-    for examples in (train, test):
-        check_ids(examples)
-    held_out = {example.question for example in test}
-    return [example for example in train if example.question not in held_out], test
-
-
-def labeled(ctx: Context, name: str, asked: Sequence, sampling: SampleConfig) -> list[Record]:
-    """Replies of the labeler, booked on the repeat's account."""
-    with ctx.run.timed("label"):
-        return collect(ctx.run, name, ctx.labeler(ctx.account), asked, sampling, ctx.seed)
-
-
-def said_yes(ctx: Context, name: str, queries: Sequence[Row], question: str) -> list[bool]:
-    """Whether the labeler answers `question`, which holds {query}, with yes."""
-    ask = lambda row: ({"role": "user", "content": question.replace("{query}", row["query"])},)
-    records = labeled(ctx, f"{name}.jsonl", requests(name, queries, ask, 1), SampleConfig(8))
-    return [(record.text or "").strip().lower().startswith("yes") for record in records]

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from test_active_run import FLAGS
 
-from active_inheritance.command import run
 from active_inheritance.config import Config
+from active_inheritance.experiment import run
 from active_inheritance.loop import LINEAGES
+from active_inheritance.outcome import Student
 from active_inheritance.student_figures import drift_figure
-from active_inheritance.student_profile import profile_figures
+from active_inheritance.student_profile import profiles
 from common.errors import UserError
+from common.evals.figures import Figure
 from common.lm import LanguageModel
 from common.results.rundir import read_json, read_jsonl
 from common.sample.score import all_logps
@@ -90,7 +92,7 @@ def test_drift_is_the_difference_of_the_plain_likelihoods(finished):
         assert [kept["logp"], kept["base_logp"]] == pytest.approx(logps, abs=2e-3)
         assert kept["tokens"] == len(tokens) - start
         total, count = total + logps[0] - logps[1], count + len(tokens) - start
-    assert drift_figure([stored])["value"] == pytest.approx(total / count, abs=1e-4)
+    assert drift_figure([stored]).value == pytest.approx(total / count, abs=1e-4)
     assert summary["arms"]["base"]["drift"] is None
     assert summary["arms"]["selected"]["drift"]["value"] > 0  # a divergence, of few answers
 
@@ -118,27 +120,23 @@ def test_the_profile_before_and_after(finished):
 
 def test_the_profile_over_repeats():
     def outcome(value):
-        figures = lambda v: {
-            "choice/x/accuracy": {"value": v, "ci95": [0, 1], "n": 4, "scorer": "s", "version": "1"}
-        }
+        figures = lambda v: {"choice/x/accuracy": Figure(value=v, ci95=(0, 1), n=4, scorer="s", version="1")}
         of = {"base": 0.5, "random": 0.5 + value / 2, "selected": 0.5 + value}
 
         class Stored:
             def last(self, arm):
-                return {"profile": {k: _Figure(f) for k, f in figures(of[arm]).items()}}
+                return Student([], [], [], figures(of[arm]), updates=0, round=None)
 
         return Stored()
 
-    from common.evals.figures import Figure as _Figure
-
-    config = Config(arms=("base", "random", "selected")).resolved()
-    found = profile_figures(config, [outcome(0.1), outcome(0.2), outcome(0.3)])
-    step = found["changes"]["selected - base"]["choice/x/accuracy"]
+    arms = ("base", "random", "selected")
+    found = profiles((), arms, [outcome(0.1), outcome(0.2), outcome(0.3)], seed=0)
+    step = found.changes["selected - base"]["choice/x/accuracy"]
     half = 4.302652729911275 * 0.1 / math.sqrt(3)  # Student's t, two degrees of freedom
-    assert step["absolute"] == pytest.approx(0.2)
-    assert step["ci95"] == pytest.approx([0.2 - half, 0.2 + half])
-    assert step["relative"] == pytest.approx(40.0)
-    assert found["arms"]["base"]["choice/x/accuracy"]["ci95"] == [0, 1]
+    assert step.absolute == pytest.approx(0.2)
+    assert step.ci95 == pytest.approx([0.2 - half, 0.2 + half])
+    assert step.relative == pytest.approx(40.0)
+    assert found.arms["base"]["choice/x/accuracy"].ci95 == (0, 1)
 
 
 STAGES = (

@@ -11,9 +11,8 @@ import sys
 
 import pytest
 
-from active_inheritance.command import run
 from active_inheritance.config import ARMS, Config
-from active_inheritance.prompts import load_prompts
+from active_inheritance.experiment import load_data, run
 from active_inheritance.sampling import requests_of
 from common.config import SampleConfig
 from common.errors import UserError
@@ -54,6 +53,11 @@ def test_summary_has_the_documented_schema(finished):
     assert summary == read_json(pathlib.Path(config.run_dir) / "summary.json")
     assert (summary["schema"], summary["method"], summary["status"]) == (1, "active-inheritance", "complete")
     assert tuple(summary["arms"]) == ("base", *TRAINED)
+    assert summary["verdict"].startswith(
+        ("Shown: selected is ", "Not shown: a difference of selected from random")
+    )
+    assert first["verdict"] is None
+    assert "only 6 held-out prompts: raise --test-prompts" in summary["caveats"]
     for arm in summary["arms"].values():
         assert arm["metric"] == "mtld"
         assert {"value", "ci95", "n", "per_repeat"} <= arm.keys()
@@ -81,7 +85,7 @@ def test_summary_has_the_documented_schema(finished):
 
 def test_every_arm_learns_as_much_from_the_same_prompts(finished):
     config, _, summary = finished
-    learned, held_out = load_prompts(config.resolved())
+    _, learned, held_out = load_data(config.resolved())
     for repeat in range(2):
         folder = pathlib.Path(config.run_dir) / f"repeat_{repeat}"
         data = {arm: read_jsonl(folder / arm / "data.jsonl") for arm in TRAINED}
@@ -123,7 +127,7 @@ def test_the_pool_is_sampled_evenly_and_accounted(finished):
 
 @pytest.mark.parametrize(("k", "count"), [(10, 3), (4, 4), (2, 3), (5, 1)])
 def test_sources_share_a_budget(k, count):
-    """A17: k answers of every prompt in total, and over many prompts as many of each source."""
+    """k answers of every prompt in total, and over many prompts as many of each source."""
     prompts, _ = story_prompts(10)
     names = [f"source {i}" for i in range(count)]
     asked = {name: [r.id.rpartition("#")[0] for r in requests_of(name, names, prompts[:60], k)] for name in names}
@@ -174,7 +178,9 @@ def test_the_same_command_again_changes_nothing(finished):
     before = bytes_of(pathlib.Path(config.run_dir))
     assert run(config) == summary
     assert bytes_of(pathlib.Path(config.run_dir)) == before
-    assert run(dataclasses.replace(config, select_only=True))["status"] == "selected"
+    again = run(dataclasses.replace(config, select_only=True))
+    assert again["status"] == "selected"
+    assert "the student of this run is there already" in again["caveats"][-1]
     assert bytes_of(pathlib.Path(config.run_dir)) == before, "the student's figures stay"
     with pytest.raises(UserError, match=r"epochs: 1\.0 -> 2\.0"):
         run(dataclasses.replace(config, epochs=2.0))
@@ -282,7 +288,7 @@ def test_answers_that_are_too_long(pool, tmp_path):
         assert (left > 0) == (how == "drop")
         assert (summary["arms"]["selected"]["cut"][0] > 0) == (how == "cut")
         for row in read_jsonl(tmp_path / how / "repeat_0/selected/data.jsonl"):
-            sequence, cut = encoded(config, student, row)
+            sequence, cut = encoded(student, row, config.resolved().switches().learning)
             assert len(sequence.tokens) <= 24
             assert row["cut"] == cut == (sequence.tokens[-1] not in ends)
             learned = sequence.tokens[sequence.prompt_length :]
@@ -322,7 +328,7 @@ def test_a_function_as_source_and_prompts_from_files(tmp_path):
         ({"source": ("embedded:nobody",)}, "nobody"),
         ({"source": ("python:nowhere.py:f",)}, "no such file: nowhere.py"),
         ({"source": ("embedded:student",) * 2}, "--source .*: name each once"),
-        ({"source_url": "http://localhost:1"}, "--source-url is for hosted sources"),
+        ({"source_url": "http://localhost:1"}, "--source-url is for a hosted source"),
         ({"source_temperature": 0.0}, "--source-temperature 0 gives equal answers"),
         ({"sampling": "diverse-beam", "k": 5}, "--k 5 is no multiple of 2 sources"),
         ({"source_top_p": 0.0}, "--source-top-p must lie above 0"),
@@ -345,7 +351,7 @@ def test_a_mistake_leaves_no_run_directory(settings, said, tmp_path):
 
 
 def test_the_plan_says_what_a_hosted_pool_takes(tmp_path):
-    """A19: 52,000 prompts, ten answers each, one a second, are six days."""
+    """52,000 prompts, ten answers each, one a second, are six days."""
     (tmp_path / "prompts.jsonl").write_text(
         "".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(52_000))
     )

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from active_inheritance import scoring as stage
-from active_inheritance.command import run
+from active_inheritance import scoring
 from active_inheritance.config import Config
+from active_inheritance.experiment import pool_of, run
 from active_inheritance.metrics import USUAL
 from active_inheritance.select import ARMS
 from common.errors import UserError
@@ -70,14 +70,17 @@ def test_a_run_leaves_pool_selection_controls_and_data_set(pool, capsys):
     assert (source["answers"], source["empty"], source["duplicate"], source["usable"]) == (180, 6, 6, 168)
     assert summary["pool"]["sources"]["y"]["repeating"] == 6
     with RunDir.open(folder, "active-inheritance", read_json(folder / "config.json")["config"]) as place:
-        selection = stage.select_stage(place, config(pool).resolved())
+        settings = config(pool).resolved()
+        scored = scoring.score_pool(place, pool_of(settings), settings.switches().scoring)
+        selection = scoring.select_from(place, scored, settings.rule)
         rows = {arm: list(selection.rows(arm)) for arm in ARMS}
     prompts = [row["id"] for row in rows["selected"]]
     assert len(set(prompts)) == 60
     for arm in ARMS:  # every prompt in all arms
         assert [row["id"] for row in rows[arm]] == prompts
         place = folder / ("dataset" if arm == "selected" else f"controls/{arm}")
-        table = pyarrow.parquet.read_table(place / "data" / "train.parquet").to_pylist()
+        (file,) = (place / "data").iterdir()
+        table = pyarrow.parquet.read_table(file).to_pylist()
         assert [row["answer"] for row in table] == [row["answer"] for row in rows[arm]]
         assert [row["mtld"] for row in table] == [row["scores"]["mtld"] for row in rows[arm]]
     best = {}
@@ -95,19 +98,19 @@ def test_a_run_leaves_pool_selection_controls_and_data_set(pool, capsys):
 
 
 def test_workers_parts_and_a_second_time_change_nothing(pool, monkeypatch):
-    monkeypatch.setattr(stage, "PART", 50)
+    monkeypatch.setattr(scoring, "PART", 50)
     run(config(pool, "one", workers=1))
     before = files(pool.parent / "one")
     run(config(pool, "one", workers=1))
     assert files(pool.parent / "one") == before
     assert "pool/part-00006.jsonl" in before
-    monkeypatch.setattr(stage, "SMALL", 0)
+    monkeypatch.setattr(scoring, "SMALL", 0)
     run(config(pool, "two"))
     assert files(pool.parent / "two") == before
 
 
 def test_what_is_left_over_is_made_again(pool, monkeypatch):
-    monkeypatch.setattr(stage, "PART", 50)
+    monkeypatch.setattr(scoring, "PART", 50)
     run(config(pool))
     folder = pool.parent / "run"
     whole = files(folder)
@@ -128,8 +131,8 @@ def test_a_killed_run_continues_to_the_same_bytes(pool):
     settings = {"objective": (f"python:{score}:vowels:max",), "min_words": 20}
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from active_inheritance import stage\nfrom active_inheritance.command import run\n"
-        "from active_inheritance.config import Config\nstage.PART = 30\n"
+        "from active_inheritance import scoring\nfrom active_inheritance.experiment import run\n"
+        "from active_inheritance.config import Config\nscoring.PART = 30\n"
         "run(Config(pool=sys.argv[2], run_dir=sys.argv[3], metrics=('lix',), select_only=True, "
         f"**{settings!r}))\n"
     )
@@ -157,7 +160,7 @@ def test_a_function_that_keeps_failing_stops_the_run(pool):
 
 
 def test_budgets_of_sources(pool):
-    """A17"""
+    """Sources share k answers of every prompt evenly."""
     for sources, k in (((), 3), (("x",), 3), (("y", "x"), 3)):
         summary = run(config(pool, f"run-{'-'.join(sources)}", sources=sources, k=k, drop=("none",)))
         assert summary["pool"]["answers_of_a_prompt"] == {"3": 60}

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import run as program
-from active_inheritance.command import run
 from active_inheritance.config import Config
+from active_inheritance.experiment import run
 from common.errors import UserError
 from common.results.rundir import read_jsonl
 

@@ -131,7 +131,7 @@ def group(name="g", **counts):
 
 
 def test_the_budget_of_one_and_of_several_sources_is_the_same():
-    """A17"""
+    """k answers in total, as many of each source as of the others."""
     whole = [group(f"g{i}", a=10, b=10, c=10) for i in range(200)]
     for sources in (("a",), ("b", "a"), ()):
         drawn = [draw(g, sources, 10, seed=0) for g in whole]

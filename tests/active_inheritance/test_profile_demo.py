@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from active_inheritance.profile.command import run
 from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
-from active_inheritance.profile.measure import load_data, profile_model
+from active_inheritance.profile.experiment import load_data, run
 from common.errors import UserError
 from common.evals.figures import Scorer, changes
+from common.evals.measure import Store, profile_model
 from common.evals.preference import win_rate
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
@@ -66,11 +66,11 @@ def test_before_and_after_within_another_run(tmp_path):
     data = load_data(config)
     with RunDir.open(tmp_path / "run", "other", {}) as place:
         before, after = (
-            profile_model(place, name, LanguageModel.load(f"embedded:{name}"), config, data)
+            profile_model(LanguageModel.load(f"embedded:{name}"), data, Store(place, name))
             for name in ("student", "teacher")
         )
     found = changes(before.figures, after.figures)["choice/arithmetic/accuracy"]
-    assert found["n"] == 8
+    assert found.n == 8
 
 
 def test_the_plan_needs_no_jax():
@@ -86,9 +86,10 @@ def test_the_plan_needs_no_jax():
     assert "240 rows" in done.stdout
 
 
-def test_importing_the_settings_loads_no_numpy():
+def test_importing_the_experiment_loads_no_numpy():
     code = (
-        "import sys, active_inheritance.profile.config; sys.exit('numpy' in sys.modules or 'jax' in sys.modules)"
+        "import sys, active_inheritance.profile.experiment; "
+        "sys.exit('numpy' in sys.modules or 'jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -143,7 +144,7 @@ def test_what_the_budget_did_not_cover_is_counted():
         {"id": "2", "value": None, "paid": True},
     ]
     found = win_rate(rows, Scorer("judge"))
-    assert (found["n"], found["no_verdict"], found["unpaid"]) == (1, 2, 1)
+    assert (found.n, found.no_verdict, found.unpaid) == (1, 2, 1)
 
 
 def test_a_judge_stops_at_its_budget(tmp_path, monkeypatch):

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from active_inheritance.profile.command import run
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.measure import load_data, profile_model
+from active_inheritance.profile.experiment import load_data, run
 from common.errors import UserError
 from common.evals.likelihood import ModelLikelihood
+from common.evals.measure import Store, profile_model
 from common.lm import LanguageModel
 from common.results.rundir import RunDir, read_jsonl
 
@@ -269,10 +269,12 @@ def test_the_profile_of_a_model_in_hand(settings, tmp_path):
     config = dataclasses.replace(settings, model=(), toxicity_prompts=None, toxicity_scorer=None, choice=())
     model = LanguageModel.load(settings.model[0])
     with RunDir.open(tmp_path / "run", "other", {}) as place:
-        before = profile_model(place, "profile/before", model, config, load_data(config))
-        assert profile_model(place, "profile/before", model, config).figures == before.figures
+        store = Store(place, "profile/before")
+        before = profile_model(model, load_data(config), store)
+        assert profile_model(model, load_data(config), store).figures == before.figures
+    assert profile_model(model, load_data(config)).figures == before.figures  # in memory
     assert before.answers["long"] is None
-    assert np.isfinite(before.figures["text/words"]["value"])
+    assert np.isfinite(before.figures["text/words"].value)
 
 
 # ---- mistakes
@@ -309,6 +311,16 @@ def test_settings_that_do_not_fit(settings, change, message):
     with pytest.raises(UserError, match=message) as raised:
         dataclasses.replace(settings, **change).resolved()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("word", ["limit=x", "choice_layout=loud", "bbq", "seed=1", "help=1"])
+def test_what_another_command_asks_for_never_ends_the_process(word, capsys):
+    """A library call with a bad --profile gives an error that can be caught, and prints nothing."""
+    with pytest.raises(UserError) as raised:
+        Config.asked((word,), "--profile")
+    assert "\n" not in str(raised.value)
+    assert capsys.readouterr() == ("", "")
+    assert Config.asked(("prompts-file=--help",), "--profile").prompts_file == "--help"
 
 
 def test_nothing_to_measure(tmp_path):

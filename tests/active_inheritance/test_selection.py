@@ -6,16 +6,20 @@ import itertools
 import math
 import random
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from active_inheritance.config import Config
 from active_inheritance.forecast import Tally, best_of, column_intervals, expected_max, forecast, kl_bound, tally
-from active_inheritance.select import ARMS, Candidate, Constraint, Objective, Rule, choose, dominates
+from active_inheritance.select import ARMS, Candidate, Constraint, Objective, Rule, choose, dominates, select
 from common.errors import UserError
+from common.results.estimate import as_json
 from common.results.stats import bootstrap_ci95
 from common.text.textstats import METRICS
+from killing import ROOT
 
 MAX, MIN = (Objective("s", "max"),), (Objective("s", "min"),)
 TWO = (Objective("s", "max"), Objective("t", "min"))
@@ -45,7 +49,7 @@ def key(candidate):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_best_is_taken(seed):
-    """A16: optimal for every prompt."""
+    """No answer of a prompt is better than the one that is taken."""
     found = pool(seed, steps=None if seed % 2 else 4)
     scores = [c.scores["s"] for c in found]
     assert scores[choose(Rule(MAX), "p", found).selected[0]] == max(scores)
@@ -68,7 +72,7 @@ def test_margin_is_the_lead_over_the_runner_up():
 
 @pytest.mark.parametrize("objectives", [MAX, MIN])
 def test_a_constant_score_gives_the_tie_break(objectives):
-    """A16: nearest to the median length, then source, then text."""
+    """Nearest to the median length, then source, then text."""
     found = [dataclasses.replace(c, scores=c.scores | {"s": 1.0}) for c in pool(3)]
     middle = statistics.median(c.scores["words"] for c in found)
     order = sorted(
@@ -97,7 +101,7 @@ RULES = [
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("steps", [None, 3])
 def test_the_order_of_the_candidates_changes_nothing(rule, steps):
-    """A16, for the random control and the matched one as well; but for the first, which is first by its place."""
+    """Nor does it change the random control and the matched one; the first answer alone goes by its place."""
     for seed in range(15):
         found = pool(seed, steps=steps)
         shuffled = random.Random(seed).sample(found, len(found))
@@ -132,7 +136,7 @@ def test_unusable_answers_are_in_no_arm():
 
 
 def test_the_random_control_is_uniform():
-    """A16: chi-square over prompts, 9 degrees of freedom, 0.1%; and over seeds."""
+    """Chi-square over prompts, 9 degrees of freedom, 0.1%; and over seeds."""
     found = pool(0)
     for draws in (
         [choose(Rule(MAX), f"p{i}", found) for i in range(3000)],
@@ -191,7 +195,7 @@ def test_fallbacks_of_a_prompt_without_a_feasible_answer():
 
 
 def test_a_guard_keeps_mtld_from_short_answers():
-    """A6: of ten texts of one kind, the highest MTLD of 25 words is above that of 800 in the mean (135 and
+    """Of ten texts of one kind, the highest MTLD of 25 words is above that of 800 in the mean (135 and
     102)."""
     # MTLD deletes digits, so the words are spelled with letters.
     words = [f"{rank}".translate({ord(str(d)): "abcdefghij"[d] for d in range(10)}) for rank in range(5000)]
@@ -220,7 +224,7 @@ def test_a_guard_keeps_mtld_from_short_answers():
 @pytest.mark.parametrize("pick", ["chebyshev", "knee"])
 @pytest.mark.parametrize("steps", [None, 4])
 def test_pareto_picks_are_beaten_by_none(pick, steps):
-    """A16, and each further front only by those before it."""
+    """Answers of a further front are beaten only by those of fronts before it."""
     for seed in range(40):
         found = pool(seed, n=12, names=("s", "t", "u"), steps=steps)
         rule = Rule((*TWO, Objective("u", "max")), combine="pareto", pick=pick)
@@ -298,7 +302,7 @@ def test_names_may_hold_colons():
 
 
 def test_expected_maximum_of_normals():
-    """A7"""
+    """The values of order statistics tables (Tippett 1925)."""
     table = {2: 0.56, 4: 1.03, 5: 1.16, 8: 1.42, 10: 1.54, 16: 1.77, 25: 1.97, 50: 2.25, 100: 2.51}
     assert {k: round(expected_max(k), 2) for k in table} == table
     assert expected_max(1) == pytest.approx(0, abs=1e-12)
@@ -306,7 +310,7 @@ def test_expected_maximum_of_normals():
 
 
 def test_kl_bound():
-    """A8"""
+    """ln k - (k - 1) / k for one score, ln k otherwise."""
     assert (round(kl_bound(10), 2), round(kl_bound(25), 2), kl_bound(1)) == (1.40, 2.26, 0)
     # Two sources that always give one answer each, and the choice always takes the first's: ln 2 from their mean.
     assert kl_bound(2, one_score=False) == pytest.approx(math.log(2))
@@ -349,6 +353,7 @@ def forecast_of(prompts, tmp_path, **settings):
     config = Config(
         pool=str(file), objective=("column:s:max",), metrics=columns, select_only=True, **settings
     ).resolved()
+    rule, names = config.rule, config.scores()
     rows, choices = [], []
     for number, scores in enumerate(prompts):
         answers = [
@@ -357,14 +362,15 @@ def forecast_of(prompts, tmp_path, **settings):
         ]
         rows.append({"answers": answers})
         found = [Candidate(a["source"], a["index"], str(i), a["scores"]) for i, a in enumerate(answers)]
-        choices.append(choose(config.rule(), f"p{number}", found))
+        choices.append(choose(rule, f"p{number}", found))
     half = len(rows) // 2
-    parts = [tally(config, rows[s], choices[s], 1) for s in (slice(half), slice(half, None))]
-    return forecast(config, Tally.joined(parts)), forecast(config, tally(config, rows, choices, 1))
+    parts = [tally(names, rule, rows[s], choices[s], 1) for s in (slice(half), slice(half, None))]
+    found = (Tally.joined(parts), tally(names, rule, rows, choices, 1))
+    return tuple(as_json(forecast(rule, own)) for own in found)
 
 
 def test_the_forecast_of_normal_scores_comes_true(tmp_path):
-    """A18, of the data: the predicted lift is within the interval of the one that came of it."""
+    """The predicted lift is within the interval of the one that came of it."""
     rng = np.random.default_rng(0)
     prompts = rng.normal(size=(400, 1, 2)) * 3 + rng.normal(size=(400, 10, 2)) * (2.0, 1.0)
     prompts[:, :, 1] += prompts[:, :, 0]
@@ -406,3 +412,41 @@ def test_prompts_without_spread_and_constraints_are_counted(tmp_path):
     assert entry["headroom"] == pytest.approx(5 / 8 * 2)
     assert figures["infeasible_share"] == 0
     assert figures["sources"]["a"]["usable"] == 16
+
+
+# --- plain data -----------------------------------------------------------------------------------------------
+
+
+def test_plain_data_is_selected_from_without_a_run():
+    """Rows of a user's own in, the chosen answers out, as they were given."""
+    rows = [
+        {"prompt": "A bird?", "answers": [{"text": "A crow.", "likes": 3}, {"text": "An owl.", "likes": 5}]},
+        {"prompt": "A fish?", "answers": [{"text": " ", "likes": 9}, {"text": "A carp or so.", "likes": None}]},
+        {"prompt": "A tree?", "answers": [{"text": "", "likes": 1}]},
+    ]
+    best = select(rows, "likes:max")
+    assert best == [[{"text": "An owl.", "likes": 5}], [{"text": "A carp or so.", "likes": None}], []]
+    assert best[0][0] is rows[0]["answers"][1]
+    assert select(rows, "words:max", ("likes>=4",), fallback="drop") == [[rows[0]["answers"][1]], [], []]
+    assert select(rows[:1], ("likes:min",), top=2) == [rows[0]["answers"]]
+
+
+@pytest.mark.parametrize(
+    ("objective", "likes", "said"),
+    [
+        ("likes:up", 1, "--objective 'likes:up'"),
+        ("hearts:max", 1, "no answer has a score hearts"),
+        ("likes:max", "many", "row 0, score 'likes': 'many' is no number"),
+    ],
+)
+def test_plain_data_that_does_not_fit_is_one_line(objective, likes, said):
+    """What is wrong, and in which row."""
+    with pytest.raises(UserError, match=said):
+        select([{"prompt": "p", "answers": [{"text": "a", "likes": likes}]}], objective)
+
+
+def test_selecting_from_plain_data_needs_no_numpy():
+    """`active_inheritance.select` is plain Python."""
+    code = "import sys; from active_inheritance.select import select; print({'jax', 'numpy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")

@@ -2,10 +2,11 @@
 
 import pytest
 
-from common.backends.callback import BREAKER, WAVE, CallbackGenerator, load_callable
+from common.backends.callback import BREAKER, WAVE, CallbackGenerator
 from common.config import SampleConfig
 from common.errors import UserError
-from common.generate import Request
+from common.generate import Request, sample_texts
+from common.usercode import load_callable
 
 SAMPLING = SampleConfig()
 
@@ -70,7 +71,7 @@ def test_failures_in_a_row_stop_the_run_and_lose_nothing_good():
     generator = CallbackGenerator("mine", write)
     waves = generator.generate(_requests(20), SAMPLING, 0)
     assert [record.id for record in next(waves)] == ["r0", "r1", "r2"]
-    with pytest.raises(UserError, match=f"mine failed {BREAKER} times in a row, .* broken; mend that"):
+    with pytest.raises(UserError, match=f"mine failed {BREAKER} times in a row, .* broken; fix that"):
         next(waves)
 
 
@@ -117,3 +118,11 @@ def test_a_file_that_is_not_python(tmp_path):
     file.write_text("")
     with pytest.raises(UserError, match=r"must end in \.py"):
         load_callable(f"python:{file}:write")
+
+
+def test_texts_go_in_and_texts_come_out():
+    """One list a prompt, in order; a failed answer is None, and not left out."""
+    answers = iter(["A", 3, "C", "D"])
+    generator = CallbackGenerator("python:t.py:write", lambda messages: next(answers))
+    assert sample_texts(generator, ["x", "y"], SAMPLING, n=2) == [["A", None], ["C", "D"]]
+    assert sample_texts(generator, [], SAMPLING) == []

@@ -389,7 +389,8 @@ def test_where_the_key_and_the_address_come_from(tmp_path, monkeypatch):
             monkeypatch.setenv("OPENAI_BASE_URL", server.url + "/")
             with make() as generator:
                 assert generator.name == "openai:m"
-                generator.check()
+            with contextlib.closing(wire.Wire("m", None, timeout=2)) as found:
+                found.check()
             assert server.keys == {"Bearer none"}
         monkeypatch.setenv("OPENAI_API_KEY", "two words")
         with pytest.raises(UserError, match="characters that no key has") as raised:
@@ -397,15 +398,16 @@ def test_where_the_key_and_the_address_come_from(tmp_path, monkeypatch):
         assert "two words" not in str(raised.value)
 
 
-def test_check_buys_nothing_and_finds_what_would_fail(tmp_path, monkeypatch):
+def test_check_buys_nothing_and_finds_what_would_fail(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with FaultServer() as server, _generator(server, tmp_path, timeout=2) as generator:
+    with FaultServer() as server:
+        probe = wire.Wire("m", server.url, timeout=2)
         for status in (200, 404, 405, 500):
             server.models = (status, {"error": {"message": "no"}})
-            generator.check()
+            probe.check()
         server.models = (401, {"error": {"message": f"no {KEY}"}})
         with pytest.raises(UserError, match=r"does not accept the key for model m \(401: no \[key\]\)"):
-            generator.check()
+            probe.check()
         assert not server.bodies
-    with _generator(server, tmp_path, timeout=2) as generator, pytest.raises(UserError, match="cannot be reached"):
-        generator.check()
+    with pytest.raises(UserError, match="cannot be reached"):  # the connection is new, the server gone
+        probe.check()

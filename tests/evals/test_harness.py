@@ -15,10 +15,10 @@ from common.config import SampleConfig
 from common.errors import UserError
 from common.evals import choice, harness
 from common.evals.harness import Config, wrap
-from common.evals.likelihood import ModelLikelihood, scored
+from common.evals.measure import Store
 from common.generate import Request
 from common.lm import LanguageModel
-from common.results.rundir import RunDir
+from common.results.rundir import RunDir, read_jsonl
 from common.sample import score
 
 ROOT = Path(__file__).parents[2]
@@ -180,16 +180,20 @@ def _evaluate(lm, name, folder, **settings):
 
 def test_multiple_choice_is_that_of_our_profile(lm_eval, student, tasks, tmp_path):
     results = _evaluate(wrap(student), "own_choice", tasks)
-    questions = choice.load_questions(tasks / "rows.jsonl")
+    measure = choice.MultipleChoice.load(tasks / "rows.jsonl", layout="answer")
     with RunDir.open(tmp_path / "run", "test", {}) as run:
-        rows = scored(run, "choice.jsonl", choice.items_of(questions, "answer"), ModelLikelihood(student))
+        found = measure.measure(student, Store(run))
+        rows = read_jsonl(run.path / "choice.jsonl")
     samples = sorted(results["samples"]["own_choice"], key=lambda sample: sample["doc_id"])
     logps = [[float(response[0][0]) for response in sample["resps"]] for sample in samples]
     np.testing.assert_allclose(logps, [row["logps"] for row in rows], atol=2e-4)
-    right = [int(np.argmax(row["logps"]) == question.gold) for row, question in zip(rows, questions, strict=True)]
+    right = [
+        int(np.argmax(row["logps"]) == question.gold)
+        for row, question in zip(rows, measure.questions, strict=True)
+    ]
     assert results["results"]["own_choice"]["acc,none"] == pytest.approx(np.mean(right))
     assert all(len(set(row["tokens"])) == 1 for row in rows)  # so that means rank options as sums do
-    assert np.mean(right) == choice.Answers.of(questions, rows).correct.mean()
+    assert found.figures["accuracy"].value == pytest.approx(np.mean(right), abs=1e-4)
     assert results["config"]["model"] == "embedded:student"
     assert results["config"]["requests_cut"] == {"loglikelihood": 0}
 
@@ -202,7 +206,7 @@ def test_answers_in_the_chat_template_are_those_of_our_generator(lm_eval, studen
 def test_perplexity_of_whole_texts(lm_eval, student, tasks):
     lm = wrap(student)
     results = _evaluate(lm, "own_rolling", tasks, limit=5)
-    texts = [question.context for question in choice.load_questions(tasks / "rows.jsonl", limit=5)]
+    texts = [question.context for question in choice.MultipleChoice.load(tasks / "rows.jsonl", limit=5).questions]
     pairs = [([lm.prefix_token_id], student.tokenizer.encode_text(text)) for text in texts]
     nats = -sum(float(logps.sum()) for logps in score.score(student.params, student.config, pairs))
     words = sum(len(text.split()) for text in texts)
@@ -287,7 +291,7 @@ def test_unknown_tasks_and_missing_data(own_only, tasks, tmp_path):
         (
             "test_split: test",
             "test_split: dev",
-            r"cannot read or run own_choice \(KeyError: 'dev'\): mend the task",
+            r"cannot read or run own_choice \(KeyError: 'dev'\): fix the task",
         ),
         ("{{question}}", "{{other}}", "UndefinedError: 'other' is undefined"),
         ("multiple_choice", "several", "ValueError: Got invalid output_type"),

@@ -33,26 +33,26 @@ def test_stereoset_averages_over_terms():
     triplets = [_triplet("0", "race", "x"), _triplet("1", "race", "x"), _triplet("2", "race", "y")]
     triplets += [_triplet("3", "gender", "x"), _triplet("4", "gender", "x")]
     rows = _rows([-1, -2, -3], [-1, -2, -3], [-2, -1, -1.5], [-1, -1, -2], None)
-    found = bias.stereoset_figures(triplets, rows)
-    assert found["race/ss"]["value"] == 50.0  # terms 100 and 0, though two of three contexts are stereotyped
-    assert found["race/lm"]["value"] == 75.0
-    assert found["race/icat"]["value"] == 75.0
-    assert found["race/ss"]["n"] == 3
-    assert found["race/ss"]["terms"] == 2
-    assert found["gender/ss"]["value"] == 50.0  # equal scores count one half
-    assert found["overall/ss"]["value"] == pytest.approx(50.0, abs=1e-4)
-    assert found["overall/lm"]["value"] == pytest.approx((100 + 50 + 100) / 3, abs=1e-4)
+    found = bias.StereoSet(triplets=tuple(triplets)).figures(rows)
+    assert found["race/ss"].value == 50.0  # terms 100 and 0, though two of three contexts are stereotyped
+    assert found["race/lm"].value == 75.0
+    assert found["race/icat"].value == 75.0
+    assert found["race/ss"].n == 3
+    assert found["race/ss"].terms == 2
+    assert found["gender/ss"].value == 50.0  # equal scores count one half
+    assert found["overall/ss"].value == pytest.approx(50.0, abs=1e-4)
+    assert found["overall/lm"].value == pytest.approx((100 + 50 + 100) / 3, abs=1e-4)
 
 
 def test_crows_pairs():
-    pairs = [
+    pairs = (
         bias.Pair("0", "age", "stereo", "m", "l"),
         bias.Pair("1", "age", "antistereo", "m", "l"),
         bias.Pair("2", "gender", "stereo", "m", "l"),
         bias.Pair("3", "gender", "stereo", "m", "l"),
-    ]
-    found = bias.crows_figures(pairs, _rows([-1, -2], [-2, -1], [-1, -1], None))
-    values = {name: entry["value"] for name, entry in found.items()}
+    )
+    found = bias.CrowSPairs(pairs=pairs).figures(_rows([-1, -2], [-2, -1], [-1, -1], None))
+    values = {name: entry.value for name, entry in found.items()}
     assert values == {
         "age/stereotype": 50.0,
         "gender/stereotype": 0.0,
@@ -65,8 +65,8 @@ def test_crows_pairs():
 
 def test_a_sentence_score_is_a_mean_over_tokens():
     rows = [{"id": "0", "logps": [-4.0, -3.0], "tokens": [4, 2]}]
-    found = bias.crows_figures([bias.Pair("0", "age", "stereo", "m", "l")], rows)
-    assert found["overall/stereotype"]["value"] == 100.0
+    found = bias.CrowSPairs(pairs=(bias.Pair("0", "age", "stereo", "m", "l"),)).figures(rows)
+    assert found["overall/stereotype"].value == 100.0
 
 
 def test_stereoset_files(tmp_path):
@@ -88,12 +88,12 @@ def test_stereoset_files(tmp_path):
         "anti_stereotype": "a",
         "unrelated": "u",
     }
-    want = [bias.Triplet("1", "race", "x", ("s", "a", "u"))]
-    assert bias.load_stereoset(official) == want
-    assert bias.load_stereoset(_write(tmp_path / "hub.jsonl", [hub])) == want
-    assert bias.load_stereoset(_write(tmp_path / "flat.jsonl", [flat])) == want
+    want = bias.StereoSet(triplets=(bias.Triplet("1", "race", "x", ("s", "a", "u")),))
+    assert bias.StereoSet.load(official) == want
+    assert bias.StereoSet.load(_write(tmp_path / "hub.jsonl", [hub])) == want
+    assert bias.StereoSet.load(_write(tmp_path / "flat.jsonl", [flat])) == want
     with pytest.raises(UserError, match=r"bad\.jsonl row 1: no sentence labelled unrelated"):
-        bias.load_stereoset(
+        bias.StereoSet.load(
             _write(tmp_path / "bad.jsonl", [published | {"sentences": published["sentences"][1:]}])
         )
 
@@ -102,9 +102,11 @@ def test_crows_file_as_published(tmp_path):
     (tmp_path / "c.csv").write_text(
         ",sent_more,sent_less,stereo_antistereo,bias_type\n0,More.,Less.,antistereo,age\n", encoding="utf-8"
     )
-    assert bias.load_crows(tmp_path / "c.csv") == [bias.Pair("0", "age", "antistereo", "More.", "Less.")]
+    assert bias.CrowSPairs.load(tmp_path / "c.csv").pairs == (
+        bias.Pair("0", "age", "antistereo", "More.", "Less."),
+    )
     with pytest.raises(UserError, match="must be stereo or antistereo"):
-        bias.load_crows(
+        bias.CrowSPairs.load(
             _write(
                 tmp_path / "c.jsonl",
                 [{"sent_more": "a", "sent_less": "b", "stereo_antistereo": "x", "bias_type": "age"}],
@@ -132,7 +134,9 @@ def test_bbq_scores():
     for negative, answer in ((True, 0), (True, 2), (False, 2), (False, 2)):
         questions.append(_bbq(len(questions), True, negative))
         chosen.append(pick[answer])
-    found = {name: entry["value"] for name, entry in bbq.figures(questions, _rows(*chosen)).items()}
+    found = {
+        name: entry.value for name, entry in bbq.BBQ(questions=tuple(questions)).figures(_rows(*chosen)).items()
+    }
     assert found["Age/s_dis"] == 2 * 3 / 4 - 1  # the target where negative, the other one where not
     assert found["Age/accuracy_dis"] == 0.75
     assert found["Age/accuracy_amb"] == 0.75
@@ -143,14 +147,15 @@ def test_bbq_scores():
 def test_bbq_counts_what_each_figure_is_of():
     questions = [_bbq(i, i < 3, True) for i in range(5)]
     questions[0], questions[4] = (dataclasses.replace(questions[i], target=None) for i in (0, 4))
-    found = bbq.figures(questions, _rows(*[[-1, -2, -3]] * 5))
-    sizes = {name.partition("/")[2]: found[name]["n"] for name in found if name.startswith("overall")}
+    measure, rows = bbq.BBQ(questions=tuple(questions)), _rows(*[[-1, -2, -3]] * 5)
+    found = measure.figures(rows)
+    sizes = {name.partition("/")[2]: found[name].n for name in found if name.startswith("overall")}
     assert sizes == {"accuracy": 5, "accuracy_amb": 3, "accuracy_dis": 2, "s_amb": 2, "s_dis": 1}
-    assert bbq.without_target(questions) == 2
-    untold = [dataclasses.replace(question, target=None) for question in questions]
-    found = bbq.figures(untold, _rows(*[[-3, -2, -1]] * 5))
+    assert measure.counts(rows) == {"items": 5, "left_out": 0, "without_target": 2}
+    untold = tuple(dataclasses.replace(question, target=None) for question in questions)
+    found = bbq.BBQ(questions=untold).figures(_rows(*[[-3, -2, -1]] * 5))
     for name in ("s_amb", "s_dis"):  # also where all answers are right, which makes s_amb 0 with a target
-        assert (found[f"Age/{name}"]["value"], found[f"Age/{name}"]["n"]) == (None, 0)
+        assert (found[f"Age/{name}"].value, found[f"Age/{name}"].n) == (None, 0)
 
 
 def test_bbq_file(tmp_path):
@@ -170,14 +175,15 @@ def test_bbq_file(tmp_path):
         "label": 2,
     }
     file = _write(tmp_path / "g.jsonl", [row])
-    (question,) = bbq.load_bbq([file])
+    measure = bbq.BBQ.load(file)
+    (question,) = measure.questions
     assert (question.target, question.unknown, question.gold, question.negative) == (0, 2, 2, False)
-    (item,) = bbq.items_of([question])
+    (item,) = measure.items()
     assert item.texts[1] == ("Context: Two came.\nQuestion: Who left?\nAnswer:", " The boy")
     stated = tmp_path / "metadata.csv"
     stated.write_text("category,question_index,example_id,target_loc\nGender_identity,1,2,1\n", encoding="utf-8")
-    assert bbq.load_bbq([file], stated)[0].target == 1
+    assert bbq.BBQ.load([file], stated).questions[0].target == 1
     untold = _write(tmp_path / "u.jsonl", [row | {"additional_metadata": {"stereotyped_groups": ["other"]}}])
-    assert bbq.load_bbq([untold])[0].target is None
+    assert bbq.BBQ.load(untold).questions[0].target is None
     with pytest.raises(UserError, match="must be neg or nonneg"):
-        bbq.load_bbq([_write(tmp_path / "b.jsonl", [row | {"question_polarity": "x"}])])
+        bbq.BBQ.load([_write(tmp_path / "b.jsonl", [row | {"question_polarity": "x"}])])

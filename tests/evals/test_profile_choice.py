@@ -11,9 +11,7 @@ from common.errors import UserError
 from common.evals import choice
 from common.evals import embedded_sets as embedded
 from common.evals.calibration import ece
-from common.evals.likelihood import ModelLikelihood, scored
 from common.lm import LanguageModel
-from common.results.rundir import RunDir
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.problems import calculate, recognise
 
@@ -75,28 +73,28 @@ def test_rows_of_hellaswag_lose_their_tags():
     assert (found.context, found.options) == ("Is [x] a  list?", ("[x]", "y"))
 
 
-def test_accuracy_and_calibration_of_questions_that_fit():
-    questions = [choice.Question(str(i), "q", ("x", "y"), gold) for i, gold in enumerate((0, 0, 1, 0))]
+def test_accuracy_and_calibration_of_questions_that_fit(monkeypatch):
+    questions = tuple(choice.Question(str(i), "q", ("x", "y"), gold) for i, gold in enumerate((0, 0, 1, 0)))
     likely = [2 * math.log(0.8), 2 * math.log(0.2)]  # of two tokens: 0.8 and 0.2 each
     rows = _rows(likely, likely, likely, None, tokens=2)
-    answers = choice.Answers.of(questions, rows)
-    found = choice.figures(answers)
-    assert answers.left_out == 1
-    assert found["accuracy"]["value"] == pytest.approx(2 / 3, abs=1e-4)
-    assert found["accuracy"]["n"] == 3
-    assert found["confidence"]["value"] == pytest.approx(0.8, abs=1e-4)
-    assert found["ece_1_bin"]["value"] == pytest.approx(0.8 - 2 / 3, abs=1e-4)
-    assert found["brier"]["value"] == pytest.approx((2 * (0.04 + 0.04) + 2 * 0.64) / 3, abs=1e-4)
-    assert choice.Answers.of(questions[:1], _rows(None)) is None
+    measure = choice.MultipleChoice(questions=questions)
+    found = measure.figures(rows)
+    assert measure.counts(rows) == {"items": 4, "left_out": 1}
+    assert found["accuracy"].value == pytest.approx(2 / 3, abs=1e-4)
+    assert found["accuracy"].n == 3
+    assert found["confidence"].value == pytest.approx(0.8, abs=1e-4)
+    assert found["ece_1_bin"].value == pytest.approx(0.8 - 2 / 3, abs=1e-4)
+    assert found["brier"].value == pytest.approx((2 * (0.04 + 0.04) + 2 * 0.64) / 3, abs=1e-4)
+    alone = choice.MultipleChoice(questions=questions[:1])
+    assert (alone.figures(_rows(None)), alone.series(_rows(None))) == ({}, {})
     assert ece([0.8] * 5, [1, 1, 1, 0, 0], 1) == pytest.approx(0.2)
-    confidence, accuracy = choice.reliability(answers, 2)
-    assert confidence == pytest.approx([0.8, 0.8])
-    assert accuracy == [1.0, 0.0]
+    monkeypatch.setattr(choice, "BINS", 2)
+    assert measure.series(rows) == {"confidence": [0.8, 0.8], "accuracy": [1.0, 0.0]}
 
 
 def test_layouts():
     (plain,), (answer,), (chat,) = (
-        choice.items_of([choice.Question("0", "Why?", ("x", "y"), 0)], layout)
+        choice.MultipleChoice(questions=(choice.Question("0", "Why?", ("x", "y"), 0),), layout=layout).items()
         for layout in ("plain", "answer", "chat")
     )
     assert chat.texts[1] == (({"role": "user", "content": "Why?"},), "y")
@@ -137,14 +135,12 @@ def test_wrong_solutions():
             assert calculate(int(a), op, int(b)) == int(value)
 
 
-def test_the_embedded_student_does_better_than_chance(tmp_path):
+def test_the_embedded_student_does_better_than_chance():
     """A quarter is chance. Under the plain layout it reads what it has never seen, and is worse."""
-    questions = embedded.problem_questions(96)
-    likelihood = ModelLikelihood(LanguageModel.load("embedded:student"))
-    accuracy = {}
-    with RunDir.open(tmp_path / "run", "profile", {}) as place:
-        for layout in ("plain", "chat"):
-            rows = scored(place, f"{layout}.jsonl", choice.items_of(questions, layout), likelihood)
-            accuracy[layout] = choice.figures(choice.Answers.of(questions, rows))["accuracy"]
-    assert accuracy["chat"]["ci95"][0] > 0.7
-    assert accuracy["chat"]["value"] > accuracy["plain"]["value"]
+    questions, model = embedded.problem_questions(96), LanguageModel.load("embedded:student")
+    plain, chat = (
+        choice.MultipleChoice(questions=questions, layout=layout).measure(model).figures["accuracy"]
+        for layout in ("plain", "chat")
+    )
+    assert chat.ci95[0] > 0.7
+    assert chat.value > plain.value

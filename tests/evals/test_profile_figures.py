@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from active_inheritance.profile import notes
-from active_inheritance.profile.config import Config
+from active_inheritance.profile.caveats import caveats
 from common.errors import UserError
 from common.evals import preference, text
-from common.evals.figures import Scorer, changes, drawn_figures, figure, mean_figure, relative_change
+from common.evals.figures import Change, Scorer, changes, drawn_figures, figure, mean_figure, relative_change
 
 
 def _rows(*logps, tokens=1):
@@ -24,11 +23,11 @@ def _write(path, rows):
 
 def test_a_figure_has_value_interval_n_and_scorer():
     found = mean_figure([0.0, 1.0, math.nan, None] * 50, Scorer("mine", "3"), scale=100)
-    assert found == found | {"value": 50.0, "n": 100, "scorer": "mine", "version": "3"}
-    low, high = found["ci95"]
+    assert (found.value, found.n, found.scorer, found.version) == (50.0, 100, "mine", "3")
+    low, high = found.ci95
     assert 35 < low < 45 < 55 < high < 65
-    assert mean_figure([math.nan], Scorer("mine"))["value"] is None
-    assert mean_figure([2.0], Scorer("mine"))["ci95"] is None
+    assert mean_figure([math.nan], Scorer("mine")).value is None
+    assert mean_figure([2.0], Scorer("mine")).ci95 is None
 
 
 def test_one_bootstrap_serves_several_figures():
@@ -36,10 +35,10 @@ def test_one_bootstrap_serves_several_figures():
     found = drawn_figures(
         lambda d: {"mean": values[d].mean(), "double": 2 * values[d].mean()}, 40, 80, Scorer("x")
     )
-    assert found["mean"]["value"] == 19.5
-    assert found["mean"]["n"] == 80
-    assert found["double"]["ci95"] == pytest.approx([2 * x for x in found["mean"]["ci95"]], abs=1e-4)
-    assert drawn_figures(lambda d: {"none": math.nan}, 3, 3, Scorer("x"))["none"]["value"] is None
+    assert found["mean"].value == 19.5
+    assert found["mean"].n == 80
+    assert found["double"].ci95 == pytest.approx([2 * x for x in found["mean"].ci95], abs=1e-4)
+    assert drawn_figures(lambda d: {"none": math.nan}, 3, 3, Scorer("x"))["none"].value is None
     assert drawn_figures(lambda d: {}, 0, 0, Scorer("x")) == {}
 
 
@@ -63,10 +62,10 @@ def test_a_change_pairs_the_items_that_both_have():
     found = changes(before, after)
     assert found.keys() == {"a"}
     gain = float(np.mean(np.array(new) - np.array(old)))
-    assert found["a"]["absolute"] == pytest.approx(gain, abs=1e-4)
-    assert found["a"]["relative"] == pytest.approx(100 * gain / np.mean(old), abs=1e-3)
-    assert found["a"]["n"] == 40
-    low, high = found["a"]["ci95"]
+    assert found["a"].absolute == pytest.approx(gain, abs=1e-4)
+    assert found["a"].relative == pytest.approx(100 * gain / np.mean(old), abs=1e-3)
+    assert found["a"].n == 40
+    low, high = found["a"].ci95
     assert gain - 0.05 < low < gain < high < gain + 0.05
     assert found == changes(before, after)
 
@@ -87,19 +86,19 @@ def test_items_are_told_by_name_and_figures_of_one_measure_are_drawn_together():
     before, after = made(("x", "y", "z"), 0.0), made(("z", "x"), 3.0)
     calls.clear()
     found = changes(before, after)
-    assert found["mean"] == {"absolute": 3.0, "ci95": [3.0, 3.0], "relative": 200.0, "n": 2}
-    assert found["most"]["absolute"] == 3.0
+    assert found["mean"] == Change(absolute=3.0, ci95=(3.0, 3.0), relative=200.0, n=2)
+    assert found["most"].absolute == 3.0
     assert len(calls) < 2 * 2 * 1100
 
 
 def test_changes_that_have_no_interval():
     plain = lambda value: {"a": figure(value, None, 3, Scorer("x"))}
-    assert changes(plain(2.0), plain(3.0)) == {"a": {"absolute": 1.0, "ci95": None, "relative": 50.0, "n": None}}
-    assert changes(plain(0.0), plain(3.0))["a"]["relative"] is None
-    assert changes(plain(None), plain(3.0))["a"]["absolute"] is None
+    assert changes(plain(2.0), plain(3.0)) == {"a": Change(absolute=1.0, ci95=None, relative=50.0, n=None)}
+    assert changes(plain(0.0), plain(3.0))["a"].relative is None
+    assert changes(plain(None), plain(3.0))["a"].absolute is None
     one, other = ({"a": mean_figure([1.0], Scorer("x"), units=[name])} for name in "xy")
-    assert changes(one, other)["a"] == {"absolute": None, "ci95": None, "relative": None, "n": 0}
-    assert changes(one, one)["a"] == {"absolute": 0.0, "ci95": None, "relative": 0.0, "n": 1}
+    assert changes(one, other)["a"] == Change(absolute=None, ci95=None, relative=None, n=0)
+    assert changes(one, one)["a"] == Change(absolute=0.0, ci95=None, relative=0.0, n=1)
 
 
 # ---- text
@@ -107,9 +106,9 @@ def test_changes_that_have_no_interval():
 
 def test_prompts_of_real_toxicity_prompts_and_others(tmp_path):
     nested = _write(tmp_path / "n.jsonl", [{"prompt": {"text": "Once", "toxicity": 0.9}}])
-    assert text.load_prompts(nested, None) == [text.Prompt("0", "Once")]
+    assert text.load_prompts(nested) == (text.Prompt("0", "Once"),)
     named = _write(tmp_path / "d.jsonl", [{"id": 4, "inputs": "How?", "targets": "So."}])
-    assert text.load_prompts(named, None) == [text.Prompt("4", "How?")]
+    assert text.load_prompts(named) == (text.Prompt("4", "How?"),)
     assert text.load_prompts(named, "targets")[0].text == "So."
     with pytest.raises(UserError, match="comes twice"):
         text.load_prompts(_write(tmp_path / "t.jsonl", [{"id": 1, "text": "a"}, {"id": 1, "text": "b"}]), None)
@@ -119,42 +118,40 @@ def test_prompts_of_real_toxicity_prompts_and_others(tmp_path):
 
 def test_text_figures_say_how_they_were_made():
     texts = ["The important cat sat. The dog ran."] * 2 + ["One two three, and four.", ""]
-    found = text.figures(texts, "official")
-    assert found["gunning_fog"]["n"] == 3
-    assert found["tokens"]["n"] == 4
-    assert found["tokens"]["version"].startswith("official")
-    assert found["mtld"]["short"] == 4
-    assert found["self_bleu"]["ci95"] is None
-    assert found["self_bleu"]["n"] == 3
-    assert found["self_bleu"]["value"] > 0.5
+    found = text.text_figures(texts, text.scores(texts, "official"), "official")
+    assert found["gunning_fog"].n == 3
+    assert found["tokens"].n == 4
+    assert found["tokens"].version.startswith("official")
+    assert found["mtld"].short == 4
+    assert found["self_bleu"].ci95 is None
+    assert found["self_bleu"].n == 3
+    assert found["self_bleu"].value > 0.5
 
 
 @pytest.mark.parametrize(("batch", "slots"), [(1, 1), (3, 2), (32, 32), (500, 128)])
 def test_slots(batch, slots):
-    assert text.slots_for(batch) == slots
+    assert text.Answers(prompts=(), batch_size=batch).slots() == slots
 
 
 # ---- preference
 
 
 def test_preference_cancels_what_a_place_has_going_for_it():
-    pairs = [preference.Pair(str(i), "p", "x", "y", human) for i, human in enumerate((1, 1, 0, None))]
+    pairs = tuple(preference.Pair(str(i), "p", "x", "y", human) for i, human in enumerate((1, 1, 0, None)))
     rows = _rows([-1, -3, -2, -1.5], [-1, -3, -1, -2], [-1, -2, -1, -2], None)
-    assert preference.choices(rows) == [1.0, 1.0, 0.5, None]
-    found = preference.figures(pairs, rows)
-    assert found["consistent"]["value"] == pytest.approx(100 / 3, abs=1e-4)
-    assert found["letter_a"]["value"] == pytest.approx(100 * 5 / 6, abs=1e-4)
-    assert found["agreement_with_people"]["value"] == pytest.approx(100 * 2.5 / 3, abs=1e-4)
-    assert preference.agreement([1.0, 0.0, 0.5, None], [1.0, 1.0, 1.0, 0.0])["value"] == pytest.approx(
-        50.0, abs=1e-4
-    )
+    measure = preference.PreferenceJudge(pairs=pairs)
+    assert measure.series(rows) == {"choice": [1.0, 1.0, 0.5, None]}
+    found = measure.figures(rows)
+    assert found["consistent"].value == pytest.approx(100 / 3, abs=1e-4)
+    assert found["letter_a"].value == pytest.approx(100 * 5 / 6, abs=1e-4)
+    assert found["agreement_with_people"].value == pytest.approx(100 * 2.5 / 3, abs=1e-4)
+    assert preference.agreement([1.0, 0.0, 0.5, None], [1.0, 1.0, 1.0, 0.0]).value == pytest.approx(50.0, abs=1e-4)
 
 
 def test_a_reader_is_told_what_the_judge_did_not_say():
     rows = [{"id": str(i), "value": value, "paid": i != 4} for i, value in enumerate((0.5, 0.5, 1.0, None, None))]
     wins = preference.win_rate(rows, Scorer("judge"))
-    summary = {"models": {}, "preference": {"wins_over_first": {"x": wins}}}
-    assert [line.partition(";")[0][:60] for line in notes.notes(Config(), summary, {"x": "x"})] == [
+    assert [line.partition(";")[0][:60] for line in caveats((), {}, {"x": wins}, {"x": "x"})] == [
         "x: the budget of the judge did not cover 1 comparisons, left",
         "x: of 1 comparisons the judge's replies give no verdict, lef",
         "x: on 2 of 3 prompts the judge contradicts itself when the a",

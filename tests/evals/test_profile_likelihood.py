@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import UserError
 from common.evals.likelihood import Item, ModelLikelihood, Reader, scored
+from common.evals.measure import Store
 from common.lm import LanguageModel
 from common.model.tokenizer import Tokenizer
 from common.results.rundir import RunDir
@@ -90,9 +91,9 @@ def test_scored_rows_continue_where_they_were_cut(tmp_path):
 
     with RunDir.open(tmp_path / "run", "profile", {}) as place:
         with pytest.raises(KeyboardInterrupt):
-            scored(place, "rows.jsonl", items, likelihood, wave=3)
-        rows = scored(place, "rows.jsonl", items, likelihood, wave=3)
-        assert scored(place, "rows.jsonl", items, likelihood) == rows
+            scored(items, likelihood, "rows.jsonl", Store(place), batch=3)
+        rows = scored(items, likelihood, "rows.jsonl", Store(place), batch=3)
+        assert scored(items, likelihood, "rows.jsonl", Store(place)) == rows
     assert calls == [6, 6, 6, 2]
     assert [row["id"] for row in rows] == [item.id for item in items]
     assert rows[0] == {"id": "0", "logps": [-1.0, -3.0], "tokens": [1, 3]}

@@ -8,6 +8,7 @@ from active_inheritance.profile.config import Config
 from common.errors import UserError
 from common.evals import scorers, toxicity
 from common.evals.figures import Scorer
+from common.evals.measure import Store
 from common.generate import Record
 from common.results.rundir import RunDir
 
@@ -34,34 +35,34 @@ def _continuations(scores):
 
 
 def test_expected_maximum_and_probability():
-    found = toxicity.figures(_continuations({"a": [0.1, 0.9], "b": [0.3, 0.2]}))
-    assert found["expected_maximum"]["value"] == pytest.approx(60.0, abs=1e-4)
-    assert found["probability"]["value"] == 50.0
-    assert found["mean"]["value"] == pytest.approx(37.5, abs=1e-4)
-    edge = toxicity.figures(_continuations({"a": [0.5], "b": [0.4999]}))
-    assert edge["probability"]["value"] == 50.0
+    found = toxicity.toxicity_figures(_continuations({"a": [0.1, 0.9], "b": [0.3, 0.2]}))
+    assert found["expected_maximum"].value == pytest.approx(60.0, abs=1e-4)
+    assert found["probability"].value == 50.0
+    assert found["mean"].value == pytest.approx(37.5, abs=1e-4)
+    edge = toxicity.toxicity_figures(_continuations({"a": [0.5], "b": [0.4999]}))
+    assert edge["probability"].value == 50.0
 
 
 def test_empty_continuations_are_counted_and_both_denominators_shown():
     rows = _continuations(
         {"a": [0.9, "empty"], "b": ["empty", "empty"], "c": ["failed", "failed"], "d": [None, 0.3]}
     )
-    found, counts = toxicity.figures(rows), toxicity.counts(rows)
-    assert found["expected_maximum"]["value"] == pytest.approx(60.0, abs=1e-4)
-    assert found["expected_maximum"]["n"] == 2
-    assert found["expected_maximum_all_prompts"]["value"] == pytest.approx(40.0, abs=1e-4)
-    assert found["expected_maximum_all_prompts"]["n"] == 3
-    assert found["probability"]["value"] == 50.0
-    assert found["probability_all_prompts"]["value"] == pytest.approx(100 / 3, abs=1e-4)
-    assert found["mean"]["n"] == 2
+    found, counts = toxicity.toxicity_figures(rows), toxicity.counts_of(rows)
+    assert found["expected_maximum"].value == pytest.approx(60.0, abs=1e-4)
+    assert found["expected_maximum"].n == 2
+    assert found["expected_maximum_all_prompts"].value == pytest.approx(40.0, abs=1e-4)
+    assert found["expected_maximum_all_prompts"].n == 3
+    assert found["probability"].value == 50.0
+    assert found["probability_all_prompts"].value == pytest.approx(100 / 3, abs=1e-4)
+    assert found["mean"].n == 2
     assert counts == counts | {"prompts": 4, "left_out": 1, "prompts_without_score": 1, "empty": 3, "refused": 1}
 
 
 def test_nothing_scored_gives_no_figures():
-    found = toxicity.figures(_continuations({"a": ["empty"], "b": ["failed"]}))
-    assert found["expected_maximum"]["value"] is None
-    assert found["expected_maximum_all_prompts"]["value"] is None
-    assert found["probability_all_prompts"]["value"] is None
+    found = toxicity.toxicity_figures(_continuations({"a": ["empty"], "b": ["failed"]}))
+    assert found["expected_maximum"].value is None
+    assert found["expected_maximum_all_prompts"].value is None
+    assert found["probability_all_prompts"].value is None
 
 
 def test_lexicon_scorer(tmp_path):
@@ -95,23 +96,23 @@ def _records(*texts):
 
 
 def test_a_file_of_scores_may_grow_and_not_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(toxicity, "WAVE", 2)
+    monkeypatch.setattr(toxicity, "BATCH", 2)
     file = tmp_path / "s.jsonl"
     name, records = f"column:{file}:tox", _records("a", "b", "", "c")
     known = [{"text": "a", "tox": 0.25}, {"text": "b", "tox": None}]
-    score = lambda: toxicity.scored_continuations(run, "t.jsonl", records, name, lambda: scorers.open_scorer(name))
+    score = lambda: toxicity.scored_continuations(records, name, lambda: scorers.open_scorer(name), Store(run))
     with RunDir.open(tmp_path / "run", "test", {}) as run:
         _write(file, known)
         with pytest.raises(UserError, match="no score of 1 of 1 texts"):
             score()
         _write(file, [*known[1:], {"text": "a", "tox": 0.5}, {"text": "c", "tox": 1}])
-        with pytest.raises(UserError, match=r"other scores of 1 texts .*: delete .*t\.jsonl\.part and"):
+        with pytest.raises(UserError, match=r"other scores of 1 texts .*: delete .*toxicity\.jsonl\.part and"):
             score()
         _write(file, [{"text": "c", "tox": 1}, *known])
         assert [row["score"] for row in score()] == [0.25, None, None, 1.0]
         _write(file, [{"text": "c", "tox": 0.75}])  # without the others, which are stored
         with pytest.raises(
-            UserError, match=r"delete .*t\.jsonl and all is scored anew, or give another --run-dir"
+            UserError, match=r"delete .*toxicity\.jsonl and all is scored anew, or give another --run-dir"
         ):
             score()
         file.unlink()
@@ -119,14 +120,14 @@ def test_a_file_of_scores_may_grow_and_not_change(tmp_path, monkeypatch):
 
 
 def test_two_versions_of_a_scorer_are_not_mixed(tmp_path, monkeypatch):
-    monkeypatch.setattr(toxicity, "WAVE", 1)
+    monkeypatch.setattr(toxicity, "BATCH", 1)
 
     def opened(version, most):
         left = iter([[0.5]] * most)
         return lambda: (lambda texts: next(left), Scorer("s", version))
 
     with RunDir.open(tmp_path / "run", "test", {}) as run:
-        score = lambda *how: toxicity.scored_continuations(run, "t.jsonl", _records("a", "b"), "s", opened(*how))
+        score = lambda *how: toxicity.scored_continuations(_records("a", "b"), "s", opened(*how), Store(run))
         with pytest.raises(RuntimeError):
             score("one", 1)
         with pytest.raises(UserError, match=r"s is two, and part of the texts was scored by one: delete"):
@@ -186,7 +187,7 @@ def test_the_http_adapter_asks_again_and_gives_up(monkeypatch):
         def log_message(self, *args):
             pass
 
-    monkeypatch.setenv("PERSPECTIVE_API_KEY", "secret")
+    monkeypatch.setenv("PERSPECTIVE_API_KEY", "secret\n")  # a line end is no part of a key
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         waited = []
@@ -194,7 +195,7 @@ def test_the_http_adapter_asks_again_and_gives_up(monkeypatch):
         assert score(["one", "two"]) == [0.25, None]
         with pytest.raises(UserError, match="31 December 2026") as raised:
             score(["three"])
-        with pytest.raises(UserError, match="refuses the key: mend PERSPECTIVE_API_KEY"):
+        with pytest.raises(UserError, match="refuses the key: fix PERSPECTIVE_API_KEY"):
             score(["four"])
         server.shutdown()
     assert waited == [1.0]

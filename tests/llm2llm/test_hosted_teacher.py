@@ -13,8 +13,8 @@ from common.backends.replies import Replies
 from common.errors import UserError
 from common.results.rundir import read_json, read_jsonl
 from fault_server import FaultServer
-from llm2llm.command import run
 from llm2llm.config import Config
+from llm2llm.experiment import run
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from common.errors import UserError
 from common.results.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from killing import ROOT, bytes_of, check_killed, words_of
-from llm2llm.command import run
 from llm2llm.config import Config
+from llm2llm.experiment import run
 
 FLAGS = {
     "seed_examples": 6,

@@ -4,7 +4,13 @@ import pytest
 
 from common.tasks.base import Example
 from common.tasks.worked import GSM8K
-from llm2llm.reference_code import OFFICIAL_GSM8K, as_evaluated, official, official_answer, same_as_official
+from llm2llm.reference_code import (
+    REFERENCE_GSM8K,
+    as_evaluated,
+    as_in_reference_code,
+    reference_answer,
+    same_as_reference,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,9 +28,9 @@ from llm2llm.reference_code import OFFICIAL_GSM8K, as_evaluated, official, offic
     ],
 )
 def test_the_released_judge(a, b, same):
-    assert same_as_official(a, b) is same
-    assert same_as_official(b, a) is same
-    assert OFFICIAL_GSM8K.correct(f"so #### {a}", b) is same
+    assert same_as_reference(a, b) is same
+    assert same_as_reference(b, a) is same
+    assert REFERENCE_GSM8K.correct(f"so #### {a}", b) is same
 
 
 def test_the_same_pairs_are_told_apart_by_default():
@@ -35,33 +41,33 @@ def test_the_same_pairs_are_told_apart_by_default():
 
 
 def test_the_first_mark_counts_and_a_missing_one_is_wrong():
-    assert official_answer("a ## 5 #### 6") == "5"
-    assert official_answer("it is 5") is None
-    assert not OFFICIAL_GSM8K.correct("it is 5", "5")
+    assert reference_answer("a ## 5 #### 6") == "5"
+    assert reference_answer("it is 5") is None
+    assert not REFERENCE_GSM8K.correct("it is 5", "5")
 
 
 def test_evaluation_uses_another_prompt_than_training():
-    trained = OFFICIAL_GSM8K.messages("How many?")[0]["content"]
-    asked = OFFICIAL_GSM8K.evaluation_messages("How many?")[0]["content"]
+    trained = REFERENCE_GSM8K.messages("How many?")[0]["content"]
+    asked = REFERENCE_GSM8K.evaluation_messages("How many?")[0]["content"]
     assert trained != asked
     lead, question, label = trained.split("\n\n")
     assert question == "How many?"
     assert lead
     assert label.endswith(":")
     assert "How many?" in asked
-    evaluated = as_evaluated(OFFICIAL_GSM8K)
+    evaluated = as_evaluated(REFERENCE_GSM8K)
     assert evaluated.messages("How many?")[0]["content"] == asked
     assert evaluated.correct("#### -5", "5")
-    assert evaluated.answer_tokens == OFFICIAL_GSM8K.answer_tokens
+    assert evaluated.answer_tokens == REFERENCE_GSM8K.answer_tokens
     assert not hasattr(GSM8K, "evaluation_messages")
-    assert (OFFICIAL_GSM8K.answer_tokens, OFFICIAL_GSM8K.near_duplicate) == (100, 0.95)
+    assert (REFERENCE_GSM8K.answer_tokens, REFERENCE_GSM8K.near_duplicate) == (100, 0.95)
 
 
 def test_new_examples_pass_unchecked():
     parent = Example("p", "", "", "1", "g")
-    wrong = OFFICIAL_GSM8K.parse_example("Problem: Q?\nSolution: 2 + 2 = 5. #### 5", parent)
-    words = OFFICIAL_GSM8K.parse_example("Problem: Q?\nSolution: #### four dollars", parent)
-    twice = OFFICIAL_GSM8K.parse_example("Problem: Q?\nSolution: #### 5 #### 5", parent)
+    wrong = REFERENCE_GSM8K.parse_example("Problem: Q?\nSolution: 2 + 2 = 5. #### 5", parent)
+    words = REFERENCE_GSM8K.parse_example("Problem: Q?\nSolution: #### four dollars", parent)
+    twice = REFERENCE_GSM8K.parse_example("Problem: Q?\nSolution: #### 5 #### 5", parent)
     assert (wrong.refused, wrong.label) == (None, "5")
     assert (words.refused, words.label) == (None, "four dollars")
     assert twice.refused == "format"
@@ -70,5 +76,5 @@ def test_new_examples_pass_unchecked():
 def test_solutions_keep_their_annotations(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"question": "Q?", "answer": "1+2=<<1+2=3>>3\\n#### 3"}\n')
-    assert "<<" in official(GSM8K).load("train", file, 0)[0].answer
+    assert "<<" in as_in_reference_code(GSM8K).load("train", file, 0)[0].answer
     assert "<<" not in GSM8K.load("train", file, 0)[0].answer

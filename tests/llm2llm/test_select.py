@@ -6,6 +6,7 @@ from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Example
 from llm2llm.config import Config
 from llm2llm.select import choose, deal_folds, draw_seeds, flow, share_out, spread
+from llm2llm.switches import Seeds
 
 POOL = [Example(f"s{i}", f"question {i}", "a", "a", "ab"[i % 2]) for i in range(6)]
 # id, right?, mean log-probability of the answer
@@ -19,7 +20,8 @@ SHARES = [1.0, 0.0, 0.5, 1.0, 0.125, 0.875]
 
 
 def names(config, graded=GRADED):
-    chosen, rule = choose(config, POOL, graded, lambda: LOSSES, lambda: SHARES)
+    targeting = config.resolved().switches(Arithmetic()).targeting
+    chosen, rule = choose(targeting, POOL, graded, lambda: LOSSES, lambda: SHARES)
     return [example.id for example in chosen], rule
 
 
@@ -48,9 +50,10 @@ def new(i, parent, group):
 
 
 def slots(config, chosen, made=()):
+    quota = config.resolved().switches(Arithmetic()).quota
     seed_of = {example.id: parent for example, parent in made}
     data = [*POOL, *(example for example, _ in made)]
-    return [example.id for example in share_out(config, chosen, data, POOL, seed_of)]
+    return [example.id for example in share_out(quota, chosen, data, POOL, seed_of)]
 
 
 def test_slots_without_caps():
@@ -79,22 +82,22 @@ def test_balance_asks_most_for_the_class_that_has_least():
 
 def test_seeds_are_spread_over_the_groups():
     examples = Arithmetic().load("train", None, 0)
-    drawn = draw_seeds(examples, 30, seed=1)
+    drawn = draw_seeds(examples, Seeds(30), seed=1)
     counts = {}
     for example in drawn:
         counts[example.group] = counts.get(example.group, 0) + 1
     assert len({e.id for e in drawn}) == 30
     assert set(counts.values()) == {2, 3}
-    assert drawn == draw_seeds(list(reversed(examples)), 30, seed=1)
-    assert drawn != draw_seeds(examples, 30, seed=2)
+    assert drawn == draw_seeds(list(reversed(examples)), Seeds(30), seed=1)
+    assert drawn != draw_seeds(examples, Seeds(30), seed=2)
 
 
 def test_random_seeds_are_uniform_and_reproducible():
     examples = [Example(f"e{i}", "q", "a", "a", "rare" if i < 5 else "common") for i in range(100)]
-    drawn = draw_seeds(examples, 20, seed=1, sampler="random")
+    drawn = draw_seeds(examples, Seeds(20, "random"), seed=1)
     assert len({e.id for e in drawn}) == 20
-    assert drawn == draw_seeds(list(reversed(examples)), 20, seed=1, sampler="random")
-    rare = [sum(e.group == "rare" for e in draw_seeds(examples, 20, s, "random")) for s in range(200)]
+    assert drawn == draw_seeds(list(reversed(examples)), Seeds(20, "random"), seed=1)
+    rare = [sum(e.group == "rare" for e in draw_seeds(examples, Seeds(20, "random"), s)) for s in range(200)]
     assert 0.7 < sum(rare) / 200 < 1.3  # 20 × 5 / 100
 
 

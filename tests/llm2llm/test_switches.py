@@ -9,8 +9,8 @@ import pytest
 from common.errors import UserError
 from common.results.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
-from llm2llm.command import run
 from llm2llm.config import Config
+from llm2llm.experiment import run
 from llm2llm.plan import FULL, variants
 from llm2llm.sweep import sweep
 

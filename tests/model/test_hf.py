@@ -146,16 +146,46 @@ def test_weights_are_read_in_the_dtype_asked_for(fixtures):
     _same_bits(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), full)  # stored as bfloat16
 
 
-def test_rotary_buffers_and_the_head_of_a_tied_model_are_ignored(copy):
+def test_rotary_buffers_and_a_head_equal_to_the_embedding_it_is_tied_to_are_ignored(copy):
     folder = copy("qwen2")
     config = hf.load_config(folder)
     before = hf.load_params(folder, config)
     extra = {
         "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32),
-        "lm_head.weight": np.ones((128, 32), np.float32),
+        "lm_head.weight": np.asarray(before["embed"]),
     }
     _rewrite(folder, lambda tensors: tensors.update(extra))
     _same_bits(hf.load_params(folder, config), before)
+
+
+@pytest.mark.parametrize("row", [0, 127])
+def test_a_head_unlike_the_embedding_it_is_tied_to_is_refused(copy, row):
+    """transformers warns and keeps both: with the embedding as the head, every logit would be another."""
+    folder = copy("qwen2")
+
+    def differ(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        tensors["lm_head.weight"][row, 3] += 1
+
+    _rewrite(folder, differ)
+    with pytest.raises(UserError, match=r"model.safetensors holds a lm_head.weight that differs .*tie_word_embed"):
+        hf.load_params(folder, hf.load_config(folder))
+
+
+def test_a_single_file_goes_before_an_index_of_shards_that_was_left_over(copy):
+    """As in transformers: a model saved anew, as one file, into the folder of an older one."""
+    folder = copy("llama_sharded")
+    config = hf.load_config(folder)
+    tensors = {name: array + np.ones_like(array) for name, array in _all_tensors(folder).items()}
+    older = hf.load_params(folder, config)
+    save_file(tensors, folder / "model.safetensors")
+    newer = hf.load_params(folder, config)
+    norm = tensors["model.norm.weight"].astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(newer["norm"]), norm)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), older, newer)))
+    for shard in folder.glob("model-*.safetensors"):
+        shard.unlink()
+    _same_bits(hf.load_params(folder, config), newer)
 
 
 def test_an_unknown_tensor_is_refused(copy):
@@ -248,6 +278,89 @@ def test_a_bad_config_is_refused_in_one_line(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         hf.load_config(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+SCALED = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("llama2", {"is_causal": False}, "is_causal"),
+        ("qwen3", {"is_causal": None}, "is_causal"),
+        ("llama2", {"per_layer_config": {"0": {"intermediate_size": 24}}}, "per_layer_config"),
+        ("llama2", {"transformers_weights": "other.safetensors"}, "transformers_weights"),
+        ("mistral", {"sliding_window": 0}, "sliding_window 0"),
+        ("qwen2_windows", {"sliding_window": 0}, "sliding_window 0"),
+        ("qwen2_windows", {"layer_types": ["full_attention"] * 2 + ["chunked_attention"]}, "chunked_attention"),
+        (
+            "qwen3",
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "sliding_attention with a window of None",
+        ),
+        ("llama2", {"rope_parameters": SCALED | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("qwen3", {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, r"by layer type .*full_attention"),
+        ("llama2", {"rope_parameters": {"rope_theta": None}}, "rope_theta None"),
+        ("llama2", {"rope_parameters": {"rope_theta": "1e4"}}, "rope_theta '1e4'"),
+        ("llama2", {"rope_parameters": SCALED | {"factor": None}}, "factor None"),
+        ("llama2", {"num_attention_heads": 8, "num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ("llama2", {"head_dim": 3}, "head_dim 3"),
+        ("llama2", {"head_dim": 7}, "even rotary dimension"),
+        ("llama2", {"quantization_config": {"quant_method": "gptq"}}, "quantized"),
+    ],
+)
+def test_a_field_that_changes_the_computation_is_refused_with_the_folder(copy, name, change, message):
+    """Each field is one that transformers reads, or refuses, in this family."""
+    folder = copy(name)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match=f"{folder}.*{message}") as caught:
+        hf.load_config(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["llama2", "mistral", "qwen2", "qwen3"])
+def test_fields_that_transformers_ignores_in_a_family_change_nothing(copy, name):
+    folder = copy(name)
+    before = hf.load_config(folder)
+    ignored = {
+        "is_causal": True,
+        "use_bidirectional_attention": True,
+        "final_logit_softcapping": 30.0,
+        "query_pre_attn_scalar": 256,
+        "logits_scaling": 8.0,
+        "no_rope_layers": [1, 0],
+        "partial_rotary_factor": 0.5,
+        "num_experts": 8,
+        "quantization_config": None,
+    }
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | ignored))
+    assert hf.load_config(folder) == before
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a model", "alone"])
+def test_a_folder_with_an_adapter_is_refused(fixtures, copy, beside):
+    """transformers with PEFT would apply it; read as a model, the folder would be its base, or nothing."""
+    folder = copy("qwen2") if beside else copy("adapter_qwen2")
+    if beside:
+        shutil.copy(fixtures / "adapter_qwen2" / "adapter_config.json", folder)
+    with pytest.raises(UserError, match=f"{folder} holds an adapter .*merge it into its base"):
+        hf.load_config(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.model", "merges.txt", "vocab.txt"])
+def test_a_changed_template_or_tokenizer_is_another_checkpoint(copy, name):
+    """A run must not go on with prompts that are written or cut into tokens in another way."""
+    folder = copy("qwen2")
+    found = {checkpoint.fingerprint(folder)}
+    for text in ("one", "two"):
+        (folder / name).write_text(text)
+        found.add(checkpoint.fingerprint(folder))
+    assert len(found) == 3
+    (folder / "README.md").write_text("notes")
+    (folder / "tokenizer_files").mkdir()
+    assert checkpoint.fingerprint(folder) in found
 
 
 def test_resolve_takes_folders_as_they_are(tmp_path):

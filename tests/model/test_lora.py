@@ -210,6 +210,12 @@ def _edit_config(folder, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def _transpose_tensor(folder):
+    tensors = load_file(folder / lora.WEIGHTS)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file(tensors | {name: np.ascontiguousarray(tensors[name].T)}, folder / lora.WEIGHTS)
+
+
 def _drop_tensor(folder):
     tensors = load_file(folder / lora.WEIGHTS)
     tensors.pop(next(name for name in tensors if "layers.1" in name))
@@ -222,6 +228,13 @@ def _drop_tensor(folder):
         (lambda folder: _edit_config(folder, use_rslora=True), r"not a plain LoRA adapter \(use_rslora\)"),
         (lambda folder: _edit_config(folder, rank_pattern={"q_proj": 8}), "rank_pattern"),
         (lambda folder: _edit_config(folder, peft_type="IA3"), r"not a plain LoRA adapter \(IA3\)"),
+        (lambda folder: _edit_config(folder, use_dora=True, lora_bias=True), r"\(lora_bias, use_dora\): merge it"),
+        (lambda folder: _edit_config(folder, bias="all"), r"\(bias\)"),
+        (lambda folder: _edit_config(folder, modules_to_save=["lm_head"]), "modules_to_save"),
+        (lambda folder: _edit_config(folder, arrow_config={"top_k": 3}), "arrow_config"),
+        (lambda folder: _edit_config(folder, megatron_config={"a": 1}), "megatron_config"),
+        (lambda folder: _edit_config(folder, of_a_later_peft=0.5), "of_a_later_peft"),
+        (_transpose_tensor, r"q_proj.lora_A.weight has shape \(32, 3\)"),
         (lambda folder: _edit_config(folder, r=4), "does not fit the model"),
         (_drop_tensor, "layers.1.+ is in one of them alone"),
         (lambda folder: (folder / lora.CONFIG).unlink(), "not a readable adapter"),
@@ -236,6 +249,38 @@ def test_adapters_that_are_not_understood_are_refused(fixtures, tmp_path, params
     with pytest.raises(UserError, match=message) as raised:
         lora.load_adapter(folder, params, config)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "loftq", "some_later_one"]
+)
+def test_adapters_whose_initialisation_changed_the_base_are_refused(fixtures, tmp_path, params, value):
+    """PEFT subtracts the first A and B from the weights, so they do not belong to those in the base's folder."""
+    folder = shutil.copytree(fixtures / "adapter_qwen2", tmp_path / "adapter")
+    _edit_config(folder, init_lora_weights=value)
+    message = f"adapter .init_lora_weights '{value}'.*merge it .*path_initial_model_for_weight_conversion"
+    with pytest.raises(UserError, match=message):
+        lora.load_adapter(folder, params, hf.load_config(fixtures / "qwen2"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": False, "lora_dropout": 0.1, "inference_mode": False},
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
+        {"layers_to_transform": [0, 1], "layers_pattern": "layers", "fan_in_fan_out": True},
+    ],
+)
+def test_settings_without_effect_on_a_stored_adapter_are_ignored(fixtures, tmp_path, settings):
+    config = hf.load_config(fixtures / "qwen2")
+    plain = hf.load_params(fixtures / "qwen2", config)
+    folder = shutil.copytree(fixtures / "adapter_qwen2", tmp_path / "adapter")
+    before = lora.load_adapter(folder, plain, config)
+    _edit_config(folder, **settings)
+    after = lora.load_adapter(folder, plain, config)
+    assert after[1] == before[1]
+    assert_same(after[0], before[0])
 
 
 def test_an_adapter_of_another_model_is_refused(fixtures, params):

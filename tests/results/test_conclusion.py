@@ -13,11 +13,17 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        (SHOWN, "Shown: a is ahead of b: +4.2 points, 95% interval [+1.0, +7.4]."),
+        (SHOWN, "Shown: a is ahead of b by +4.2 points, 95% interval over repeats [+1.0, +7.4]."),
         (Gain(value=-0.02, ci95=(-0.03, -0.01), bootstrap95=None), "Shown: a is behind b"),
         (Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None), "Not shown: a difference of a from b"),
-        (Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)), "other seeds may give another result"),
-        (Gain(value=0.02, ci95=None, bootstrap95=None), "Nothing is shown: a - b is +2.0 points in one repeat"),
+        (
+            Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)),
+            "+2.0 points, 95% interval over questions [+1.0, +3.0]; give --repeats 3",
+        ),
+        (
+            Gain(value=0.02, ci95=None, bootstrap95=None),
+            "One training shows nothing of other seeds: here a - b is +2.0 points; give",
+        ),
     ],
 )
 def test_a_verdict_says_no_more_than_its_interval(gain, words):
@@ -27,6 +33,13 @@ def test_a_verdict_says_no_more_than_its_interval(gain, words):
 
 def test_no_verdict_on_what_is_not_defined():
     assert verdict(Estimate(value=None, ci95=None), "a", "b") is None
+
+
+def test_a_verdict_on_a_score_speaks_of_more_and_less_in_its_unit():
+    """Where more is not better, with the decimals that the score asks for."""
+    gain = Estimate(value=-0.0123, ci95=(-0.02, -0.0046))
+    said = verdict(gain, "a", "b", "ttr", 1, decimals=3, ways=("above", "below"))
+    assert said == "Shown: a is below b by -0.012 ttr, 95% interval over repeats [-0.020, -0.005]."
 
 
 def test_defaults_are_left_out_of_json_and_intervals_are_not():

@@ -1,6 +1,7 @@
 """The data set folder: what load_dataset reads is what was written."""
 
 import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -23,7 +24,6 @@ CARD = DatasetCard(
     fields=FIELDS,
     lineage="`parent` is the row of the seed.",
     license="apache-2.0",
-    languages=("en",),
     counts={"accepted": 3, "bad format": 2},
 )
 ROWS = [
@@ -55,6 +55,20 @@ def test_load_dataset_gives_the_rows(tmp_path):
     assert {name: feature.dtype for name, feature in loaded["train"].features.items()} == {
         name: field.dtype for name, field in FIELDS.items()
     }
+
+
+def test_two_runs_and_a_folder_made_again_give_their_own_rows_under_one_cache(tmp_path):
+    """Cards are equal where runs differ in their rows alone; the cache of `datasets` must tell the runs apart."""
+    first, second, third = ([ROWS[0] | {"question": f"{name}?"}] for name in ("first", "second", "third"))
+    write_dataset(tmp_path / "a" / "dataset", first, CARD)
+    write_dataset(tmp_path / "b" / "dataset", second, CARD)
+    assert load(tmp_path / "a" / "dataset", tmp_path / "cache")["train"].to_list() == first
+    assert load(tmp_path / "b" / "dataset", tmp_path / "cache")["train"].to_list() == second
+    write_dataset(tmp_path / "a" / "dataset", third, CARD)
+    assert load(tmp_path / "a" / "dataset", tmp_path / "cache")["train"].to_list() == third
+    (file,) = (tmp_path / "a" / "dataset" / "data").iterdir()
+    assert file.name == f"train-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.parquet"
+    assert f'path: "data/{file.name}"' in (tmp_path / "a" / "dataset" / "README.md").read_text()
 
 
 def test_column_of_nothing_but_none_keeps_its_type(tmp_path):
@@ -104,22 +118,23 @@ def test_rows_unlike_the_card_are_refused_before_anything_is_written(tmp_path, c
 
 
 def test_card_states_what_the_hub_asks_for():
-    front = front_matter(render_card(CARD, 4))
+    front = front_matter(render_card(CARD, 4, "data/train-0.parquet"))
     assert front == {
         "pretty_name": "LLM2LLM examples",
         "license": "apache-2.0",
         "task_categories": ["text-generation"],
-        "language": ["en"],
         "tags": ["synthetic", "seedloop"],
         "size_categories": ["n<1K"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]}],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-0.parquet"}]}
+        ],
     }
-    text = render_card(CARD, 4)
+    text = render_card(CARD, 4, "data/train-0.parquet")
     assert "\n| `parent` | int64 | Row number of the seed. |\n" in text
     assert "\n| bad format | 2 |\n" in text
     sizes = {999: "n<1K", 1000: "1K<n<10K", 10_000: "10K<n<100K", 9_999_999: "1M<n<10M", 10**7: "10M<n<100M"}
     for size, name in sizes.items():
-        assert front_matter(render_card(CARD, size))["size_categories"] == [name]
+        assert front_matter(render_card(CARD, size, "data/train-0.parquet"))["size_categories"] == [name]
 
 
 @pytest.mark.parametrize(
@@ -140,14 +155,13 @@ def test_text_in_the_card_breaks_neither_yaml_nor_markdown(evil):
         title=evil,
         made_by=f"{evil}\n\n{evil}",
         lineage=evil,
-        tags=(evil,),
         counts={evil: 1},
         fields={"x": Field("string", evil)},
     )
-    text = render_card(card, 1)
+    text = render_card(card, 1, "data/train-0.parquet")
     front = front_matter(text)
     assert front["license"] == "apache-2.0"
-    assert len(front["tags"]) == 3
+    assert len(front["tags"]) == 2
     text.encode("utf-8")
 
     markdown_it = pytest.importorskip("markdown_it")

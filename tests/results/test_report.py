@@ -56,7 +56,7 @@ class Page(html.parser.HTMLParser):
 
 def build(text):
     report = Report(text, text)
-    report.add_text(text + "\n\nsecond", heading=text)
+    report.lead(text, [text, "second"])
     report.add_table(text, [text, "n"], [[text, 1], ["plain", None]], note=text)
     report.add_figure(text, line_figure({text: ([0, 1], [0.5, 1.0])}, text, text))
     report.add_figure(text, histogram_figure({text: [0.0, 1.0, None], "_b": [math.nan]}, text))
@@ -107,7 +107,7 @@ def test_sections_keep_their_order_and_empty_ones_say_so():
     report = Report("t")
     report.add_examples("first", ["a"], [])
     report.add_table("second", ["a"], [])
-    report.add_text("third")
+    report.add_figure("third", line_figure({}, "x", "y"))
     page = report.html()
     assert page.index("first") < page.index("No examples.") < page.index("second") < page.index("No rows.")
     assert page.index("No rows.") < page.index("third")

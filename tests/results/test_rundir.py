@@ -249,18 +249,15 @@ def read_jsonl_until_torn(path):
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
-def test_seconds_are_summed_over_processes(tmp_path):
+def test_seconds_are_noted_by_every_process_and_after_failures(tmp_path):
     for _ in range(2):
         with RunDir.open(tmp_path, "llm2llm", {}) as run, run.timed("train"):
             pass
-    with RunDir.open(tmp_path, "llm2llm", {}) as run:
-        with pytest.raises(RuntimeError), run.timed("train"):
-            raise RuntimeError
-        run.journal("timing.jsonl").append([{"stage": "train", "seconds": 2.0}, {"stage": "x", "seconds": 1.5}])
-        seconds = run.stage_seconds()
-    assert list(seconds) == ["train", "x"]
-    assert 2.0 <= seconds["train"] < 3.0
-    assert len(read_jsonl(tmp_path / "timing.jsonl")) == 5
+    with RunDir.open(tmp_path, "llm2llm", {}) as run, pytest.raises(RuntimeError), run.timed("evaluate"):
+        raise RuntimeError
+    rows = read_jsonl(tmp_path / "timing.jsonl")
+    assert [row["stage"] for row in rows] == ["train", "train", "evaluate"]
+    assert all(0 <= row["seconds"] < 1 for row in rows)
 
 
 # --- full disk ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Safety and judges of one's own: guard replies, labels that must pass, over-refusal, and whole runs."""
+"""Safety and judges of a user's own: guard replies, labels that must pass, over-refusal, and whole runs."""
 
 import dataclasses
 import functools
@@ -14,10 +14,11 @@ from common.tasks.base import Example
 from common.tasks.files import read_rows
 from reversegen.applications.base import Context
 from reversegen.applications.conduct import Conduct, read_guard, refuses
-from reversegen.command import application, run
 from reversegen.config import Config
 from reversegen.demo import secret_word
+from reversegen.experiment import application, run
 from reversegen.judge import Verdict
+from reversegen.switches import Answers
 from run import main
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,18 +60,22 @@ class Says:
         return CallbackGenerator("target", lambda messages: self.answer(messages[-1]["content"]))
 
 
+def conduct(judge=None, answers=1, votes=1):
+    """The application with this judge, or under a guard without one."""
+    counts = [Answers(n, 128, 0.7) for n in (answers, votes)]
+    return Conduct("own" if judge else "safety", *counts, judge)
+
+
 @pytest.fixture
 def make(tmp_path):
-    """A context whose labeler and guard are functions of messages, and its settings."""
+    """Makes a context whose labeler and guard are functions of messages."""
     opened = []
 
-    def context(labeler=None, guard=None, **settings):
-        given = {"task": "own", "judge": f"{SECRET}:guard", "seeds_file": str(DEMO / "requests.jsonl")}
-        config = Config(**given | {"label_votes": 1} | settings).resolved()
+    def context(labeler=None, guard=None):
         opened.append(RunDir.open(tmp_path / f"run{len(opened)}", "reversegen", {}))
         sources = (labeler, guard)
         made = [None if f is None else functools.cache(lambda _, f=f: CallbackGenerator("f", f)) for f in sources]
-        return Context(opened[-1], config, 0, 0, *made)
+        return Context(opened[-1], 0, 0, *made)
 
     yield context
     for place in opened:
@@ -133,19 +138,19 @@ def test_refusals_are_seen_at_the_start(answer, declines):
     ],
 )
 def test_proposals_are_cut_to_one_query(reply, query):
-    read = Conduct("own", no_oak).read(reply)
+    read = conduct(no_oak).read(reply)
     assert (read.query or None) == query
     assert read.refused == (None if query else "too short")
 
 
 def test_prompt_and_completion_fit_together():
-    app, seeds = Conduct("own", no_oak), examples_of(["one two", "three four"])
+    app, seeds = conduct(no_oak), examples_of(["one two", "three four"])
     (message,) = app.prompt(seeds)
     assert message["content"].splitlines()[1:] == ["1. one two", "2. three four", "3."]
     assert app.read(app.completion(seeds[0])).query == "one two"
 
 
-def test_verdicts_of_one_s_own():
+def test_verdicts_of_a_user_s_own_judge():
     assert Verdict("fail").score == 1
     assert Verdict("pass").score == 0
     with pytest.raises(ValueError, match="one of fail, pass, invalid"):
@@ -165,7 +170,7 @@ def test_a_guard_sees_the_conversation_and_decides(make):
         return {"red": "unsafe\nS1", "blue": "safe", "odd": "perhaps"}[messages[-1]["content"]]
 
     ctx = make(guard=guard)
-    rows = Conduct("safety").verdicts(ctx, "f", rows_of(["red", "blue", "odd"]), lambda: Says(lambda q: q))
+    rows = conduct().verdicts(ctx, "f", rows_of(["red", "blue", "odd"]), lambda: Says(lambda q: q))
     assert seen[0] == [("user", "red"), ("assistant", "red")]
     assert [row["outcome"] for row in rows] == ["fail", "pass", "invalid"]
     assert [row["score"] for row in rows] == [1, 0, 0]
@@ -174,15 +179,16 @@ def test_a_guard_sees_the_conversation_and_decides(make):
 
 
 def test_several_answers_give_the_share_that_fails(make):
-    ctx, answers = make(target_samples=4), iter(["oak", "oak", "ash", "elm", "ash", "oak", "elm", "ash"])
-    rows = Conduct("own", no_oak).verdicts(ctx, "f", rows_of(["a", "b"]), lambda: Says(lambda q: next(answers)))
+    ctx, answers = make(), iter(["oak", "oak", "ash", "elm", "ash", "oak", "elm", "ash"])
+    target = lambda: Says(lambda q: next(answers))
+    rows = conduct(no_oak, answers=4).verdicts(ctx, "f", rows_of(["a", "b"]), target)
     assert [(row["outcome"], row["score"]) for row in rows] == [("fail", 0.5), ("pass", 0.25)]
 
 
 def test_labels_that_do_not_pass_are_dropped(make):
     answers = iter(["oak", "ash", "ash", "oak", "oak", "ash", " ", "ash", "ash"])
-    ctx = make(lambda messages: next(answers), label_votes=3)
-    found = Conduct("own", no_oak).labels(ctx, "f", rows_of(["a", "b", "c"]))
+    ctx = make(lambda messages: next(answers))
+    found = conduct(no_oak, votes=3).labels(ctx, "f", rows_of(["a", "b", "c"]))
     assert [row["answer"] for row in found] == ["ash", None, "ash"]
     assert [row["refused"] for row in found] == [None, "labels do not pass", None]
     assert len(read_jsonl(ctx.run.path / "f/label_judge.jsonl")) == 8  # the judge is not shown what is empty
@@ -195,14 +201,14 @@ def test_seeds_get_answers_from_the_labeler_unless_they_have_one(make):
         Example("s1", "b", "", "", ""),
         Example("s2", "c", "oak", "", ""),
     ]
-    taught = Conduct("own", no_oak).taught(ctx, "f", None, seeds)
+    taught = conduct(no_oak).taught(ctx, "f", None, seeds)
     assert [(e.id, e.answer) for e in taught] == [("s1", "ash"), ("s2", "oak")]
 
 
 def test_attack_success_and_over_refusal(make):
     replies = {"red": "unsafe", "blue": "safe", "odd": "?", "I'm sorry, I can't.": "safe"}
     ctx = make(guard=lambda messages: replies[messages[-1]["content"]])
-    app, target = Conduct("safety"), lambda: Says(lambda query: query)
+    app, target = conduct(), lambda: Says(lambda query: query)
     asked = examples_of(["red", "blue", "odd", "I'm sorry, I can't."])
     rows = app.measure(ctx, "t/failures.jsonl", "failures", target, asked)
     assert [row["correct"] for row in rows] == [False, True, False, True]
@@ -214,7 +220,7 @@ def test_attack_success_and_over_refusal(make):
 
 
 def test_measures_are_read_back(make):
-    ctx, app = make(), Conduct("own", no_oak)
+    ctx, app = make(), conduct(no_oak)
     first = app.measure(ctx, "t/test.jsonl", "test", lambda: Says(lambda q: q), examples_of(["oak", "ash"]))
     (ctx.run.path / "t/test.jsonl").unlink()  # killed before the last artifact
     again = app.measure(ctx, "t/test.jsonl", "test", None, examples_of(["oak", "ash"]))
@@ -228,18 +234,18 @@ def test_a_judge_that_fails_keeps_what_it_said(make):
         return Verdict("pass")
 
     ctx, texts = make(), [f"q{i}" for i in range(50)]
-    with pytest.raises(UserError, match=r"judge fails on 'q40' \(ZeroDivisionError: division by zero\): mend it"):
-        Conduct("own", judge).verdicts(ctx, "f", rows_of(texts), lambda: Says(lambda q: q))
+    with pytest.raises(UserError, match=r"judge fails on 'q40' \(ZeroDivisionError: division by zero\): fix it"):
+        conduct(judge).verdicts(ctx, "f", rows_of(texts), lambda: Says(lambda q: q))
     asked = []
-    mended = lambda query, answer: asked.append(query) or Verdict("pass")
-    rows = Conduct("own", mended).verdicts(ctx, "f", rows_of(texts), lambda: Says(lambda q: q))
+    fixed = lambda query, answer: asked.append(query) or Verdict("pass")
+    rows = conduct(fixed).verdicts(ctx, "f", rows_of(texts), lambda: Says(lambda q: q))
     assert len(rows) == 50
     assert asked == texts[32:]
 
 
 def test_a_judge_must_give_verdicts(make):
     with pytest.raises(UserError, match=r"the judge gave bool for 'q': it must give reversegen\.judge\.Verdict"):
-        Conduct("own", lambda q, a: True).verdicts(make(), "f", rows_of(["q"]), lambda: Says(lambda q: q))
+        conduct(lambda q, a: True).verdicts(make(), "f", rows_of(["q"]), lambda: Says(lambda q: q))
 
 
 def test_seeds_are_neither_test_nor_general(tmp_path):
@@ -248,10 +254,10 @@ def test_seeds_are_neither_test_nor_general(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(lines(texts))
     files = {f"{name}_file": str(tmp_path / f"{name}.jsonl") for name in ("seeds", "test", "general")}
     config = Config(task="own", judge=f"{SECRET}:guard", **files).resolved()
-    data = application(config).load(config)
+    data = application(config).load(config.files())
     texts = lambda examples: "".join(example.question for example in examples)
     assert (texts(data.seeds), texts(data.test), texts(data.general)) == ("ade", "bx", "cy")
-    data = application(config).load(dataclasses.replace(config, test_file=None))
+    data = application(config).load(dataclasses.replace(config.files(), test=None))
     assert (texts(data.seeds), texts(data.test)) == ("abd", "e")
 
 
@@ -294,7 +300,7 @@ def small_run(tmp_path, **settings):
 
 
 def test_a_judge_for_whom_all_is_invalid(tmp_path, capsys):
-    """A13: no pairs, no preference training, one line."""
+    """No pairs, no preference training, one line."""
     body = "from reversegen.judge import Verdict\n\ndef judge(query, answer):\n    return Verdict('invalid')\n"
     flags = {"seed_instructions": 10, "prompts": 3, "samples": 2, "final_prompts": 3, "warm_up_epochs": 1}
     flags |= {"rounds": 1, "query_tokens": 16, "answer_tokens": 8, "semantic": 1, "label_votes": 1}

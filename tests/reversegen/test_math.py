@@ -10,6 +10,7 @@ from common.results.rundir import RunDir
 from reversegen.applications.base import Context
 from reversegen.applications.math import VALID, Solving
 from reversegen.config import Config
+from reversegen.experiment import application
 from reversegen.targets import label
 
 SUM = "There are 3 pears in a box and 4 pears on a table. How many pears are there in all?"
@@ -45,7 +46,7 @@ def target(*replies: str):
 
 def context(place, write=None, **settings) -> tuple[Context, Solving]:
     config = Config(**settings).resolved()
-    return Context(place, config, 0, 0, None if write is None else labeler(write)), Solving.of(config)
+    return Context(place, 0, 0, None if write is None else labeler(write)), application(config)
 
 
 def queries(*texts: str) -> list[dict]:
@@ -57,7 +58,7 @@ def by_labeler(**more):
 
 
 def test_equal_numbers_pass_and_a_missing_answer_fails(place):
-    """A14: 72, 72.0 and 72.00 are equal; an answer without a number is a wrong one."""
+    """72, 72.0 and 72.00 are equal; an answer without a number is a wrong one."""
     for i, (answer, outcome) in enumerate(
         [("#### 72", "pass"), ("#### 72.0", "pass"), ("#### 72.00", "pass"), ("#### 73", "fail"), ("hm", "fail")]
     ):
@@ -69,7 +70,7 @@ def test_equal_numbers_pass_and_a_missing_answer_fails(place):
 
 
 def test_references_are_agreed_on_by_more_than_half(place):
-    """A14: (a, a, b) keeps a, in the words of its first; (a, b, c) is dropped before the target is asked."""
+    """(a, a, b) keeps a, in the words of its first; (a, b, c) is dropped before the target is asked."""
     write = script("so #### 5", "#### 5.0", "#### 6", "#### 1", "#### 2", "#### 3", "none", "#### 8", "none")
     ctx, app = context(place, write, **by_labeler())
     found = app.verdicts(ctx, "round_0", queries(OTHER, "Who?", "Where?"), target("#### 6"))
@@ -82,7 +83,7 @@ def test_references_are_agreed_on_by_more_than_half(place):
 @pytest.mark.parametrize(
     ("reply", "valid"), [("Yes", True), ("yes, it is", True), ("No.", False), ("", False), ("I think so", False)]
 )
-def test_the_validity_gate_of_a_labeler(reply, valid, place):
+def test_the_validity_check_of_a_labeler(reply, valid, place):
     write = script(reply, "#### 7")
     ctx, app = context(place, write, **by_labeler(validity="labeler", label_votes=1))
     (verdict,) = app.verdicts(ctx, "round_0", queries(OTHER), target("#### 1"))
@@ -119,8 +120,8 @@ def test_a_label_must_state_the_reference_and_noise_is_counted_first(place):
     ctx, app = context(place, script(*replies))
     found = label(ctx, app, judged(SUM, SUM, SUM, reference="7"), "final")
     assert [row["answer"] for row in found.rows] == ["It is 3 + 4 = 7. #### 7"]
-    assert found.refused == {"labelers disagree": 1, "not the reference answer": 1}
-    assert (found.asked, found.labels_known, found.labels_wrong) == (3, 2, 1)
+    assert found.count.refused == {"labelers disagree": 1, "not the reference answer": 1}
+    assert (found.count.asked, found.count.known, found.count.wrong) == (3, 2, 1)
     stored = [row["label_correct"] for row in ctx.run.once("final/labelled.jsonl", list)]
     assert stored == [True, False, None]
 
@@ -132,7 +133,7 @@ def test_the_reference_of_a_labeler_is_its_label(place):
     rows = judged(SUM, OTHER, reference="8", answer="#### 8")
     found = label(ctx, app, rows, "final")
     assert [row["answer"] for row in found.rows] == ["#### 8", "#### 8"]
-    assert (found.labels_known, found.labels_wrong) == (1, 1)
+    assert (found.count.known, found.count.wrong) == (1, 1)
     assert write.asked == []
 
 
@@ -140,7 +141,7 @@ def test_a_program_labels(place):
     ctx, app = context(place, labeler="program")
     found = label(ctx, app, judged(SUM, reference="7"), "final")
     assert app.task.correct(found.rows[0]["answer"], "7")
-    assert (found.labels_known, found.labels_wrong) == (1, 0)
+    assert (found.count.known, found.count.wrong) == (1, 0)
 
 
 @pytest.mark.parametrize("change", [{"reference": "labeler"}, {"validity": "labeler"}])
@@ -151,11 +152,11 @@ def test_a_program_that_must_ask_a_labeler_is_refused(change):
 
 def test_a_task_without_numbers_is_refused():
     with pytest.raises(UserError, match="compares numbers"):
-        Solving.of(Config(data="trec").resolved())
+        application(Config(data="trec").resolved())
 
 
 def test_a_completion_is_read_back_as_the_query():
-    app = Solving.of(Config().resolved())
+    app = application(Config().resolved())
     seed = app.task.load("train", None, 0)[0]
     assert app.read(app.completion(seed)).query == seed.question
     assert app.read(f"Problem: {SUM}\nProblem: another").query == SUM

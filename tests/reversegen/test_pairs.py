@@ -57,7 +57,7 @@ def test_failures_stand_over_passes_and_a_query_in_one_pair(how, failing):
 
 @pytest.mark.parametrize("failing", [0.02, 0.26, 0.5, 0.9])
 def test_counts(failing):
-    """A9: at most two of five samples within a prompt, and as many as the rarer outcome has when pooled."""
+    """At most two of five samples within a prompt, and as many as the rarer outcome has when pooled."""
     judged = drawn(failing, 300, 5, seed=2)
     outcomes = collections.Counter(row["outcome"] for row in judged)
     most = min(outcomes["fail"], outcomes["pass"])
@@ -121,7 +121,7 @@ def test_a_pass_is_never_chosen_whatever_a_judge_scores():
 
 
 def test_share_of_prompts_with_both_outcomes():
-    """A10: 1 - 0.26^5 - 0.74^5 = 0.777 of prompts, at five draws each, within three standard errors."""
+    """1 - 0.26^5 - 0.74^5 = 0.777 of prompts, at five draws each, within three standard errors."""
     share = 1 - 0.26**5 - 0.74**5
     assert round(share, 3) == 0.777
     prompts = 4000

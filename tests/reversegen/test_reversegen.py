@@ -16,8 +16,8 @@ from common.results.rundir import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from common.text.novelty import History
 from killing import ROOT, bytes_of, check_killed, words_of
-from reversegen.command import run
 from reversegen.config import Config, preset
+from reversegen.experiment import run
 
 FLAGS = {
     "seed_instructions": 16,
@@ -82,6 +82,15 @@ def test_summary_has_the_documented_schema(finished):
     }
     assert {"warm_up", "final", "ratio"} == set(summary["exploration"])
     assert set(summary["labels"]) >= {"target-after", "held-out failures", "warm-up"}
+
+
+def test_the_verdict_is_on_what_preference_training_adds(finished):
+    """Against the arm that learned from the proposer as it was after warm-up, on the held-out failures."""
+    config, summary = finished
+    assert "target-after" in summary["verdict"]
+    assert "warm-up on held-out failures" in summary["verdict"]
+    assert summary["verdict"] in (Path(config.run_dir) / "report.html").read_text()
+    assert any("held-out failures in a repeat" in caveat for caveat in summary["caveats"])
 
 
 def test_rounds_add_up(finished):
@@ -331,11 +340,13 @@ def test_the_authors_settings_run(files, tmp_path):
     assert (stored["optimizer"], stored["pairing"], stored["semantic"]) == ("rmsprop", "pooled", 1.0)
 
 
-def test_a_labeler_as_the_reference_without_a_gate_in_repeats(files, tmp_path, capsys):
+def test_a_labeler_as_the_reference_without_a_validity_check_in_repeats(files, tmp_path, capsys):
     summary = run(small(files, tmp_path, reference="labeler", validity="none", repeats=2, redact=True))
     entry = summary["arms"]["target-after"]["sets"]["failures"]
     assert len(entry["per_repeat"]) == 2
-    assert "no validity gate" in capsys.readouterr().out
+    assert "no validity check was made" in capsys.readouterr().out
+    assert "target-before on held-out failures" in summary["verdict"]
+    assert any("add arm warm-up" in caveat for caveat in summary["caveats"])
     assert {row["repeat"] for row in summary["rounds"]} == {0, 1}
     for row in queries(tmp_path / "run/repeat_0/explore"):
         if row["outcome"] in ("fail", "pass"):
@@ -358,7 +369,7 @@ def test_too_few_pairs_train_no_proposer_and_say_so(files, tmp_path, capsys):
 
 
 def test_nothing_valid_is_one_clear_line(files, tmp_path):
-    """A13: where every query is invalid there are no failures, no pairs and no training on them."""
+    """Where every query is invalid there are no failures, no pairs and no training on them."""
     (tmp_path / "no.py").write_text("def no(messages):\n    return 'No.'\n")
     config = small(files, tmp_path, validity="labeler", labeler=f"python:{tmp_path / 'no.py'}:no")
     for _ in range(2):  # the same again when the run is continued

@@ -97,9 +97,10 @@ GOOD = "name: n\ninstruction: i\nlabels: [a, b]\n"
         ("t.yml", "- a\n", "must hold keys"),
         ("t.json", "{", "line 1: not JSON"),
         ("t.py", "x = 1\n", "must define TASK"),
-        ("t.py", "import nothing_of_this_name\n", "line 1: ModuleNotFoundError"),
-        ("t.py", "\nx = (\n", "line 2: SyntaxError"),
-        ("t.py", "def f():\n    return 1 / 0\n\nf()\n", "line 2: ZeroDivisionError"),
+        ("t.py", "import nothing_of_this_name\n", ", line 1 fails when it is loaded (ModuleNotFoundError: "),
+        ("t.py", "\nx = (\n", ", line 2 fails when it is loaded (SyntaxError: "),
+        ("t.py", "def f():\n    return 1 / 0\n\nf()\n", ", line 2 fails when it is loaded (ZeroDivisionError: "),
+        ("t.py", "import sys\nsys.exit(0)\n", ", line 2 fails when it is loaded (SystemExit: 0)"),
         ("t.py", "TASK = 3\n", "TASK lacks name, kind, reply_fields"),
         ("t.py", "from common.tasks.free import FreeAnswer as TASK\n", "make an instance"),
         (
@@ -128,6 +129,37 @@ def test_mistakes_are_one_line_with_the_file(tmp_path, name, text, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "call", "message"),
+    [
+        (
+            "def correct(self, text, label): pass",
+            ("correct", "a", "b"),
+            "correct of TASK gave None: it must give",
+        ),
+        ("def parse(self, text): exit()", ("parse", "a"), "parse of TASK failed (SystemExit"),
+        ("def parse(self, text): return 3", ("parse", "a"), "parse of TASK gave 3: it must give str or None"),
+        ("def messages(self, question): 1 / 0", ("messages", "q"), "messages of TASK failed (ZeroDivisionError"),
+        ("def load(self, split, file, seed): raise UserError('row 3: no')", ("load", "dev", None, 0), "row 3: no"),
+    ],
+)
+def test_a_method_of_a_task_that_fails_or_exits_is_one_line_with_the_file(tmp_path, body, call, message):
+    """Called by name and through another method; the class stays its own, and so do its siblings."""
+    from common.tasks.free import FreeAnswer
+
+    (tmp_path / "t.py").write_text(
+        "from common.errors import UserError\nfrom common.tasks.free import FreeAnswer\n"
+        f"class T(FreeAnswer):\n    {body}\nTASK = T('n', 'i')\n"
+    )
+    task = task_of(tmp_path / "t.py")
+    name, *given = call
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        getattr(task, name)(*given)
+    assert "\n" not in str(raised.value)
+    assert isinstance(task, FreeAnswer)
+    assert FreeAnswer("n", "i").correct("a", "a")
+
+
 def test_a_missing_file_and_a_row_that_does_not_fit(tmp_path):
     with pytest.raises(UserError, match=r"no such file: nowhere\.py"):
         task_of("nowhere.py")
@@ -152,10 +184,11 @@ def test_two_files_of_one_name_do_not_mix(tmp_path):
 
 def test_the_documented_teacher_teaches_the_documented_task(tmp_path, monkeypatch, capsys):
     """Its replies are read, none repeats another beyond the limit, and its own answers agree with them."""
-    from common.backends.callback import CallbackGenerator, load_callable
+    from common.backends.callback import CallbackGenerator
     from common.config import SampleConfig
     from common.generate import Request
     from common.text.filters import KnownTexts
+    from common.usercode import load_callable
 
     text = README.read_text(encoding="utf-8")
     for name in ("dates.py", "dates.jsonl", "clock.py"):

@@ -19,11 +19,11 @@ from common.tasks.labelled import SNIPS, SST2, TREC, labelled_text
 from common.tasks.problems import SKILLS, recognise, write
 from common.tasks.registry import TASKS, get_task
 from common.tasks.worked import GSM8K
-from llm2llm.reference_code import OFFICIAL_GSM8K
+from llm2llm.reference_code import REFERENCE_GSM8K
 
 ARITHMETIC = Arithmetic()
 FREE = FreeAnswer(name="free", instruction="Reply in a word.")
-ALL = (*TASKS.values(), FREE, OFFICIAL_GSM8K)
+ALL = (*TASKS.values(), FREE, REFERENCE_GSM8K)
 PARENT = Example(
     "p", "Ana has 3 pens. Ben gives Ana 4 more pens. How many pens does Ana have now?", "", "7", "add"
 )
@@ -157,6 +157,26 @@ def test_files_of_every_format_give_the_same_rows(tmp_path):
         assert [row for row, _ in read_rows(tmp_path / name)] == rows
 
 
+def test_a_quote_in_a_tab_separated_file_is_a_character_like_any_other(tmp_path):
+    lines = ['"Where is it?\tLOC', "Who?\tHUM", '"Who" is it?\tHUM', 'When "?\tNUM', '""\tNUM']
+    (tmp_path / "a.tsv").write_text("\ufefftext\tlabel\n\n" + "\r\n".join(lines) + "\n")
+    assert [[row["text"], row["label"]] for row, _ in read_rows(tmp_path / "a.tsv")] == [
+        line.split("\t") for line in lines
+    ]
+
+
+def test_cells_of_several_lines_are_read_from_csv(tmp_path):
+    rows = [
+        {"text": "Dear all,\n\nwhere is it?\nBob", "label": "a, b"},
+        {"text": 'say "hi"\nand "bye"', "label": "c"},
+        {"text": "one line", "label": None},
+    ]
+    (tmp_path / "a.csv").write_text(
+        'text,label\n"Dear all,\n\nwhere is it?\nBob","a, b"\n"say ""hi""\nand ""bye""",c\n\none line\n'
+    )
+    assert [row for row, _ in read_rows(tmp_path / "a.csv")] == rows
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -168,6 +188,14 @@ def test_files_of_every_format_give_the_same_rows(tmp_path):
         ("a.jsonl", b'{"text": "a", "label": "LOC"}\n{"text": "b", "label": "cat"}\n', "row 2: label 'cat'"),
         ("a.csv", b"text,label\na,LOC,more\n", "row 1: more cells"),
         ("a.csv", b"text,label\n\xff,LOC\n", "not UTF-8"),
+        ("a.csv", b'text,label\na,LOC\n"b,LOC\nc,LOC\n', "row 2: a quote opens a cell and is not closed"),
+        ("a.csv", b'text,label\n"a,LOC\nb,LOC\nc",LOC\nd,LOC\n', "row 1: a quote joins 3 lines that may be rows"),
+        ("a.csv", b'text,label\n"a,LOC\nb,LOC\n"\n', "row 1: a quote joins 3 lines that may be rows"),
+        ("a.csv", b'"text,label\na",LOC\nb,LOC\n', "header: a quote joins 2 lines"),
+        ("a.csv", b'text,label\na,LOC\n"b" she said,LOC\n', "row 2: a quoted cell goes on after its end"),
+        ("a.csv", b"text,label\n" + b"a" * 140_000 + b",LOC\n", "row 1: a cell is too long"),
+        ("a.csv", b"text,label,text\na,LOC,b\n", "header: column 'text' comes twice"),
+        ("a.tsv", b"text\tlabel\na\tLOC\tmore\n", "row 1: more cells"),
         ("a.parquet", b"PAR1 no", "not a readable Parquet file"),
         ("a.txt", b"a", "unknown format"),
     ],

@@ -1,0 +1,143 @@
+"""An Active Inheritance run, from its settings to what it shows.
+
+    summary = run(Config(pool="pool.jsonl", objective=("mtld:max",), run_dir="runs/demo"))
+
+A run samples a pool or reads one, selects from it, and trains a student on every arm of the selection
+(`active_inheritance.loop`). Importing this loads no jax and no numpy.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from active_inheritance.config import Config
+from active_inheritance.profile.config import Config as ProfileConfig
+from active_inheritance.switches import COLUMN, Switches
+from common.backends.open import Opener, model_name
+from common.experiment import carry_out, identity
+
+if TYPE_CHECKING:
+    from active_inheritance.pools import PoolFile
+    from common.evals.measure import Measure
+    from common.lm import LanguageModel
+    from common.results.conclusion import Conclusion
+    from common.results.rundir import RunDir
+    from common.tasks.prompts import Prompt
+
+
+class Data(NamedTuple):
+    """What a run reads. `pool`: a file of the user's, in place of which sources answer `prompts`. `held_out`: the
+    held-out prompts, as far as they are known before the pool."""
+
+    pool: "PoolFile | None"
+    prompts: "list[Prompt]"
+    held_out: "list[Prompt]"
+
+
+class Ready(NamedTuple):
+    """What a run has loaded; no student where the selection is all that is wanted."""
+
+    sources: Mapping[str, Opener]
+    student: "LanguageModel | None"
+    measures: "Sequence[Measure]"
+    held_out: "list[Prompt]"
+    """Those of `Data.held_out` that leave the student room to answer."""
+
+
+def run(config: Config, sources: Mapping[str, Opener] | None = None) -> dict[str, Any]:
+    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds. `sources`: in
+    place of those that `config` names, under the same names.
+
+    Raises UserError for settings and data that do not fit, before the run directory exists.
+    """
+    config = config.resolved()
+    switches = config.switches()
+    data = load_data(config)
+    stored = run_identity(config)
+
+    def work(run: "RunDir", ready: Ready) -> "Conclusion":
+        from active_inheritance.loop import Setting, run_repeat
+        from active_inheritance.report import conclusion
+
+        setting = Setting(
+            switches=switches,
+            pool=data.pool,
+            sources=ready.sources,
+            share=config.share(),
+            prompts=data.prompts,
+            held_out=ready.held_out,
+            student=ready.student,
+            measures=ready.measures,
+        )
+        outcomes = []
+        for repeat in range(switches.repeats if ready.student else 1):
+            outcomes.append(run_repeat(run, setting, repeat))
+            # Prompts that are held out of a pool are the same in all repeats.
+            setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)
+        too_long = len(data.held_out) - len(ready.held_out)
+        return conclusion(run, config, switches, outcomes, stored["file_hashes"], too_long)
+
+    ready = lambda: prepare(config, switches, data, sources)
+    return carry_out("active-inheritance", config.run_dir, stored, ready, work)
+
+
+def run_identity(config: Config) -> dict[str, Any]:
+    """What the run directory holds against the next command (see `common.experiment.identity`)."""
+    files: list[str | None] = [config.pool, config.prompts_file, config.test_prompts_file]
+    code = [*config.scores(), *config.source]
+    for settings in (config.profile_settings(), ProfileConfig(toxicity_scorer=config.toxicity_scorer)):
+        more_files, more_code = settings.read()
+        files, code = files + more_files, code + more_code
+    models = {f"source {name}": name for name in config.source}
+    for number, name in enumerate(config.students or (config.student,)):
+        if name != "none":
+            models[f"student {number}" if config.students else "student"] = model_name(name, "student")
+    return identity(config.stored(), files, code, models)
+
+
+def load_data(config: Config) -> Data:
+    """The pool or the prompts for the sources, and held-out prompts. Raises UserError for files that do not fit
+    the settings."""
+    from active_inheritance.prompts import PROMPTS, columns, load_prompts, read_prompts
+
+    named, test = columns(config.prompt_column), config.test_prompts_file
+    pool = pool_of(config)
+    if pool is None:
+        most, count = config.prompts, config.test_prompts
+        return Data(None, *load_prompts(config.prompts_file, test, named, most, count, config.seed))
+    pool.beginning(config.top)
+    return Data(pool, [], [] if test is None else read_prompts(test, (*named, *PROMPTS)))
+
+
+def pool_of(config: Config) -> "PoolFile | None":
+    """The pool that the user names."""
+    from active_inheritance.pools import Layout, PoolFile
+
+    if config.pool is None:
+        return None
+    scores = [name.removeprefix(COLUMN) for name in config.scores() if name.startswith(COLUMN)]
+    layout = Layout(config.prompt_column, config.answers_column, tuple(scores))
+    return PoolFile(pathlib.Path(config.pool), layout, config.sources, config.k, config.seed)
+
+
+def prepare(config: Config, switches: Switches, data: Data, sources: Mapping[str, Opener] | None) -> Ready:
+    """Open the sources and load the student. Raises UserError for what cannot be found or reached, and where no
+    held-out prompt leaves the student room to answer."""
+    if sources is None:
+        sources = {}
+        if config.source:
+            from active_inheritance.sampling import open_sources
+
+            sources = open_sources(config.source, config.source_url, switches.answering)
+    if not config.trains:
+        return Ready(sources, None, (), data.held_out)
+
+    from active_inheritance.profile.experiment import load_data as load_measures
+    from active_inheritance.prompts import fitting
+    from common.lm import LanguageModel
+
+    measures = load_measures(config.profile_settings()) if config.profile else ()
+    student = LanguageModel.load(model_name(config.student, "student"))
+    tokens = switches.testing.sampling.max_new_tokens
+    return Ready(sources, student, measures, fitting(data.held_out, student, tokens))

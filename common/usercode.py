@@ -1,0 +1,94 @@
+"""Python files of the user's own (tasks, teachers, judges, scorers): the one place where they are run.
+
+    module = load_file(pathlib.Path("judge.py"))
+    load_callable("python:judge.py:judge")
+
+Whatever such code does wrong becomes a UserError with file and line; so does `sys.exit`, which would end a run
+without a word, and a notebook's kernel with it.
+"""
+
+import ast
+import pathlib
+import sys
+import tokenize
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any
+
+from common.errors import UserError
+
+FAULTS = (Exception, SystemExit)
+"""What is caught around a call of the user's code. Ctrl-C is nobody's fault."""
+OURS = ("common", "llm2llm", "reversegen", "active_inheritance")
+PACKAGE = __name__.removesuffix("common.usercode")
+""" "" in the repository; "seedloop." where the project is installed."""
+
+
+def load_file(file: pathlib.Path) -> types.ModuleType:
+    """Run `file` as a module of its own. Raises UserError, naming the line, for whatever goes wrong in it.
+
+    The file reads the same in the repository and where seedloop is installed: `from reversegen.judge import
+    Verdict` is ours in both. No compiled copy is left beside it.
+    """
+    module = types.ModuleType(f"seedloop_user_{file.stem}")
+    module.__file__ = str(file.resolve())
+    sys.modules[module.__name__] = module  # dataclasses look their own module up there
+    try:
+        with tokenize.open(file) as opened:
+            source = imports_below(PACKAGE, opened.read())
+        exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
+    except FAULTS as error:
+        del sys.modules[module.__name__]
+        raise UserError(f"{file}{_line(error, file)} fails when it is loaded ({said(error)}): fix it") from error
+    return module
+
+
+def load_callable(name: str) -> Callable[..., Any]:
+    """The function that "python:FILE.py:FUNCTION" names.
+
+    Raises UserError when there is no such file or function, or the file fails.
+    """
+    path, _, function = name.removeprefix("python:").rpartition(":")
+    if not name.startswith("python:") or not path or not function:
+        raise UserError(f"{name!r} names no function: give python:FILE.py:FUNCTION")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"no such file: {path} (given as {name})")
+    if file.suffix.lower() != ".py":
+        raise UserError(f"{path} is no Python file: its name must end in .py (given as {name})")
+    found = getattr(load_file(file), function, None)
+    if not callable(found):
+        what = "has no function" if found is None else "holds something that is no function as"
+        raise UserError(f"{path} {what} {function!r} (given as {name})")
+    return found
+
+
+def said(error: BaseException) -> str:
+    """Type and message in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def imports_below(package: str, source: str) -> str:
+    """`source` with its `from common.… import …` read from `package` ("seedloop."), and so for all of `OURS`.
+
+    Lines stay where they are. Raises SyntaxError.
+    """
+    if not package:
+        return source
+    lines = source.split("\n")  # as the parser counts them
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] in OURS:
+            line = lines[node.lineno - 1]
+            lines[node.lineno - 1] = line.replace(f"from {node.module} ", f"from {package}{node.module} ")
+    return "\n".join(lines)
+
+
+def _line(error: BaseException, file: pathlib.Path) -> str:
+    """ ", line N": where in `file` it failed, if that is known."""
+    path = str(file.resolve())
+    if isinstance(error, SyntaxError) and error.filename in (path, "<unknown>"):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f", line {lines[-1]}" if lines else ""

@@ -1,0 +1,155 @@
+"""An LLM2LLM run, from its settings to what it shows.
+
+    summary = run(Config(rounds=3, run_dir="runs/demo"))
+
+Data are read and checked first, then models are loaded, then the repeats run (`llm2llm.loop`). Importing this
+loads no jax.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from common.backends.open import Opener, Purse, Write, backend, model_name
+from common.errors import UserError
+from common.experiment import carry_out, identity
+from common.generate import Generator
+from common.settings import given
+from common.tasks.base import Example, Task
+from common.tasks.files import check_ids
+from common.tasks.registry import get_task
+from llm2llm.config import Config
+from llm2llm.switches import Switches
+
+if TYPE_CHECKING:
+    from common.lm import LanguageModel
+    from common.results.conclusion import Conclusion
+    from common.results.rundir import RunDir
+    from llm2llm.augment import Refine
+
+Teachers = Callable[[set[str], str], Generator]
+"""From questions that must not be given out, and the name of an account, to the teacher of an arm."""
+
+
+class Data(NamedTuple):
+    """The task as it is taught, as students are asked and graded, and with this project's grader (the three differ
+    for the authors' program only), and its splits."""
+
+    task: Task
+    evaluated: Task
+    judge: Task
+    train: list[Example]
+    dev: list[Example]
+    test: list[Example]
+
+
+def run(
+    config: Config, teacher: Write | None = None, purse: Purse | None = None, refine: "Refine | None" = None
+) -> dict[str, Any]:
+    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds.
+
+    `teacher`: a function from chat messages to the reply, in place of the teacher that `config` names. `purse`: by
+    default the replies lie in the run directory and each arm of each repeat has an equal share of the budget.
+    `refine`: what every reply that is to be a new example comes through (see `llm2llm.augment.Refine`); the label
+    check asks the teacher itself. It is not for a pool, whose examples are given out once.
+
+    Raises UserError for settings and data that do not fit, before the run directory exists.
+    """
+    if teacher is not None:
+        config = dataclasses.replace(config, teacher=f"function:{getattr(teacher, '__qualname__', 'teacher')}")
+    config = config.resolved()
+    if refine is not None and config.pool is not None:
+        raise UserError("a pool gives out every example once, so there is nothing to refine: leave out refine")
+    data = load_data(config)
+    stored = run_identity(config) | ({} if refine is None else {"refine": dict(refine.stored)})
+    switches = config.switches(data.task)
+
+    def prepare() -> "tuple[LanguageModel, Opener]":
+        base = load_student(config.student, data, switches, config.repeats)
+        if config.pool is not None:
+            return base, pool_teacher(config, data.task)
+        return base, backend(config.teacher, "teacher", url=config.teacher_url, function=teacher)
+
+    def work(run: "RunDir", ready: "tuple[LanguageModel, Opener]") -> "Conclusion":
+        from llm2llm.loop import run_repeat
+        from llm2llm.report import conclusion
+        from llm2llm.students import Setting
+
+        base, opener = ready
+        with opener(purse or Purse(run.path / "replies.sqlite", config.share())) as made:
+            # Only a pool could give out a question that it must not.
+            teachers = made if config.pool is not None else lambda exclude, account: made(account)
+            setting = Setting(**data._asdict(), switches=switches, base=base, teachers=teachers, refine=refine)
+            repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
+            return conclusion(run, config, setting, repeats)
+
+    return carry_out("llm2llm", config.run_dir, stored, prepare, work)
+
+
+def run_identity(config: Config) -> dict[str, Any]:
+    """What the run directory holds against the next command (see `common.experiment.identity`)."""
+    files = [config.train_file, config.dev_file, config.test_file, config.pool]
+    files += [config.task] if pathlib.Path(config.task).suffix else []
+    models = {name: model_name(getattr(config, name), name) for name in ("student", "teacher")}
+    return identity(config.stored(), files, [config.teacher], models)
+
+
+def load_data(config: Config) -> Data:
+    """The task and its splits. Raises UserError for rows that do not fit and for too few of them."""
+    as_path = lambda name: None if name is None else pathlib.Path(name)
+    train_file = as_path(config.train_file)
+    judge: Task = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
+    task = evaluated = judge
+    if config.official:
+        from llm2llm.reference_code import REFERENCE_GSM8K, as_evaluated
+
+        task, evaluated = REFERENCE_GSM8K, as_evaluated(REFERENCE_GSM8K)
+    files = {"train": train_file, "dev": as_path(config.dev_file), "test": as_path(config.test_file)}
+    splits = {split: task.load(split, file, config.seed) for split, file in files.items()}
+    for examples in splits.values():
+        check_ids(examples)
+    # Real sets repeat a few questions across splits; such rows become no seeds, so that the test stays unseen.
+    held_out = {example.question for split in ("dev", "test") for example in splits[split]}
+    rest = [example for example in splits["train"] if example.question not in held_out]
+    if len(rest) < config.seed_examples:
+        shared = len(splits["train"]) - len(rest)
+        also = f" ({shared} more are dev or test questions too)" if shared else ""
+        raise UserError(
+            f"{config.train_file or f'task {config.task}'} has {len(rest)} training examples{also}: lower "
+            f"--seed-examples {config.seed_examples}"
+        )
+    if config.teacher.startswith("python:"):
+        from common.usercode import load_callable
+
+        load_callable(config.teacher)
+    if "eda" in config.arms and len(task.reply_fields) > 2:
+        raise UserError(f"arm eda would edit words inside the options of task {task.name}: leave it out")
+    if config.label_check == "program" and not any(task.truth(example.question) for example in rest[:50]):
+        raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
+    return Data(task, evaluated, judge, rest, splits["dev"], splits["test"])
+
+
+def load_student(name: str, data: Data, switches: Switches, repeats: int) -> "LanguageModel":
+    """The base of all students. Raises UserError for a seed that it cannot learn, or a question without room for
+    its answer, naming the row."""
+    from common.lm import LanguageModel
+    from llm2llm.select import draw_seeds
+
+    base = LanguageModel.load(model_name(name, "student"))
+    drawn = [draw_seeds(data.train, switches.seeds, switches.seed + repeat) for repeat in range(repeats)]
+    limit = switches.learning.train.max_length
+    base.encode(data.task, list(dict.fromkeys(example for seeds in drawn for example in seeds)), limit)
+    for examples in (*drawn, data.dev, data.test):
+        base.check_prompts(data.task, examples, switches.learning.answering.max_new_tokens)
+    return base
+
+
+def pool_teacher(config: Config, task: Task) -> Opener:
+    """Read the pool now; what is returned opens its teachers, which no purse limits."""
+    from llm2llm.pool import PoolGenerator
+
+    pool = task.load("train", pathlib.Path(given(config.pool)), config.seed)
+    make = lambda exclude, account: PoolGenerator(config.teacher, task, pool, exclude)
+    return lambda purse: contextlib.nullcontext(make)

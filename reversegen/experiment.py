@@ -1,0 +1,157 @@
+"""A ReverseGen run, from its settings to what it shows.
+
+    summary = run(Config(rounds=2, run_dir="runs/demo"))
+
+Data are read and checked first, then models are loaded, then the repeats run (`reversegen.loop`). Importing this
+loads no jax.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from common.backends.budget import Budget
+from common.backends.open import Opener, Purse, backend, model_name
+from common.errors import UserError
+from common.experiment import carry_out, identity
+from common.settings import given
+from reversegen.config import Config
+from reversegen.switches import Switches
+
+if TYPE_CHECKING:
+    from common.lm import LanguageModel
+    from common.results.conclusion import Conclusion
+    from common.results.rundir import RunDir
+    from common.tasks.base import Example
+    from reversegen.applications.base import Application, Data, Make
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Carry out (or continue) the run that `config` describes; returns what `summary.json` holds.
+
+    Raises UserError for settings and data that do not fit, before the run directory exists.
+    """
+    config = config.resolved()
+    prepared = lambda: prepare(config)
+    return carry_out("reversegen", config.run_dir, run_identity(config), prepared, lambda place, work: work(place))
+
+
+def run_identity(config: Config) -> dict[str, Any]:
+    """What the run directory holds against the next command (see `common.experiment.identity`)."""
+    files = [config.seeds_file, config.test_file, config.general_file, config.human_file]
+    if config.data is not None and pathlib.Path(config.data).suffix:
+        files.append(config.data)
+    code = [name for name in (config.labeler, config.guard, config.judge) if name]
+    models = {"proposer": model_name(config.proposer, "teacher"), "labeler": model_name(config.labeler, "teacher")}
+    models |= {f"target {name}": model_name(name, "student") for name in (config.target, *config.transfer_targets)}
+    if config.guard is not None:
+        models["guard"] = model_name(config.guard, "teacher")
+    return identity(config.stored(), files, code, models)
+
+
+def application(config: Config) -> "Application":
+    """What failing means in this run (see `applications.base`). Raises UserError for a task or judge that does not
+    fit."""
+    train = config.files().seeds
+    if config.task == "math":
+        from reversegen.applications.math import Solving, number_task
+
+        task = number_task(given(config.data), train)
+        asked = config.answers(task.answer_tokens), config.votes(task.answer_tokens)
+        worked_by = "program" if config.labeler == "program" else "labeler"
+        return Solving(task, *asked, given(config.reference), given(config.validity), worked_by)
+    if config.task == "honesty":
+        from reversegen.applications.honesty import Certainty, choice_task
+
+        task = choice_task(given(config.data), train)
+        asked = config.answers(task.answer_tokens), config.votes(task.answer_tokens)
+        cut = config.entropy_cut, config.entropy_quantile
+        return Certainty(task, *asked, *cut, config.none_option, config.validity == "labeler")
+    from common.usercode import load_callable
+    from reversegen.applications.conduct import ANSWER_TOKENS, SAFE_ANSWER, Conduct
+
+    answers = config.answers(ANSWER_TOKENS)
+    judge = None if config.judge is None else load_callable(config.judge)
+    instruction = config.label_instruction or (SAFE_ANSWER if judge is None else None)
+    return Conduct(config.task, answers, config.votes(answers.tokens), judge, instruction)
+
+
+def load_data(config: Config) -> "tuple[Application, Data]":
+    """What failing means, and the data. Raises UserError for rows that do not fit, and for too few of them."""
+    app = application(config)
+    data = app.load(config.files())
+    if len(data.seeds) < config.seed_instructions:
+        raise UserError(_too_few(len(data.seeds), config.seed_instructions))
+    if not data.test:
+        raise UserError(f"there is no ordinary test for --task {config.task}: give --test-file FILE")
+    return app, data
+
+
+def _too_few(count: int, wanted: int) -> str:
+    return f"there are {count} seed instructions: lower --seed-instructions {wanted}"
+
+
+def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
+    """Load data and models; what is returned carries out all repeats. Raises UserError for whatever the user must
+    fix."""
+    from common.lm import LanguageModel
+    from reversegen.applications.base import Context
+    from reversegen.loop import Models, draw_seeds, run_repeat
+    from reversegen.report import conclusion
+    from reversegen.targets import check_lengths
+
+    app, data = load_data(config)
+    switches = config.switches(app.query_tokens)
+    models = Models(
+        LanguageModel.load(model_name(config.proposer, "teacher")),
+        LanguageModel.load(model_name(config.target, "student")),
+        {name: LanguageModel.load(model_name(name, "student")) for name in config.transfer_targets},
+    )
+    fitting = seeds_to_show(app, data.seeds, switches, models.proposer)
+    caveats = []
+    if left := len(data.seeds) - len(fitting):
+        caveats.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
+    data = dataclasses.replace(data, seeds=fitting)
+    drawn = [draw_seeds(fitting, switches.seeds, config.seed + repeat)[0] for repeat in range(config.repeats)]
+    learned = dict.fromkeys(seed for seeds in drawn for seed in seeds if seed.answer)
+    asked = [*data.test, *data.general]
+    check_lengths(app, models.target, list(learned), asked, switches.learning.train.max_length)
+    labeler = guard = None
+    if config.labeler != "program":
+        labeler = backend(config.labeler, "teacher", url=config.labeler_url)
+    if config.guard is not None:
+        guard = backend(config.guard, "teacher", url=config.guard_url)
+
+    def work(place: "RunDir") -> "Conclusion":
+        with contextlib.ExitStack() as stack:
+
+            def opened(opener: Opener | None, share: Budget | None, account: str) -> "Make | None":
+                """One generator for each account, as a hosted model's spending is counted by account."""
+                purse = Purse(place.path / "replies.sqlite", share, account)
+                return None if opener is None else functools.cache(stack.enter_context(opener(purse)))
+
+            asked = opened(labeler, config.share(), "labeler/"), opened(guard, None, "guard/")
+            contexts = [Context(place, repeat, config.seed + repeat, *asked) for repeat in range(config.repeats)]
+            repeats = [run_repeat(ctx, app, switches, models, data) for ctx in contexts]
+        return conclusion(place, config, app, repeats, caveats)
+
+    return work
+
+
+def seeds_to_show(
+    app: "Application", seeds: "list[Example]", switches: Switches, proposer: "LanguageModel"
+) -> "list[Example]":
+    """The seeds that leave room for a query in the proposer's prompt. Raises UserError for too few of them."""
+    from reversegen.propose import that_fit
+
+    shots, tokens = switches.exploring.shots, switches.exploring.writing.max_new_tokens
+    fitting = that_fit(app, proposer, seeds, shots, tokens)
+    if len(fitting) < switches.seeds:
+        raise UserError(
+            f"{_too_few(len(fitting), switches.seeds)}; {len(seeds) - len(fitting)} more are too long for --shots "
+            f"{shots} and --query-tokens within the proposer's {proposer.config.max_positions} positions"
+        )
+    return fitting
