@@ -24,7 +24,6 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,7 +187,6 @@ class HarnessModel:
         loses its beginning. Raises UserError for settings that `common.sample.sampler` does not have.
         """
         times: collections.Counter[str] = collections.Counter()
-        decoder: Any = SimpleNamespace(decode=self._decode_all)  # the part of a tokenizer that is called for
         prompts, cut = [], 0
         for request in requests:
             context, given = request.arguments
@@ -198,7 +196,7 @@ class HarnessModel:
             cut += len(tokens) > room
             seeds = (sample_seed(self._seed, context, times[context]),)
             times[context] += 1
-            stop_at = _stop_finder(decoder, sampling.stop)
+            stop_at = _stop_finder(self._decode_all, sampling.stop)
             prompts.append(Prompt(tokens[-room:], sampling, seeds, stop_at if sampling.stop else None))
         self._count("generate_until", cut, len(prompts))
         model = self._model

@@ -130,6 +130,7 @@ def diverse(
     eos = np.pad(
         np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1
     )
+    # The last token of a prompt is fed again, over its own place in the cache: that gives the first logits.
     last = np.repeat([prompt[-1] for prompt in prompts], groups).astype(np.int32)
     place = np.repeat([len(prompt) - 1 for prompt in prompts], groups).astype(np.int32)
     found, logps = jax.device_get(

@@ -88,8 +88,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def centred(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Vectors (N, D) of unit length minus the `mean` (D,) of a reference set such as the seeds, again of unit
-    length.
+    """Vectors (N, D) of unit length minus the `mean` (D,) of a reference set such as the seeds, again normalised.
 
     The hidden states of a language model lie in a narrow cone (Ethayarajh 2019): any two questions of TREC have a
     cosine of 0.93 in the median under the embedded student, so that no limit on it would separate them. With

@@ -73,7 +73,7 @@ class LocalGenerator:
         prompts, errors = [], []
         for request in requests:
             seeds = tuple(sample_seed(seed, request.id, sample) for sample in range(request.n))
-            stop_at = _stop_finder(self._tokenizer, sampling.stop) if sampling.stop else None
+            stop_at = _stop_finder(self._tokenizer.decode, sampling.stop) if sampling.stop else None
             prompt = Prompt(self._tokenizer.encode_prompt(request.messages), sampling, seeds, stop_at)
             try:
                 check(prompt, self._config, "the prompt")
@@ -82,6 +82,7 @@ class LocalGenerator:
                 errors.append(str(error))
             prompts.append(prompt)
         fitting = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]
+        # Prompts that are too long fail alone; the others are sampled all the same.
         completions = iter(self._sampler.sample(fitting, on_done=bar.update))
         records = []
         for request, prompt, error in zip(requests, prompts, errors, strict=True):
@@ -103,6 +104,7 @@ class LocalGenerator:
         self, request: Request, sample: int, completion: Completion, prompt_tokens: int, stop: tuple[str, ...]
     ) -> Record:
         tokens = completion.tokens
+        # The end token is no part of the answer, even where the tokenizer would write it out.
         if tokens[-1] in self._tokenizer.eos_ids:
             tokens = tokens[:-1]
         text = _before_stop(self._tokenizer.decode(tokens), stop)
@@ -129,11 +131,11 @@ def _before_stop(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((place for place in places if place >= 0), default=None)]
 
 
-def _stop_finder(tokenizer: Tokenizer, stop: tuple[str, ...]) -> Callable[[list[int]], int | None]:
-    """`Prompt.stop_at` for stop strings: the fewest tokens whose text contains one."""
+def _stop_finder(decode: Callable[[list[int]], str], stop: tuple[str, ...]) -> Callable[[list[int]], int | None]:
+    """`Prompt.stop_at` for stop strings: the fewest tokens whose text, by `decode`, contains one."""
 
     def stopped(tokens: list[int]) -> bool:
-        text = tokenizer.decode(tokens)
+        text = decode(tokens)
         return any(string in text for string in stop)
 
     def stop_at(tokens: list[int]) -> int | None:

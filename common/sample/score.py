@@ -139,6 +139,7 @@ def _score_greedy_batch(
         return logps[pair[1]], jnp.argmax(logps) == pair[1]
 
     h = _before(params, config, dtype, inputs, positions)
+    # A few positions at a time: the logits of all would not fit for a large vocabulary.
     both = jax.lax.map(one, (h, targets.reshape(-1)), batch_size=max(1, LOGITS // config.vocab_size))
     return jax.tree.map(lambda values: values.reshape(targets.shape), both)
 
@@ -151,7 +152,7 @@ def _before(
     return jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
 
 
-def all_logps(params: Params, config: ModelConfig, tokens: Int[Array, " T"]) -> Float[Array, "T V"]:
+def all_logps(params: Params, config: ModelConfig, tokens: Int[Array | np.ndarray, " T"]) -> Float[Array, "T V"]:
     """The plain form that `score` agrees with: row t has the log-probabilities of every token to follow t."""
     h = hidden(params, config, tokens[None])[0]
     return jax.nn.log_softmax(unembed(params, config, h))

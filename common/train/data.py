@@ -66,6 +66,7 @@ def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> 
     T = bucket(max(len(e.tokens) for e in examples), SHORTEST)
     parts = [examples[i * rows : (i + 1) * rows] for i in range(micro)]
     answers = max(sum(len(e.tokens) - e.prompt_length for e in part) for part in parts)
+    # A quarter of the positions is a floor that most updates share, so that few shapes are compiled.
     A = power_of_two(answers, smallest=rows * T // 4)
     tokens = np.full((micro, rows, T), pad_id, np.int32)
     index, target = np.zeros((2, micro, A), np.int32)
@@ -73,6 +74,7 @@ def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> 
     for m, part in enumerate(parts):
         filled = 0
         for r, example in enumerate(part):
+            # Without a prompt the first token has nothing before it that could predict it.
             ids, start = np.array(example.tokens), max(example.prompt_length, 1)
             tokens[m, r, : len(ids)] = ids
             end = filled + len(ids) - start
@@ -92,7 +94,7 @@ def plan(
     parts: list[np.ndarray] = []
     for step in range(first_step, last_step):
         epoch, offset = divmod(step, size)
-        if offset == 0 or not parts:
+        if offset == 0 or not parts:  # also where a training starts again in the middle of an epoch
             parts = epoch_plan(lengths, settings, epoch)
         yield parts[offset]
 

@@ -150,10 +150,12 @@ def update(
         def accumulate(carry, part):
             return jax.tree.map(jnp.add, carry, value_and_grad(params, part)), None
 
+        # One micro-batch after another in one compiled body, whatever their number.
         first = jax.tree.map(lambda x: x[0], batch)
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, first))
         (values, grads), _ = jax.lax.scan(accumulate, zero, batch)
     norm = optax.tree.norm(grads)
+    # The rate is not part of the optimizer: as an argument it can change without compiling anew.
     direction, new = make_optimizer(optimizer).update(grads, state["optimizer"], params)
     finite = state["finite"] & jnp.isfinite(values[0]) & jnp.isfinite(norm)
     keep = lambda new, old: jnp.where(finite, new, old)
@@ -242,6 +244,7 @@ def optimise(
     remat = count_params(params) > REMAT_ABOVE
     mesh = sharding.mesh_of(params)
     if settings.lora is None:
+        # `update` gives the memory of its arguments away, and the caller keeps these.
         frozen, trained = None, jax.tree.map(jnp.copy, params)
     else:
         config = dataclasses.replace(config, lora=settings.lora)
@@ -274,6 +277,7 @@ def optimise(
             pending = [] if due or step + 1 == steps else pending[-4:]
             if bad is not None:
                 if checkpoint is not None:
+                    # Nothing has changed since the bad update; marked finite, so that a lower rate can go on.
                     _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
                 raise UserError(_diverged_message(bad, steps, settings, checkpoint))
         if checkpoint is not None and due and step + 1 < steps:
@@ -306,6 +310,7 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
     """Write the training state with Orbax beside the old one, then put it in its place."""
     from orbax.checkpoint import v1 as ocp
 
+    # The state as a list of leaves: the files do not depend on the optimizer's classes.
     tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
     ocp.save(str(folder.absolute()), tree, overwrite=True)
 
