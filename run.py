@@ -76,7 +76,7 @@ def _method(argv: list[str]) -> None:
         raise SystemExit(0 if argv else 2)
     method, *rest = argv
     if method not in METHODS:
-        raise UserError(f"unknown method {method!r}: there is {', '.join(METHODS)}")
+        raise UserError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
     os.environ.update(compile_cache_environment())  # before jax is imported, which reads them then
     try:
         importlib.import_module(PACKAGE + METHODS[method][0]).main(rest)

@@ -143,7 +143,7 @@ class Scorers:
             raise UserError(
                 f"{name} failed {BREAKER} times in a row, the last with: {what}; fix it and take a new "
                 "--run-dir; what was sampled is in repeat_0/samples/pool.jsonl of this one, for --pool"
-            ) from error
+            ) from None  # whose message is not masked
         self.failures[name] = 0
         return value
 

@@ -76,7 +76,7 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
-        """Read a Hugging Face `config.json`, either as stored or as transformers v5 normalises it.
+        """Read a Hugging Face `config.json` as transformers v5 normalises it (`hf.load_config` does so first).
 
         Raises UserError for an architecture, activation, bias or rope type that the model does not have, and for
         every other field that changes what transformers computes and not what the model here does. Fields that
@@ -134,7 +134,7 @@ class ModelConfig:
 def _rope(hf: dict[str, Any], max_positions: int) -> tuple[float, RopeScaling | None]:
     """rope_theta and scaling, from `rope_parameters` (v5) or `rope_theta` + `rope_scaling` (before).
 
-    Raises UserError for a rope type that the model does not have, and for numbers that are none.
+    Raises UserError for a rope type that the model does not have, and for a value that is no number.
     """
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     nested = [name for name, value in rope.items() if isinstance(value, dict)]

@@ -9,6 +9,7 @@ were bought (`backends.chat`) are masked before they are stored.
 """
 
 import functools
+import html
 import json
 import os
 import re
@@ -20,20 +21,20 @@ MASK = "[key]"
 SHORTEST = 8
 """Characters of a key. A shorter value, such as EMPTY for a server of one's own, may well be part of a text."""
 _PLACEHOLDERS = {"anything", "dummy-key", "lm-studio", "not-needed", "placeholder"}
-_NAMES = ("_KEY", "APIKEY", "TOKEN", "SECRET", "PASSWORD")
+_NAMES = re.compile(r"(KEY|KEYS|TOKEN|TOKENS|SECRET|PASS|PASSWORD|PAT)(_ID)?(_?\d+)?$")
 _ADDRESSES = ("_URL", "_URI", "_PROXY")
 
 
 def keys() -> tuple[str, ...]:
     """All forms of all keys that the environment holds now, the longest first.
 
-    A key is what stands in a variable whose name ends like OPENAI_API_KEY, HF_TOKEN, CLIENT_SECRET or PGPASSWORD,
+    A key is what stands in a variable whose name ends like OPENAI_API_KEY, OPENAI_KEY_2, HF_TOKEN or PGPASSWORD,
     and the password of a login in a variable such as HTTPS_PROXY.
     """
     values = []
     for name in os.environ:  # user code may set one at any time, so they are looked up each time: microseconds
         upper = name.upper()
-        if upper.endswith(_NAMES):
+        if _NAMES.search(upper):
             values.append(os.environ[name])
         elif upper.endswith(_ADDRESSES) and (login := re.search(r"://[^/@\s]*:([^/@\s]+)@", os.environ[name])):
             values.append(urllib.parse.unquote(login[1]))
@@ -42,11 +43,19 @@ def keys() -> tuple[str, ...]:
 
 @functools.lru_cache
 def _forms(values: tuple[str, ...]) -> tuple[str, ...]:
-    """The keys among `values`, each line of one by itself, as they are, as in JSON, and as in an address."""
+    """The keys among `values`, each line of one by itself, in the forms in which a text may hold it: as it is, as
+    in JSON, as Python shows it in a message, as in an address, and as in a page."""
     lines = {line.strip() for value in values for line in value.splitlines()}
     found = {line for line in lines if len(line) >= SHORTEST and line not in _PLACEHOLDERS}
-    found |= {json.dumps(key, ensure_ascii=False)[1:-1] for key in found} | {
-        urllib.parse.quote(key, safe="", errors="replace") for key in found
+    found |= {
+        form(key)
+        for key in found
+        for form in (
+            lambda key: json.dumps(key, ensure_ascii=False)[1:-1],
+            lambda key: repr(key)[1:-1],
+            lambda key: urllib.parse.quote(key, safe="", errors="replace"),
+            html.escape,
+        )
     }
     return tuple(sorted(found, key=lambda form: (-len(form), form)))
 

@@ -40,7 +40,8 @@ def load_file(file: pathlib.Path) -> types.ModuleType:
         exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
     except FAULTS as error:
         del sys.modules[module.__name__]
-        raise UserError(f"{file}{_line(error, file)} fails when it is loaded ({said(error)}): fix it") from error
+        # Without the cause: its own message may hold a key, and a notebook would store it.
+        raise UserError(f"{file}{_line(error, file)} fails when it is loaded ({said(error)}): fix it") from None
     return module
 
 

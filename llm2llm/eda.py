@@ -33,7 +33,7 @@ from common.tasks.base import Example
 from common.text.filters import words_of
 
 Synonyms = Callable[[str], list[str]]
-"""From a lower-case word to words of like meaning, itself not among them; [] if none is known."""
+"""From a lower-case word to other words of like meaning; [] if none is known."""
 
 STOP_WORDS = frozenset(
     "a about above after again against all am an and any are as at be because been before being below between "

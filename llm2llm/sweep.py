@@ -20,7 +20,7 @@ from common.results.rundir import RunDir, read_jsonl
 from common.results.stats import gain
 from common.settings import hosted_share
 from llm2llm.config import Config
-from llm2llm.experiment import run, run_identity
+from llm2llm.experiment import load_data, run, run_identity
 from llm2llm.plan import FULL, variant, variants
 
 LABELS = {"untargeted": "seeds drawn at random"}
@@ -40,7 +40,8 @@ def sweep(config: Config) -> dict[str, Any]:
     """Carry out (or continue) all variants; returns what `summary.json` of the sweep holds."""
     config = config.resolved()
     work = lambda place, _: _variants(place, config)
-    return carry_out("llm2llm", config.run_dir, run_identity(config), lambda: None, work)
+    # All variants have the same data, so what does not fit is found before anything is stored.
+    return carry_out("llm2llm", config.run_dir, run_identity(config), lambda: load_data(config), work)
 
 
 def _variants(place: RunDir, config: Config) -> Conclusion:

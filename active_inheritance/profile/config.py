@@ -183,7 +183,7 @@ class Config(RunSettings):
 
     def read(self) -> tuple[list[str], list[str]]:
         """Files whose content decides the results, and names of Python back ends whose code does. A file of scores
-        is not among them, because it may grow."""
+        is left out, because it may grow."""
         scorer = self.toxicity_scorer or ""
         kind, _, rest = scorer.partition(":")
         files = [file for _, file in self.files()]

@@ -252,7 +252,7 @@ def shorten(text: str, limit: int = 300) -> str:
 CHANGE_NOTE = (
     "Over the n prompts, target terms, pairs or questions that both models have a value of, so it may differ a "
     "little from the difference of the values above; 95% bootstrap that draws the same of them for both models. "
-    "Without n: the difference of the values. Of changes that are none, one in twenty has an interval that leaves "
+    "Without n: the difference of the values. Where nothing changed, one interval in twenty still leaves "
     "out 0, and many are shown."
 )
 PREFERENCE_NOTE = (

@@ -1,7 +1,7 @@
 """A figure of a measure: value, interval, number of items, and what it was measured with; and the change from one
 model's figure to another's.
 
-    before = mean_figure([0.2, 0.4], Scorer("common.text.textstats.ttr", "clean, seedloop 0.1.0"))
+    before = mean_figure([0.2, 0.4], Scorer("common.text.textstats.ttr", "clean, seedloop 0.2.0"))
     before.value, before.ci95, before.n                     # 0.3, (0.2, 0.4), 2
     changes({"ttr": before}, {"ttr": after})["ttr"]         # Change(absolute=0.1, ci95=(0.0, 0.2), …, n=2)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from common.buckets import bucket
+from common.errors import UserError
 from common.evals.figures import Figure
 from common.evals.measure import MEMORY, Counts, Measure, Measured, Row, Store
 from common.generate import Message
@@ -147,7 +148,10 @@ def scored(
                 )
             yield rows
 
-    return store.rows(name, batches)
+    rows = store.rows(name, batches)
+    if [row["id"] for row in rows] != [item.id for item in items]:
+        raise UserError(f"{store.file(name)} holds rows of other items: use another folder for other data")
+    return rows
 
 
 def mean_logps(row: Row) -> list[float]:

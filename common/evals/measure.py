@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.config import SampleConfig
+from common.errors import UserError
 from common.evals.figures import Figure
 from common.generate import Generator, Record, Request
 from common.results.rundir import Journal, RunDir, read_jsonl
@@ -41,7 +42,7 @@ SLOTS = 128
 @dataclasses.dataclass(frozen=True)
 class Store:
     """Where the rows behind figures are kept: `folder` of a run, so that a killed one continues; without a run
-    they are in memory alone."""
+    they are in memory alone. Rows are found again by the name of their measure: other data want another folder."""
 
     run: RunDir | None = None
     folder: str = "."
@@ -181,9 +182,12 @@ class Profile:
 
 
 def profile_model(model: "LanguageModel", measures: Iterable[Measure], store: Store = MEMORY) -> Profile:
-    """Measure `model` by all `measures`, one after another. Raises UserError for a scorer that fails."""
-    found = {}
+    """Measure `model` by all `measures`, one after another. Raises UserError for a scorer that fails, and for two
+    measures of one name, of which the second would take the first one's place."""
+    found: dict[str, Measured] = {}
     for measure in measures:
+        if measure.name in found:
+            raise UserError(f"two measures are called {measure.name!r}: give one of them another name")
         with store.timed(measure.name):
             found[measure.name] = measure.measure(model, store)
     return Profile(found)

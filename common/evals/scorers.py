@@ -108,7 +108,7 @@ def _checked(name: str, function: Callable[..., Any]) -> Score:
             given = list(function(list(texts)))
         except (Exception, SystemExit) as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{name} failed ({what}): fix it, and the same command continues") from error
+            raise UserError(f"{name} failed ({what}): fix it, and the same command continues") from None
         if len(given) != len(texts):
             raise UserError(f"{name} gave {len(given)} scores for {len(texts)} texts: it must give one each")
         return [_bounded(value, name) for value in given]

@@ -28,7 +28,7 @@ from typing import Any
 from common.errors import UserError
 from common.secret import keys, masked_value
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 Rows = list[dict[str, Any]]
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.partial|\.old)?")

@@ -119,8 +119,8 @@ _FIX = 'enclose such a cell in quotes and write every quote in it twice (""), or
 def _delimited(file: pathlib.Path) -> Iterator[Row]:
     """Rows under a header; columns that a row leaves out at its end are None.
 
-    In .tsv a quote is a character like any other. In .csv it may enclose a cell, which may have several lines;
-    anything that would silently lose a quote or join rows is refused.
+    In .tsv a quote is a character like any other. In .csv it may enclose a cell of one line. A cell of several
+    lines is refused: it cannot be told from rows that a stray quote has joined, which would get a wrong label.
     """
     taken: list[str] = []  # the lines of the row that is being read
     header: list[str] = []
@@ -142,8 +142,11 @@ def _delimited(file: pathlib.Path) -> Iterator[Row]:
             header = header or cells
             if len(cells) > len(header):
                 raise UserError(f"{place}: more cells than the header has columns")
-            if len(taken) > 1 and (len(cells) < len(header) or _are_rows(taken, len(header))):
-                raise UserError(f"{place}: a quote joins {len(taken)} lines that may be rows of their own: {_FIX}")
+            if len(taken) > 1:
+                raise UserError(
+                    f"{place}: a quote joins {len(taken)} lines to one cell: write a quote that belongs to a text "
+                    'twice (""); keep texts of several lines in .jsonl or .parquet'
+                )
             if i:
                 yield dict(itertools.zip_longest(header, cells))
             elif twice := next((name for name in header if name and header.count(name) > 1), None):
@@ -160,12 +163,6 @@ def _said_plainly(error: csv.Error) -> str:
     if "expected after" in said:
         return f"a quoted cell goes on after its end ({said}): {_FIX}"
     return f"not readable as CSV ({said})"
-
-
-def _are_rows(lines: Sequence[str], columns: int) -> bool:
-    """Whether lines that quotes join to one row of a .csv are whole rows where quotes are taken as they are: so it
-    is with rows that were swallowed, and hardly ever with a text of several lines."""
-    return all(len(cells) == columns for cells in csv.reader(lines, quoting=csv.QUOTE_NONE))
 
 
 def _parquet(file: pathlib.Path) -> Iterator[Row]:

@@ -65,7 +65,7 @@ def _guard(file: pathlib.Path, kind: type, name: str, gives: tuple[type, ...]) -
         except UserError:
             raise
         except FAULTS as error:
-            raise UserError(f"{file}: {name} of TASK failed ({said(error)}): fix it") from error
+            raise UserError(f"{file}: {name} of TASK failed ({said(error)}): fix it") from None
         if not isinstance(result, gives):
             wanted = " or ".join("None" if it is types.NoneType else it.__name__ for it in gives)
             raise UserError(f"{file}: {name} of TASK gave {reprlib.repr(result)}: it must give {wanted}")

@@ -206,7 +206,7 @@ def _said(judge: Judge, query: str, answer: str) -> Verdict:
         verdict = judge(query, answer)
     except (Exception, SystemExit) as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"the judge fails on {shown!r} ({told}): fix it and use a new --run-dir") from error
+        raise UserError(f"the judge fails on {shown!r} ({told}): fix it and use a new --run-dir") from None
     if not isinstance(verdict, Verdict):
         kind = type(verdict).__name__
         raise UserError(
