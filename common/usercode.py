@@ -9,6 +9,7 @@ without a word, and a notebook's kernel with it.
 
 import ast
 import pathlib
+import re
 import sys
 import tokenize
 import traceback
@@ -74,16 +75,27 @@ def said(error: BaseException) -> str:
 def imports_below(package: str, source: str) -> str:
     """`source` with its `from common.… import …` read from `package` ("seedloop."), and so for all of `OURS`.
 
-    Lines stay where they are. Raises SyntaxError.
+    A module that is not there is the user's own, whose package may well be called `common` too. Lines stay where
+    they are. Raises SyntaxError.
     """
     if not package:
         return source
     lines = source.split("\n")  # as the parser counts them
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] in OURS:
-            line = lines[node.lineno - 1]
-            lines[node.lineno - 1] = line.replace(f"from {node.module} ", f"from {package}{node.module} ")
+        if isinstance(node, ast.ImportFrom) and not node.level and _is_ours(str(node.module)):
+            line = lines[node.lineno - 1].encode()  # the parser counts bytes
+            before, statement = line[: node.col_offset].decode(), line[node.col_offset :].decode()
+            statement = re.sub(
+                rf"^from\s+{re.escape(str(node.module))}\b", f"from {package}{node.module}", statement
+            )
+            lines[node.lineno - 1] = before + statement
     return "\n".join(lines)
+
+
+def _is_ours(module: str) -> bool:
+    """Whether seedloop has a module of that name."""
+    place = pathlib.Path(__file__).parents[1].joinpath(*module.split("."))
+    return module.split(".")[0] in OURS and (place.with_suffix(".py").is_file() or place.is_dir())
 
 
 def _line(error: BaseException, file: pathlib.Path) -> str:

@@ -209,3 +209,21 @@ def test_the_documented_teacher_teaches_the_documented_task(tmp_path, monkeypatc
         kept += known.near(new.question) is None
         known.add(new.question)
     assert kept >= 3
+
+
+@pytest.mark.parametrize(
+    ("source", "read"),
+    [
+        ("from common.errors import UserError", "from seedloop.common.errors import UserError"),
+        ("from  common.errors import UserError", "from seedloop.common.errors import UserError"),
+        ("if 1: from reversegen.judge import Verdict", "if 1: from seedloop.reversegen.judge import Verdict"),
+        ("from common.helpers import clean", "from common.helpers import clean"),
+        ('text = "from common.errors import x"', 'text = "from common.errors import x"'),
+    ],
+)
+def test_a_users_file_means_our_modules_where_seedloop_is_installed_and_his_own_elsewhere(source, read):
+    """The user's own package may be called common too."""
+    from common.usercode import imports_below
+
+    assert imports_below("seedloop.", source) == read
+    assert imports_below("", source) == source
