@@ -57,25 +57,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_length": 1024,
     },
 }
-PRESETS["official-code"] = PRESETS["paper"] | {
+PRESETS["reference-code"] = PRESETS["paper"] | {
     "task": "gsm8k",
     "rouge_l": 0.95,
     "duplicates_of": "round",
-    "official": True,
+    "reference_code": True,
     "when_none_wrong": "retrain",
     "student_temperature": 0.7,
     "student_top_p": 0.9,
     "answer_tokens": 100,
 }
-"""`paper`: the published method. `official-code`: what the authors' released program does, flaws included (spec of
-each in `llm2llm/reference_code.py`)."""
+"""`paper`: the published method. `reference-code`: what the authors' released program does, flaws included
+(`llm2llm/reference_code.py` names each)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
-    preset: Literal["embedded", "paper", "official-code"] = flag("embedded", "defaults of the flags below")
+    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
     task: str = flag("arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file")
     student: str = flag("embedded", "embedded, a Hugging Face id, or a folder")
     teacher: str = flag(
@@ -156,7 +156,9 @@ class Config(RunSettings):
     batch_size: int | None = flag(None, "examples in an optimizer update; 12 for the embedded student, else 16")
     micro_batch_size: int | None = flag(None, "examples on the device at once; by batch size if not given")
     max_length: int = flag(512, "longest example in tokens, answer included")
-    official: bool = flag(False, "prompts, judge and schedule of the authors' program (preset official-code)")
+    reference_code: bool = flag(
+        False, "prompts, judge and schedule of the authors' program (preset reference-code)"
+    )
     run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
 
     def resolved(self) -> "Config":
@@ -199,8 +201,10 @@ class Config(RunSettings):
             raise UserError(
                 f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
             )
-        if self.official and self.task != "gsm8k":
-            raise UserError("the authors released their program for GSM8K only: use --task gsm8k with --official")
+        if self.reference_code and self.task != "gsm8k":
+            raise UserError(
+                "the authors released their program for GSM8K only: use --task gsm8k with --reference-code"
+            )
         self._check_arms()
         self._check_teacher()
         check_files(self, ("train_file", "dev_file", "test_file"))
@@ -265,8 +269,8 @@ class Config(RunSettings):
             batch_size=given(self.batch_size),
             micro_batch_size=given(self.micro_batch_size),
             max_length=self.max_length,
-            zero_start=self.official,
-            drop_last=self.official,
+            zero_start=self.reference_code,
+            drop_last=self.reference_code,
             seed=self.seed,
         )
 

@@ -102,7 +102,7 @@ def load_data(config: Config) -> Data:
     train_file = as_path(config.train_file)
     judge: Task = get_task(config.task, train_file, config.text_column, config.label_column, config.instruction)
     task = evaluated = judge
-    if config.official:
+    if config.reference_code:
         from llm2llm.reference_code import REFERENCE_GSM8K, as_evaluated
 
         task, evaluated = REFERENCE_GSM8K, as_evaluated(REFERENCE_GSM8K)

@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dpo_batch_size": 8,
     },
 }
-PRESETS["official-code"] = PRESETS["paper"] | {
+PRESETS["reference-code"] = PRESETS["paper"] | {
     "rounds": 1,
     "pairing": "pooled",
     "top_p": 0.9,
@@ -76,14 +76,14 @@ PRESETS["official-code"] = PRESETS["paper"] | {
     "likelihood_guard": 0.0,
 }
 """`paper`: the method at the size of the authors' runs, with this project's choices where the paper is silent.
-`official-code`: what their released program says, which does not run; README.md tells which flaws are left out."""
+`reference-code`: what their released program says, which does not run; README.md names the flaws left out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the authors'."""
 
-    preset: Literal["embedded", "paper", "official-code"] = flag("embedded", "defaults of the flags below")
+    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
     task: Literal["math", "honesty", "safety", "own"] = flag(
         "math", "what failing means: a wrong answer, an unsure one, an unsafe one, or what --judge says"
     )

@@ -28,8 +28,8 @@ OFFICIAL = [
 
 
 @pytest.mark.parametrize(("count", "epoch", "total", "area"), OFFICIAL)
-def test_official_code_makes_as_many_updates_at_the_same_rates(count, epoch, total, area):
-    settings = preset("official-code", seed_examples=count).resolved().training()
+def test_reference_code_makes_as_many_updates_at_the_same_rates(count, epoch, total, area):
+    settings = preset("reference-code", seed_examples=count).resolved().training()
     assert settings.steps_per_epoch(count) == epoch
     assert settings.total_steps(count) == total
     rates = [learning_rate(settings, step, total) / settings.learning_rate for step in range(total)]
@@ -53,9 +53,9 @@ def test_flags_win_over_the_preset_and_the_preset_over_defaults():
         parse(Config, ["--preset", "nothing"], "p", presets=PRESETS)
 
 
-def test_the_official_program_is_for_gsm8k():
+def test_the_reference_code_is_for_gsm8k():
     with pytest.raises(UserError, match="GSM8K only"):
-        preset("official-code", task="trec").resolved()
+        preset("reference-code", task="trec").resolved()
 
 
 TEACHER = '''
@@ -74,7 +74,7 @@ def write(messages):
 '''
 
 
-def test_official_code_end_to_end(tmp_path):
+def test_reference_code_end_to_end(tmp_path):
     """10 trainings and 9 rounds of the teacher; the data grow by at most one example a seed and round, and by just
     that when every seed is wrong, as for a student that cannot do the task at all; wrong sums pass the filters."""
     rows = [
@@ -84,7 +84,7 @@ def test_official_code_end_to_end(tmp_path):
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     (tmp_path / "teacher.py").write_text(TEACHER)
     config = preset(
-        "official-code",
+        "reference-code",
         student="embedded",
         teacher=f"python:{tmp_path / 'teacher.py'}:write",
         train_file=str(tmp_path / "train.jsonl"),
@@ -112,12 +112,12 @@ def test_official_code_end_to_end(tmp_path):
     row = read_jsonl(tmp_path / "run/repeat_0/llm2llm/round_0/new.jsonl")[0]
     assert "2 + 2 = 5" in row["answer"]
     assert summary["arms"]["llm2llm"]["regraded"] == [0.0]
-    assert read_json(tmp_path / "run/config.json")["config"]["official"] is True
+    assert read_json(tmp_path / "run/config.json")["config"]["reference_code"] is True
 
 
 @pytest.mark.parametrize("count", [253, 254, 255])
 def test_rounding_up_to_four_devices_fills_the_last_batch(count):
-    settings = preset("official-code", seed_examples=count).resolved().training()
+    settings = preset("reference-code", seed_examples=count).resolved().training()
     assert settings.total_steps(count) == 6
 
 

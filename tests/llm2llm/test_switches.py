@@ -220,7 +220,7 @@ def test_sweep_runs_every_variant_on_the_same_questions(animals, tmp_path):
         ({"student_temperature": -1.0}, "--student-temperature"),
         ({"budget": "calls=5"}, "hosted teacher"),
         ({"teacher": "openai:m", "budget": "usd=5"}, "price"),
-        ({"official": True}, "GSM8K only"),
+        ({"reference_code": True}, "GSM8K only"),
         ({"seed": -1}, "--seed"),
         ({"teacher_temperature": float("nan")}, "--teacher-temperature"),
         ({"teacher": f"pool:{__file__}", "arms": ("llm2llm", "auggpt")}, "other words"),

@@ -100,7 +100,7 @@ def test_seeds_that_leave_no_room_for_a_query_are_left_out(teacher, app):
 
 
 @pytest.mark.parametrize(
-    ("name", "examples", "updates"), [("official-code", 2448, 306), ("paper", 6277, 785), ("paper", 9700, 1213)]
+    ("name", "examples", "updates"), [("reference-code", 2448, 306), ("paper", 6277, 785), ("paper", 9700, 1213)]
 )
 def test_updates_of_the_authors_settings(name, examples, updates):
     """One epoch in batches of eight, the last one kept."""
@@ -111,8 +111,8 @@ def test_updates_of_the_authors_settings(name, examples, updates):
 
 
 def test_the_authors_program_s_settings():
-    config = preset("official-code", data="gsm8k", target="a/b", proposer="c/d", rounds=2).resolved()
-    assert (config.rounds, config.pairing, config.top_p, config.preset) == (2, "pooled", 0.9, "official-code")
+    config = preset("reference-code", data="gsm8k", target="a/b", proposer="c/d", rounds=2).resolved()
+    assert (config.rounds, config.pairing, config.top_p, config.preset) == (2, "pooled", 0.9, "reference-code")
     exploring = config.switches(96).exploring
     for training, rate in ((exploring.warm_up, 5e-7), (exploring.preferring.train, 5e-5)):
         assert (training.optimizer, training.schedule, training.warmup_steps) == ("rmsprop", "constant", 150)

@@ -331,7 +331,7 @@ def test_the_options_together(files, tmp_path):
 def test_the_authors_settings_run(files, tmp_path):
     tiny = {name: FLAGS[name] for name in ("seed_instructions", "samples", "final_prompts")}
     config = preset(
-        "official-code", **tiny, **files, prompts=6, arms=TWO_ARMS, run_dir=str(tmp_path / "run"), query_tokens=96
+        "reference-code", **tiny, **files, prompts=6, arms=TWO_ARMS, run_dir=str(tmp_path / "run"), query_tokens=96
     )
     summary = run(config)
     first = summary["rounds"][0]
