@@ -25,6 +25,8 @@ REPHRASED = 0.99
 def equal_budget_arms(arm: Callable[[str], Arm], target: Row, student: Student) -> dict[str, Any]:
     """The results of those arms that the settings ask for, by name; `target` and `student` are llm2llm's."""
     results = {}
+    # Functions, so that an arm which was not asked for costs nothing. Examples are counted in the tested student's
+    # data: llm2llm may have had more in a later round.
     makers = {
         "fine-tune-matched": lambda a: ([], None),
         "eda": lambda a: (_eda(a, len(student.data) - len(a.seeds)), None),
@@ -37,6 +39,7 @@ def equal_budget_arms(arm: Callable[[str], Arm], target: Row, student: Student) 
             continue
         extra, teacher = make(own)
         data = [*own.seeds, *extra]
+        # From the base on: a student that was continued has the updates of earlier rounds behind it.
         updates = student.all_updates
         if own.setting.switches.comparison.match == "tokens":
             updates = own.updates_for_tokens(data, own.tokens(student))
@@ -76,8 +79,10 @@ def _more_data(arm: Arm, count: int) -> list[Example]:
 
 def _auggpt(arm: Arm, calls: int) -> tuple[list[Example], Row]:
     slots = spread(arm.seeds, calls // arm.setting.samples, f"auggpt {arm.seed}")
+    # A rephrasing should mean what its seed means, so that only near copies of the words are refused.
     folder, known = f"{arm.folder}/round_0", arm.known(limit=REPHRASED, semantic=False)
     with arm.run.timed(f"teach {arm.name}"):
         request = arm.setting.task.rephrase_messages
+        # One attempt for each slot, as the number of calls is the budget.
         made = augment(arm.run, folder, arm.teacher(), slots, known, arm.seed, 0, 1, request)
     return [as_example(row) for row in made.accepted], figures(made)

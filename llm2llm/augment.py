@@ -90,15 +90,19 @@ def augment(
     task, made = teacher.task, Augmented(samples=teacher.samples)
     open_slots = list(enumerate(slots))
     for attempt in range(1, attempts + 1):
+        # With the budget spent, every further request would come back as failed.
         if not open_slots or made.exhausted:
             break
         requests = [
+            # The id seeds the sampling and names the stored reply: without the attempt in it, the same text would
+            # come.
             Request(f"{folder}/{attempt}/{slot}/{parent.id}", messages(parent), 1, parent, task.reply_fields)
             for slot, parent in open_slots
         ]
         name = f"{folder}/teacher_{attempt}.jsonl"
         records = collect(run, name, teacher.writer, requests, teacher.asking.sampling, seed)
         read = [_read(teacher, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
+        # Before the label check, which should not be paid for a repetition.
         repeats = known.repeats([new.question if new.refused is None else None for new in read])
         read = [
             new if found is None else dataclasses.replace(new, refused=found.reason)
@@ -142,6 +146,7 @@ def augment(
 
 
 def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
+    # A spent budget is a failed record, too, but ends the round: it is looked for first.
     if record.error == BUDGET_SPENT:
         return NewExample(refused=BUDGET_SPENT)
     if record.status == "failed":
@@ -179,6 +184,7 @@ def _check_labels(
     elif teacher.asking.label_check == "program":
         for i, new in good.items():
             truth = task.truth(new.question)
+            # Where the program has no answer, nothing vouches for the label: refused like a wrong one.
             agrees = truth is not None and task.correct(truth, new.label)
             found[i] = truth, None if agrees else "label check"
     return [found.get(i, (None, None)) for i in range(len(read))], records
@@ -186,9 +192,11 @@ def _check_labels(
 
 def _vote(task: Task, records: Sequence[Record], label: str) -> Check:
     """Whether the answer that more than half of `records` give is `label`."""
+    # Votes that were cut short by the budget must not decide.
     if any(record.error == BUDGET_SPENT for record in records):
         return None, BUDGET_SPENT
     texts = [record.text for record in records if record.text is not None]
+    # More than half of all that were asked: an answer that failed counts against each label.
     place = majority(task, texts, len(records))
     if place is None:
         return task.parse(texts[0]) if len(texts) == 1 else None, "label check"
@@ -208,6 +216,7 @@ def _content(task: Task, new: NewExample, parent: Example, check: str | None) ->
         "rouge_l": round(rouge_l(words_of(new.question), words_of(parent.question)), 4),
         "label_check": check,
         "truth": truth,
+        # For the report alone: whether it refuses an example is for the label check to say.
         "label_correct": None if truth is None else task.correct(truth, new.label),
     }
 

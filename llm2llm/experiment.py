@@ -58,6 +58,7 @@ def run(
     Raises UserError for settings and data that do not fit, before the run directory exists.
     """
     if teacher is not None:
+        # Who wrote the data is part of a run's identity, so the function's name takes the place of the model's.
         config = dataclasses.replace(config, teacher=f"function:{getattr(teacher, '__qualname__', 'teacher')}")
     config = config.resolved()
     if refine is not None and config.pool is not None:
@@ -120,12 +121,14 @@ def load_data(config: Config) -> Data:
             f"{config.train_file or f'task {config.task}'} has {len(rest)} training examples{also}: lower "
             f"--seed-examples {config.seed_examples}"
         )
+    # Loaded once here: a file that is missing or broken must show before anything is trained.
     if config.teacher.startswith("python:"):
         from common.usercode import load_callable
 
         load_callable(config.teacher)
     if "eda" in config.arms and len(task.reply_fields) > 2:
         raise UserError(f"arm eda would edit words inside the options of task {task.name}: leave it out")
+    # Fifty questions tell whether there is a program at all; it need not know every single one.
     if config.label_check == "program" and not any(task.truth(example.question) for example in rest[:50]):
         raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
     return Data(task, evaluated, judge, rest, splits["dev"], splits["test"])
@@ -138,6 +141,7 @@ def load_student(name: str, data: Data, switches: Switches, repeats: int) -> "La
     from llm2llm.select import draw_seeds
 
     base = LanguageModel.load(model_name(name, "student"))
+    # The seeds of all repeats now: a row that is too long should not stop the last repeat after hours.
     drawn = [draw_seeds(data.train, switches.seeds, switches.seed + repeat) for repeat in range(repeats)]
     limit = switches.learning.train.max_length
     base.encode(data.task, list(dict.fromkeys(example for seeds in drawn for example in seeds)), limit)

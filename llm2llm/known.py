@@ -31,6 +31,7 @@ class Known:
     ):
         """`texts`: names and questions; `test`: questions that must not even be quoted."""
         self._texts = KnownTexts(limit)
+        # A longer question may quote a test question whole and still be unlike it by ROUGE-L.
         self._quotes = NGrams(SHARED_WORDS)
         for question in test:
             self._quotes.add(question)
@@ -38,6 +39,7 @@ class Known:
         for name, question in named:
             self._texts.add(question, name)
         self._embed = None
+        # Without any text there is no mean to centre on.
         if embed is not None and semantic is not None and named:
             self._embed = embed
             # Hidden states of any two texts point in much the same direction: what they share is taken off.
@@ -49,6 +51,7 @@ class Known:
 
     def repeats(self, questions: Sequence[str | None]) -> list[Repeat | None]:
         """For each question (None: nothing to look at) what it repeats, if anything."""
+        # Words first, which is cheap: only what passes is embedded.
         found = [None if question is None else self._by_words(question) for question in questions]
         if self._embed is None:
             return found

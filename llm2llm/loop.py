@@ -31,12 +31,14 @@ from llm2llm.switches import Asking
 def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
     """All arms of one repeat. Returns {"arms": {name: result}, "rounds": [...]}."""
     switches, arms = setting.switches, setting.switches.comparison.arms
+    # Another draw in each repeat, so that the spread over repeats covers the choice of seeds as well.
     drawn = draw_seeds(setting.train, switches.seeds, switches.seed + repeat)
     seeds = [Example(**row) for row in run.once(f"repeat_{repeat}/seeds.jsonl", lambda: as_rows(drawn))]
     arm = lambda name: Arm(run, setting, seeds, repeat, name)
     results: dict[str, Any] = {}
     rounds: list[Row] = []
     targeted: list[Row] = []
+    # Round 0 of every loop has learned the seeds alone: one training serves fine-tune, llm2llm and untargeted.
     first = arm("fine-tune").student(0, seeds)
     if "base" in arms:
         results["base"] = arm("base").test(arm("base").student(0, (), updates=0))
@@ -47,6 +49,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
         rounds += targeted
         results |= equal_budget_arms(arm, results["llm2llm"], student)
     if "untargeted" in arms:
+        # `teacher_calls` counts all samples behind a refined reply, and a slot is one reply.
         budgets = [entry["teacher_calls"] // setting.samples for entry in targeted]
         results["untargeted"], untargeted, _ = loop(arm("untargeted"), first, budgets)
         rounds += untargeted
@@ -69,6 +72,7 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
     limit = plan.trainings if budgets is None else len(budgets)
     before, exhausted = None, False
     for number in range(limit):
+        # By default every round starts from the base again: trained on and on, a student over-fits the few seeds.
         start = students[-1] if plan.continued and students else None
         student = first if number == 0 else arm.student(number, data, start=start)
         students.append(student)
@@ -77,8 +81,10 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
         rounds.append(entry)
         if setting.dev:
             entry["dev"] = accuracy(arm.answers(student, "dev", setting.dev))
+        # Exhausted in the round before: the student of what was still bought is trained and graded, then it ends.
         slots, hints, stop = [], {}, "budget spent" if exhausted else None
         if budgets is None:
+            # Untargeted never looks at what the student gets wrong, so its seeds need no grading.
             graded = arm.answers(student, "seeds", arm.seeds)
             entry["seeds_correct"] = sum(row["correct"] for row in graded)
             entry |= flow(before, graded)
@@ -92,11 +98,14 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
                 slots = share_out(switches.quota, chosen, data, arm.seeds, seed_of)
                 hints = _hints(asking, chosen, answers, earlier)
         elif stop is None and number + 1 < limit:
+            # Another order each round, or the same seeds would get the odd requests every time.
             slots = spread(arm.seeds, budgets[number], f"untargeted {arm.seed} {number}")
         if number + 1 == limit or stop is not None:
             entry |= figures(Augmented()) | {"stopped": stop}
             break
+        # The authors' program compares with the seeds asked about and this round's new examples alone.
         here = arm.known(slots) if switches.likeness.this_round else known
+        # What untargeted may spend is counted in calls: a second attempt would be one call more than llm2llm made.
         attempts = asking.attempts if budgets is None else 1
         request = lambda seed, h=hints: setting.task.teacher_messages(seed, h.get(seed.id, Hints()))
         with arm.run.timed(f"teach {arm.name}"):
@@ -106,6 +115,7 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
         for row in made.accepted:
             seed_of[row["id"]] = seed_of.get(row["parent"], row["parent"])
             earlier.setdefault(row["parent"], []).append(row["question"])
+        # Data only grow: a student learns from the new examples of all rounds before it.
         data += [as_example(row) for row in made.accepted]
         entry |= figures(made) | {"stopped": None}
         exhausted = made.exhausted
@@ -120,6 +130,7 @@ def _choose(
     """The examples for the teacher, the student's answers by the example's id, and how they were chosen."""
     targeting = arm.setting.switches.targeting
     rows, how = list(graded), {}
+    # A student that knows its seeds by heart shows no errors on them; one trained without them does.
     memorised = accuracy(graded) >= MEMORISED
     if targeting.detect == "out-of-fold" or (targeting.detect == "auto" and memorised):
         rows, updates = arm.out_of_fold(student, seed_of)
@@ -127,8 +138,10 @@ def _choose(
     pool = list(arm.seeds)
     if targeting.newer:
         made = [example for example in data if example.id in seed_of]
+        # Pool and rows grow in the same order: `choose` matches them by place.
         pool += made
         rows += arm.answers(student, "synthetic", made)
+    # Functions, as each costs a pass over the pool and few rules need one.
     losses = lambda: arm.losses(student, pool)
     right_shares = lambda: arm.right_shares(student, pool)
     chosen, rule = choose(targeting, pool, rows, losses, right_shares)
@@ -162,6 +175,7 @@ def _plateau(rounds: list[Row], patience: int) -> str | None:
     if "dev" not in rounds[0]:
         return None
     scores = [entry["dev"] for entry in rounds]
+    # Counted from the first of the best: to reach it again is no progress.
     waited = len(scores) - 1 - scores.index(max(scores))
     return "no better on the development split" if waited >= patience else None
 

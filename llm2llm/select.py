@@ -21,6 +21,7 @@ MEMORISED = 0.9
 def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int) -> list[Example]:
     """`seeds.count` different examples: at random, or as evenly as possible over the groups."""
     rng, count = random.Random(f"seeds {seed}"), seeds.count
+    # By id, so that the draw does not depend on the order of rows in the file.
     pool = sorted(examples, key=lambda e: e.id)
     if seeds.sampler == "random":
         return rng.sample(pool, count)
@@ -29,8 +30,10 @@ def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int) -> list[Exa
         groups.setdefault(example.group, []).append(example)
     for members in groups.values():
         rng.shuffle(members)
+    # Which groups give one more, where they cannot all give as many, is drawn as well.
     names = sorted(groups)
     rng.shuffle(names)
+    # The loop below would never end.
     if count > len(pool):
         raise ValueError(f"{count} examples wanted, {len(pool)} there")
     drawn: list[Example] = []
@@ -65,6 +68,7 @@ def choose(
         chosen = [example for example, is_wanted in zip(pool, wanted, strict=True) if is_wanted]
         if chosen or targeting.when_none_wrong != "low-confidence":
             return chosen, rule
+    # An answer without a likelihood is taken for the least confident.
     doubt = [math.inf if row["mean_logp"] is None else -row["mean_logp"] for row in graded]
     return _highest(pool, doubt, count), "low-confidence"
 
@@ -95,6 +99,7 @@ def share_out(
     room_of_class = {e.group: most_of_class - made_of_class[e.group] for e in chosen}
     if quota.balance:
         classes = collections.Counter(e.group for e in data)
+        # What every class would hold after this round if all held the same.
         even = math.ceil((len(data) + k * len(chosen)) / len({e.group for e in seeds}))
         room_of_class = {name: min(room, even - classes[name]) for name, room in room_of_class.items()}
     asked_of_class: collections.Counter[str] = collections.Counter()
@@ -106,11 +111,13 @@ def share_out(
                 made_of_seed[root] += 1
                 asked_of_class[name] += 1
                 taken.append((place, turn))
+    # Not in the order of turns: slots are numbered in the order of the chosen examples.
     return [chosen[place] for place, _ in sorted(taken)]
 
 
 def deal_folds(seeds: Sequence[Example], folds: int, seed: int) -> list[list[Example]]:
     """The seeds split into `folds` parts of about the same size and the same mixture of groups."""
+    # Shuffled, then sorted stably by group: dealt out in turns, every group is spread over all folds.
     order = random.Random(f"folds {seed}").sample(list(seeds), len(seeds))
     order.sort(key=lambda e: e.group)
     return [order[i::folds] for i in range(folds)]

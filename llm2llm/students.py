@@ -78,6 +78,7 @@ class Arm:
 
     def __init__(self, run: RunDir, setting: Setting, seeds: Sequence[Example], repeat: int, name: str):
         self.run, self.setting, self.seeds, self.name, self.repeat = run, setting, list(seeds), name, repeat
+        # The same for all arms of a repeat, so that they differ by their data alone.
         self.seed = setting.switches.seed + repeat
         self.folder = f"repeat_{repeat}/{name}"
         self._seed_ids = {example.id for example in seeds}
@@ -122,6 +123,7 @@ class Arm:
         """The student's graded answers, stored beside its weights."""
         task, sampling = self.setting.evaluated, sampling or self.setting.switches.learning.answering
         with self.run.timed(f"evaluate {self.name}"):
+            # A function: where all answers are stored, nothing is trained or loaded.
             generator = lambda: self.train(student).generator()
             batches = answer_batches(generator, task, examples, sampling, self.seed, n)
             return self.run.collect(f"{student.folder}/{split}.jsonl", batches)
@@ -137,11 +139,13 @@ class Arm:
         updates = 0
         for k, held in enumerate(deal_folds(self.seeds, self.setting.switches.targeting.folds, self.seed)):
             ids = {example.id for example in held}
+            # What was made of a held-out seed goes with it: being so like it, it would give the answer away.
             rest = [e for e in student.data if seed_of.get(e.id, e.id) not in ids]
             steps = self.training.total_steps(len(rest))
             # From the base also where students are continued: the student before this one has seen every seed.
             blind = Student(f"{student.folder}/fold_{k}", tuple(rest), steps)
             rows |= {row["id"]: row for row in self.answers(blind, "seeds", held)}
+            # Fold by fold, so that no more than one of these students lies on the disk.
             self.forget(blind)
             updates += steps
         return [rows[example.id] for example in self.seeds], updates
@@ -187,6 +191,7 @@ class Arm:
             "teacher_calls": sum(r["teacher_calls"] for r in spent),
             "check_calls": sum(r["check_calls"] for r in spent),
             "teacher_tokens": sum(r["teacher_prompt_tokens"] + r["teacher_completion_tokens"] for r in spent),
+            # `updates` made the tested student; this is what the arm took to find it.
             "updates_of_all_rounds": sum(r["updates"] + r.get("fold_updates", 0) for r in rounds)
             or student.all_updates,
         }
@@ -209,6 +214,7 @@ class Arm:
         """What new questions must not repeat: test questions and seeds, or `only` these; above a ROUGE-L F1 of
         `limit` (default: as the settings or the task say), and by meaning if the settings say so."""
         setting, likeness = self.setting, self.setting.switches.likeness
+        # A seed with several slots stands several times in `only`, and is to be known once.
         texts = (*setting.test, *self.seeds) if only is None else dict.fromkeys(only)
         named = [(example.id, example.question) for example in texts]
         test = [] if only is not None else [example.question for example in setting.test]

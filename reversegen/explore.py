@@ -121,6 +121,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
     target stays.
     """
     ctx, settings, seeds = explorer.ctx, explorer.settings, explorer.seeds
+    # All rounds' prompts in one draw: so none comes twice, and a continued run has the same ones.
     drawn = exploration_prompts(seeds, settings.shots, sum(settings.sizes), ctx.seed)
     prompts = fresh(drawn, settings.sizes)
     proposers = [
@@ -128,6 +129,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
     ]
     so_far: list[Row] = []
     target = explorer.target
+    # One round more than there are trainings: the last proposer is judged as well, as it may be the best.
     for number in range(settings.rounds + 1):
         folder = f"{explorer.folder}/round_{number}"
         rows = explorer.judged(proposers[-1], prompts[number], settings.samples, folder, explorer.history, target)
@@ -135,6 +137,7 @@ def explore(explorer: Explorer, co_train: Callable[[int, list[Row]], Model | Non
         for earlier in proposers[1:-1]:  # the warm-up one stays: the likelihood guard asks it every round
             earlier.release()
         last = number == settings.rounds
+        # No proposer is trained after the last round, so it needs no pairs.
         pairs = [] if last else pair_up(rows, settings.pairing, ctx.seed, settings.max_pairs)
         rows, pairs = explorer.store(rows, pairs, folder)
         stopped = None
@@ -215,6 +218,7 @@ def preference_round(
             label=f"{folder} dpo",
         )
 
+    # A continued run may have all that this proposer wrote, and then needs no weights.
     return Lazy(lambda: trained(ctx.run, f"{folder}/proposer", explorer.base, fit, "train the proposer"))
 
 
@@ -231,6 +235,7 @@ def figures(rows: Sequence[Row]) -> Row:
     count, outcomes = len(rows), [row["outcome"] for row in rows]
     malformed = sum(row["malformed"] is not None for row in rows)
     unlikely = sum(row["dropped"] == "unlikely text" for row in rows)
+    # What is dropped for any other reason repeats something: a seed, an earlier query or a test question.
     repeated = sum(row["dropped"] is not None for row in rows) - malformed - unlikely
     failed, passed, refused = (outcomes.count(name) for name in ("fail", "pass", "invalid"))
     judged = [row["query"] for row in rows if row["outcome"] is not None]
@@ -245,6 +250,7 @@ def figures(rows: Sequence[Row]) -> Row:
         "passed": passed,
         "invalid_share": (malformed + unlikely + refused) / count,
         "valid_failure_rate": failed / (failed + passed) if failed + passed else None,
+        # Over all that was sampled, so that malformed or repeated queries cannot raise a proposer's rate.
         "new_failure_rate": failed / count,
         "self_bleu": self_bleu(judged, sample=BLEU_SAMPLE) if len(judged) >= BLEU_SAMPLE else None,
         "target_calls": target_calls(rows),

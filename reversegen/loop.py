@@ -101,15 +101,18 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     test = failures(independent, app, held.final, f"{second.folder}/final", None)
     need_failures(test, held.final, "the independent proposer")
 
+    # Every arm has the size of target-after: a larger one could win by its size.
     compared = arms(len(learned.rows))
     wanted = [arm for arm in switches.arms if arm not in ("target-before", "target-after")]
     controls = control_data(wanted, first, found.warm, data, taught, learned)
+    # Not before the controls are made, which ask the warm-up proposer for queries.
     found.warm.release()
     own = {"target-before": [], "target-after": as_examples(learned.rows)}
     own |= {name: as_examples(control.rows) for name, control in controls.items()}
     failed = failing(test.rows)
     # Near-duplicates of what any arm has learned would reward memory.
     unseen = held_out(failed, [*taught, *(e for some in own.values() for e in some)], exploring.jaccard)
+    # Asked again: all that was found may be near what some arm has learned.
     need_failures(dataclasses.replace(test, rows=failed[: len(unseen)]), held.final, "what no arm has seen")
     sets = {"failures": unseen, "test": data.test} | ({"general": data.general} if data.general else {})
     made = {name: compared.model(name, own[name]) for name in switches.arms}
@@ -136,6 +139,7 @@ def refreshed(explorer: Explorer, arms: Callable[[int], Arms], number: int, so_f
     if not learned.rows:
         return None
     now = arms(len(learned.rows))
+    # Each time from the target as it came: what it has learned so far is in the data.
     return now.train(now.data("target-after", as_examples(learned.rows)), folder)
 
 
@@ -144,6 +148,7 @@ def transfer(explorer: Explorer, others: Mapping[str, LanguageModel], final: Seq
     ctx, table = explorer.ctx, []
     asked = valid(final)
     for number, (name, model) in enumerate(others.items()):
+        # Numbered, as the name of a model may be a path.
         rows = explorer.app.verdicts(ctx, f"{explorer.folder}/transfer_{number}", asked, lambda m=model: m)
         for kind, ours in (("valid", ("fail", "pass")), ("failed", ("fail",))):
             judged = [theirs for row, theirs in zip(asked, rows, strict=True) if row["outcome"] in ours]

@@ -27,23 +27,27 @@ def pair_up(judged: Sequence[Row], rule: PairingRule, seed: int, most: int) -> l
         used = {pair[end] for pair in pairs for end in ENDS}
         pairs += _across(rng, [row for row in judged if row["id"] not in used], rule == "pooled")
     if len(pairs) > most:
+        # Drawn: the first ones would all be of the first prompts.
         pairs = [pairs[i] for i in sorted(rng.sample(range(len(pairs)), most))]
     return pairs
 
 
 def _within(judged: Sequence[Row]) -> list[Row]:
     by_prompt: dict[int, list[Row]] = {}
+    # The id decides between equal scores, so that the order of the rows plays no part.
     for row in sorted(judged, key=lambda row: (row["prompt"], -row["score"], row["id"])):
         by_prompt.setdefault(row["prompt"], []).append(row)
     pairs = []
     for prompt, ranked in by_prompt.items():
         best_first = passing(ranked)[::-1]
+        # As many pairs as the smaller side has.
         pairs += [_pair(prompt, *ends, "within") for ends in zip(failing(ranked), best_first, strict=False)]
     return pairs
 
 
 def _across(rng: random.Random, judged: Sequence[Row], shuffled_prompts: bool) -> list[Row]:
     fails, passes = failing(judged), passing(judged)
+    # Rows come prompt by prompt: unshuffled, early prompts would be paired with one another and late ones left.
     rng.shuffle(fails)
     rng.shuffle(passes)
     prompts = [row["prompt"] for row in (judged if shuffled_prompts else fails)]

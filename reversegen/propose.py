@@ -33,6 +33,7 @@ def warm_up_prompts(seeds: Sequence[Example], shots: int, seed: int) -> list[tup
 
 def exploration_prompts(seeds: Sequence[Example], shots: int, count: int, seed: int) -> list[Shown]:
     """`count` groups of `shots` seeds, none twice and none of the warm-up's."""
+    # Drawn again, not stored: they follow from the seed. The proposer has learned which seed comes after each.
     used = {frozenset(s.id for s in shown) for shown, _ in warm_up_prompts(seeds, shots, seed)}
     rng = random.Random(f"prompts {seed}")
     return [_draw(rng, seeds, shots, used) for _ in range(count)]
@@ -45,8 +46,10 @@ def _draw(
     few for another."""
     last = len(pool) if without is None else without
     places = range(len(pool) - (without is not None))
+    # A bound: with few seeds every group may be used up.
     for _ in range(1000):
         shown = tuple(pool[i + (i >= last)] for i in rng.sample(places, shots))
+        # The same seeds in another order are the same group.
         key = frozenset(seed.id for seed in shown)
         if key not in used:
             used.add(key)
@@ -152,6 +155,7 @@ class Fluency:
         values = [row["mean_logp"] for row in rows if row["query"] is not None]
         if not deviations or len(values) < 2:
             return None
+        # Rounded as the likelihoods are that it is compared with.
         return cls(proposer, round(float(np.mean(values) - deviations * np.std(values, ddof=1)), 5))
 
     def likelihoods(
@@ -196,7 +200,9 @@ def sift(
     with ctx.run.timed("deduplicate"):
         repeats = history.add_new([row["query"] for row in formed], [row["id"] for row in formed])
     kept = new(formed, repeats)
+    # After the history, which is to know these queries too: written again they would be no news either.
     kept = new(kept, held_out.repeats([row["query"] for row in kept]), "near a test question")
+    # Last, as it alone runs a model.
     if fluency is not None and kept:
         with ctx.run.timed("likelihood guard"):
             values = fluency.likelihoods(ctx.run, f"{folder}/likelihood.jsonl", app, kept, prompts)

@@ -71,6 +71,7 @@ def label(ctx: Context, app: Application, judged: Sequence[Row], folder: str) ->
 
 def failures(ctx: Context, app: Application, judged: Sequence[Row], folder: str, most: int | None) -> Labelled:
     """The failing queries with labels, at most `most`, and as many partners as the application wants."""
+    # Cut before labels are bought, not after.
     return with_partners(ctx, app, label(ctx, app, failing(judged)[:most], folder), judged, folder)
 
 
@@ -111,6 +112,7 @@ class Arms:
         rng = random.Random(f"arm {self.ctx.seed}")
         mixed = rng.sample(list(self.seeds), self.mixed)
         if name == "seed-only":
+            # The seeds are its own examples: mixed in as well, they would stand there twice.
             own, mixed = list(self.seeds), []
         else:
             limit = self.settings.train.max_length
@@ -192,6 +194,7 @@ def control_data(
     if "seed-only" in wanted:
         found["seed-only"] = Labelled(as_rows(seeds))
     if "human-data" in wanted:
+        # A file of people's data often holds the very seeds and test questions.
         taken = {example.question for example in (*explorer.seeds, *data.test)}
         rest = [example for example in data.human if example.question not in taken]
         random.Random(f"human {ctx.seed}").shuffle(rest)
@@ -217,6 +220,7 @@ def pool(explorer: Explorer, proposer: Model, most: int, wanted: dict[str, int],
     """
     settings = explorer.settings
     explored, size = sum(settings.sizes), settings.final_prompts
+    # The draw is one sequence: what comes after the exploration's prompts has not been used by it.
     prompts = exploration_prompts(explorer.seeds, settings.shots, explored + most, explorer.ctx.seed)[explored:]
     history, rows = explorer.new_history(), []
     for number, start in enumerate(range(0, most, size)):
@@ -234,6 +238,7 @@ def enough(ctx: Context, app: Application, judged: Sequence[Row], folder: str, s
     if missing <= 0 or len(judged) <= size:
         return first
     # The second turn asks for as many more as the first one's losses make likely to suffice.
+    # At least a tenth, or a turn without any label would ask for all that is left.
     kept = max(0.1, len(first.rows) / max(1, len(first.asked)))
     found = first + label(ctx, app, judged[size : size + round(1.2 * missing / kept)], f"{folder}/second")
     return dataclasses.replace(found, rows=found.rows[:size])
@@ -243,6 +248,7 @@ def held_out(labelled: Sequence[Row], trained_on: Sequence[Example], jaccard: fl
     """Failing queries of the independent proposer that are near none of those any arm has learned from."""
     history = History(jaccard)
     history.add_new([e.question for e in trained_on], [e.id for e in trained_on])
+    # These enter the history one by one, so that two like failures are not counted as two.
     repeats = history.add_new([row["query"] for row in labelled], [row["id"] for row in labelled])
     return as_examples([row for row, repeat in zip(labelled, repeats, strict=True) if repeat is None])
 

@@ -101,6 +101,7 @@ class Certainty:
         if not all(line.startswith(f"{letter}. ") and len(line) > 3 for line, letter in marks):
             return Read(refused="options missing")
         texts = [line[3:] for line in options]
+        # Of two equal options one would be right under either letter.
         if len({text.lower() for text in texts}) < count:
             return Read(refused="options not all different")
         return Read(self.task.with_options(stem, texts))
@@ -134,6 +135,7 @@ class Certainty:
         for group in of_target(ctx, folder, queries, ask, self.answers, target):
             texts = [record.text for record in group]
             letters = [None if text is None else self.asked.parse(text) for text in texts]
+            # Sorted, as a set of texts has another order in every process and a sum of floats depends on it.
             entropy = entropy_nats(sorted(letters.count(letter) for letter in {*letters}))
             unreadable = letters.count(None)
             entry = {"answers": texts, "letters": letters, "unreadable": unreadable}
@@ -149,6 +151,7 @@ class Certainty:
         folder = f"repeat_{ctx.repeat}/cut"
 
         def compute() -> Row:
+            # Stored by now, as the loop draws seeds first; both proposers share the cut that they give.
             seeds = ctx.run.once(f"repeat_{ctx.repeat}/explore/seeds.jsonl", lambda: [])
             rows = [{"id": seed["id"], "query": seed["question"]} for seed in seeds]
             found = [entry["entropy"] for entry in self.scatter(ctx, folder, rows, target) if readable(entry)]
@@ -209,6 +212,7 @@ class Certainty:
         asked = [self.messages(example.question) for example in examples]
         # A letter is compared without its end token, which says nothing of the question.
         options = _logps(model, [(prompt, letter) for prompt in asked for letter in letters], whole=False)
+        # Less the largest, as the exponential of a very small log-probability is 0.
         shares = [np.exp(logps - np.max(logps)) for logps in in_groups(options, len(letters))]
         best = [int(np.argmax(share)) for share in shares]
         sides = [
@@ -220,6 +224,7 @@ class Certainty:
         rows = []
         for example, share, i, pair in zip(examples, shares, best, pairs, strict=True):
             row = {"id": example.id, "letter": letters[i], "option": float(share[i] / share.sum())}
+            # Capped: the exponential of a large difference overflows.
             row["sure"] = 1 / (1 + math.exp(min(50.0, pair[1] - pair[0])))
             row["confidence"] = 0.5 * row["option"] + 0.5 * row["sure"]
             rows.append(row | {"correct": letters[i] == example.label})

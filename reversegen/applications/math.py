@@ -63,6 +63,7 @@ class Solving:
     def load(self, files: Files) -> Data:
         train, test = load_splits(self.task, files)
         uses_program = "program" in (self.reference, self.validity, self.worked_by)
+        # Fifty questions tell whether there is a program at all; it need not know every single one.
         if uses_program and not any(self.task.truth(example.question) for example in train[:50]):
             raise UserError(f"no program knows the answers of {self.name}: use the labeler for --reference")
         return Data(train, test, [], human_data(self.task, files))
@@ -75,6 +76,7 @@ class Solving:
 
     def read(self, reply: str) -> Read:
         text = reply.strip()
+        # A model may go on with the next problem: the first one counts.
         text = " ".join(text.removeprefix(MARK).partition(f"\n{MARK}")[0].split())
         return Read(text) if text else Read(refused="empty")
 
@@ -82,6 +84,7 @@ class Solving:
         return self.task.messages(query)
 
     def verdicts(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
+        # In the order of cost: only valid queries get a reference, and only those with one are put to the target.
         found = {row["id"]: invalid("not valid") for row in queries}
         valid = [row for row, good in zip(queries, self._valid(ctx, folder, queries), strict=True) if good]
         references = self._references(ctx, folder, valid)
@@ -132,6 +135,7 @@ class Solving:
             worked = {row["id"]: self._program(row["query"]) for row in judged}
         else:
             worked = {r["id"]: {"label": r["reference"], "answer": r["reference_answer"]} for r in judged}
+            # Where the labeler worked out the reference, its words are the label, and nothing is asked again.
             new = [row for row in judged if row["reference_answer"] is None]
             worked |= self._agreed(ctx, f"{folder}/labels", new)
         return [self._label(row, worked[row["id"]]) for row in judged]
