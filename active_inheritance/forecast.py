@@ -33,6 +33,7 @@ def expected_max(k: int) -> float:
     from scipy.special import log_ndtr  # scipy is a dependency of jax
 
     x = np.linspace(-12.0, 12.0, 24_001)
+    # By way of logarithms, as a high power of Φ(x) is too small for a float on the left.
     density = k * np.exp(-x * x / 2 + (k - 1) * log_ndtr(x)) / math.sqrt(2 * math.pi)
     return float(np.trapezoid(x * density, x))
 
@@ -187,6 +188,7 @@ def _best(objective: Objective, values: Array) -> Array:
 
 def _sweep(values: Array, sizes: Array, fallback: str) -> Array:
     total = np.zeros((2, LONGEST_SWEEP, values.shape[2]))
+    # Prompts of equal sizes share one table of chances.
     for n, feasible in sorted({(int(n), int(f)) for n, f in sizes}):
         alike = values[(sizes == (n, feasible)).all(axis=1), :n]
         chances = best_of(n, feasible, fallback)
@@ -228,6 +230,7 @@ def column_intervals(columns: ArrayLike, seed: int = 0, samples: int = 2000) -> 
     means = np.empty((samples, x.shape[1]))
     with np.errstate(invalid="ignore", divide="ignore"):
         for i in range(samples):
+            # How often each row is drawn, instead of the rows: one product then serves all columns.
             times = np.bincount(rng.integers(len(x), size=len(x)), minlength=len(x)).astype(np.float64)
             means[i] = (times @ filled) / (times @ there)
         low, high = np.quantile(means, [0.025, 0.975], axis=0)
@@ -304,6 +307,7 @@ def _objective(objective: Objective, found: Tally, best: Array) -> ObjectiveFigu
     sign = {"max": 1, "min": -1}.get(objective.direction)
     headroom = np.abs(best - selected)
     if sign is None:
+        # Of a target the distances count, and the smaller one is the better.
         headroom = np.abs(selected - objective.target) - np.abs(best - objective.target)
     return ObjectiveFigures(
         pool=mean(pool),

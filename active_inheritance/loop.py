@@ -72,6 +72,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
     )
 
     student, learning, testing = setting.student, switches.learning, switches.testing
+    # By the run's seed: repeats that share a pool are tested on the same prompts.
     held_out = setting.held_out or choose_held_out(selection, student, testing, switches.rule.seed)
     evaluation = Evaluation(held_out, testing, switches.scoring, setting.measures)
     base = answer_and_profile(run, student, evaluation, folder, seed)
@@ -80,6 +81,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
     for number in range(switches.rounds):
         place, costs = folder_of(repeat, number), {}
         if number:
+            # Any arm would do: all of them learned from the same prompts.
             prompts = _learnable(rounds[0].students["selected"], student, testing.sampling.max_new_tokens)
             own = {arm: _own_answers(run, switches, prompts, repeat, number, arm) for arm in LINEAGES}
             selections = {arm: selection for arm, (selection, _) in own.items()}

@@ -116,6 +116,7 @@ class Scorers:
     def score(self, prompt: str, answers: Sequence[Answer]) -> list[Score]:
         """All scores of every answer. Raises UserError when a function fails several times in a row."""
         measured = [name for name in self.names if name in METRICS]
+        # Every different text once: a function of the user's may be slow, or cost money.
         texts = list(dict.fromkeys(answer.text for answer in answers))
         written, toxic = [text for text in texts if text.strip()], {}
         if self.toxicity is not None and written:

@@ -151,6 +151,7 @@ def read_pool(file: pathlib.Path, layout: Layout) -> Iterator[Group]:
     for number, (name, row, answers, place) in enumerate(groups):
         prompt = require(row, columns.prompt, place)
         if _short(name) in seen:
+            # An id that was given twice is a mistake; a text that comes twice is a prompt that was asked twice.
             if row_id(row, "") or "prompt_id" in row:
                 raise UserError(f"{place}: id {name!r} is also that of an earlier prompt: ids must differ")
             name = f"{name}-{number}"
@@ -198,6 +199,7 @@ def _prompt_id(row: Row, otherwise: str, columns: _Columns) -> str:
 
 
 def _short(name: str) -> int:
+    # A lone surrogate has no UTF-8 form: replaced, it still hashes.
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:8], "big")
 
 
@@ -207,6 +209,7 @@ def _source(row: Row, otherwise: str = UNNAMED) -> str:
 
 def _text(value: Any, place: str) -> str:
     """An answer as it is; nothing at all counts as an empty one, which a guard tells."""
+    # NaN is how tables say that nothing is there.
     if value is None or value != value:
         return ""
     if not isinstance(value, str | int | float):
@@ -280,6 +283,7 @@ def _long(
 ) -> Iterator[tuple[str, Row, list[Answer], str]]:
     """Rows of one answer, brought together by prompt: rows of one hash are kept in one file, small enough to be
     grouped in memory."""
+    # Parquet is compressed: its rows take several times the size of the file.
     count = max(1, file.stat().st_size * (6 if file.suffix == ".parquet" else 1) // BUCKET)
     if count == 1:
         yield from _grouped(rows, columns)
@@ -288,8 +292,10 @@ def _long(
         buckets = [pathlib.Path(folder, f"{i}.jsonl") for i in range(count)]
         held: list[list[str]] = [[] for _ in buckets]
         for number, (row, place) in enumerate(rows, start=1):
+            # Not hash(), which differs from process to process.
             i = zlib.crc32(_prompt_id(row, "", columns).encode("utf-8", "replace")) % count
             held[i].append(json.dumps([row, place]))
+            # Written many rows at a time: opening a file for every row would cost more than reading it.
             if number % 20_000 == 0:
                 _spill(buckets, held)
         _spill(buckets, held)

@@ -109,12 +109,15 @@ def sample_pool(
     answers: dict[str, dict[str, list[dict[str, Any]]]] = {prompt.id: {} for prompt in prompts}
     for number, (name, backend) in enumerate(sources.items()):
         requests = requests_of(name, list(sources), prompts, answering.k, answering.penalty is not None)
+        # Accounts of its own for each source, so that none spends another's share.
         cache = ReplyCache(run.path / "replies.sqlite", share, f"source_{number}/")
         with run.timed("sample"), backend(cache) as account:
+            # Called only where an answer is missing: then alone a model is loaded.
             make = lambda account=account: account(folder)
             records = collect(run, file_of(folder, number), make, requests, answering.sampling, seed)
         for record in records:
             entry = {"text": record.text or "", "finish_reason": "length" if record.status == "length" else "stop"}
+            # From the right, as a prompt's id may hold a # itself.
             answers[record.id.rpartition("#")[0]].setdefault(name, []).append(entry)
     write_jsonl(file, ({"id": p.id, "prompt": p.text, "outputs": answers[p.id]} for p in prompts))
     return SampledPool(file)

@@ -101,6 +101,7 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
             index = _index(counted, size)
             if not index["usable_prompts"]:
                 raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
+            # Last: without the index a continued run goes through the parts again, and reads those that are there.
             write_json(path, index)
         return Scored(place, scoring, read_json(path))
 
@@ -110,6 +111,7 @@ def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Se
     UserError where no prompt has an answer that can be taken."""
     own, index = run.path / folder, scored.index
     with run.timed("select"):
+        # Some 4,000 prompts are enough for a picture.
         stride = max(1, index["prompts"] // 4000)
         work = functools.partial(_select_part, scored.folder, own, scored.scoring, rule, stride)
         with _processes(scored.scoring, index["bytes"]) as each:
@@ -207,6 +209,7 @@ def _select_part(
 ) -> Tally:
     """Select from a part, store the choices if they are not there, and sum the part up."""
     rows = read_jsonl(folder / _name("pool", number))
+    # Also where they are stored: the sums need them, and choosing again gives the same.
     choices = [choose(rule, row["id"], _candidates(row, scoring)) for row in rows]
     path = own / _name("selection", number)
     if not path.exists():
@@ -272,6 +275,7 @@ def _processes(scoring: Scoring, size: int) -> Iterator[Each]:
         waiting: collections.deque[concurrent.futures.Future] = collections.deque()
         for given in arguments:
             waiting.append(pool.submit(function, *given))
+            # Enough ahead to keep every process busy, and no more than fits into memory.
             if len(waiting) > 2 * scoring.workers:
                 yield waiting.popleft().result()
         while waiting:

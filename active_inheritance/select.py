@@ -43,6 +43,7 @@ class Objective:
     @classmethod
     def parse(cls, text: str) -> "Objective":
         """ "mtld:max", "column:toxicity:min", "words:target=100". Raises UserError for anything else."""
+        # From the right: the name of a score may hold colons, as in column:likes:max.
         name, _, how = text.rpartition(":")
         direction, _, value = how.partition("=")
         if not name or direction not in ("max", "min", "target") or bool(value) != (direction == "target"):
@@ -227,11 +228,13 @@ def choose(rule: Rule, prompt_id: str, candidates: Sequence[Candidate]) -> Choic
     usable = sorted((i for i, c in enumerate(candidates) if c.usable), key=names)
     if not usable:
         return None
+    # Ties go to the middle length, so that they favour neither short answers nor long ones.
     middle = statistics.median(candidates[i].scores["words"] or 0.0 for i in usable)
     tie = {i: (abs((candidates[i].scores["words"] or 0.0) - middle), place) for place, i in enumerate(usable)}
     gains = {i: [o.gain(candidates[i].scores.get(o.name)) for o in rule.objectives] for i in usable}
     broken = {
         i: math.fsum(c.violation(candidates[i].scores.get(c.name)) for c in rule.constraints)
+        # An answer that lacks one of the scores can never win.
         if all(map(math.isfinite, gains[i]))
         else math.inf
         for i in usable
@@ -240,9 +243,11 @@ def choose(rule: Rule, prompt_id: str, candidates: Sequence[Candidate]) -> Choic
     ranked, utility, front = _ranked(rule, feasible, gains, tie)
     ranked += sorted((i for i in usable if broken[i] > 0), key=lambda i: (broken[i], tie[i]))
     m = min(rule.top, len(usable))
+    # Seeded by the prompt, so that the draw is the same in whatever part or process the prompt comes.
     drawn = tuple(random.Random(f"random {rule.seed} {prompt_id}").sample(usable, m))
     selected, reason = _taken(rule, prompt_id, ranked, len(feasible), drawn, utility, broken)
     if rule.fallback == "drop":
+        # What the selected arm drops, all arms drop: they learn from the same prompts.
         m = len(selected)
     margin = utility[ranked[0]] - utility[ranked[1]] if len(feasible) > 1 else None
     # A duplicate's twin may stand later: its text is the first answer all the same.
@@ -278,12 +283,14 @@ def _taken(
         reason = "tie, nearest to the median length"
     if rule.temperature and feasible > 1:
         rng = random.Random(f"soft {rule.seed} {prompt_id}")
+        # One score has a unit of its own: z scores give a temperature the same meaning whatever it is.
         standard = [utility[i] for i in best]
         if len(rule.objectives) == 1:
             standard = _scale(standard, "z")
         # The highest of utility / T + Gumbel noise is a draw from softmax(utility / T), the m highest are m draws
         # without replacement (Gumbel's trick; Kool, van Hoof and Welling 2019).
         noisy = {
+            # random() may give 0, which has no logarithm.
             i: value / rule.temperature - math.log(-math.log(rng.random() or 0.5))
             for i, value in zip(best, standard, strict=True)
         }
@@ -341,6 +348,7 @@ def _ranked(
         utility = {i: gains[i][0] for i in feasible}
         key = lambda i: (steps[i], [-gain for gain in gains[i]], tie[i])
     else:
+        # A product needs factors of one sign: gains from 0 to 1.
         scaled = [_scale(column, "minmax" if rule.combine == "product" else rule.normalise) for column in columns]
         if rule.combine == "product":
             utility = {
@@ -392,6 +400,7 @@ def _pareto(
     for number in range(len(feasible)):
         front = [i for i in rest if not any(dominates(gains[j], gains[i]) for j in rest)]
         scaled = [_scale([gains[i][j] for i in front], "minmax") for j in range(len(rule.objectives))]
+        # Where the whole front is equal in an objective, nobody falls short in it.
         flat = [len(set(column)) == 1 for column in scaled]
         for n, i in enumerate(front):
             place[i] = number

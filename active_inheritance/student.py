@@ -58,6 +58,7 @@ def choose_held_out(selection: Selection, student: LanguageModel, testing: Testi
         for row, chosen in selection.prompts()
         if chosen["taken"] and room(row["prompt"], student, answer_tokens)
     )
+    # At most half: the rest is what the students learn from.
     count = min(testing.prompts, sum(bool(chosen["taken"]) for _, chosen in selection.prompts()) // 2)
     held_out = heapq.nsmallest(count, fitting, key=lambda prompt: drawn_by(prompt.id, seed))
     if not held_out:
@@ -149,6 +150,7 @@ def train_students(
     Weights are in `folder`/ARM/student; whoever needs them no longer deletes them.
     """
     settings = dataclasses.replace(learning.train, seed=seed)
+    # Every arm has as many rows, so one number of updates holds for all.
     updates = settings.total_steps(len(learned["selected"]))
 
     def become(arm: str) -> Student:
@@ -219,6 +221,7 @@ def drift(run: RunDir, base: LanguageModel, model: Lazy, answers: Sequence[Row],
         for key, of in (("logp", model()), ("base_logp", base)):
             logps = score(of.params, of.config, pairs)
             for row, values in zip(rows, logps, strict=True):
+                # In float64, as what counts is the small difference of two long sums.
                 row[key] = round(float(values.sum(dtype="float64")), 4)
         return rows
 

@@ -63,6 +63,7 @@ def parse(
     `presets` gives other defaults by the name that stands after `--preset`; flags that are given win over them.
     Raises UserError for anything that does not fit. `--help` prints the flags and exits with status 0.
     """
+    # No abbreviations: a flag added later could make one ambiguous, or change what it means.
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(typing.cast("type[Any]", kind)):
@@ -97,6 +98,7 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
     else:
         options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}
     stated = "" if default in (None, ()) else f" (default: {shown})"
+    # argparse formats help texts with %.
     return options | {"help": (field.metadata["help"] + stated).replace("%", "%%")}
 
 

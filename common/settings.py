@@ -77,5 +77,6 @@ def hosted_share(config: Any, role: str, named: Iterable[str], parts: int) -> Bu
             raise UserError(f"{flag_name(field)} is for a hosted {role}: use it with --{role} openai:MODEL")
     price = getattr(config, f"{role}_price")
     if price is not None:
+        # Without a budget nothing else reads the price, and a wrong one would pass.
         Budget.parse("calls=1", price)
     return None if config.budget is None else Budget.parse(config.budget, price).share(parts)

@@ -37,9 +37,11 @@ def collect(
     """
 
     def batches(done: int) -> Iterator[list[dict[str, Any]]]:
+        # A batch may have ended within a request: that one is generated again, without what is stored of it.
         first, torn = divmod(done, requests[0].n) if requests else (0, 0)
         if requests[first:]:
             source = _opened(generator)
+            # What an earlier process received is not given out again by a source that remembers.
             source.seen([Record(**row) for row in run.journal(f"{name}.part").rows()])
             for records in source.generate(requests[first:], sampling, seed):
                 yield [dataclasses.asdict(r) for r in records[torn:]]
@@ -67,7 +69,9 @@ def trained(run: RunDir, name: str, base: LanguageModel, fit: Fit, stage: str = 
         with run.timed(stage):
             params = fit(state, lambda first: run.metrics(logged, first).log)
             run.once_folder(name, lambda place: hf.save(place, params, base.folder))
+    # Only now: until the weights are stored, the state is all there is.
     shutil.rmtree(state, ignore_errors=True)
+    # Read back even when just trained, so that a continued run works on the very same weights.
     return base.with_weights(logged, path)
 
 

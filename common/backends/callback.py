@@ -65,6 +65,7 @@ class CallbackGenerator:
 
     def _call(self, request: Request, sample: int) -> Record:
         try:
+            # Copies, since the function may change what it is given.
             text = self._function([dict(message) for message in request.messages])
         except FAULTS as error:
             return Record(request.id, sample, "failed", None, said(error))

@@ -60,6 +60,7 @@ class Dialect:
 
     def learn(self, status: int, words: str, sent: dict[str, Any]) -> None:
         """Drop what a refusal of the body `sent` names; `words` is all that the server said."""
+        # Other refusals are not about the body.
         if status not in (400, 404, 422):
             return
         names = lambda parameter: re.search(rf"\b{parameter}\b", words) is not None
@@ -73,6 +74,7 @@ class Dialect:
             if names("max_tokens") and "max_tokens" in sent:
                 self._limit = "max_completion_tokens"
                 return
+        # Many servers refuse a schema without naming it. A 404 must name it: it mostly means the model.
         if "response_format" in sent and (status != 404 or _SCHEMA.search(words)):
             self._schema = False
 
@@ -111,6 +113,7 @@ def read_reply(text: str, expected: Spent) -> Reply:
 
     A server that does not count tokens is charged by the estimate `expected` and the length of the text.
     """
+    # Some servers send an error with status 200.
     data = masked_value(json.loads(text))
     if not isinstance(data, dict) or (not data.get("choices") and data.get("error")):
         raise ValueError(f"not a chat completion: {masked(text)[:200]}")
@@ -147,6 +150,7 @@ def to_record(request: Request, sample: int, asks: Sequence[Reply]) -> Record | 
         prompt_tokens=sum(reply.prompt_tokens for reply in asks),
         completion_tokens=sum(reply.completion_tokens for reply in asks),
     )
+    # Asked again, it would be paid for and refused again.
     if reply.refusal or reply.finish == "content_filter":
         return make("failed", None, f"refused: {' '.join((reply.refusal or 'content filter').split())}")
     if reply.finish == "length":

@@ -100,6 +100,7 @@ class EndpointGenerator:
         ]
         # What an earlier process bought is taken from the cache before anything is asked for.
         for want in wants:
+            # Two replies, where the first had no text and was asked for again.
             while want.record is None and (reply := self._replies.get(want.key)) is not None:
                 want.take(reply)
         open_wants = collections.deque(want for want in wants if want.record is None)
@@ -112,6 +113,8 @@ class EndpointGenerator:
             while open_wants or in_flight:
                 while open_wants and len(in_flight) < self._concurrency:
                     want = open_wants[0]
+                    # Reserved at the most it may cost, so that requests in flight cannot exceed the budget
+                    # together.
                     cost = estimate(want.request, sampling)
                     if self._budget.covers(sum(in_flight.values(), spent + cost)):
                         in_flight[want.key] = cost
@@ -153,6 +156,7 @@ class EndpointGenerator:
             "messages": request.messages,
             "sampling": dataclasses.asdict(sampling),
             "fields": request.fields,
+            # Not sent to the server, but another seed is to be another draw.
             "seed": seed,
             "request": request.id,
             "sample": sample,

@@ -53,6 +53,7 @@ class Wire:
 
     def __init__(self, model: str, url: str | None, timeout: float):
         """`timeout` in seconds. Raises UserError for a malformed address and for a missing key."""
+        # With and without a slash it is one address, and finds the same stored replies.
         self.url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
         self.shown_url = _without_login(self.url)
         self._model, self._timeout = model, timeout
@@ -65,6 +66,7 @@ class Wire:
 
         self._client = openai.OpenAI(
             base_url=self.url,
+            # The client wants one; a local server does not look at it.
             api_key=key or "none",
             max_retries=RETRIES,
             timeout=openai.Timeout(timeout, connect=min(timeout, 20.0)),
@@ -80,6 +82,7 @@ class Wire:
         import openai
 
         try:
+            # Few retries: a wrong address should show soon.
             self._client.with_options(max_retries=1).models.with_raw_response.list(timeout=min(self._timeout, 20))
         except openai.APIConnectionError as error:
             reason = self._reason(error)

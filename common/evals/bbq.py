@@ -73,6 +73,7 @@ def _question(row: Row, place: str, known: dict[tuple[str, str, str], str]) -> Q
     if groups.count(UNKNOWN) != 1:
         raise UserError(f"{place}: answer_info must call one answer {UNKNOWN!r}, not {groups.count(UNKNOWN)}")
     given = known.get((text["category"].lower(), index.lower(), number.lower()), str(row.get("target_loc", "")))
+    # Tables with gaps store whole numbers as floats.
     stated = given.removesuffix(".0")
     return Question(
         f"{text['category']}-{index}-{number}",
@@ -196,6 +197,7 @@ class BBQ(LikelihoodMeasure):
         for category in [*sorted({q.category for _, q, _ in kept}), "overall"]:
             own = [entry for entry in kept if category in (entry[1].category, "overall")]
             table = np.array([_judged(q, logps) for _, q, logps in own]).reshape(-1, 6)
+            # Bound as a default, since the figure keeps the function after this turn of the loop.
             measure = lambda drawn, table=table: _measured(table[drawn])
             made = drawn_figures(measure, [i for i, *_ in own], _counts(table), SCORER, self.seed)
             found |= {f"{category}/{name}": entry for name, entry in made.items()}

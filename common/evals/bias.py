@@ -141,6 +141,7 @@ class StereoSet(LikelihoodMeasure):
             # Every term counts the same, however many contexts it has.
             means = 100 * np.array([np.mean(values, axis=0) for values in own]).reshape(-1, 2)
 
+            # Bound as a default, since the figure keeps the function after this turn of the loop.
             def measure(drawn: np.ndarray, means: np.ndarray = means) -> dict[str, float]:
                 ss, lm = means[drawn].mean(axis=0)
                 return {"ss": float(ss), "lm": float(lm), "icat": icat(float(lm), float(ss))}

@@ -88,7 +88,9 @@ def _options(row: Row, place: str) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _gold(answer: str, names: Sequence[str], place: str) -> int:
+    # Tables with gaps store whole numbers as floats.
     answer = answer.removesuffix(".0")
+    # The row's own names come first: they may be digits that count from 1.
     letters = [chr(ord("A") + i) for i in range(len(names))]
     for known in (names, letters):
         if answer in known:

@@ -155,6 +155,7 @@ class WritingMeasure(Measure):
         records."""
         from common.sample.local import LocalGenerator
 
+        # Not the model's own generator: how many samples decode together is set here.
         make = lambda: LocalGenerator(model.name, model.params, model.config, model.tokenizer, slots=self.slots())
         return store.records(name, make, requests, sampling, self.seed)
 

@@ -70,6 +70,7 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 
 def rope_frequencies(config: ModelConfig) -> np.ndarray:
     """Inverse frequencies (H/2,) of the rotary embedding, scaled as the checkpoint says."""
+    # In float64, and rounded once at the end.
     half = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
     freq = 1.0 / config.rope_theta**half
     scaling = config.rope_scaling
@@ -110,6 +111,7 @@ def cached_attention(
     """`jax.nn.dot_product_attention` over a cache in its own axis order; softmax in float32."""
     B, T, N, H = q.shape
     K, S = keys.shape[1], keys.shape[3]
+    # Query heads that share a key/value head stand side by side: one product serves them all.
     q = q.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, T * (N // K), H)
     scores = jnp.matmul(q, keys, preferred_element_type=jnp.float32).reshape(B, K, T, N // K, S)
     scores = jnp.where(mask[:, :, :, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
@@ -140,6 +142,7 @@ class Block(nnx.Module):
             for i, name in enumerate(config.lora.targets):
                 shape = getattr(self, name).shape
                 inner = 2 if name == "o" else 1
+                # Folded in, and not one more split: the plain weights are the same with adapters and without.
                 a, b = _adapter(jax.random.fold_in(key, i), shape[:inner], shape[inner:], config.lora.rank)
                 setattr(self, f"{name}_a", a)
                 setattr(self, f"{name}_b", b)

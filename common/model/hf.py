@@ -143,6 +143,7 @@ def load_params(
                 return np.ascontiguousarray(_read(slices[0], rule, shape, index).astype(dtype))
             layers = slices[index[0]]
             first = _read(layers[0], rule, shape[1:], index[1:])
+            # Filled layer by layer, so that the stack is never in memory twice.
             out = np.empty((len(layers), *first.shape), dtype)
             out[0] = first
             for i, layer in enumerate(layers[1:], 1):
@@ -184,6 +185,7 @@ def save(
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)
         raw = _read_json(source / "config.json")
+        # Under the name that is there: older versions of transformers know torch_dtype alone.
         raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = dtype.name
         (partial / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
         _write_tensors(partial, params, dtype)
@@ -228,6 +230,7 @@ def _check_names(files: dict[str, Any], config: ModelConfig) -> None:
     """Refuse a checkpoint with tensors that the model does not have: the logits would be wrong."""
     known = {rule.name for rule, _, _ in _tensors(abstract_params(config))}
     for name, (file, _) in files.items():
+        # Older checkpoints store the frequencies, which are computed here.
         if name in known or name.endswith("rotary_emb.inv_freq"):
             continue
         if name == "lm_head.weight" and config.tied_head:
@@ -313,6 +316,7 @@ def _write_tensors(folder: pathlib.Path, params: Params, dtype: np.dtype) -> Non
     for i, shard in enumerate(shards, 1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
         arrays = {rule.name: _to_theirs(rule, leaf, layer, dtype) for rule, leaf, layer in shard}
+        # transformers refuses a file that does not name a format.
         save_file(arrays, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(arrays, file)
     if len(shards) > 1:

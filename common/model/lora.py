@@ -77,6 +77,7 @@ def join(frozen: Params, adapters: Params) -> Params:
 @jax.jit
 def _add_product(w: jax.Array, a: jax.Array, b: jax.Array, scale: Float[Array, ""]) -> jax.Array:
     count, rank = w.shape[0], a.shape[-1]
+    # Merged once and for good: by default accelerators would round the factors.
     product = jnp.matmul(a.reshape(count, -1, rank), b.reshape(count, rank, -1), precision="highest")
     return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
 
@@ -128,6 +129,7 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
     for name, (key, layer) in _names(config).items():
         leaf = np.asarray(params["layers"][key][layer], np.float32)
         size = (-1, lora.rank) if key.endswith("_a") else (lora.rank, -1)
+        # PEFT stores both factors transposed: A (R, in) and B (out, R).
         tensors[name] = np.ascontiguousarray(leaf.reshape(size).T)
     try:
         folder.mkdir(parents=True, exist_ok=True)

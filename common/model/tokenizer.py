@@ -111,6 +111,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
+        # No clean-up: it would take away blanks that the model wrote.
         return self._backend.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @functools.cached_property
@@ -167,6 +168,7 @@ class Tokenizer:
         merged = _system_into_user(messages)
         try:
             text = render(messages)
+            # Some templates leave a system turn out without a word.
             if merged is None or messages[0]["content"].strip() in text:
                 return text
         except jinja2.TemplateError as error:

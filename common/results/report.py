@@ -173,6 +173,7 @@ class Report:
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
             autoescape=True,
+            # A name that is missing fails, and leaves no gap in the page.
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -199,6 +200,7 @@ def figure_svg(figure: "Figure", prefix: str) -> str:
     import matplotlib
 
     buffer = io.StringIO()
+    # Without a salt of ours matplotlib makes other ids each time.
     with matplotlib.rc_context({"svg.hashsalt": prefix, "svg.fonttype": "none"}), warnings.catch_warnings():
         # The viewer's fonts draw the text, so a glyph that matplotlib's font lacks does no harm.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -209,6 +211,7 @@ def figure_svg(figure: "Figure", prefix: str) -> str:
     head, body = svg.split(">", 1)
     box = re.findall(r'viewBox="[\d. ]+"', head)[0]
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # names such as axes_1, the same in every figure
+    # Ids are the page's: two figures must not have one in common.
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
     return f'<svg {box} xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
 
@@ -264,6 +267,7 @@ def line_figure(series: Mapping[str, Sequence[Any]], xlabel: str, ylabel: str) -
     for i, (name, (x, *ys)) in enumerate(series.items()):
         y, *band = ([math.nan if v is None else float(v) for v in values] for values in ys)
         style = {"color": _colour(i), "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
+        # More would run into one another.
         marker = _MARKERS[i % len(_MARKERS)] if len(x) <= 40 else ""
         axes.plot(x, y, label=_label(name), marker=marker, markersize=4, linewidth=1.5, **style)
         if band:

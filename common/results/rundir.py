@@ -115,6 +115,7 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], Any]) -> Non
         try:
             temporary.mkdir()
             fill(temporary)
+            # Or the new name could reach the disk before what the files hold.
             for folder, _, files in os.walk(temporary):
                 for file in files:
                     _sync_folder(pathlib.Path(folder, file))  # a file is opened and synced the same way
@@ -419,6 +420,7 @@ def _is_run(file: pathlib.Path) -> bool:
 def _acquire(path: pathlib.Path) -> int:
     fd = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        # The system lets go of it when the process ends, however it ends: no lock is left behind.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
@@ -439,6 +441,7 @@ def _remove_leftovers(path: pathlib.Path) -> None:
                 os.unlink(os.path.join(folder, name))
         for name in [name for name in folders if _is_leftover(name)]:
             shutil.rmtree(os.path.join(folder, name))
+            # What is gone is not walked into.
             folders.remove(name)
 
 

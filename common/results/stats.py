@@ -173,6 +173,7 @@ def per_class(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> dict[H
             "f1": 2 * hits[label] / (support[label] + given[label]),
             "support": support[label],
         }
+        # By its name, as labels may be of several types.
         for label in sorted(support, key=str)
     }
 

@@ -75,6 +75,7 @@ class BeamGenerator:
             except UserError as error:
                 errors.append(str(error))
         fitting = [tokens for tokens, error in zip(prompts, errors, strict=True) if not error]
+        # One search for all: a group does not depend on later ones, so a request takes as many as it wants.
         groups = max(request.n for request in requests)
         found = iter(self._search(fitting, groups, sampling.max_new_tokens) if fitting else ())
         records = []
@@ -205,6 +206,7 @@ def _by_group(logps: Float[Array, "P G V"], live: Array, penalty: Array) -> Int[
     def group(taken: Float[Array, "P V"], scores_and_live: Any) -> tuple[Array, Array]:
         scores, live = scores_and_live
         token = jnp.argmax(scores - penalty * taken, axis=1).astype(jnp.int32)
+        # A group that has ended repeats its token, for which nobody pays.
         return taken.at[jnp.arange(len(token)), token].add(live), token
 
     taken = jnp.zeros((logps.shape[0], logps.shape[2]))

@@ -27,6 +27,7 @@ def uniform(key: UInt32[Array, "B 2"], step: Int[Array, "n B"]) -> Float[Array, 
     """The random number in [0, 1) of each row at each step: 24 bits of the row's key with the step folded in."""
     fold_in = jax.vmap(jax.vmap(jax.random.fold_in), in_axes=(None, 0))
     folded = jax.random.key_data(fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step))
+    # As many bits as a float32 holds exactly: with all 32 rounding could give 1.
     return (folded[..., 0] >> 8) * jnp.float32(2**-24)
 
 
@@ -41,10 +42,12 @@ def choose(
     greedy = jnp.argmax(logits, axis=1).astype(jnp.int32)
 
     def drawn():
+        # Nothing drawn for a greedy row is used, but dividing by its 0 would give NaN.
         scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
         weights = jnp.exp(scaled - scaled.max(1, keepdims=True))
         return jnp.where(temperature > 0, draw(cut(weights, top_p, top_k), uniform), greedy)
 
+    # A batch of greedy rows alone skips the search.
     return jax.lax.cond((temperature > 0).any(), drawn, lambda: greedy)
 
 
@@ -94,6 +97,7 @@ def draw(weights: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array
     def search(weights, target):
         """The place where the running sum first exceeds `target`, and what is left of `target` there."""
         count = weights.shape[1]
+        # By default accelerators round the factors to fewer bits, which could change the token.
         sums = jnp.matmul(weights, jnp.triu(jnp.ones((count, count))), precision="highest")
         # Where rounding leaves the sum of all below the target, the last token with any weight is meant.
         last = count - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=1)

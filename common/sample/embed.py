@@ -57,6 +57,7 @@ def embed(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         inputs = np.zeros((batch_size, bucket(len(token_lists[rows[-1]]), SHORTEST)), np.int32)
+        # 1 also for rows of padding alone, whose mean would else be a division by zero.
         lengths = np.ones(batch_size, np.int32)
         for row, i in enumerate(rows):
             lengths[row] = len(token_lists[i])
@@ -137,6 +138,7 @@ class KnownVectors:
         best, found = self._limit, None
         vector = np.asarray(vector, np.float32)
         for start in range(0, len(self), BLOCK):
+            # float16 saves memory; products in it would lose digits.
             cosines = self._store[start : min(start + BLOCK, len(self))].astype(np.float32, copy=False) @ vector
             row = int(cosines.argmax())
             if cosines[row] > best:

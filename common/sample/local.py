@@ -141,6 +141,7 @@ def _stop_finder(decode: Callable[[list[int]], str], stop: tuple[str, ...]) -> C
     def stop_at(tokens: list[int]) -> int | None:
         if not stopped(tokens):
             return None
+        # More tokens do not take a stop string away, so the first place that has one can be bisected.
         return bisect.bisect_left(range(len(tokens) + 1), True, key=lambda count: stopped(tokens[:count]))
 
     return stop_at

@@ -61,6 +61,7 @@ def _choose_reference(logits: np.ndarray, seed: int, step: int, sampling: Sample
         order = order[: sampling.top_k]
     weights = np.exp(scaled[order] - scaled[order[0]])
     before = (np.cumsum(weights) - weights) / weights.sum()  # mass of likelier tokens
+    # In the order of the vocabulary, in which `choose.draw` sums as well.
     kept = np.sort(order[before < sampling.top_p])
     key = jax.random.wrap_key_data(jnp.array(key_data(seed), jnp.uint32), impl="threefry2x32")
     number = (int(jax.random.key_data(jax.random.fold_in(key, step))[0]) >> 8) / 2**24

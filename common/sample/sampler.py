@@ -121,6 +121,7 @@ class Sampler:
             if slots.live.sum() <= self._few(queue):
                 cache = self._refill(cache, slots, queue)
             cache = _fit(cache, slots.reach(self.block))
+            # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
             cache, tokens, logps = _decode_block(
@@ -143,6 +144,7 @@ class Sampler:
             if not queue.ready:
                 tokens = place_data(queue.next_prompts(self._group), self._params, ROWS)
                 queue.prefilled = _prefill(self._params, self.config, tokens)
+            # A place beyond the last slot, where nothing is written: the copy has one shape however many are free.
             rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
             free = np.flatnonzero(~slots.live)
             for i in range(min(len(free), len(queue.ready), self._group)):
@@ -194,6 +196,7 @@ class _Job:
         """Take in a block's tokens; set `finish` if the sample is complete."""
         self.tokens += tokens
         self.logps += logps
+        # First: an end token that is also the last one allowed is an end.
         if self.tokens[-1] in eos:
             self.finish = "stop"
         elif len(self.tokens) == self.prompt.sampling.max_new_tokens:

@@ -102,6 +102,7 @@ def _batches(
 
 def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Right-padded inputs (size, T), and for each answer token (size, A) the position before it and the token."""
+    # All rows also for a last, smaller batch, so that it compiles nothing new.
     inputs = np.zeros((size, bucket(max(len(p) + len(a) for p, a in pairs) - 1, SHORTEST)), np.int32)
     positions = np.zeros((size, bucket(max(len(a) for _, a in pairs))), np.int32)
     targets = np.zeros_like(positions)

@@ -112,6 +112,7 @@ def wrong_equation(text: str) -> str | None:
         stated = _STATED.match(right)
         if left is None or stated is None:
             continue
+        # "17 / 5 = 3 r 2" states a quotient and a remainder.
         if re.match(r"\s*(?:r|remainder)\b", text[sign.end() + stated.end() :], re.IGNORECASE):
             continue
         try:
@@ -146,6 +147,7 @@ def _left_of(text: str, end: int) -> str | None:
     # What starts with an operator continues something that is not a number: "apples + 3".
     if re.match(r"[+*/×÷x]|-\s", left) or not re.search(r"\S\s*[-+*/×÷x]", left):
         return None
+    # "100 - 20%" may mean 80: of what the share is taken is not said.
     return None if "%" in left and re.search("[-+]", left) else left
 
 
@@ -160,6 +162,7 @@ def _agrees(meant: set[Fraction], stated: str, right: str) -> bool:
     """Whether a side can mean the number after the sign, rounded, or all that follows ("4 * 5 = 2 * 10")."""
     decimals = len(stated.rstrip("% ").partition(".")[2])
     slack = Fraction(1, 10**decimals) if decimals else Fraction(0)
+    # "3 / 2 = 1 1/2": read as an expression, a mixed number is two.
     mixed = value(next(iter(numbers_in(right)), ""))
     if mixed is not None and mixed in meant:
         return True

@@ -104,6 +104,7 @@ def _checked(file: pathlib.Path, task: Any) -> Task:
 def _limit(what: str, name: str, value: Any) -> None:
     whole = name != "near_duplicate"
     kinds = int if whole else (int, float)
+    # In Python True is a whole number.
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= (100_000 if whole else 1):
         wanted = "a whole number above 0" if whole else "a number above 0 and at most 1"
         raise UserError(f"{what} must be {wanted}, not {value!r}")
@@ -123,6 +124,7 @@ def _read_keys(file: pathlib.Path) -> dict[Any, Any]:
         import yaml
 
         try:
+            # Safe: other loaders run what a tag in the file names.
             found = yaml.safe_load(text)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)

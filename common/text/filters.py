@@ -39,6 +39,7 @@ _REFUSAL = re.compile(
 
 def refuses(answer: str) -> bool:
     """Whether an English answer declines: one of the common phrases is in its first 200 characters."""
+    # Who declines does so at the beginning; further on, such a phrase may be anybody's.
     return _REFUSAL.search(answer[:200].replace("’", "'")) is not None
 
 

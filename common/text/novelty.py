@@ -155,6 +155,7 @@ class KnownWords:
     def near(self, sketch: "MinHash") -> tuple[float, str] | None:
         """The highest estimate for `sketch` with any known one and the name of the first that has it; None where
         none reaches the limit."""
+        # In the order of adding: of equal estimates the first known text is reported.
         candidates = sorted(cast("list[int]", self._index.query(sketch)))
         if not candidates:
             return None

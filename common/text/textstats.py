@@ -214,6 +214,7 @@ def compression_ratio(text: Text) -> float:
     the texts joined by line breaks. Below some 50 words it mostly tells the length. Builds of Python with another
     zlib (zlib-ng) may differ in the third digit. NaN for an empty text.
     """
+    # A lone surrogate has no UTF-8 form; a text that holds one is measured all the same.
     plain = _read(text).text.encode("utf-8", "surrogatepass")
     return len(plain) / len(zlib.compress(plain, 9)) if plain else math.nan
 

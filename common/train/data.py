@@ -50,12 +50,16 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
     Every example appears exactly once, save what `drop_last` leaves out; only one batch may hold fewer than
     `batch_size`.
     """
+    # Of seed and epoch alone: a training that starts again in mid-epoch makes the same plan.
     rng = np.random.default_rng([settings.seed, epoch])
     order = rng.permutation(len(lengths))
     if settings.drop_last:
+        # Before the sort, or it would always be the longest examples that are dropped.
         order = order[: settings.steps_per_epoch(len(lengths)) * settings.batch_size]
+    # A stable sort by bucket: within one, the shuffle decides who shares a batch.
     order = order[np.argsort([bucket(lengths[i], SHORTEST) for i in order], kind="stable")]
     parts = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
+    # Or every epoch would go from short examples to long ones.
     return [parts[i] for i in rng.permutation(len(parts))]
 
 

@@ -63,6 +63,7 @@ def reference_logps(
     _check(pairs, config)
     answers = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
     reduce = np.mean if normalise else np.sum
+    # In float64, as margins are small differences of long sums.
     logps = [reduce(x, dtype=np.float64) for x in score(params, config, answers, batch_size)]
     return np.array(logps, np.float32).reshape(-1, 2)
 
@@ -104,6 +105,7 @@ def prefer(
     steps = settings.total_steps(len(pairs)) if steps is None else steps
 
     def stream(first: int) -> Iterable[Any]:
+        # What a pair is padded to.
         lengths = [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs]
         for rows in plan(lengths, settings, first_step=first, last_step=steps):
             yield collate_pairs([pairs[i] for i in rows], reference[rows], settings, pad_id, beta, normalise)
@@ -142,6 +144,7 @@ def collate_pairs(
         for answer in (pair.chosen, pair.rejected)
     ]
     rows = min(settings.micro_batch_size, settings.batch_size)
+    # A pair is two rows. Its share divides the loss, so the weights must not.
     twice = dataclasses.replace(
         settings, batch_size=2 * settings.batch_size, micro_batch_size=2 * rows, sum_loss=False
     )
