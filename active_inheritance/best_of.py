@@ -1,4 +1,4 @@
-"""The best of k replies: the rule of Active Inheritance between any generator and whoever asks it.
+"""The best of k replies: the rule of Active Inheritance between any generator and its caller.
 
 pick = PickBest(k=4, objective=("mtld:max",))
 generator = pick(generator)                         # asked as before, answers with one reply in four

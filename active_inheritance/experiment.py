@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 class Data(NamedTuple):
     """What a run reads. `pool`: a file of the user's, in place of which sources answer `prompts`. `held_out`: the
-    held-out prompts, as far as they are known before the pool."""
+    held-out prompts that are known before the pool."""
 
     pool: "PoolFile | None"
     prompts: "list[Prompt]"

@@ -254,7 +254,7 @@ class ObjectiveFigures:
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """All figures about the data. None stands where there is nothing to say.
+    """All figures about the data. A figure that is not defined is None.
 
     `scores`: by score its mean in the pool and in the arms, and by how much the selected answers differ.
     `correlations`: Pearson's, of scores of one prompt's usable answers. `sweep`: see `_sweep_figures`. `sources`:

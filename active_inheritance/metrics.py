@@ -46,8 +46,8 @@ Score = dict[str, float | None]
 
 
 def check_scorer(name: str, toxicity: str | None = None) -> None:
-    """Raises UserError for a name that is no scorer's, or whose function cannot be loaded. `toxicity`: who scores
-    that."""
+    """Raises UserError for a name that is no scorer's, or whose function cannot be loaded. `toxicity`: the
+    scorer of toxicity."""
     if name == TOXICITY:
         if toxicity is None:
             raise UserError(
@@ -75,7 +75,7 @@ def least_words(names: Sequence[str]) -> int:
 
 def versions(names: Sequence[str], hashes: Mapping[str, str], toxicity: str | None = None) -> dict[str, str]:
     """What every score was made by. `hashes`: those of the files the run reads; a function is known by its
-    file's. `toxicity`: who scored that."""
+    file's. `toxicity`: the scorer of toxicity."""
 
     def version(name: str) -> str:
         if name == TOXICITY and toxicity is not None:
@@ -103,8 +103,8 @@ class Scorers:
 
     @classmethod
     def open(cls, names: Sequence[str], toxicity: str | None = None, texts: str = "the answers") -> "Scorers":
-        """Load the functions among `names`, and who scores toxicity. Raises UserError for those that cannot be.
-        `texts`: where the texts lie, for scorers whose user scores them."""
+        """Load the functions among `names`, and the scorer of toxicity. Raises UserError for what cannot be
+        loaded. `texts`: where the texts lie, for scorers that ask the user to score them."""
         functions = {name: load_callable(name) for name in names if name.startswith("python:")}
         toxic = None
         if TOXICITY in names and toxicity is not None:
@@ -138,6 +138,7 @@ class Scorers:
             value = float(self.functions[name](prompt, text))
         except (Exception, SystemExit) as error:
             self.failures[name] = self.failures.get(name, 0) + 1
+            # One failure may be the text's; several in a row are the function's.
             if self.failures[name] < BREAKER:
                 return None
             what = " ".join(f"{type(error).__name__}: {error}".split())

@@ -52,6 +52,7 @@ def open_sources(names: Sequence[str], url: str | None, answering: Answering) ->
     for name in names:
         if is_model(name):
             folder = checkpoint.resolve(name)
+            # Looked at and not loaded: models take turns later, but what is wrong with one must show now.
             hf.load_config(folder)
             Tokenizer.load(folder)
             sources[name] = from_folder(name, answering)

@@ -86,8 +86,8 @@ class Selection:
 
 
 def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> Scored:
-    """Score a pool, as far as that is not done; its parts lie in `folder` of the run. Raises UserError for a file
-    that cannot be read, and where no answer is usable."""
+    """Score a pool; its parts lie in `folder` of the run, and those that are stored stay. Raises UserError for a
+    file that cannot be read, and where no answer is usable."""
     place, file = run.path / folder, pool.file
     path = place / "pool" / "index.json"
     with run.timed("score"):
@@ -107,8 +107,8 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
 
 
 def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Selection:
-    """Select from a scored pool by `rule`, as far as that is not done; choices lie in `folder` of the run. Raises
-    UserError where no prompt has an answer that can be taken."""
+    """Select by `rule` from a scored pool; choices lie in `folder` of the run, and those that are stored stay.
+    Raises UserError where no prompt has an answer that can be taken."""
     own, index = run.path / folder, scored.index
     with run.timed("select"):
         # Some 4,000 prompts are enough for a picture.

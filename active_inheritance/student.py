@@ -82,6 +82,7 @@ def learned_rows(
     shared = set.intersection(*({row["id"] for row in s.rows(arm)} for arm, s in selections.items()))
     streams = [(row for row in s.rows(arm) if row["id"] in shared) for arm, s in selections.items()]
     for rows in zip(*streams, strict=True):
+        # By text: held-out prompts of a file have ids of their own.
         if rows[0]["prompt"] in apart:
             continue
         sequences = [encoded(student, row, learning) for row in rows]
@@ -109,7 +110,7 @@ def learned_rows(
 
 
 def _scores_of(text: str, names: Iterable[str]) -> dict[str, float | None]:
-    """The metrics of a text; None for scores that others made, of which a part would cost another call."""
+    """The metrics of a text; None for scores from elsewhere, as scoring a cut answer would take another call."""
     (scores,) = Scorers.open(tuple(name for name in names if name in METRICS)).score("", [Answer("", 0, text)])
     return {name: scores.get(name) for name in names}
 
@@ -147,7 +148,7 @@ def train_students(
 ) -> dict[str, Student]:
     """Train and measure a student for each arm in `learned`, all from `base`, in the round of that number.
 
-    Weights are in `folder`/ARM/student; whoever needs them no longer deletes them.
+    Weights are in `folder`/ARM/student; the caller deletes them when they are no longer needed.
     """
     settings = dataclasses.replace(learning.train, seed=seed)
     # Every arm has as many rows, so one number of updates holds for all.
@@ -214,6 +215,7 @@ def drift(run: RunDir, base: LanguageModel, model: Lazy, answers: Sequence[Row],
         pairs, rows = [], []
         for row in answers:
             tokens, start = base.tokenizer.encode_example(messages(row["prompt"]), row["answer"])
+            # An answer that was cut had no end token, which encoding gives it.
             tokens = tokens[:-1] if row["truncated"] else tokens
             if start < len(tokens) <= base.config.max_positions:
                 pairs.append((tokens[:start], tokens[start:]))

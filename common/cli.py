@@ -35,7 +35,7 @@ def flag(default: Any, help: str) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong by an exception: whether the process ends is for whoever began it to decide."""
+    """Reports a fault by an exception: whether the process ends is for its caller to decide."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -85,6 +85,7 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
     default: Any = field.default
     options: dict[str, Any] = {"default": default, "dest": field.name}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        # X | None is read as X: None is what stays where the flag is not given.
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     shown = default
     if hint is bool:

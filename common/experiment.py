@@ -42,6 +42,7 @@ def main(
     `kind`: the method's Config, with `resolved()` and `dry_run`. `plan`: names and what they come to, having
     checked the data as a run would.
     """
+    # Resolved here too: the plan shows the settings that a run would use.
     config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
     if config.dry_run:
         for name, what in plan(config):
@@ -76,6 +77,7 @@ def carry_out(
     Whatever the user may have to fix is found before the run directory exists, the cheapest first: another
     configuration in the folder before anything is loaded, then what `prepare` refuses. Raises UserError.
     """
+    # Nothing is touched yet, and no model loaded, which may take minutes.
     RunDir.check(run_dir, method, dict(identity))
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:

@@ -34,6 +34,7 @@ class RunSettings:
 
 def filled(config: C, defaults: Mapping[str, Any]) -> C:
     """`config` with those of `defaults` that it leaves open (None)."""
+    # None alone counts as open: a setting that was given stays, 0 and False included.
     missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing)
 
@@ -47,6 +48,7 @@ def given(value: T | None) -> T:
 def preset(kind: type[C], presets: Mapping[str, Mapping[str, Any]], name: str, settings: Mapping[str, Any]) -> C:
     """The settings of a preset with `settings` in place of its own. Raises UserError for an unknown name."""
     check_preset(presets, name)
+    # The later ones win: what is given takes the place of the preset's own.
     return kind(**{**presets[name], **settings, "preset": name})
 
 

@@ -4,7 +4,7 @@
     fine-tune-matched   the seeds alone, again and again
     eda                 seeds and as many edited copies of them (`llm2llm.eda`) as llm2llm had new examples
     auggpt              seeds and the teacher's rephrasings of them, for as many teacher calls
-    more-data           seeds and as many real examples as llm2llm had new ones, as far as the training data go
+    more-data           seeds and as many real examples as llm2llm had new ones, or all that the training data have
 """
 
 import dataclasses

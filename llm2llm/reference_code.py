@@ -83,7 +83,7 @@ def as_in_reference_code(task: WorkedAnswer) -> ReferenceWorkedAnswer:
 
 
 def as_evaluated(task: ReferenceWorkedAnswer) -> ReferenceWorkedAnswer:
-    """The same task for whoever evaluates: its `messages` are the evaluation prompt."""
+    """The same task for evaluation: its `messages` are the evaluation prompt."""
     return _Evaluated(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
 
 

@@ -39,6 +39,7 @@ def _within(judged: Sequence[Row]) -> list[Row]:
         by_prompt.setdefault(row["prompt"], []).append(row)
     pairs = []
     for prompt, ranked in by_prompt.items():
+        # The worst come first in the ranking, so the best pass is the last one.
         best_first = passing(ranked)[::-1]
         # As many pairs as the smaller side has.
         pairs += [_pair(prompt, *ends, "within") for ends in zip(failing(ranked), best_first, strict=False)]

@@ -195,7 +195,7 @@ class Config(RunSettings):
 
 
 def _check_there(name: str) -> None:
-    """Raise UserError for a model that is not there, as far as that shows without the hub."""
+    """Raise UserError for a model that does not exist, where that can be told without the hub."""
     kind, colon, rest = name.partition(":")
     if colon and kind == "embedded":
         there = sorted(file.parent.name for file in EMBEDDED.glob("*/model.safetensors"))

@@ -55,6 +55,7 @@ class CallbackGenerator:
                         )
                     held.append(record)
                     bar.update()
+                # Failures at the end are held back: if the run stops, a later one asks for them again.
                 if self._failures == 0:
                     good = len(held)
                     if good >= BATCH:

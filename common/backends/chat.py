@@ -48,9 +48,11 @@ class Dialect:
         }
         if "temperature" not in self._refused:
             body["temperature"] = sampling.temperature
+        # Only where it cuts something: some servers refuse a parameter that others ignore.
         if sampling.top_p < 1 and "top_p" not in self._refused:
             body["top_p"] = sampling.top_p
         if sampling.top_k > 0 and "top_k" not in self._refused:
+            # Not one of OpenAI's parameters: the client passes on what stands here.
             body["extra_body"] = {"top_k": sampling.top_k}
         if sampling.stop:
             body["stop"] = list(sampling.stop)

@@ -109,6 +109,7 @@ class Wire:
                 raise LostError(f"no reply after all retries ({self._reason(error)})") from None
             except openai.APIStatusError as error:
                 status, words = error.status_code, self._words(error)
+                # It may come with status 429, but no waiting helps.
                 if error.code in _NO_CREDIT:
                     raise self._terminal(402, words) from None
                 if status in (408, 409, 429) or status >= 500:

@@ -25,7 +25,7 @@ def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
     edge of a bin is midway between the last of one part and the first of the next, and belongs to the lower bin.
     Equal confidences are always in one bin, so ties make bins unequal. With one bin this is |mean confidence -
     accuracy|. It equals `get_ece_em` of uncertainty-calibration 0.1.4 (Kumar, Liang and Ma 2019, arXiv
-    1909.10155), as HELM (arXiv 2211.09110) does with 10 bins and 1. From few items it is too high in the mean:
+    1909.10155), as HELM (arXiv 2211.09110) does with 10 bins and 1. From few items it is too high on average:
     even a calibrated model has accuracies beside its confidences. Compare values of equally many items.
 
     Raises ValueError without items, for confidences outside [0, 1], for what is neither right nor wrong, and for

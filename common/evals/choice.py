@@ -142,7 +142,7 @@ class MultipleChoice(LikelihoodMeasure):
     def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
         """Accuracy, mean confidence, ECE with 10 and 1 bins of equal mass, all from 0 to 1; Brier score, 0 to 2.
 
-        Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher in the mean than that of the
+        Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher on average than that of the
         questions, so its interval lies high.
         """
         places, (logps, lengths, gold) = self._fitting(rows)

@@ -179,6 +179,7 @@ def changes(before: Mapping[str, Figure], after: Mapping[str, Figure], seed: int
             one, two = before[key].sample, after[key].sample
             if one is not None and two is not None:
                 alike.setdefault((one, two), []).append(key)
+            # Stays where one of them has no sample; the others are replaced below.
             found[key] = _change(before[key].value, after[key].value, None, None)
     for (one, two), keys in alike.items():
         names = {key: (before[key].key, after[key].key) for key in keys}

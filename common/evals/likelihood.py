@@ -4,10 +4,10 @@
     rows[0]["logps"], rows[0]["tokens"]        # summed log-probabilities in nats, and of how many tokens
 
 Context and text are tokenised together, and the text's tokens are found by their places in the joint string: from
-the first that ends beyond the context. Tokenising a text by itself gives other tokens, and a start token that is
-counted although nobody predicted it. In front stands what the tokenizer itself puts in front of plain text; where
-that is nothing and the text begins the string, the start token that the tokenizer names; where it names none, the
-first token is a condition only, and is not counted. A chat template writes its own start token.
+the first that ends beyond the context. Tokenised by itself, a text would have other tokens, and its start token
+would be counted although nothing predicts it. In front stands what the tokenizer itself puts in front of plain
+text; where that is nothing and the text begins the string, the start token that the tokenizer names; where it
+names none, the first token is a condition only, and is not counted. A chat template writes its own start token.
 """
 
 import abc
@@ -59,6 +59,7 @@ class Reader:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         named = tokenizer.bos_id
+        # Some tokenizers name a start token that they do not write; the first token of a text needs one before it.
         self._start = tokenizer.start_ids or ([] if named is None else [named])
 
     def pairs(self, texts: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
@@ -142,6 +143,7 @@ def scored(
                 rows.append(
                     {
                         "id": item.id,
+                        # The texts of an item are compared, so one that does not fit leaves out all of them.
                         "logps": [logp for logp, _ in known] if whole else None,
                         "tokens": [count for _, count in known] if whole else None,
                     }
@@ -149,6 +151,7 @@ def scored(
             yield rows
 
     rows = store.rows(name, batches)
+    # Rows are found by the name of the file: those of other data would be taken for these.
     if [row["id"] for row in rows] != [item.id for item in items]:
         raise UserError(f"{store.file(name)} holds rows of other items: use another folder for other data")
     return rows

@@ -81,10 +81,11 @@ class Store:
         return whole if whole.exists() else whole.with_name(f"{whole.name}.part")
 
     def stored(self, name: str) -> list[Row]:
-        """The rows of `name` that are there already."""
+        """The rows of `name` that are stored so far."""
         file = self.file(name)
         if file is None:
             return []
+        # The part of a killed process may end in a torn line, which a journal leaves out.
         return Journal(file).rows() if file.suffix == ".part" else read_jsonl(file)
 
     def timed(self, stage: str) -> contextlib.AbstractContextManager[None]:
@@ -126,7 +127,7 @@ class Measure(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, model: "LanguageModel", store: Store = MEMORY) -> Measured:
-        """Ask `model`, and measure what it gives. What `store` holds already is read back."""
+        """Ask `model`, and measure what it gives. What `store` already holds is read back."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ class WritingMeasure(Measure):
 
 
 def default_tokens(positions: int) -> int:
-    """Longest answer of a model with so many positions, where nothing else is said."""
+    """Longest answer of a model with so many positions, where the user does not say."""
     return min(MOST_TOKENS, positions // 2)
 
 

@@ -47,7 +47,7 @@ ATTEMPTS = 4
 
 
 def check_scorer(name: str) -> None:
-    """Raise UserError for a scorer that cannot be there, as far as that shows without loading it."""
+    """Raise UserError for a scorer that does not exist, where that can be told without loading it."""
     kind, _, rest = name.partition(":")
     if kind not in KINDS:
         raise UserError(f"--toxicity-scorer {name}: name one as {', '.join(f'{kind}:…' for kind in KINDS)}")

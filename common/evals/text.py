@@ -115,7 +115,7 @@ def text_figures(
     """Means over texts of all metrics of `textstats`, self-BLEU, and the compression ratio of all texts.
 
     Intervals by bootstrap over texts. `short` counts the texts below the words that the metric needs to say
-    something; they are in the mean. Self-BLEU and the ratio of the corpus have no interval: a text that is drawn
+    something; the mean includes them. Self-BLEU and the ratio of the corpus have no interval: a text that is drawn
     twice repeats itself, so a bootstrap would measure the drawing. `values`: the `scores` of the texts. `ids`: of
     the prompts that were answered. `tokens`: the length of each text under the tokenizer of its model.
     """

@@ -316,7 +316,7 @@ def _write_tensors(folder: pathlib.Path, params: Params, dtype: np.dtype) -> Non
     for i, shard in enumerate(shards, 1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
         arrays = {rule.name: _to_theirs(rule, leaf, layer, dtype) for rule, leaf, layer in shard}
-        # transformers refuses a file that does not name a format.
+        # As transformers marks its own files: older versions refuse one that names no format.
         save_file(arrays, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(arrays, file)
     if len(shards) > 1:

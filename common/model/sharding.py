@@ -75,6 +75,7 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
+        # Any path may stand in front: the state of an optimizer holds whole trees of parameters.
         found = (spec for pattern, spec in RULES if re.fullmatch(f"(.*/)?{pattern}", name))
         spec = next(found, None if leaf.ndim else P())
         if spec is None:

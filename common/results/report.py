@@ -252,6 +252,7 @@ def _legend(figure: "Figure", axes: Any) -> None:
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=_SIZE
     )
     for text in legend.get_texts():
+        # A name with dollar signs is not a formula.
         text.set_parse_math(False)
 
 

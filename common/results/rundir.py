@@ -389,6 +389,7 @@ class RunDir:
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:
     """What config.json holds, as it is read back."""
+    # Tuples become lists on the way: only so can it be compared with what is stored.
     return json.loads(dump_json({"seedloop": VERSION, "method": method, "config": config}))
 
 

@@ -205,7 +205,7 @@ def entropy_nats(counts: Iterable[int]) -> float:
     """Shannon entropy (1948) of how often each outcome was counted: H = -Σ p ln p with p = count / total, in nats.
 
     0 where all outcomes are the same, ln k for k outcomes equally often. Divide by ln 2 for bits. This is the
-    plug-in estimate: from few counts it is too low in the mean. Raises ValueError without counts or for a negative
+    plug-in estimate: from few counts it is too low on average. Raises ValueError without counts or for a negative
     one.
     """
     counts = list(counts)

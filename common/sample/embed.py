@@ -126,6 +126,7 @@ class KnownVectors:
             self._store = np.zeros((0, width), self._store.dtype)
         total = len(self) + len(names)
         if total > len(self._store):
+            # Doubled, or every addition would copy the whole store.
             grown = np.zeros((max(total, 2 * len(self._store)), vectors.shape[1]), self._store.dtype)
             grown[: len(self)] = self._store[: len(self)]
             self._store = grown

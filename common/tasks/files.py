@@ -125,11 +125,13 @@ def _delimited(file: pathlib.Path) -> Iterator[Row]:
     """
     taken: list[str] = []  # the lines of the row that is being read
     header: list[str] = []
+    # newline: csv reads line breaks itself, those within quotes among them.
     with file.open(encoding="utf-8-sig", newline="") as lines:
         noted = (taken.append(line) or line for line in lines)
         if file.suffix.lower() == ".tsv":
             reader = csv.reader(noted, delimiter="\t", quoting=csv.QUOTE_NONE)
         else:
+            # Strict, or a quote in the wrong place would pass for text.
             reader = csv.reader(noted, strict=True)
         for i in itertools.count():
             place = f"{file} row {i}" if i else f"{file}, header"

@@ -122,6 +122,7 @@ def value(number: str) -> Fraction | None:
     if match is None:
         return None
     try:
+        # Exact: in floating point 0.1 + 0.2 is not 0.3.
         found = Fraction(match["top"].replace(",", ""))
         if power := match["e"] or match["power"]:
             found *= Fraction(10) ** int(power)

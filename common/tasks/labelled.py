@@ -33,7 +33,7 @@ def _exact(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 @functools.cache
 def _normal(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """From every normal form to the word, as far as it tells labels apart: for C and C++ it does not."""
+    """From each normal form to its word, where the form tells labels apart: that of C and C++ does not."""
     forms: dict[str, set[str]] = {}
     for written, word in _exact(labels).items():
         forms.setdefault(normalise(written), set()).add(word)

@@ -40,6 +40,7 @@ def _from_python(file: pathlib.Path) -> Task:
 def _guarded(file: pathlib.Path, task: Task) -> Task:
     """`task`, still of its own class, with methods whose faults are UserErrors that name the file."""
     kind = type(task)
+    # No slots or dict of its own: an object can only change to a class of the same layout.
     guarded_kind = type(kind.__name__, (kind,), {"__slots__": ()})
     for name, method in _METHODS.items():
         if hasattr(kind, name):
@@ -94,6 +95,7 @@ def _checked(file: pathlib.Path, task: Any) -> Task:
     kinds = typing.get_args(Kind)
     if task.kind not in kinds:
         raise UserError(f"{file}: kind of TASK is {task.kind!r}: it must be {' or '.join(map(repr, kinds))}")
+    # A text would pass for a sequence of texts.
     if isinstance(task.reply_fields, str) or not all(isinstance(field, str) for field in task.reply_fields):
         raise UserError(f"{file}: reply_fields of TASK must be a tuple of texts")
     for limit in _LIMITS:

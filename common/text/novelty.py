@@ -79,6 +79,7 @@ class History:
         found = []
         for (sketch, vector), name in zip(self._read(texts), names, strict=True):
             found.append(self._repeat(sketch, vector))
+            # Without words it is near nothing, and would only fill the index.
             if found[-1] is None and not sketch.is_empty():
                 self._words.add(sketch, name)
                 if vector is not None:

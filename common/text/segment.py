@@ -59,6 +59,7 @@ def _clean_sentences(text: str) -> int:
     for match in _MAYBE_END.finditer(text):
         if match["stop"] and not _ends(text, start, match):
             continue
+        # Without a word it is no sentence, such as a row of stars.
         count += _WORD.search(text, start, match.start()) is not None
         start = match.end()
     return count + (_WORD.search(text, start) is not None)
@@ -203,6 +204,7 @@ def _rules() -> _Rules:
         elif kind == "So":
             other += sign
     caseless = "\u0590-\u0fff\u3040-\u9fff\uac00-\ud7a3"
+    # Letters of scripts without case count as both, as in spaCy.
     lower, upper = lower + caseless, upper + caseless
     quotes = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧"
     signs = r"…,:;!?¿؟¡()\[\]{}<>_#*&。？！，、；：～·।،۔؛٪"

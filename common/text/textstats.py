@@ -86,7 +86,7 @@ class Reading:
 
     @functools.cached_property
     def length(self) -> float:
-        """Tokens in a sentence, in the mean; NaN without a sentence."""
+        """Tokens in a sentence, on average; NaN without a sentence."""
         return len(self.tokens) / self.sentences if self.sentences else math.nan
 
     @functools.cached_property
@@ -145,13 +145,13 @@ def sentence_length(text: Text) -> float:
 
 
 def token_length(text: Text) -> float:
-    """Characters of a token, in the mean."""
+    """Characters of a token, on average."""
     found = _read(text).tokens
     return sum(map(len, found)) / len(found) if found else math.nan
 
 
 def syllables(text: Text) -> float:
-    """Syllables of a token, in the mean; each as in `syllables_of`."""
+    """Syllables of a token, on average; each as in `syllables_of`."""
     found = _read(text).syllables
     return sum(found) / len(found) if found else math.nan
 
@@ -202,8 +202,8 @@ def mtld(text: Text) -> float:
 
 def hdd(text: Text) -> float:
     """HD-D (McCarthy and Jarvis 2007, Language Testing 24:459-488): the type-token ratio of 42 terms drawn without
-    replacement, in the mean: Σ over different terms of (1 - C(N - f, 42) / C(N, 42)) / 42, where the term is there
-    f times among N. NaN for fewer than 42."""
+    replacement, on average: Σ over different terms of (1 - C(N - f, 42) / C(N, 42)) / 42, where the term occurs f
+    times among N. NaN for fewer than 42."""
     return hdd_of(_read(text).terms)
 
 

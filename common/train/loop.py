@@ -262,6 +262,7 @@ def optimise(
     first = 0
     if checkpoint is not None and checkpoint.exists():
         trained, state, first = _restore(checkpoint, trained, state)
+    # It is told where the training goes on, so that no update after the restored state is logged twice.
     write = log(first) if log is not None else None
     saved_at = time.monotonic()
     pending: list[tuple[int, float, Any]] = []

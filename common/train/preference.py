@@ -151,6 +151,7 @@ def collate_pairs(
     batch = collate(examples, twice, pad_id)
     micro = len(batch.tokens)
     logps, share = np.zeros((micro * rows, 2), np.float32), np.zeros(micro * rows, np.float32)
+    # Pairs that are padding keep the share 0, and so count for nothing.
     logps[: len(pairs)], share[: len(pairs)] = reference, 1 / len(pairs)
     return (
         *(batch.tokens, batch.index, batch.target, batch.weight),

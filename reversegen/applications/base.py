@@ -152,6 +152,7 @@ def load_splits(task: Task, files: Files) -> tuple[list[Example], list[Example]]
     train, test = task.load("train", files.seeds, files.seed), task.load("test", files.test, files.seed)
     for examples in (train, test):
         check_ids(examples)
+    # By text, as the same question may have another id in each file.
     held_out = {example.question for example in test}
     return [example for example in train if example.question not in held_out], test
 

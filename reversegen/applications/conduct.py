@@ -91,6 +91,7 @@ class Conduct:
         ask = lambda row: self.messages(row["query"])
         answered = of_target(ctx, folder, queries, ask, self.answers, target)
         groups = zip(queries, answered, strict=True)
+        # An answer that failed is judged as an empty one, to keep the places; its query becomes invalid below.
         pairs = [(row["query"], record.text or "") for row, group in groups for record in group]
         judged = in_groups(self.judged(ctx, f"{folder}/judge", pairs), self.answers.n)
         return [_joined(answers, verdicts) for answers, verdicts in zip(answered, judged, strict=True)]
@@ -110,6 +111,7 @@ class Conduct:
             {"role": "user", "content": row["query"]},
             {"role": "assistant", "content": row["answer"]},
         )
+        # By place, as one query has several answers.
         rows = [{"id": str(i), "query": query, "answer": answer} for i, (query, answer) in enumerate(pairs)]
         return [read_guard(record.text) for record in of_guard(ctx, name, rows, conversation, GUARD_TOKENS)]
 

@@ -149,6 +149,7 @@ class Solving:
         truth = self.task.truth(row["query"])
         if worked["answer"] is None:
             return worked | {"refused": "labelers disagree", "truth": truth, "label_correct": None}
+        # It is by this reference that the target failed: a label with another result would contradict that.
         same = self.task.correct(worked["answer"], row["reference"])
         right = None if truth is None else self.task.correct(worked["answer"], truth)
         refused = None if same else "not the reference answer"
