@@ -94,8 +94,7 @@ def augment(
         if not open_slots or made.exhausted:
             break
         requests = [
-            # The id seeds the sampling and names the stored reply: without the attempt in it, the same text would
-            # come.
+            # The id seeds sampling and names the stored reply: without the attempt, the old text would come back.
             Request(f"{folder}/{attempt}/{slot}/{parent.id}", messages(parent), 1, parent, task.reply_fields)
             for slot, parent in open_slots
         ]

@@ -155,7 +155,7 @@ class Fluency:
         values = [row["mean_logp"] for row in rows if row["query"] is not None]
         if not deviations or len(values) < 2:
             return None
-        # Rounded as the likelihoods are that it is compared with.
+        # Rounded like the likelihoods that it is compared with.
         return cls(proposer, round(float(np.mean(values) - deviations * np.std(values, ddof=1)), 5))
 
     def likelihoods(
@@ -200,9 +200,9 @@ def sift(
     with ctx.run.timed("deduplicate"):
         repeats = history.add_new([row["query"] for row in formed], [row["id"] for row in formed])
     kept = new(formed, repeats)
-    # After the history, which is to know these queries too: written again they would be no news either.
+    # After the history, which is to know these queries too: written again, they would not be new either.
     kept = new(kept, held_out.repeats([row["query"] for row in kept]), "near a test question")
-    # Last, as it alone runs a model.
+    # Last, so that the warm-up proposer reads only what is left.
     if fluency is not None and kept:
         with ctx.run.timed("likelihood guard"):
             values = fluency.likelihoods(ctx.run, f"{folder}/likelihood.jsonl", app, kept, prompts)

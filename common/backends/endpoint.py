@@ -113,8 +113,7 @@ class EndpointGenerator:
             while open_wants or in_flight:
                 while open_wants and len(in_flight) < self._concurrency:
                     want = open_wants[0]
-                    # Reserved at the most it may cost, so that requests in flight cannot exceed the budget
-                    # together.
+                    # Reserved in full, so that requests in flight cannot exceed the budget together.
                     cost = estimate(want.request, sampling)
                     if self._budget.covers(sum(in_flight.values(), spent + cost)):
                         in_flight[want.key] = cost

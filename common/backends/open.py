@@ -49,7 +49,7 @@ def is_model(name: str) -> bool:
 
 
 def check_name(name: str, flag: str, url: str | None = None) -> None:
-    """Raise UserError for a back end that cannot exist, without loading it."""
+    """Raise UserError for a back end that cannot exist, where that can be told without loading it."""
     kind, _, rest = name.partition(":")
     if kind == "python" and not pathlib.Path(rest.rpartition(":")[0]).is_file():
         raise UserError(f"no such file: {rest.rpartition(':')[0] or rest} (given as {flag} {name})")

@@ -57,7 +57,7 @@ def embed(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         inputs = np.zeros((batch_size, bucket(len(token_lists[rows[-1]]), SHORTEST)), np.int32)
-        # 1 also for rows of padding alone, whose mean would else be a division by zero.
+        # 1 also for rows of padding alone, whose mean would otherwise be a division by zero.
         lengths = np.ones(batch_size, np.int32)
         for row, i in enumerate(rows):
             lengths[row] = len(token_lists[i])

@@ -89,7 +89,7 @@ def _object(value: Any, place: str) -> Row:
 
 
 def _jsonl(file: pathlib.Path) -> Iterator[Row]:
-    # Spreadsheets write a byte order mark, which would become part of the first name.
+    # Some editors write a byte order mark, which JSON does not allow.
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():

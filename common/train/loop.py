@@ -98,7 +98,7 @@ def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
     if settings.optimizer == "adamw":
         scale = optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon)
     else:
-        # PyTorch's form with its usual decay, which is what the authors' program trains with.
+        # PyTorch's form with its default decay, as in the program of ReverseGen's authors.
         scale = optax.scale_by_rms(decay=0.99, eps=settings.epsilon, eps_in_sqrt=False)
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),

@@ -135,7 +135,6 @@ class Certainty:
         for group in of_target(ctx, folder, queries, ask, self.answers, target):
             texts = [record.text for record in group]
             letters = [None if text is None else self.asked.parse(text) for text in texts]
-            # Sorted, as a set of texts has another order in every process and a sum of floats depends on it.
             entropy = entropy_nats(sorted(letters.count(letter) for letter in {*letters}))
             unreadable = letters.count(None)
             entry = {"answers": texts, "letters": letters, "unreadable": unreadable}
