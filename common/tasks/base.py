@@ -2,6 +2,7 @@
 is told. Ready classes: `arithmetic.Arithmetic`, `labelled.LabelledText`, `worked.WorkedAnswer`,
 `choice.MultipleChoice`, `free.FreeAnswer`. How to bring your own: README.md in this folder."""
 
+import abc
 import dataclasses
 import pathlib
 from typing import Literal, Protocol
@@ -133,7 +134,7 @@ MEMBERS = tuple(name for name in vars(Task) if not name.startswith("_"))
 """Everything that `Task` asks for, in order."""
 
 
-class RowTask:
+class RowTask(abc.ABC):
     """The part of `Task` that is alike where examples are rows of a file or of a data set on the hub. A subclass
     reads a row in `_from_row` and overrides what differs."""
 
@@ -145,15 +146,17 @@ class RowTask:
         examples = (self._from_row(row, place, f"{split}-{i}") for i, (row, place) in enumerate(rows))
         return [example for example in examples if example is not None]
 
+    @abc.abstractmethod
     def _from_row(self, row: Row, place: str, name: str) -> Example | None:
         """The example of one row, None to leave it out. `name`: its id where the row has none."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def messages(self, question: str) -> tuple[Message, ...]:
-        raise NotImplementedError
+        """See `Task`."""
 
+    @abc.abstractmethod
     def parse(self, text: str) -> str | None:
-        raise NotImplementedError
+        """See `Task`."""
 
     def solve_messages(self, question: str) -> tuple[Message, ...]:
         return self.messages(question)
