@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
+from common import hosts
 from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
 from common.results.conclusion import Conclusion, conclude
@@ -24,6 +25,12 @@ class Settings(Protocol):
 
     @property
     def dry_run(self) -> bool: ...
+    @property
+    def coordinator(self) -> str | None: ...
+    @property
+    def processes(self) -> int | None: ...
+    @property
+    def process(self) -> int | None: ...
 
     def resolved(self) -> Self: ...
 
@@ -44,6 +51,7 @@ def main(
     """
     # Resolved here too: the plan shows the settings that a run would use.
     config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
+    hosts.connect(config.coordinator, config.processes, config.process)
     if config.dry_run:
         for name, what in plan(config):
             print(f"{name:28}{what}")
@@ -81,6 +89,6 @@ def carry_out(
     RunDir.check(run_dir, method, dict(identity))
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and hosts.is_writer():
             print(f"run directory: {run_dir}", file=sys.stderr)
         return conclude(run, work(run, ready))

@@ -3,7 +3,7 @@
     with progress_bar(total=len(requests), desc="teacher", unit="sample") as bar:
         bar.update()
 
-One is drawn in a terminal and in Jupyter, once; where standard error goes to a file or a pipe there is none.
+One is drawn in a terminal and in Jupyter, once; where standard error goes to a file or a pipe there is none, nor in a process other than the first of several.
 """
 
 import importlib.util
@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+from common import hosts
 
 Bar = tqdm
 
@@ -25,7 +27,7 @@ def progress_bar(iterable: Iterable[Any] | None = None, **settings: Any) -> Bar:
     kind = tqdm
     if kernel and importlib.util.find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as kind
-    return kind(iterable, disable=not (kernel or sys.stderr.isatty()), **settings)
+    return kind(iterable, disable=not (hosts.is_writer() and (kernel or sys.stderr.isatty())), **settings)
 
 
 def _in_jupyter() -> bool:

@@ -20,12 +20,22 @@ T = TypeVar("T")
 class RunSettings:
     """Flags of every run. A method's Config inherits them and gives `run_dir` a default of its own."""
 
-    UNSTORED: ClassVar[tuple[str, ...]] = ("run_dir", "dry_run")
+    UNSTORED: ClassVar[tuple[str, ...]] = ("run_dir", "dry_run", "mesh", "coordinator", "processes", "process")
     """Settings that decide no result, so that a run may be continued with others."""
 
     seed: int = flag(0, "random seed of everything")
     run_dir: str = flag("runs/seedloop", "folder of the run; the same command continues it")
     dry_run: bool = flag(False, "show the plan and stop")
+    mesh: str | None = flag(
+        None,
+        "devices by axis, such as data=2,fsdp=2,tensor=2: batches, batches and weights, heads; chosen by the models' "
+        "size if not given",
+    )
+    coordinator: str | None = flag(
+        None, "HOST:PORT of process 0, outside of clusters that name it (TPU pods, SLURM, GKE, Open MPI)"
+    )
+    processes: int | None = flag(None, "how many processes carry out this run, each started with the same flags")
+    process: int | None = flag(None, "which of them this one is, from 0")
 
     def stored(self) -> dict[str, Any]:
         """What the run directory records: everything that decides the results."""

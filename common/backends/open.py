@@ -16,7 +16,9 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from common import hosts
 from common.backends.budget import Budget
+from common.backends.shared import shared
 from common.errors import UserError
 from common.generate import Generator, Message
 from common.model.checkpoint import fingerprint, resolve
@@ -81,7 +83,7 @@ def open_backend(name: str, role: str, *, url: str | None = None, function: Writ
         from common.backends.callback import CallbackGenerator
 
         called = function or load_callable(name)
-        return _the_same(lambda account: CallbackGenerator(name, called))
+        return _the_same(lambda account: shared(name, lambda: CallbackGenerator(name, called)))
     if kind == "openai":
         return _hosted(model, url)
     from common.lm import LanguageModel
@@ -100,15 +102,20 @@ def _hosted(model: str, url: str | None) -> Backend:
     from common.backends.replies import Replies
     from common.backends.wire import Wire
 
-    with contextlib.closing(Wire(model, url, TIMEOUT)) as probe:
-        probe.check()
+    def check() -> None:
+        with contextlib.closing(Wire(model, url, TIMEOUT)) as probe:
+            probe.check()
+
+    hosts.share(check)
 
     @contextlib.contextmanager
     def opened(cache: ReplyCache) -> Iterator[Callable[[str], EndpointGenerator]]:
         with contextlib.ExitStack() as stack:
-            replies = stack.enter_context(Replies(cache.replies))
+            # Opened by the process that asks.
+            replies = stack.enter_context(Replies(cache.replies)) if hosts.is_writer() else None
             make = functools.partial(EndpointGenerator, model, url=url, replies=replies, budget=cache.share)
-            yield lambda account: stack.enter_context(make(scope=cache.account + account))
+            opened = lambda account: stack.enter_context(make(scope=cache.account + account))
+            yield lambda account: shared(f"openai:{model}", lambda: opened(account))
 
     return opened
 

@@ -29,6 +29,7 @@ from common.errors import UserError
 from common.model import decoder
 from common.model.decoder import Params
 from common.model.hf import ADAPTER_CONFIG, LAYER_RULES
+from common.model.sharding import fetch
 
 CONFIG, WEIGHTS = ADAPTER_CONFIG, "adapter_model.safetensors"
 _READ = ("peft_type", "r", "lora_alpha", "init_lora_weights")
@@ -143,7 +144,7 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
     }
     tensors = {}
     for name, (key, layer) in _names(config).items():
-        leaf = np.asarray(params["layers"][layer][key], np.float32)
+        leaf = fetch(params["layers"][layer][key]).astype(np.float32)
         size = (-1, lora.rank) if key.endswith("_a") else (lora.rank, -1)
         # PEFT stores both factors transposed: A (R, in) and B (out, R).
         tensors[name] = np.ascontiguousarray(leaf.reshape(size).T)
