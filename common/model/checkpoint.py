@@ -84,7 +84,7 @@ def _converted(file: pathlib.Path) -> pathlib.Path:
 
     parts = [part.absolute() for part in gguf.parts(file)]
     states = [f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in parts]
-    code = [_hash(pathlib.Path(module.__file__).read_bytes()) for module in (gguf, gguf_tokenizer)]
+    code = [_hash(pathlib.Path(__file__).with_name(name).read_bytes()) for name in ("gguf.py", "gguf_tokenizer.py")]
 
     def fill(folder: pathlib.Path) -> None:
         content = gguf.read(file)
