@@ -84,7 +84,7 @@ def _converted(file: pathlib.Path) -> pathlib.Path:
 
     parts = [part.absolute() for part in gguf.parts(file)]
     states = [f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in parts]
-    code = [_hash(pathlib.Path(__file__).with_name(name).read_bytes()) for name in ("gguf.py", "gguf_tokenizer.py")]
+    code = [_hash(file.read_bytes()) for file in sorted(pathlib.Path(__file__).parent.glob("gguf*.py"))]
 
     def fill(folder: pathlib.Path) -> None:
         content = gguf.read(file)
