@@ -248,7 +248,6 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
     prompts, others = _prompts(12, seed=3, samples=2), _prompts(15, seed=4)
     _sampler().sample(prompts)
     programs = (
-        sample._prepare,
         sample._prefill,
         sample._copy_rows,
         sample._grow,
@@ -265,9 +264,17 @@ def test_the_cache_is_donated():
     sampler = _sampler()
     cache = decoder.empty_cache(CONFIG, 8, 128)
     sample._decode_block(
-        sampler._layered, CONFIG, cache, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
+        sampler._params, CONFIG, cache, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
     )
     assert all(part.is_deleted() for layer in cache for part in layer)
+
+
+def test_weights_of_its_dtype_are_used_as_they_are_and_others_converted():
+    """So that a sampler holds no copy of weights that are loaded for computing."""
+    given = jax.tree.leaves(_params())
+    assert all(own is leaf for own, leaf in zip(jax.tree.leaves(_sampler()._params), given, strict=True))
+    half = _sampler(dtype=jnp.bfloat16)._params
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_a_seed_below_2_to_32_is_that_of_jax():
