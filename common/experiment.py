@@ -15,6 +15,7 @@ from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
 from common.results.conclusion import Conclusion, conclude
 from common.results.rundir import RunDir
+from common.runtime import accelerators
 
 C = TypeVar("C", bound="Settings")
 S = TypeVar("S")
@@ -31,6 +32,10 @@ class Settings(Protocol):
     def processes(self) -> int | None: ...
     @property
     def process(self) -> int | None: ...
+    @property
+    def mesh(self) -> str | None: ...
+
+    def devices(self) -> Any: ...
 
     def resolved(self) -> Self: ...
 
@@ -53,7 +58,10 @@ def main(
     config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
     hosts.connect(config.coordinator, config.processes, config.process)
     if config.dry_run:
-        for name, what in plan(config):
+        lines = list(plan(config))
+        if config.mesh is not None or hosts.count() > 1 or accelerators():  # only then jax is worth its loading
+            lines.append(("devices", str(config.devices())))
+        for name, what in lines:
             print(f"{name:28}{what}")
     else:
         run(config)

@@ -1,17 +1,17 @@
-"""A run by several processes, on one machine or on many: who does what, and how all of them come to the same values.
+"""A run by several processes, on one machine or many: who does what, and how all come to the same values.
 
     hosts.connect(coordinator, processes, process)      # before jax is used; finds a cluster's processes by itself
     reply = hosts.share(lambda: ask(model))             # computed by process 0 alone, and given to all
     folder = hosts.share_folder(folder)                 # process 0's own; elsewhere a private copy of it
 
 All processes carry out the same program with the same data, and compute on one mesh over the devices of all
-(`common.model.sharding`), so every one of them knows every result. Process 0 alone touches the run directory, calls
-hosted models and functions of the user's, and prints; the others work on a private copy of the run directory, which
-is deleted with them, and so need no file system in common with it. What no process can know by itself (a reply, a
-clock, a failure) goes through `share`.
+(`common.model.sharding`), so every one of them knows every result. Process 0 alone touches the run directory,
+calls hosted models and functions of the user's, and prints; the others work on a private copy of the run
+directory, which is deleted with them, and so need no file system in common with it. What no process can know by
+itself (a reply, a clock, a failure) goes through `share`.
 
-A process that fails tells the others, and process 0 says why, in one line. One that is killed is missed by jax within
-`HEARTBEAT` seconds; the others end as well, and the same commands continue the run.
+A process that fails tells the others, and process 0 says why, in one line. One that is killed is missed by jax
+within `HEARTBEAT` seconds; the others end as well, and the same commands continue the run.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def check(coordinator: str | None, processes: int | None, process: int | None) -
     if all(value is None for value in given):
         return
     if coordinator is None or processes is None or process is None:
-        raise UserError("--coordinator, --processes and --process go together: give all three, or none in a cluster")
+        raise UserError("--coordinator, --processes and --process go together: give all three or none")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator {coordinator} is no HOST:PORT, such as 10.0.0.1:1234")
@@ -127,11 +127,11 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-# --- values ---------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------------------
 
 
 def share(compute: Callable[[], Any]) -> Any:
-    """What `compute` gives in process 0, where alone it is called: a JSON value. A UserError of it is raised in all."""
+    """What `compute` gives in process 0, which alone calls it: a JSON value. A UserError of it is raised in all."""
     if count() == 1:
         return compute()
     sent = None
@@ -178,7 +178,7 @@ def _share_bytes(data: bytes | None) -> bytes:
     return data
 
 
-# --- folders --------------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------------------
 
 
 def share_folder(folder: pathlib.Path, without: tuple[str, ...] = ()) -> pathlib.Path:
@@ -220,7 +220,7 @@ def forget(folder: pathlib.Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-# --- the end --------------------------------------------------------------------------------------------------------
+# --- the end --------------------------------------------------------------------------------------------------
 
 
 def end(line: str, code: int) -> NoReturn:
@@ -250,7 +250,7 @@ def _watch() -> None:
                 number, line, code = json.loads(_client().blocking_key_value_get("seedloop/failed", LONG))
                 # What every process runs into is told by this one itself.
                 time.sleep(3)
-                _last(f"process {number}: {line}" if line else "", code)
+                _last(line and f"{line} (process {number})", code)
             _leave(int(_client().blocking_key_value_get("seedloop/end", LONG)))
         except Exception:  # the connection is closed: the process ends, or jax ends it
             return

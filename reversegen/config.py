@@ -12,7 +12,7 @@ import pathlib
 from typing import Any, Literal
 
 from common.backends.budget import Budget
-from common.backends.open import check_name, is_model
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag
 from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
@@ -287,6 +287,13 @@ class Config(RunSettings, TrainSettings):
         if self.judge is not None and not self.judge.startswith("python:"):
             raise UserError(f"--judge {self.judge}: name a function as python:FILE.py:FUNCTION")
         self.share()
+
+    def held(self) -> dict[str, float]:
+        asked = [name for name in (self.labeler, self.guard) if name and is_model(name)]
+        found = {model_name(name, "teacher"): 2.0 for name in asked}
+        found[model_name(self.proposer, "teacher")] = self.trained_bytes()
+        targets = (self.target, *self.transfer_targets)
+        return found | {model_name(name, "student"): self.trained_bytes() for name in targets}
 
     def share(self) -> Budget | None:
         """What the labeler may spend in a repeat; None without a budget. Raises UserError for one that cannot be

@@ -14,7 +14,7 @@ import hashlib
 import pathlib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import hosts
 from common.backends.budget import Budget
@@ -23,6 +23,9 @@ from common.errors import UserError
 from common.generate import Generator, Message
 from common.model.checkpoint import fingerprint, resolve
 from common.usercode import load_callable
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 Write = Callable[[list[Message]], str]
 
@@ -73,10 +76,13 @@ def check_url(url: str, flag: str, key: str) -> None:
         raise UserError(f"{flag} holds a login or a query, which would be stored: use {key}")
 
 
-def open_backend(name: str, role: str, *, url: str | None = None, function: Write | None = None) -> Backend:
+def open_backend(
+    name: str, role: str, *, url: str | None = None, function: Write | None = None, mesh: "Mesh | None" = None
+) -> Backend:
     """Load or probe the back end `name` now; what it returns gives its generators.
 
-    `role` is the embedded model's when `name` is "embedded"; `function` is called in place of what `name` names.
+    `role` is the embedded model's when `name` is "embedded"; `function` is called in place of what `name` names. A model in
+    this process lies on `mesh`.
     Raises UserError for whatever cannot be found, loaded or reached.
     """
     kind, _, model = name.partition(":")
@@ -89,7 +95,7 @@ def open_backend(name: str, role: str, *, url: str | None = None, function: Writ
         return _hosted(model, url)
     from common.lm import LanguageModel
 
-    generator = LanguageModel.load(model_name(name, role)).generator()
+    generator = LanguageModel.load(model_name(name, role), mesh=mesh).generator()
     return _the_same(lambda account: generator)
 
 

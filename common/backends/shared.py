@@ -12,7 +12,7 @@ from common.generate import Generator, Record, Request
 
 
 def shared(name: str, make: Callable[[], Generator]) -> Generator:
-    """What `make` gives; with several processes, one that process 0 makes and asks, and that tells all the same."""
+    """What `make` gives; with several processes, one that process 0 makes and asks, and that tells all of them."""
     return make() if hosts.count() == 1 else _Shared(name, make() if hosts.is_writer() else None)
 
 

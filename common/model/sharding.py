@@ -13,9 +13,9 @@ functions follow their arguments. Over `data` and `fsdp`, training splits the ro
 embedding those of a batch, sampling and beam search their slots and the cache; what the axes do not divide is
 computed everywhere.
 
-With an fsdp axis each decoding step gathers the weights, so a model that fits beside its cache samples faster with
-its devices on `data` or `tensor`. The devices may be those of several processes (`common.hosts`): each of them then
-has the same host arrays and calls the same functions, and `fetch` gives all of them the same values.
+With an fsdp axis each decoding step gathers the weights, so a model that fits beside its cache samples faster
+with its devices on `data` or `tensor`. The devices may be those of several processes (`common.hosts`): each of
+them then has the same host arrays and calls the same functions, and `fetch` gives all the same values.
 """
 
 import functools
@@ -63,13 +63,17 @@ def make_mesh(data: int | None = None, fsdp: int = 1, tensor: int = 1) -> Mesh:
     if min(fsdp, tensor, 1 if data is None else data) < 1:
         raise UserError("every axis of a mesh has at least one device")
     if data is None and len(devices) % (fsdp * tensor):
-        raise UserError(f"fsdp={fsdp} x tensor={tensor} does not divide the {len(devices)} devices that are visible")
+        raise UserError(
+            f"fsdp={fsdp} x tensor={tensor} does not divide the {len(devices)} devices that are visible"
+        )
     shape = (data or len(devices) // (fsdp * tensor), fsdp, tensor)
     sizes, count = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True)), math.prod(shape)
     if count > len(devices):
         raise UserError(f"a mesh of {sizes} needs {count} devices, {len(devices)} are visible")
     if count < len(devices) and jax.process_count() > 1:
-        raise UserError(f"a mesh of {sizes} has {count} devices, but all {len(devices)} of the processes take part")
+        raise UserError(
+            f"a mesh of {sizes} has {count} devices, but all {len(devices)} of the processes take part"
+        )
     # Auto axes let the compiler place the communication; jax's default (Explicit) wants it in every einsum.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
@@ -110,7 +114,11 @@ def place(tree: Any, params: Any) -> Any:
 def place_data(arrays: Any, params: Any, axes: P) -> Any:
     """Arrays of a batch or a cache on the devices of the parameters, on a mesh split over `axes`."""
     mesh = mesh_of(params)
-    return jax.device_put(arrays, _device(params)) if mesh is None else _put(arrays, data_shardings(mesh, arrays, axes))
+    return (
+        jax.device_put(arrays, _device(params))
+        if mesh is None
+        else _put(arrays, data_shardings(mesh, arrays, axes))
+    )
 
 
 def _put(tree: Any, shardings: Any) -> Any:

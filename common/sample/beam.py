@@ -125,9 +125,7 @@ def diverse(
     # The last token of a prompt is fed again, over its own place in the cache: that gives the first logits.
     last = np.repeat([prompt[-1] for prompt in prompts], groups).astype(np.int32)
     place = np.repeat([len(prompt) - 1 for prompt in prompts], groups).astype(np.int32)
-    found, logps = fetch(
-        _search(params, config, cache, last, place, eos, groups, limit, np.float32(penalty))
-    )
+    found, logps = fetch(_search(params, config, cache, last, place, eos, groups, limit, np.float32(penalty)))
     completions = []
     for row in range(rows):
         count = int((found[:, row] >= 0).sum())
