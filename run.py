@@ -84,7 +84,7 @@ def _together(argv: list[str]) -> None:
         if isinstance(error, KeyboardInterrupt):
             hosts.end("stopped; the same command continues where it left off", 130)
         if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):  # mostly another process that is gone
-            said = " ".join(str(error).split())[:160]
+            said = " ".join(str(error).split()).rpartition("computation: ")[2][:120]
             hosts.end(f"error: lost touch with another process ({said}); the same command, in all, continues", 1)
         traceback.print_exc()
         hosts.end("", 1)

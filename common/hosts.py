@@ -131,7 +131,7 @@ def _client() -> Any:
 
 
 def share(compute: Callable[[], Any]) -> Any:
-    """What `compute` gives in process 0, which alone calls it: a JSON value. A UserError of it is raised in all."""
+    """What `compute` gives in process 0, which alone calls it: a JSON value. Its UserError is raised in all."""
     if count() == 1:
         return compute()
     sent = None
@@ -190,10 +190,11 @@ def share_folder(folder: pathlib.Path, without: tuple[str, ...] = ()) -> pathlib
     _shared.append(place)
     inside = lambda: [path for path in sorted(folder.rglob("*")) if path.name not in without]
     for name, is_dir in share(lambda: [(str(path.relative_to(folder)), path.is_dir()) for path in inside()]):
-        if is_dir:
+        if is_writer():
+            if not is_dir:
+                _send_file(place / name)
+        elif is_dir:
             (place / name).mkdir()
-        elif is_writer():
-            _send_file(place / name)
         else:
             _receive_file(place / name)
     return place

@@ -3,8 +3,8 @@
     with progress_bar(total=len(requests), desc="teacher", unit="sample") as bar:
         bar.update()
 
-One is drawn in a terminal and in Jupyter, once; where standard error goes to a file or a pipe there is none, nor in
-any but the first of several processes.
+One is drawn in a terminal and in Jupyter, once; where standard error goes to a file or a pipe there is none, nor
+in any but the first of several processes.
 """
 
 import importlib.util

@@ -81,8 +81,8 @@ def open_backend(
 ) -> Backend:
     """Load or probe the back end `name` now; what it returns gives its generators.
 
-    `role` is the embedded model's when `name` is "embedded"; `function` is called in place of what `name` names. A model in
-    this process lies on `mesh`.
+    `role` is the embedded model's when `name` is "embedded"; `function` is called in place of what `name` names.
+    A model in this process lies on `mesh`.
     Raises UserError for whatever cannot be found, loaded or reached.
     """
     kind, _, model = name.partition(":")
