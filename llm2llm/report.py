@@ -80,7 +80,7 @@ def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
         return f"{writing} + {checks}" if checks else str(writing)
 
     # Only where labels are chosen by likelihood; what was written then stands beside it.
-    written = [("as written, %", lambda name, arm: _percent(arm.generated))]
+    written = [("as written, %", lambda name, arm: _percent(sum(arm.generated) / len(arm.generated)))]
     columns = [
         ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
         *(written if any(arm.generated for arm in summary.arms.values()) else ()),
@@ -90,11 +90,6 @@ def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
         ("teacher calls", calls),
     ]
     return arm_table(summary.arms, columns)
-
-
-def _percent(shares: Sequence[float] | None) -> str:
-    """Their mean in per cent."""
-    return "" if shares is None else f"{100 * sum(shares) / len(shares):.1f}"
 
 
 def final_table(summary: Summary) -> str:
