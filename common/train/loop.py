@@ -139,8 +139,9 @@ def initial_state(settings: TrainConfig, params: Params) -> dict[str, Any]:
 
 
 def _stepped(params: Params, direction: Params, rate: Array, count: Array) -> Params:
-    """`params` - `rate` * `direction`, in their dtype. To bfloat16 it is rounded at random, to either neighbour with
-    odds by distance: rounded to the nearest one, the small updates of fine-tuning would mostly come to nothing."""
+    """`params` - `rate` * `direction`, in their dtype. To bfloat16 it is rounded at random, to either neighbour
+    with odds by distance: rounded to the nearest one, the small updates of fine-tuning would mostly come to
+    nothing."""
     leaves, treedef = jax.tree.flatten(params)
     stepped = []
     for number, (p, d) in enumerate(zip(leaves, jax.tree.leaves(direction), strict=True)):
