@@ -118,8 +118,10 @@ class LanguageModel:
         return dataclasses.replace(self, name=str(folder), folder=path, weights=path)
 
     def generator(self) -> LocalGenerator:
-        """This model as a back end of `common.generate`."""
-        return LocalGenerator(self.name, self.params, self.config, self.tokenizer)
+        """This model as a back end of `common.generate`; all but the embedded ones are held to the form of a
+        reply."""
+        held = not checkpoint.is_embedded(self.folder)
+        return LocalGenerator(self.name, self.params, self.config, self.tokenizer, held=held)
 
     def encode(self, task: Task, examples: Sequence[Example], max_length: int) -> list[Encoded]:
         """Training sequences of `examples` under the task's one template.

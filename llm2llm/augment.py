@@ -95,7 +95,13 @@ def augment(
             break
         requests = [
             # The id seeds sampling and names the stored reply: without the attempt, the old text would come back.
-            Request(f"{folder}/{attempt}/{slot}/{parent.id}", messages(parent), 1, parent, task.reply_fields)
+            Request(
+                f"{folder}/{attempt}/{slot}/{parent.id}",
+                messages(parent),
+                example=parent,
+                fields=task.reply_fields,
+                choices=task.reply_choices,
+            )
             for slot, parent in open_slots
         ]
         name = f"{folder}/teacher_{attempt}.jsonl"
@@ -171,8 +177,17 @@ def _check_labels(
     found: dict[int, Check] = {}
     records: list[Record] = []
     if teacher.asking.label_check == "resolve":
+        # Only a single answer: of a closed set the likeliest is taken, and several would all be the same.
+        closed = task.reply_choices if votes == 1 else ()
+        fields = tuple(name for name, _ in closed)
         requests = [
-            Request(f"{folder}/check_{attempt}/{i}", task.solve_messages(new.question), votes)
+            Request(
+                f"{folder}/check_{attempt}/{i}",
+                task.solve_messages(new.question),
+                votes,
+                fields=fields,
+                choices=closed,
+            )
             for i, new in good.items()
         ]
         # Sampled at temperature 0, all votes would be the same answer.

@@ -34,6 +34,11 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
     return _fetch(name)
 
 
+def is_embedded(folder: pathlib.Path) -> bool:
+    """Whether the checkpoint in `folder` is one that comes with seedloop."""
+    return folder.parent == EMBEDDED
+
+
 def _resolve_embedded(name: str) -> pathlib.Path:
     present = sorted(file.parent.name for file in EMBEDDED.glob("*/model.safetensors"))
     if name not in present:

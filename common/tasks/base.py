@@ -72,6 +72,11 @@ class Task(Protocol):
         ...
 
     @property
+    def reply_choices(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Those of `reply_fields` that take one of a few values, with these; () if there is none."""
+        ...
+
+    @property
     def answer_tokens(self) -> int:
         """Limit of new tokens for an answer."""
         ...
@@ -140,6 +145,10 @@ class RowTask(abc.ABC):
 
     name: str
     hub: Hub | None = None
+
+    @property
+    def reply_choices(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        return ()
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         rows = load_rows(self.name, self.hub, split, file)

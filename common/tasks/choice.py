@@ -59,6 +59,10 @@ class MultipleChoice(RowTask):
     def reply_fields(self) -> tuple[str, ...]:
         return ("Text", *(f"Option {letter}" for letter in self.letters), "Answer")
 
+    @property
+    def reply_choices(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        return (("Answer", tuple(self.letters)),)
+
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         examples = super().load(split, file, seed)
         if not examples and (file is not None or split != "dev"):  # there need be no dev rows

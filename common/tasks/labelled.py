@@ -76,6 +76,10 @@ class LabelledText(RowTask):
     def _word(self, label: str) -> str | None:
         return _exact(self.labels).get(label.strip().lower()) or _normal(self.labels).get(normalise(label))
 
+    @property
+    def reply_choices(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        return (("Label", tuple(dict.fromkeys(word for _, word in self.labels))),)
+
     def messages(self, question: str) -> tuple[Message, ...]:
         return user_turn(f"{self.instruction}\n{question}")
 
