@@ -30,6 +30,7 @@ from typing import Any, Protocol
 from common.errors import UserError
 from common.tasks.files import Row, require, row_id, stream_rows
 from common.text.filters import refuses
+from common.text.nonsense import NO_TEXT, REPETITION, nonsense
 
 PROMPTS = ("prompt", "instruction", "question", "query")
 MAPS = ("outputs", "responses", "completions", "answers")
@@ -363,9 +364,11 @@ def draw(group: Group, sources: Sequence[str], k: int | None, seed: int) -> Grou
 def guard(answers: Sequence[Answer], max_repeats: float) -> list[tuple[str, ...]]:
     """For every answer what is wrong with it, in the order of GUARDS.
 
-    empty: no visible character. truncated: its row says that it was cut off. repeating: the share of its runs of
-    four words that stood in it before exceeds `max_repeats`. duplicate: the same text, but for space around it, as
-    an answer that comes before it by source and index. refusal: it declines in one of the common English phrases.
+    empty: no visible character, or none that makes a text. truncated: its row says that it was cut off. repeating:
+    it turns in circles, or the share of its runs of four words that stood in it before exceeds `max_repeats` (1:
+    it may repeat whatever it likes); both as `common.text.nonsense` sees it. duplicate: the same text, but for
+    space around it, as an answer that comes before it by source and index. refusal: it declines in one of the
+    common English phrases.
     """
     firsts: dict[str, tuple[str, int]] = {}
     for answer in answers:
@@ -374,22 +377,13 @@ def guard(answers: Sequence[Answer], max_repeats: float) -> list[tuple[str, ...]
     flags = []
     for answer in answers:
         text = answer.text.strip()
+        why = nonsense(text, max_repeats)
         found = {
-            "empty": not text,
+            "empty": why == NO_TEXT,
             "truncated": answer.truncated,
-            "repeating": repeats(text) > max_repeats,
+            "repeating": why == REPETITION and max_repeats < 1,
             "duplicate": bool(text) and firsts[text] != (answer.source, answer.index),
             "refusal": refuses(text),
         }
         flags.append(tuple(name for name in GUARDS if found[name]))
     return flags
-
-
-def repeats(text: str) -> float:
-    """The share of a text's runs of four words that stood in it before; 0 for fewer than twelve words, where one
-    repeated phrase would count for much. Songs reach 0.4, texts that turn in circles 0.6 and more."""
-    words = text.split()
-    if len(words) < 12:
-        return 0.0
-    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return 1 - len(set(runs)) / len(runs)

@@ -31,6 +31,11 @@ class RunSettings:
         """What the run directory records: everything that decides the results."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.UNSTORED}
 
+    def reasons(self) -> list[tuple[str, str]]:
+        """Why settings that were left open have the values that `resolved()` gave them, where the model decides
+        that: names, and values with reasons."""
+        return []
+
 
 def filled(config: C, defaults: Mapping[str, Any]) -> C:
     """`config` with those of `defaults` that it leaves open (None)."""

@@ -19,6 +19,7 @@ from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.base import Example, NewExample, Task
 from common.text.filters import rouge_l, words_of
+from common.text.nonsense import Gate
 from llm2llm.known import Known
 from llm2llm.switches import Asking
 
@@ -44,7 +45,8 @@ class Refine(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Teacher:
     """`generator` solves, for the label check; `writer` writes an example in `samples` calls at most. `fits` tells
-    whether the student can learn and answer an example of that length."""
+    whether the student can learn and answer an example of that length. `gate`: refuses nonsense; None: nothing
+    does."""
 
     generator: Generator
     writer: Generator
@@ -52,6 +54,7 @@ class Teacher:
     task: Task
     asking: Asking
     fits: Callable[[Example], bool]
+    gate: Gate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,12 @@ def augment(
         name = f"{folder}/teacher_{attempt}.jsonl"
         records = collect(run, name, teacher.writer, requests, teacher.asking.sampling, seed)
         read = [_read(teacher, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
+        if teacher.gate is not None:
+            reasons = teacher.gate.reasons([new.question if new.refused is None else None for new in read])
+            read = [
+                new if why is None else dataclasses.replace(new, refused=why)
+                for new, why in zip(read, reasons, strict=True)
+            ]
         # Before the label check, which should not be paid for a repetition.
         repeats = known.repeats([new.question if new.refused is None else None for new in read])
         read = [

@@ -6,6 +6,8 @@ without.
 """
 
 import hashlib
+import json
+import math
 import os
 import pathlib
 import re
@@ -13,6 +15,8 @@ import re
 from common.errors import UserError
 
 EMBEDDED = pathlib.Path(__file__).parents[1] / "embedded"
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself takes no longer header."""
 _HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
 
 
@@ -84,6 +88,33 @@ def fingerprint(folder: str | os.PathLike) -> str:
                 data.seek(max(0, size - 2**20))
                 digest.update(data.read())
     return digest.hexdigest()[:16]
+
+
+def parameters(folder: str | os.PathLike) -> int | None:
+    """How many parameters the safetensors files of a folder hold, by their headers alone; None without such files.
+
+    A header is JSON, before which its length stands in 8 bytes (format of safetensors). Files that cannot be read
+    are left for the loader to complain about.
+    """
+    total = 0
+    for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        try:
+            with file.open("rb") as data:
+                size = int.from_bytes(data.read(8), "little")
+                header = json.loads(data.read(min(size, _LONGEST_HEADER)))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+    return total or None
+
+
+def has_template(folder: str | os.PathLike) -> bool:
+    """Whether a checkpoint comes with a chat template, in a file of its own or among the tokenizer's settings."""
+    folder = pathlib.Path(folder)
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.exists() and b'"chat_template"' in file.read_bytes()
 
 
 def first_line(error: Exception) -> str:

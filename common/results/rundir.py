@@ -272,7 +272,9 @@ class RunDir:
     def __init__(self, path: pathlib.Path, lock: int):
         self.path = path
         self._lock = lock
-        self._within: list[float] = []  # seconds that stages took within each stage that is open, the outermost first
+        self._within: list[
+            float
+        ] = []  # seconds that stages took within each stage that is open, the outermost first
 
     @classmethod
     def open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":

@@ -1,7 +1,7 @@
 """Replies held to a form: labelled lines, of which a model writes what stands behind each label and nothing else.
 
-The labels of `Request.fields` are written for the model, one after another, each for all requests together. A field
-with `choices` gets the one of highest likelihood. So no reply falls out of the form, however weak the model.
+The labels of `Request.fields` are written for the model, one after another, each for all requests together. A
+field with `choices` gets the one of highest likelihood. So no reply falls out of the form, however weak the model.
 """
 
 import bisect
@@ -101,6 +101,8 @@ def _write(
     draw: Draw,
 ) -> None:
     """The field at `place` of each reply, in the model's words."""
+    if not replies:
+        return
     prompts, ends = [], []
     for reply in replies:
         names = reply.request.fields

@@ -32,8 +32,8 @@ class LocalGenerator:
     The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
     prompts are equal share one prefill within a batch.
 
-    `held`: requests with `fields` are answered in that form (`common.sample.form`). Not for models that were trained
-    to write it, as the embedded ones were.
+    `held`: requests with `fields` are answered in that form (`common.sample.form`). Not for models that were
+    trained to write it, as the embedded ones were.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from active_inheritance import pools
-from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool, repeats
+from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool
 from common.errors import UserError
 
 
@@ -176,12 +176,8 @@ def test_guards():
         Answer("a", 2, "cut of", truncated=True),
         Answer("a", 3, "go on and on " * 10),
         Answer("a", 4, "I'm sorry, but I cannot help."),
+        Answer("a", 5, "}{ ]( ;;~ =>"),
     ]
     flags = guard(answers, 0.5)
-    assert flags == [("duplicate",), (), ("empty",), ("truncated",), ("repeating",), ("refusal",)]
-
-
-def test_repeats():
-    assert repeats("one two three four " * 2) == 0  # too short to tell
-    assert repeats(" ".join(map(str, range(100)))) == 0
-    assert repeats("one two three four five " * 20) == pytest.approx(1 - 5 / 97)
+    assert flags == [("duplicate",), (), ("empty",), ("truncated",), ("repeating",), ("refusal",), ("empty",)]
+    assert guard(answers, 1.0)[4] == (), "a limit of 1 lets an answer repeat itself"
