@@ -18,6 +18,7 @@ from common.generate import Generator, Message, Record, Request
 from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.base import Example, NewExample, Task
+from common.tasks.replies import bare
 from common.text.filters import rouge_l, words_of
 from common.text.nonsense import Gate
 from llm2llm.known import Known
@@ -103,7 +104,7 @@ def augment(
                 messages(parent),
                 example=parent,
                 fields=task.reply_fields,
-                choices=task.reply_choices,
+                choices=_closed(task),
             )
             for slot, parent in open_slots
         ]
@@ -159,6 +160,11 @@ def augment(
     return made
 
 
+def _closed(task: Task) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The field of a reply that takes one of a few answers, the last one, with these; () where they are open."""
+    return ((task.reply_fields[-1], task.choices),) if task.choices else ()
+
+
 def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
     # A spent budget is a failed record, too, but ends the round: it is looked for first.
     if record.error == BUDGET_SPENT:
@@ -167,7 +173,7 @@ def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
         return NewExample(refused="teacher failed")
     if record.status == "length":
         return NewExample(refused="cut off")
-    new = teacher.task.parse_example(record.text or "", parent)
+    new = teacher.task.parse_example(bare(record.text or ""), parent)
     if new.refused is None and not teacher.fits(Example("", new.question, new.answer, new.label, new.group)):
         return NewExample(refused="too long for the student")
     return new
@@ -187,7 +193,7 @@ def _check_labels(
     records: list[Record] = []
     if teacher.asking.label_check == "resolve":
         # Only a single answer: of a closed set the likeliest is taken, and several would all be the same.
-        closed = task.reply_choices if votes == 1 else ()
+        closed = _closed(task) if votes == 1 else ()
         fields = tuple(name for name, _ in closed)
         requests = [
             Request(
@@ -218,7 +224,7 @@ def _vote(task: Task, records: Sequence[Record], label: str) -> Check:
     # Votes that were cut short by the budget must not decide.
     if any(record.error == BUDGET_SPENT for record in records):
         return None, BUDGET_SPENT
-    texts = [record.text for record in records if record.text is not None]
+    texts = [bare(record.text) for record in records if record.text is not None]
     # More than half of all that were asked: an answer that failed counts against each label.
     place = majority(task, texts, len(records))
     if place is None:

@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from llm2llm.switches import (
+    AnswerBy,
     Asking,
     Comparison,
     LabelCheck,
@@ -163,6 +164,13 @@ class Config(RunSettings):
     student_temperature: float = flag(0.0, "of the student when it answers; 0 is greedy")
     student_top_p: float = flag(1.0, "of the student when it answers")
     answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
+    answer_by: AnswerBy | None = flag(
+        None,
+        "what the student's answer is: its most likely label (score), beside what it writes, or what it writes "
+        "(generate); score for tasks with listed answers, unless the student is embedded",
+    )
+    system: str = flag("", "system text in front of every question to the student, in training too")
+    few_shot: int = flag(0, "seeds with their answers in front of every question to the student, in training too")
     learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else by its size")
     epochs: float | None = flag(
         None, "passes over the data in each training; 2 for the embedded student, else by its size"
@@ -221,11 +229,22 @@ class Config(RunSettings):
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
         positive += ("micro_batch_size", "max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
         positive += ("answer_tokens", "max_per_seed", "max_per_class")
-        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed", "likelihood_guard")
+        least = (
+            "teacher_temperature",
+            "student_temperature",
+            "show_earlier",
+            "seed",
+            "likelihood_guard",
+            "few_shot",
+        )
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
         if given(self.rounds) > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
+        if self.few_shot >= self.seed_examples:
+            raise UserError(
+                f"--few-shot {self.few_shot} shows seeds: it must be below --seed-examples {self.seed_examples}"
+            )
         if self.detect != "in-sample":
             if self.folds < 2 or self.folds > self.seed_examples:
                 raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
@@ -312,6 +331,7 @@ class Config(RunSettings):
     def switches(self, task: "Task") -> Switches:
         """The settings by the stage that reads them; `task` says what they leave open."""
         answer_tokens = self.answer_tokens or task.answer_tokens
+        by_score = bool(task.choices) and self.student != "embedded"
         return Switches(
             seeds=Seeds(self.seed_examples, self.seed_sampler),
             rounds=Rounds(self.trainings, self.patience, self.init == "continue"),
@@ -338,6 +358,9 @@ class Config(RunSettings):
                 self.training(),
                 SampleConfig(answer_tokens, temperature=self.student_temperature, top_p=self.student_top_p),
                 self.seed_weight,
+                self.answer_by or ("score" if by_score else "generate"),
+                self.system,
+                self.few_shot,
             ),
             comparison=Comparison(self.arms, self.match, self.wordnet),
             seed=self.seed,

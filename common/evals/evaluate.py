@@ -1,15 +1,22 @@
-"""Let a model answer a task's questions and grade the answers.
+"""Let a model answer a task's questions and grade the answers, by what it writes or by what it finds likely.
 
 rows = run.collect("test.jsonl", answer_batches(generator, task, examples))
+rows = run.collect("test.jsonl", scored_batches(model, task, examples))
 accuracy(rows)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from common.config import SampleConfig
-from common.generate import Generator, Request
+from common.generate import Generator, Message, Request
 from common.tasks.base import Example, Task
+from common.tasks.replies import bare
+
+if TYPE_CHECKING:
+    from common.lm import LanguageModel
 
 Row = dict[str, Any]
 
@@ -44,17 +51,87 @@ def answer_batches(
                     "label": example.label,
                     "status": record.status,
                     "text": record.text,
-                    "parsed": None if record.text is None else task.parse(record.text),
-                    "correct": record.text is not None and task.correct(record.text, example.label),
+                    "parsed": None if said is None else task.parse(said),
+                    "correct": said is not None and task.correct(said, example.label),
                     "mean_logp": record.mean_logp,
                 }
                 for i, record in enumerate(records)
                 for example in [rest[(answered + i) // n]]
+                for said in [None if record.text is None else bare(record.text)]
             ]
             yield rows[stored:]
             answered, stored = answered + len(records), 0
 
     return batches
+
+
+def scored_batches(
+    model: "Callable[[], LanguageModel]",
+    task: Task,
+    examples: Sequence[Example],
+    sampling: SampleConfig | None = None,
+    seed: int = 0,
+) -> Callable[[int], Iterator[list[Row]]]:
+    """As `answer_batches`, but the answer is the most likely of `task.choices` after the question; what the model
+    writes stands beside it.
+
+    A row's `text` and `parsed` are that choice. `logps`: of every choice the summed log-probability of its tokens
+    and the end token, in nats. `mean_logp`: the log-probability of the chosen one among the choices, how sure the
+    model is of it. `per_token`: the choice by mean log-probability of a token. `reply`: what the model wrote, and
+    `read` the answer stated there; `status` is the reply's.
+
+    The sum decides, because it is the probability that the model gives just this answer: after training it is
+    what was trained, and where one label begins another ("positive", "positive, mixed") the end token makes it
+    fair. The mean favours long labels whose last words follow from their first.
+    """
+
+    def batches(done: int) -> Iterator[list[Row]]:
+        rest = examples[done:]
+        if not rest:
+            return
+        ready, place = model(), 0
+        for rows in answer_batches(lambda: ready.generator(), task, rest, sampling, seed)(0):
+            asked = [task.messages(example.question) for example in rest[place : place + len(rows)]]
+            scores = choice_logps(ready, asked, task.choices)
+            yield [_by_score(task, row, found) for row, found in zip(rows, scores, strict=True)]
+            place += len(rows)
+
+    return batches
+
+
+def choice_logps(
+    model: "LanguageModel", asked: Sequence[Sequence[Message]], choices: Sequence[str]
+) -> list[list[tuple[float, int]]]:
+    """Of every conversation and choice: the summed log-probability in nats of the choice's tokens and the end
+    token, as training has them, and of how many."""
+    from common.evals.likelihood import DIGITS
+    from common.sample.score import score_shared
+
+    groups = []
+    for messages in asked:
+        encoded = [model.tokenizer.encode_example(messages, choice) for choice in choices]
+        start = encoded[0][1]
+        groups.append((encoded[0][0][:start], [tokens[start:] for tokens, _ in encoded]))
+    return [
+        [(round(float(logps.sum(dtype=np.float64)), DIGITS), len(logps)) for logps in own]
+        for own in score_shared(model.params, model.config, groups)
+    ]
+
+
+def _by_score(task: Task, row: Row, scores: Sequence[tuple[float, int]]) -> Row:
+    sums = np.array([logp for logp, _ in scores])
+    best = int(sums.argmax())
+    chosen = task.choices[best]
+    return row | {
+        "text": chosen,
+        "parsed": chosen,
+        "correct": task.correct(chosen, row["label"]),
+        "mean_logp": round(float(sums[best] - np.logaddexp.reduce(sums)), 5),
+        "logps": dict(zip(task.choices, sums.tolist(), strict=True)),
+        "per_token": task.choices[int((sums / [count for _, count in scores]).argmax())],
+        "reply": row["text"],
+        "read": row["parsed"],
+    }
 
 
 def accuracy(rows: Sequence[Row]) -> float:

@@ -68,7 +68,8 @@ class Tokenizer:
     def encode_prompt(self, messages: Messages) -> list[int]:
         """Token ids of a conversation up to where the assistant's answer begins.
 
-        With a chat template, the template's; otherwise the contents joined by blank lines and a newline.
+        With a chat template, the template's; otherwise the turns with blank lines between them, "Answer:" in front
+        of the assistant's, and at the end.
         Raises UserError when the template refuses the conversation.
         """
         return self._encode(self._prompt_text(messages))
@@ -149,7 +150,7 @@ class Tokenizer:
 
     def _prompt_text(self, messages: Messages) -> str:
         if not self.has_template:
-            return "\n\n".join(message["content"] for message in messages) + "\n"
+            return _plain_text(messages)
         return self._render(messages, add_generation_prompt=True)
 
     def _answer_text(self, messages: Messages, prompt_text: str, answer: str) -> str:
@@ -159,7 +160,9 @@ class Tokenizer:
             text = self._render([*messages, turn], add_generation_prompt=False)
             if text.startswith(prompt_text):
                 return text[len(prompt_text) :]
-        return answer
+            return answer
+        # One blank, also in front of an answer that was generated with it.
+        return answer if answer[:1].isspace() else f" {answer}"
 
     def _render(self, messages: Messages, add_generation_prompt: bool) -> str:
         import jinja2
@@ -187,6 +190,15 @@ class Tokenizer:
             return render(merged)
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template refuses the conversation: {error}") from None
+
+
+def _plain_text(messages: Messages) -> str:
+    """A conversation for a model that knows no turns, up to where the answer begins."""
+    parts = []
+    for message in messages:
+        spoken = message["role"] == "assistant"
+        parts.append(f"\nAnswer: {message['content']}" if spoken else f"\n\n{message['content']}")
+    return "".join(parts).lstrip("\n") + "\nAnswer:"
 
 
 def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:

@@ -72,8 +72,9 @@ class Task(Protocol):
         ...
 
     @property
-    def reply_choices(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Those of `reply_fields` that take one of a few values, with these; () if there is none."""
+    def choices(self) -> tuple[str, ...]:
+        """All answers there are, as a model writes them and `parse` gives them; () where they are open. Their
+        likelihoods can be compared in place of reading what is written."""
         ...
 
     @property
@@ -147,7 +148,7 @@ class RowTask(abc.ABC):
     hub: Hub | None = None
 
     @property
-    def reply_choices(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    def choices(self) -> tuple[str, ...]:
         return ()
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:

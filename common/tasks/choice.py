@@ -47,7 +47,7 @@ class MultipleChoice(RowTask):
     other_counts: bool = False
     hub: Hub | None = None
     kind: Kind = "class"
-    answer_tokens: int = 12
+    answer_tokens: int = 32
     example_tokens: int = 1024
     near_duplicate: float = 0.7
 
@@ -56,12 +56,12 @@ class MultipleChoice(RowTask):
         return LETTERS[: self.count]
 
     @property
-    def reply_fields(self) -> tuple[str, ...]:
-        return ("Text", *(f"Option {letter}" for letter in self.letters), "Answer")
+    def choices(self) -> tuple[str, ...]:
+        return tuple(self.letters)
 
     @property
-    def reply_choices(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        return (("Answer", tuple(self.letters)),)
+    def reply_fields(self) -> tuple[str, ...]:
+        return ("Text", *(f"Option {letter}" for letter in self.letters), "Answer")
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         examples = super().load(split, file, seed)
