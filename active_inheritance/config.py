@@ -13,7 +13,6 @@ import math
 import pathlib
 from typing import ClassVar, Literal
 
-from active_inheritance.pools import PROMPTS
 from active_inheritance.profile.config import ARITHMETIC
 from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.select import Constraint, Objective, Rule
@@ -22,7 +21,7 @@ from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag, flag_name
 from common.config import LoraConfig, SampleConfig, TrainConfig, micro_batch
-from common.defaults import Default, adapters, kind_of, reasons, training, values, writing
+from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values, writing
 from common.errors import UserError
 from common.settings import RunSettings, check_files, filled, given, hosted_share
 from common.tasks.files import stream_rows
@@ -114,6 +113,11 @@ class Config(RunSettings):
     max_repeats: float = flag(
         Scoring.max_repeats, "share of repeated runs of four words above which an answer is repeating"
     )
+    likelihood_guard: float | None = flag(
+        None,
+        "standard deviations below a source's mean log-probability at which its answer is unlikely and not used; "
+        "models in this process only; 0: off, as for the embedded ones, else 4",
+    )
     select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
     student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")
     students: tuple[str, ...] = flag(
@@ -190,7 +194,10 @@ class Config(RunSettings):
         tokens = Default(160, "") if demo else Default(512, "an answer that is cut off is not used")
         small = next((kind for kind in sources if kind.small), None)
         heat = Default(1.0, "") if small is None else writing(small)["temperature"]
-        found = {"answer_tokens": tokens, "source_temperature": heat}
+        found = {"answer_tokens": tokens, "source_temperature": heat, "likelihood_guard": Default(0.0, "")}
+        if any(not kind.embedded for kind in sources):
+            why = "standard deviations below a source's other answers; what is less likely is nonsense"
+            found["likelihood_guard"] = Default(GUARD, why)
         if not real:
             shown = {"lora_rank": 0, "learning_rate": 1e-3, "epochs": 4.0, "batch_size": 16, "max_length": 512}
             return found | {name: Default(value, "") for name, value in shown.items()}
@@ -204,6 +211,8 @@ class Config(RunSettings):
     def _examples(self) -> int | None:
         """About how many answers a student learns from, as far as it decides the batch; None: many, or the file
         cannot be counted."""
+        from active_inheritance.pools import PROMPTS  # loads numpy
+
         file, count = self.pool or self.prompts_file, self.prompts or DEMO_PROMPTS
         if file is not None:
             if not pathlib.Path(file).is_file():
@@ -226,7 +235,7 @@ class Config(RunSettings):
         counts = ("k", "prompts", "top", "workers", "answer_tokens", "test_prompts", "test_samples", "rounds")
         counts += ("repeats", "batch_size", "max_length")
         least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "lora_rank", "source_temperature")
-        least += ("diversity_penalty", "test_temperature")
+        least += ("diversity_penalty", "test_temperature", "likelihood_guard")
         above = ("learning_rate", "epochs", "lora_alpha")
         check_ranges(self, counts=counts, above=above, least=least, shares=("source_top_p",))
         self._check_pool()
@@ -394,6 +403,7 @@ class Config(RunSettings):
                 self.k or K,  # students of later rounds answer K times where the file is used as it is
                 SampleConfig(tokens, temperature=given(self.source_temperature), top_p=self.source_top_p),
                 self.diversity_penalty if beams else None,
+                given(self.likelihood_guard),
             ),
             scoring=Scoring(self.scores(), self.toxicity_scorer, self.drop, self.max_repeats, self.workers),
             learning=Learning(train, self.too_long == "cut"),

@@ -37,7 +37,7 @@ MAPS = ("outputs", "responses", "completions", "answers")
 ONES = ("completion", "response", "answer", "output")
 UNNAMED = "pool"
 """The source of answers whose row names none."""
-GUARDS = ("empty", "truncated", "repeating", "duplicate", "refusal")
+GUARDS = ("empty", "truncated", "repeating", "duplicate", "refusal", "unlikely")
 BUCKET = 16 << 20
 """Bytes of a long file that are grouped by prompt in memory at a time; as objects they take some five times
 that."""
@@ -55,6 +55,8 @@ class Answer:
     truncated: bool = False
     columns: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Scores that came with the pool."""
+    unlikely: bool = False
+    """Far less likely, to the model that wrote it, than its other answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,7 +370,7 @@ def guard(answers: Sequence[Answer], max_repeats: float) -> list[tuple[str, ...]
     it turns in circles, or the share of its runs of four words that stood in it before exceeds `max_repeats` (1:
     it may repeat whatever it likes); both as `common.text.nonsense` sees it. duplicate: the same text, but for
     space around it, as an answer that comes before it by source and index. refusal: it declines in one of the
-    common English phrases.
+    common English phrases. unlikely: as its source said.
     """
     firsts: dict[str, tuple[str, int]] = {}
     for answer in answers:
@@ -384,6 +386,7 @@ def guard(answers: Sequence[Answer], max_repeats: float) -> list[tuple[str, ...]
             "repeating": why == REPETITION and max_repeats < 1,
             "duplicate": bool(text) and firsts[text] != (answer.source, answer.index),
             "refusal": refuses(text),
+            "unlikely": answer.unlikely,
         }
         flags.append(tuple(name for name in GUARDS if found[name]))
     return flags

@@ -9,7 +9,10 @@ import pytest
 
 from active_inheritance import pools
 from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool
+from active_inheritance.sampling import _floor
+from active_inheritance.switches import Scoring
 from common.errors import UserError
+from common.generate import Record
 
 
 def write(path, rows):
@@ -181,3 +184,13 @@ def test_guards():
     flags = guard(answers, 0.5)
     assert flags == [("duplicate",), (), ("empty",), ("truncated",), ("repeating",), ("refusal",), ("empty",)]
     assert guard(answers, 1.0)[4] == (), "a limit of 1 lets an answer repeat itself"
+
+
+def test_an_answer_far_less_likely_than_its_source_s_others_is_unusable():
+    records = [Record(f"p{i}#0", 0, "ok", "text", mean_logp=-1.0 - i % 3 / 10) for i in range(30)]
+    floor = _floor([*records, Record("odd#0", 0, "ok", "salad", mean_logp=-6.0)], 4.0)
+    assert -6.0 < floor < -1.3
+    assert _floor(records, 0.0) == _floor([Record("a#0", 0, "ok", "text")] * 9, 4.0) == -math.inf
+    assert guard([Answer("a", 0, "salad", unlikely=True)], 0.5) == [("unlikely",)]
+    assert Scoring(("words",), drop=()).drops(["unlikely"])
+    assert not Scoring(("words",), drop=()).drops(["empty"])
