@@ -23,7 +23,7 @@ def measurable(scores: Iterable[str]) -> tuple[str, ...]:
 class Answering:
     """How every prompt is answered, by sources and in later rounds by students: `k` times in total. `penalty`: of
     diverse beam search, for a token that an earlier group took; None: answers are sampled. `likelihood_guard`:
-    standard deviations below a source's mean log-probability a token below which an answer is unlikely; 0: none."""
+    standard deviations below a source's mean log-probability a token at which an answer is unlikely; 0: none."""
 
     k: int
     sampling: SampleConfig
