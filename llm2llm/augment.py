@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from common.backends.budget import BUDGET_SPENT
 from common.config import SampleConfig
-from common.evals.evaluate import majority
+from common.evals.evaluate import NO_QUESTION, majority
 from common.generate import Generator, Message, Record, Request
 from common.results.rundir import RunDir
 from common.stages import collect
@@ -202,6 +202,7 @@ def _check_labels(
                 votes,
                 fields=fields,
                 choices=closed,
+                blank=task.solve_messages(NO_QUESTION) if closed else (),
             )
             for i, new in good.items()
         ]

@@ -166,7 +166,7 @@ class Config(RunSettings):
     answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
     answer_by: AnswerBy | None = flag(
         None,
-        "what the student's answer is: its most likely label (score), beside what it writes, or what it writes "
+        "what the student's answer is: the label that the question makes most likely (score), or what it writes "
         "(generate); score for tasks with listed answers, unless the student is embedded",
     )
     system: str = flag("", "system text in front of every question to the student, in training too")

@@ -28,9 +28,9 @@ MUTE_SHARE = 1 / 5
 class Arm(ArmResult):
     """One arm; lists hold a value a repeat. `cut_off`: test answers that ran into the longest length. `answers`:
     files of the graded test answers. Of classes also `macro_f1` and, over all repeats, `per_class`. `regraded`:
-    accuracy under this project's own judge, where another one graded. Where the most likely label is the answer,
-    also the accuracy of what was written (`generated`), and of the label of highest mean log-probability
-    (`per_token`)."""
+    accuracy under this project's own judge, where another one graded. Where labels are scored, also the
+    accuracy of what was written (`generated`), and of the labels of highest summed (`likeliest`) and mean
+    (`per_token`) log-probability."""
 
     examples: list[int]
     updates: list[int]
@@ -42,6 +42,7 @@ class Arm(ArmResult):
     per_class: dict[Any, dict[str, float]] | None = None
     regraded: list[float] | None = None
     generated: list[float] | None = None
+    likeliest: list[float] | None = None
     per_token: list[float] | None = None
 
 
@@ -137,11 +138,11 @@ def _class_figures(of_repeats: Sequence[list[Row]]) -> dict[str, Any]:
 
 
 def _other_answers(of_repeats: Sequence[list[Row]]) -> dict[str, list[float]]:
-    """Accuracy of every repeat by what was written, and by the mean log-probability of a label's tokens."""
+    """Accuracy of every repeat by what was written, and by log-probabilities as they are."""
     share = lambda rows, field: sum(row[field] == row["label"] for row in rows) / len(rows)
     return {
         name: [share(rows, field) for rows in of_repeats]
-        for name, field in (("generated", "read"), ("per_token", "per_token"))
+        for name, field in (("generated", "read"), ("likeliest", "likeliest"), ("per_token", "per_token"))
     }
 
 

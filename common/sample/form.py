@@ -131,22 +131,31 @@ def _write(
 
 
 def _choose(replies: Sequence[tuple[_Reply, tuple[str, ...]]], tokenizer: Tokenizer, score: Score) -> None:
-    """For each reply the likeliest of its choices, with the end of the line: one may begin like another."""
+    """For each reply the likeliest of its choices, with the end of the line: one may begin like another. Where the
+    request has a blank prompt, the one that is made likeliest by the question."""
     if not replies:
         return
-    pairs = []
+    # By prompt, text and choice: replies share a blank prompt, and often their own.
+    pairs: dict[tuple[tuple[str, ...], str, str], tuple[list[int], list[int]]] = {}
+    key = lambda messages, text, choice: (tuple(m["content"] for m in messages), text, choice)
     for reply, choices in replies:
-        begun = tokenizer.encode_begun(reply.request.messages, reply.text)
-        reply.prompt_tokens = reply.prompt_tokens or len(begun)
-        for choice in choices:
-            whole = tokenizer.encode_begun(reply.request.messages, f"{reply.text} {choice}\n")
-            # A token may span the border: then the choices are compared from a little before it.
-            same = next((i for i, (a, b) in enumerate(zip(begun, whole, strict=False)) if a != b), len(begun))
-            pairs.append((whole[:same], whole[same:]))
-    logps = iter(score(pairs))
+        for messages in (reply.request.messages, reply.request.blank):
+            if not messages:
+                continue
+            begun = tokenizer.encode_begun(messages, reply.text)
+            reply.prompt_tokens = reply.prompt_tokens or len(begun)
+            for choice in choices:
+                whole = tokenizer.encode_begun(messages, f"{reply.text} {choice}\n")
+                # A token may span the border: then the choices are compared from a little before it.
+                same = next((i for i, (a, b) in enumerate(zip(begun, whole, strict=False)) if a != b), len(begun))
+                pairs[key(messages, reply.text, choice)] = whole[:same], whole[same:]
+    logps = dict(zip(pairs, score(list(pairs.values())), strict=True))
     for reply, choices in replies:
-        found = [next(logps) for _ in choices]
-        best = max(range(len(choices)), key=lambda i: (float(found[i].sum()), -i))
+        request, text = reply.request, reply.text
+        found = [logps[key(request.messages, text, choice)] for choice in choices]
+        usual = [logps[key(request.blank, text, choice)].sum() if request.blank else 0.0 for choice in choices]
+        gains = [float(own.sum() - other) for own, other in zip(found, usual, strict=True)]
+        best = max(range(len(choices)), key=lambda i: (gains[i], -i))
         reply.add(choices[best], 0, found[best].tolist())
 
 

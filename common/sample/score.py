@@ -24,7 +24,7 @@ from common import runtime
 from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.decoder import Params, decode, grow_cache, hidden, prefill, split_layers, unembed
+from common.model.decoder import Params, decode, grow_cache, hidden, prefill, unembed
 from common.model.losses import LOGITS, token_logps
 from common.model.sharding import ROWS, place_data
 
@@ -176,12 +176,11 @@ def _score_shared_batch(
     targets: Int[Array, "B C A"],
 ) -> Float[Array, "B C A"]:
     cache = grow_cache(prefill(params, config, prompts, dtype=dtype), prompts.shape[1] + positions.shape[1])
-    layered = split_layers(params, config)
 
     def one(answer: tuple[jax.Array, jax.Array]) -> jax.Array:
         # The prompt's last token is read again, over its own place in the cache: it predicts the answer's first.
         # Padding after it is overwritten before any token looks there.
-        h, _ = decode(layered, config, cache, answer[0], positions, dtype=dtype)
+        h, _ = decode(params, config, cache, answer[0], positions, dtype=dtype)
         return token_logps(params, config, h.reshape(-1, h.shape[-1]), answer[1].reshape(-1))
 
     # One answer after another: side by side each would need a copy of the cache.

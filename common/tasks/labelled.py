@@ -101,7 +101,7 @@ class LabelledText(RowTask):
     def messages(self, question: str) -> tuple[Message, ...]:
         # A model that has not been trained on the task cannot know what answers there are.
         form = f" Reply with one of these labels and nothing else: {', '.join(self.choices)}."
-        return user_turn(f"{self.instruction}{form if self.choices else ''}\n{question}")
+        return user_turn(f"{self.instruction}{form if self.choices else ''}\n\n{question}")
 
     def parse(self, text: str) -> str | None:
         """The label that a reply states: as its first line, before an explanation, or as the only label in it."""

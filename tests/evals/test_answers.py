@@ -27,30 +27,32 @@ def student():
     return LanguageModel.load("embedded:student")
 
 
-def test_choices_score_as_trained_answers_do(student):
+def test_choices_score_as_trained_answers_do_but_for_the_end(student):
     asked = [MOOD.messages(example.question) for example in EXAMPLES]
     for messages, own in zip(asked, choice_logps(student, asked, MOOD.choices), strict=True):
         encoded = [student.tokenizer.encode_example(messages, choice) for choice in MOOD.choices]
-        alone = score(student.params, student.config, [(ids[:start], ids[start:]) for ids, start in encoded])
+        assert all(ids[-1] in student.tokenizer.eos_ids for ids, _ in encoded)
+        alone = score(student.params, student.config, [(ids[:start], ids[start:-1]) for ids, start in encoded])
         np.testing.assert_allclose([logp for logp, _ in own], [logps.sum() for logps in alone], atol=1e-3)
         assert [count for _, count in own] == [len(logps) for logps in alone]
 
 
-def test_the_most_likely_choice_is_the_answer_and_the_reply_stands_beside_it(student):
+def test_the_choice_that_the_question_raises_most_is_the_answer_and_the_reply_stands_beside_it(student):
     rows = [row for batch in scored_batches(lambda: student, MOOD, EXAMPLES)(0) for row in batch]
     written = [row for batch in answer_batches(student.generator, MOOD, EXAMPLES)(0) for row in batch]
+    [blank] = choice_logps(student, [MOOD.messages("N/A")], MOOD.choices)
     for row, reply in zip(rows, written, strict=True):
-        sums = np.array(list(row["logps"].values()))
-        assert list(row["logps"]) == list(MOOD.choices)
-        assert row["text"] == row["parsed"] == MOOD.choices[sums.argmax()]
+        assert list(row["logps"]) == list(row["pmi"]) == list(MOOD.choices)
+        sums, pmi = (np.array(list(row[name].values())) for name in ("logps", "pmi"))
+        np.testing.assert_allclose(pmi, sums - [logp for logp, _ in blank], atol=1e-3)
+        assert row["text"] == row["parsed"] == MOOD.choices[pmi.argmax()]
         assert row["correct"] is (row["parsed"] == "sad")
-        assert row["mean_logp"] == pytest.approx(np.log(np.exp(sums).max() / np.exp(sums).sum()), abs=1e-4)
-        assert row["per_token"] in MOOD.choices
+        assert row["mean_logp"] == pytest.approx(np.log(np.exp(pmi).max() / np.exp(pmi).sum()), abs=1e-4)
+        assert row["likeliest"] == MOOD.choices[sums.argmax()]
+        assert row["per_token"] == MOOD.choices[(sums / [count for _, count in blank]).argmax()]
         assert (row["reply"], row["read"], row["status"]) == (reply["text"], reply["parsed"], reply["status"])
-    assert [row["id"] for batch in scored_batches(lambda: student, MOOD, EXAMPLES)(3) for row in batch] == [
-        "3",
-        "4",
-    ]
+    rest = [row for batch in scored_batches(lambda: student, MOOD, EXAMPLES)(3) for row in batch]
+    assert rest == rows[3:]
     assert list(scored_batches(lambda: pytest.fail("loaded for nothing"), MOOD, EXAMPLES)(5)) == []
 
 

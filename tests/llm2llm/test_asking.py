@@ -62,7 +62,7 @@ def test_labels_are_scored_after_the_very_prompt_of_training(animals, tmp_path):
             assert [turn["role"] for turn in turns] == ["system", *("user", "assistant") * 2, "user"]
             assert {turn["content"] for turn in turns if turn["role"] == "assistant"} == {"cat", "dog"}
             encoded = [model.tokenizer.encode_example(turns, label) for label in ("cat", "dog")]
-            alone = score(model.params, model.config, [(ids[:start], ids[start:]) for ids, start in encoded])
+            alone = score(model.params, model.config, [(ids[:start], ids[start:-1]) for ids, start in encoded])
             np.testing.assert_allclose(list(row["logps"].values()), [own.sum() for own in alone], atol=1e-3)
     # the least sure of the labels were shown to the teacher
     graded = read_jsonl(top / "fine-tune/round_0/seeds.jsonl")
@@ -74,6 +74,7 @@ def test_labels_are_scored_after_the_very_prompt_of_training(animals, tmp_path):
     arm = summary["arms"]["base"]
     assert arm["value"] == pytest.approx(np.mean([row["parsed"] == row["label"] for row in tested]))
     assert arm["generated"] == [np.mean([row["read"] == row["label"] for row in tested])]
+    assert arm["likeliest"] == [np.mean([row["likeliest"] == row["label"] for row in tested])]
     assert arm["per_token"] == [np.mean([row["per_token"] == row["label"] for row in tested])]
 
 

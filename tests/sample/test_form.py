@@ -93,6 +93,26 @@ def test_the_likeliest_choice_is_taken():
     assert len(asked) == 1, "nothing is sampled for a field with choices"
 
 
+def test_with_a_blank_prompt_the_question_decides():
+    """A choice that is likely whatever is asked is not what the question makes likely."""
+    usual = {"cat": -1.0, "dog": -5.0}
+    blank = ({"role": "user", "content": "N/A"},)
+
+    def score(pairs):
+        found = []
+        for prompt, answer in pairs:
+            choice = "dog" if "dog" in Letters().decode(answer) else "cat"
+            asked = Letters().decode(prompt).startswith("Write")
+            found.append(np.array([usual[choice] + (2.0 if asked and choice == "dog" else 0.0)]))
+        return found
+
+    choices = (("Label", ("cat", "dog")),)
+    request = Request("a", ASK, fields=("Label",), choices=choices)
+    assert filled(request, [], score=score)[0][0].text == "Label: cat"
+    request = Request("a", ASK, fields=("Label",), choices=choices, blank=blank)
+    assert filled(request, [], score=score)[0][0].text == "Label: dog"
+
+
 @pytest.mark.parametrize(
     ("text", "last", "value"),
     [

@@ -222,7 +222,7 @@ def test_a_task_from_a_file(tmp_path):
     assert task.labels == (("sad", "sad"), ("very_glad", "very glad"))
     assert [e.label for e in task.load("train", file, 0)] == ["very glad", "sad"]
     form = "Reply with one of these labels and nothing else: sad, very glad."
-    assert task.messages("hm")[0]["content"] == f"Mood? {form}\nhm"
+    assert task.messages("hm")[0]["content"] == f"Mood? {form}\n\nhm"
     file.write_text("sentence,mood\ngood,glad\n")
     with pytest.raises(UserError, match="one label only"):
         labelled_text(file, "sentence", "mood", "Mood?")
@@ -331,7 +331,7 @@ def test_a_task_lists_its_labels_unless_there_are_too_many():
     labels = tuple((str(i), f"label {i}") for i in range(101))
     many = LabelledText(name="x", instruction="Which?", noun="text", labels=labels)
     assert many.choices == ()
-    assert many.messages("hm")[0]["content"] == "Which?\nhm"
+    assert many.messages("hm")[0]["content"] == "Which?\n\nhm"
 
 
 @pytest.mark.parametrize(
