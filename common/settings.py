@@ -32,6 +32,11 @@ class RunSettings:
         """What the run directory records: everything that decides the results."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.UNSTORED}
 
+    def reasons(self) -> list[tuple[str, str]]:
+        """Why settings that were left open have the values that `resolved()` gave them, where the model decides
+        that: names, and values with reasons."""
+        return []
+
 
 TRAINING = "training"
 """Heading of these flags in a command's help."""

@@ -89,6 +89,15 @@ class Tokenizer:
         """
         return self._encode(self._prompt_text(messages))
 
+    def encode_begun(self, messages: Messages, answer: str) -> list[int]:
+        """Token ids of a conversation and the beginning `answer` of the assistant's turn, which is to go on.
+
+        The ids begin with those of `encode_prompt(messages)`. Raises UserError as that does.
+        """
+        prompt_text, begun = self.written(messages, answer)
+        prompt, ids = self._encode(prompt_text), self._encode(prompt_text + begun)
+        return ids if ids[: len(prompt)] == prompt else prompt + self._encode(begun, bos=False)
+
     def encode_example(self, messages: Messages, answer: str) -> tuple[list[int], int]:
         """Token ids of prompt, answer and end token, and the prompt's length.
 
