@@ -44,8 +44,8 @@ USAGE = f"usage: {COMMAND} METHOD [--flags]\n\nmethods:\n" + "".join(
 def main(argv: list[str] | None = None) -> None:
     """Run the method that `argv` (by default the command line) names.
 
-    What the user can fix, a full disk, SIGTERM and Ctrl-C end it with one line; a reader of its output that went away
-    (`| head`) ends it without one.
+    What the user can fix, a full disk, SIGTERM and Ctrl-C end it with one line; a reader of its output that went
+    away (`| head`) ends it without one.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -8,8 +8,8 @@
                 store()
                 stopping.stop()
 
-Elsewhere a signal ends the process where it is, as Ctrl-C always did: what is finished is stored. A second one does
-so everywhere. Without `listen` all of this does nothing, so that a notebook keeps the handlers that it has.
+Elsewhere a signal ends the process where it is, as Ctrl-C always did: what is finished is stored. A second one
+does so everywhere. Without `listen` all of this does nothing, so that a notebook keeps the handlers that it has.
 """
 
 import contextlib

@@ -159,7 +159,7 @@ class Config(RunSettings):
     reference_code: bool = flag(
         False, "prompts, judge and schedule of the authors' program (preset reference-code)"
     )
-    run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/llm2llm", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
-APART = ("timing.jsonl", ".lock", "replies.sqlite")
+APART = ("timing.jsonl", ".lock", "replies.sqlite", ".seedloop.json")
 """Files that may differ between two runs of one command."""
 
 
@@ -47,7 +47,7 @@ def check_killed(
 def signalled(
     words: Sequence[str], ready: Callable[[], bool], number: signal.Signals, env: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Start `run.py` with `words` and send it the signal once it is `ready`; its exit status and standard error."""
+    """Start `run.py` with `words` and send it the signal once it is `ready`; its exit status and what it said."""
     with subprocess.Popen(
         [sys.executable, "run.py", *words],
         cwd=ROOT,

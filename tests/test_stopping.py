@@ -1,7 +1,9 @@
 """Asked to stop: what is under way is stored, one line is said, and the same command ends with the same bytes."""
 
 import json
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +25,9 @@ def words(tmp_path_factory) -> list[str]:
     """A run that is little more than one training."""
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 12), ("test", 4)):
-        rows = [
-            {"id": e.id, "question": e.question, "answer": e.answer} for e in Arithmetic().load(split, None, 5)
-        ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        drawn = Arithmetic().load(split, None, 5)[:count]
+        rows = [{"id": e.id, "question": e.question, "answer": e.answer} for e in drawn]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [*WORDS, "--train-file", str(folder / "train.jsonl"), "--test-file", str(folder / "test.jsonl")]
 
 
@@ -47,8 +48,8 @@ def updates(folder: pathlib.Path) -> int:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_training_asked_to_stop_stores_its_state(words, whole, tmp_path, number, status):
-    """In the middle of an update loop whose state is not due for minutes. Every update before it is logged once, and
-    what the second process ends with is what one process would have."""
+    """In the middle of an update loop whose state is not due for minutes. Every update before it is logged once,
+    and what the second process ends with is what one process would have."""
     folder = tmp_path / "run"
     ended, said = signalled([*words, "--run-dir", str(folder)], lambda: updates(folder) > 9, number)
     assert ended == status, said
@@ -59,6 +60,24 @@ def test_a_training_asked_to_stop_stores_its_state(words, whole, tmp_path, numbe
     assert not (state.parent / "student").exists()
     assert 9 < updates(folder) < UPDATES
     check_ends([*words, "--run-dir", str(folder)], folder, whole)
+
+
+def test_a_run_kept_elsewhere_goes_on_where_its_machine_was_taken_away(words, whole, tmp_path):
+    """The run directory is a URL. Within the training comes SIGTERM, then SIGKILL, which leaves the lock behind;
+    both times the mirror is gone with its machine. The last process ends with the same bytes."""
+    away, url = tmp_path / "away", f"file://{tmp_path / 'away'}"
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    mirror = lambda: next((tmp_path / "cache/seedloop/runs").glob("away-*/run"), tmp_path)
+    ended, said = signalled([*words, "--run-dir", url], lambda: updates(mirror()) > 9, signal.SIGTERM, env)
+    assert (ended, said.strip()) == (143, LINE)
+    assert not (away / ".seedloop.lock").exists()
+    assert any(away.glob("**/training_state/**/manifest.ocdbt*"))
+    stored = updates(away)
+    shutil.rmtree(tmp_path / "cache")
+    signalled([*words, "--run-dir", url], lambda: updates(mirror()) > stored + 9, signal.SIGKILL, env)
+    assert (away / ".seedloop.lock").exists()
+    shutil.rmtree(tmp_path / "cache")
+    check_ends([*words, "--run-dir", url], away, whole, env)
 
 
 def test_a_call_from_a_notebook_leaves_the_handlers_alone(tmp_path, monkeypatch):
@@ -72,20 +91,34 @@ def test_a_call_from_a_notebook_leaves_the_handlers_alone(tmp_path, monkeypatch)
 
 
 def test_a_second_signal_does_not_wait(monkeypatch):
-    """Within a deferred block the first leaves a mark, the second ends it there; a first alone takes effect at the
-    block's end."""
+    """Within a deferred block the first leaves a mark, and the second ends the block."""
     monkeypatch.setattr(stopping, "_came", None)
     reached = []
-    with pytest.raises(stopping.Terminated), stopping.deferred():
-        stopping._handle(signal.SIGTERM, None)
-        reached.append("after the first")
-        assert stopping.asked(1)
-        stopping._handle(signal.SIGTERM, None)
-        reached.append("after the second")
-    assert reached == ["after the first"]
+
+    def work():
+        with stopping.deferred():
+            stopping._handle(signal.SIGTERM, None)
+            reached.append(stopping.asked(1))
+            stopping._handle(signal.SIGTERM, None)
+            reached.append("after the second")
+
+    with pytest.raises(stopping.Terminated):
+        work()
+    assert reached == [True]
+
+
+def test_a_signal_that_waited_takes_effect_at_the_end_of_the_outer_block(monkeypatch):
+    """Also where nothing in it looked for one."""
     monkeypatch.setattr(stopping, "_came", None)
+    reached = []
+
+    def work():
+        with stopping.deferred():
+            with stopping.deferred():
+                stopping._handle(signal.SIGINT, None)
+            reached.append("after the inner block")
+        reached.append("after the outer block")
+
     with pytest.raises(KeyboardInterrupt):
-        with stopping.deferred(), stopping.deferred():
-            stopping._handle(signal.SIGINT, None)
-        reached.append("after the block")
-    assert reached == ["after the first"]
+        work()
+    assert reached == ["after the inner block"]

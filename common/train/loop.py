@@ -29,6 +29,7 @@ from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
+from common.results.mirror import stored
 from common.train.data import Encoded, batches
 
 Log = Callable[..., None]
@@ -325,6 +326,7 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
     # The state as a list of leaves: the files do not depend on the optimizer's classes.
     tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
     ocp.save(str(folder.absolute()), tree, overwrite=True)
+    stored(folder)
 
 
 def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
