@@ -5,6 +5,7 @@ A back end is anything with `generate(requests, sampling, seed)`. Every sample a
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -12,6 +13,26 @@ from common.config import SampleConfig
 
 Message = dict[str, str]
 """A chat turn: {"role": "system" | "user" | "assistant", "content": text}."""
+
+
+def system_into_user(messages: Sequence[Message]) -> list[Message] | None:
+    """The conversation with its system text in front of the first user turn, for models without a system role;
+    None if there is no system text to move."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": content}, *messages[2:]]
+
+
+_THOUGHT = re.compile(r"\A\s*(?:<(think|thinking|reasoning)>)?.*</(think|thinking|reasoning)>", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+
+
+def bare(text: str) -> str:
+    """A reply or answer without the thinking before it, and without the code fence around all of it."""
+    text = _THOUGHT.sub("", text)
+    fenced = _FENCE.match(text)
+    return fenced[1] if fenced and "```" not in fenced[1] else text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from common.config import SampleConfig
-from common.generate import Generator, Request
+from common.generate import Generator, Request, bare
 from common.tasks.base import Example, Task
 
 Row = dict[str, Any]
@@ -44,8 +44,8 @@ def answer_batches(
                     "label": example.label,
                     "status": record.status,
                     "text": record.text,
-                    "parsed": None if record.text is None else task.parse(record.text),
-                    "correct": record.text is not None and task.correct(record.text, example.label),
+                    "parsed": None if record.text is None else task.parse(bare(record.text)),
+                    "correct": record.text is not None and task.correct(bare(record.text), example.label),
                     "mean_logp": record.mean_logp,
                 }
                 for i, record in enumerate(records)

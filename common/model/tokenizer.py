@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.errors import UserError
+from common.generate import system_into_user
 
 Messages = Sequence[dict[str, str]]
 
@@ -165,7 +166,7 @@ class Tokenizer:
                 enable_thinking=False,
             )
 
-        merged = _system_into_user(messages)
+        merged = system_into_user(messages)
         try:
             text = render(messages)
             # Some templates leave a system turn out without a word.
@@ -178,15 +179,6 @@ class Tokenizer:
             return render(merged)
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template refuses the conversation: {error}") from None
-
-
-def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:
-    """The conversation with its system text in front of the first user turn, for templates without a system
-    role; None if there is no system text to move."""
-    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
-        return None
-    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{"role": "user", "content": content}, *messages[2:]]
 
 
 def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:

@@ -8,10 +8,10 @@
 A store has no rename, no append and no lock. What takes their place is one small object, `.seedloop.json`: the
 list of files that make up the run, with the object that holds each and its hash. It is written last and in one
 piece, and no object that it names is overwritten or deleted before the next list is there. So a store holds one
-whole state of the run at any time, in which every file and folder is whole or absent, as on disk. Of a machine that
+whole state of the run at any time, in which every file and folder is whole or absent, as on disk. When a machine
 is lost with its disk, only what came after its last snapshot is done again.
 
-Any scheme that fsspec knows serves; loads nothing of it before a URL is given.
+Any scheme that fsspec knows will do. Nothing of it is loaded before a URL is given.
 """
 
 import contextlib
@@ -219,7 +219,7 @@ class Mirror:
 
     def shown(self, path: pathlib.Path) -> str:
         """The URL of something in the folder."""
-        return f"{self._store.url}/{path.relative_to(self.folder).as_posix()}"
+        return "/".join((self._store.url, *path.relative_to(self.folder).parts))
 
     def point(self, grows: bool) -> None:
         """Bring up what has changed; what `grows` waits until `SECONDS` have passed."""
