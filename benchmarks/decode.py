@@ -76,7 +76,7 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
     def block():
         nonlocal cache
         cache, tokens, _ = sample._decode_block(
-            sampler._layered, sampler.config, cache, slots.rows, numbers, sampler._eos, 0
+            sampler._params, sampler.config, cache, slots.rows, numbers, sampler._eos, 0
         )
         jax.block_until_ready(tokens)
 
@@ -85,7 +85,7 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
 
 def measure(config: ModelConfig, args: argparse.Namespace) -> tuple[dict[str, float], float]:
     """Tokens a second of each row of the table, and the share of bandwidth in greedy decoding (nan: unknown)."""
-    params = jax.jit(decoder.init, static_argnums=0)(config, jax.random.key(0))
+    params = decoder.init(config, jax.random.key(0))
     sampler = sample.Sampler(params, config, eos_ids=(), slots=args.slots)
     del params
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(sampler._params))

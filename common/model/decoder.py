@@ -1,7 +1,8 @@
 """The decoder, a flax nnx module, and functions that run it on a pure dict of its arrays.
 
-Llama 2/3, Mistral, Qwen2 and Qwen3 differ by a few switches of `ModelConfig`. Layer weights are stacked on a
-leading axis: training, scoring and prefill scan over it; decoding slices it once and unrolls.
+Llama 2/3, Mistral, Qwen2 and Qwen3 differ by a few switches of `ModelConfig`. `params["layers"]` is a list with a
+dict of arrays for each layer. Training, scoring, prefill and decoding all unroll it: that runs faster than a scan over
+stacked weights, and one layer may differ from another.
 
     params = init(config, jax.random.key(0))
     h = hidden(params, config, tokens)                       # (B, T, D)
@@ -39,14 +40,6 @@ decoding has to transpose the cache, which halves the time of a step."""
 
 def _matrix(key: jax.Array, *shape: int) -> nnx.Param:
     return nnx.Param(0.02 * jax.random.normal(key, shape))
-
-
-def _adapter(key: jax.Array, inner: tuple, outer: tuple, rank: int) -> tuple[nnx.Param, nnx.Param]:
-    """A (*inner, R), uniform within 1 / sqrt(size of inner) as in PEFT, and B (R, *outer), zero: together
-    nothing at first."""
-    bound = math.prod(inner) ** -0.5
-    a = jax.random.uniform(key, (*inner, rank), minval=-bound, maxval=bound)
-    return nnx.Param(a), nnx.Param(jnp.zeros((rank, *outer)))
 
 
 def _dot(x: jax.Array, w: nnx.Param, contract: int = 1) -> jax.Array:
@@ -92,14 +85,14 @@ def apply_rope(x: Float[Array, "B T N H"], angles: Float[Array, "B T half"]) -> 
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
-def attention_mask(query_pos: PerToken, keys: int, window: jax.Array | int = 0) -> jax.Array:
+def attention_mask(query_pos: PerToken, keys: int, window: int = 0) -> jax.Array:
     """True where a query may look: itself and earlier, no farther back than `window` (0: no limit).
 
     Shape (B, 1, T, keys), for keys at positions 0 .. keys - 1.
     """
     distance = jnp.asarray(query_pos)[:, :, None] - jnp.arange(keys)[None, None, :]
-    limit = jnp.where(window == 0, np.iinfo(np.int32).max, window)
-    return ((distance >= 0) & (distance < limit))[:, None]
+    seen = (distance >= 0) & (distance < window) if window else distance >= 0
+    return seen[:, None]
 
 
 def cached_attention(
@@ -121,10 +114,12 @@ def cached_attention(
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and gated MLP, with adapters beside the matrices that `config.lora` names."""
+    """Layer number `layer`, from 0: pre-norm attention and gated MLP, with adapters beside the matrices that
+    `config.lora` names."""
 
-    def __init__(self, config: ModelConfig, key: jax.Array):
+    def __init__(self, config: ModelConfig, layer: int, key: jax.Array):
         self.config = config
+        self.window = config.windows[layer] if config.windows else 0
         D, F = config.hidden_size, config.intermediate_size
         N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
         keys = jax.random.split(key, 7)
@@ -139,13 +134,13 @@ class Block(nnx.Module):
         if config.qk_norm:
             self.q_norm, self.k_norm = nnx.Param(jnp.ones(H)), nnx.Param(jnp.ones(H))
         if config.lora:
-            for i, name in enumerate(config.lora.targets):
+            # Declared; `lora.init` gives them numbers.
+            rank = config.lora.rank
+            for name in config.lora.targets:
                 shape = getattr(self, name).shape
                 inner = 2 if name == "o" else 1
-                # Folded in, and not one more split: the plain weights are the same with adapters and without.
-                a, b = _adapter(jax.random.fold_in(key, i), shape[:inner], shape[inner:], config.lora.rank)
-                setattr(self, f"{name}_a", a)
-                setattr(self, f"{name}_b", b)
+                setattr(self, f"{name}_a", nnx.Param(jnp.zeros((*shape[:inner], rank))))
+                setattr(self, f"{name}_b", nnx.Param(jnp.zeros((rank, *shape[inner:]))))
 
     def _project(self, x: jax.Array, name: str, contract: int = 1) -> jax.Array:
         """`x` times the matrix `name`, and its adapter beside it: with A @ B added to the matrix instead, the
@@ -200,10 +195,7 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Token embedding, blocks, final norm, and a head unless it is tied to the embedding.
-
-    `layers` is one `Block` whose arrays have a leading axis of layers, or after `split_layers` a list of blocks.
-    """
+    """Token embedding, blocks, final norm, and a head unless it is tied to the embedding."""
 
     def __init__(self, config: ModelConfig, key: jax.Array):
         self.config = config
@@ -211,62 +203,48 @@ class Decoder(nnx.Module):
         self.embed = _matrix(embed_key, config.vocab_size, config.hidden_size)
         self.norm = nnx.Param(jnp.ones(config.hidden_size))
         keys = jax.random.split(layer_key, config.num_layers)
-        self.layers: Block | nnx.List[Block] = jax.vmap(functools.partial(Block, config))(keys)
+        self.layers = nnx.List([Block(config, i, keys[i]) for i in range(config.num_layers)])
         if not config.tied_head:
             self.head = _matrix(head_key, config.hidden_size, config.vocab_size)
 
     def hidden(self, tokens: PerToken, *, dtype: Any = jnp.float32, remat: bool = False) -> Float[Array, "B T D"]:
         """See the function `hidden`."""
-        return self._scan(tokens, dtype, remat=remat, keep_cache=False)[0]
+        return self._whole(tokens, dtype, remat=remat)[0]
 
     def prefill(self, tokens: PerToken, *, dtype: Any = jnp.float32) -> Cache:
         """See the function `prefill`."""
-        _, (k, v) = self._scan(tokens, dtype, remat=False, keep_cache=True)
-        return [(k[i].transpose(0, 2, 3, 1), v[i].transpose(0, 2, 1, 3)) for i in range(self.config.num_layers)]
+        _, made = self._whole(tokens, dtype, remat=False)
+        return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
 
-    def _scan(self, tokens: PerToken, dtype: Any, *, remat: bool, keep_cache: bool) -> tuple[Any, Any]:
-        """Hidden states after the last layer, and if wanted keys and values (L, B, T, K, H) of all."""
-        assert isinstance(self.layers, Block), "decoding alone takes layers that were split"
+    def _whole(
+        self, tokens: PerToken, dtype: Any, *, remat: bool
+    ) -> tuple[Float[Array, "B T D"], list[tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]]]:
+        """Final hidden states, and keys and values of every layer, which the compiler leaves out if unused."""
         config = self.config
         B, T = tokens.shape
         positions = jnp.broadcast_to(jnp.arange(T), (B, T))
         angles = positions[..., None] * rope_frequencies(config)
         # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
-        slides = config.windows is not None and any(0 < w < T for w in config.windows)
-
-        def layer(x: jax.Array, block_and_window: tuple[Block, jax.Array]) -> tuple[jax.Array, Any]:
-            block, window = block_and_window
-            mask = attention_mask(positions[:1], T, window) if slides else None
-            x, keys_and_values = block(x, angles, mask)
-            return x, keys_and_values if keep_cache else None
-
-        # Windows are scanned beside the weights, so that layers of both kinds are one compiled body.
-        windows = jnp.array(config.windows or (0,) * config.num_layers)
-        x = self.embed[...][tokens].astype(dtype)
-        x, cache = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, (self.layers, windows))
-        return rms_norm(x, self.norm[...], config.norm_eps), cache
-
-    def split_layers(self) -> "Decoder":
-        """The same decoder with a list of blocks, as `decode` takes it."""
-        blocks = [jax.tree.map(lambda w, i=i: w[i], self.layers) for i in range(self.config.num_layers)]
-        split = jax.tree.map(lambda w: w, self)  # another module with the same arrays
-        split.layers = nnx.List(blocks)
-        return split
+        windows = {block.window for block in self.layers}
+        masks = {w: attention_mask(positions[:1], T, w) if 0 < w < T else None for w in windows}
+        run = jax.checkpoint(Block.__call__) if remat else Block.__call__
+        x, made = self.embed[...][tokens].astype(dtype), []
+        for block in self.layers:
+            x, keys_and_values = run(block, x, angles, masks[block.window])
+            made.append(keys_and_values)
+        return rms_norm(x, self.norm[...], config.norm_eps), made
 
     def decode(
         self, cache: Cache, tokens: PerToken, positions: PerToken, *, dtype: Any = jnp.float32
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """See the function `decode`."""
-        assert isinstance(self.layers, nnx.List), "decoding reads layers one by one: call split_layers first"
         config, positions = self.config, jnp.asarray(positions)
         angles = positions[..., None] * rope_frequencies(config)
-        windows = config.windows or (0,) * config.num_layers
         S = cache[0][1].shape[2]
-        masks = {w: attention_mask(positions, S, w) for w in set(windows)}
-        x = self.embed[...][tokens].astype(dtype)
-        extended = []
-        for block, layer_cache, window in zip(self.layers, cache, windows, strict=True):
-            x, layer_cache = block.decode(x, angles, layer_cache, positions, masks[window])
+        masks = {w: attention_mask(positions, S, w) for w in {block.window for block in self.layers}}
+        x, extended = self.embed[...][tokens].astype(dtype), []
+        for block, layer_cache in zip(self.layers, cache, strict=True):
+            x, layer_cache = block.decode(x, angles, layer_cache, positions, masks[block.window])
             extended.append(layer_cache)
         return rms_norm(x, self.norm[...], config.norm_eps), extended
 
@@ -281,23 +259,16 @@ class Decoder(nnx.Module):
 
 
 @functools.lru_cache
-def _graphdef(config: ModelConfig, split: bool) -> nnx.GraphDef:
+def _graphdef(config: ModelConfig) -> nnx.GraphDef:
     """All of a decoder but its arrays. `graph=False`: the module is a plain tree, whatever a user's own flax code
     has set for theirs."""
-
-    def build(key: jax.Array) -> Decoder:
-        return Decoder(config, key).split_layers() if split else Decoder(config, key)
-
-    return nnx.split(jax.eval_shape(build, jax.random.key(0)), graph=False)[0]
-
-
-def _arrays(module: Decoder) -> Params:
-    return nnx.to_pure_dict(nnx.split(module, graph=False)[1])
+    return nnx.split(jax.eval_shape(functools.partial(Decoder, config), jax.random.key(0)), graph=False)[0]
 
 
 def module(params: Params, config: ModelConfig) -> Decoder:
-    """The decoder with these parameters, as `init` or `split_layers` returns them."""
-    return nnx.merge(_graphdef(config, split="norm1" not in params["layers"]), params)
+    """The decoder with these parameters, as `init` returns them."""
+    # To flax the state of a list of modules is a dict by number.
+    return nnx.merge(_graphdef(config), params | {"layers": dict(enumerate(params["layers"]))})
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -307,7 +278,8 @@ def abstract_params(config: ModelConfig) -> Params:
 
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """Random float32 parameters: normal(0, 0.02) matrices, unit norms, zero biases."""
-    return _arrays(Decoder(config, key))
+    params = nnx.to_pure_dict(nnx.split(Decoder(config, key), graph=False)[1])
+    return params | {"layers": [params["layers"][i] for i in range(config.num_layers)]}
 
 
 def hidden(
@@ -328,13 +300,8 @@ def prefill(params: Params, config: ModelConfig, tokens: PerToken, *, dtype: Any
     return module(params, config).prefill(tokens, dtype=dtype)
 
 
-def split_layers(params: Params, config: ModelConfig) -> Params:
-    """Parameters with one dict a layer under `layers`: slice once, outside the token loop."""
-    return _arrays(module(params, config).split_layers())
-
-
 def decode(
-    layered: Params,
+    params: Params,
     config: ModelConfig,
     cache: Cache,
     tokens: PerToken,
@@ -344,13 +311,13 @@ def decode(
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """Hidden states of new `tokens` at per-row `positions`, reading and extending the cache.
 
-    `layered` comes from `split_layers`. Rows are independent: each writes at its own positions.
+    Rows are independent: each writes at its own positions.
     """
-    return module(layered, config).decode(cache, tokens, positions, dtype=dtype)
+    return module(params, config).decode(cache, tokens, positions, dtype=dtype)
 
 
 def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-    """Logits in float32, from stacked or split parameters."""
+    """Logits in float32."""
     return module(params, config).unembed(h)
 
 

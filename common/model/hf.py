@@ -134,34 +134,22 @@ def load_params(
     else:
         shardings = param_shardings(mesh, abstract)
 
-    def load(rule: Rule, names: list[str], shape: tuple[int, ...], sharding: Any) -> jax.Array:
-        stacked = len(shape) > len(rule.ours.split())
-        slices = [_open_tensor(files, name, rule, shape[stacked:]) for name in names]
+    def load(prefix: str, rules: tuple[Rule, ...], shapes: Params, shardings: Params) -> Params:
+        return {
+            rule.key: load_one(prefix + rule.name, rule, shapes[rule.key].shape, shardings[rule.key])
+            for rule in rules
+            if rule.key in shapes
+        }
 
-        def read(index: Any) -> np.ndarray:
-            if not stacked:
-                return np.ascontiguousarray(_read(slices[0], rule, shape, index).astype(dtype))
-            layers = slices[index[0]]
-            first = _read(layers[0], rule, shape[1:], index[1:])
-            # Filled layer by layer, so that the stack is never in memory twice.
-            out = np.empty((len(layers), *first.shape), dtype)
-            out[0] = first
-            for i, layer in enumerate(layers[1:], 1):
-                out[i] = _read(layer, rule, shape[1:], index[1:])
-            return out
-
+    def load_one(name: str, rule: Rule, shape: tuple[int, ...], sharding: Any) -> jax.Array:
+        tensor = _open_tensor(files, name, rule, shape)
+        read = lambda index: np.ascontiguousarray(_read(tensor, rule, shape, index).astype(dtype))
         return jax.make_array_from_callback(shape, sharding, read)
 
-    params: Params = {"layers": {}}
-    for rule in TOP_RULES:
-        if rule.key in abstract:
-            params[rule.key] = load(rule, [rule.name], abstract[rule.key].shape, shardings[rule.key])
-    for rule in LAYER_RULES:
-        if rule.key in abstract["layers"]:
-            names = [f"model.layers.{i}.{rule.name}" for i in range(config.num_layers)]
-            shape = abstract["layers"][rule.key].shape
-            params["layers"][rule.key] = load(rule, names, shape, shardings["layers"][rule.key])
-    return params
+    layers = zip(abstract["layers"], shardings["layers"], strict=True)
+    return load("", TOP_RULES, abstract, shardings) | {
+        "layers": [load(f"model.layers.{i}.", LAYER_RULES, *layer) for i, layer in enumerate(layers)]
+    }
 
 
 def save(
@@ -228,7 +216,7 @@ def _open_files(folder: pathlib.Path) -> dict[str, Any]:
 
 def _check_names(files: dict[str, Any], config: ModelConfig) -> None:
     """Refuse a checkpoint with tensors that the model does not have: the logits would be wrong."""
-    known = {rule.name for rule, _, _ in _tensors(abstract_params(config))}
+    known = {rule.name for rule, _ in _tensors(abstract_params(config))}
     for name, (file, _) in files.items():
         # Older checkpoints store the frequencies, which are computed here.
         if name in known or name.endswith("rotary_emb.inv_freq"):
@@ -290,32 +278,31 @@ def _read(tensor: Any, rule: Rule, shape: tuple[int, ...], index: tuple[slice, .
     return array[tuple(cuts[letter] for letter in letters)]
 
 
-def _tensors(params: Params) -> Iterator[tuple[Rule, Any, int | None]]:
-    """Every tensor of a checkpoint: its rule with the full name, our leaf, and which layer of the leaf."""
+def _tensors(params: Params) -> Iterator[tuple[Rule, Any]]:
+    """Every tensor of a checkpoint: its rule with the full name, and our leaf."""
     for rule in TOP_RULES:
         if rule.key in params:
-            yield rule, params[rule.key], None
+            yield rule, params[rule.key]
     for rule in LAYER_RULES:
-        if rule.key in params["layers"]:
-            leaf = params["layers"][rule.key]
-            for i in range(leaf.shape[0]):
-                yield rule._replace(name=f"model.layers.{i}.{rule.name}"), leaf, i
+        for i, layer in enumerate(params["layers"]):
+            if rule.key in layer:
+                yield rule._replace(name=f"model.layers.{i}.{rule.name}"), layer[rule.key]
 
 
 def _write_tensors(folder: pathlib.Path, params: Params, dtype: np.dtype) -> None:
     shards: list[list] = [[]]
     sizes = [0]
-    for rule, leaf, layer in _tensors(params):
-        size = dtype.itemsize * math.prod(leaf.shape if layer is None else leaf.shape[1:])
+    for rule, leaf in _tensors(params):
+        size = dtype.itemsize * leaf.size
         if shards[-1] and sizes[-1] + size > SHARD_BYTES:
             shards.append([])
             sizes.append(0)
-        shards[-1].append((rule, leaf, layer))
+        shards[-1].append((rule, leaf))
         sizes[-1] += size
     weight_map = {}
     for i, shard in enumerate(shards, 1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        arrays = {rule.name: _to_theirs(rule, leaf, layer, dtype) for rule, leaf, layer in shard}
+        arrays = {rule.name: _to_theirs(rule, leaf, dtype) for rule, leaf in shard}
         # As transformers marks its own files: older versions refuse one that names no format.
         save_file(arrays, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(arrays, file)
@@ -324,8 +311,8 @@ def _write_tensors(folder: pathlib.Path, params: Params, dtype: np.dtype) -> Non
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _to_theirs(rule: Rule, leaf: Any, layer: int | None, dtype: np.dtype) -> np.ndarray:
-    array = np.asarray(leaf if layer is None else leaf[layer])
+def _to_theirs(rule: Rule, leaf: Any, dtype: np.dtype) -> np.ndarray:
+    array = np.asarray(leaf)
     order = [rule.ours.split().index(letter) for letter in rule.theirs.replace(" ", "")]
     theirs = array.transpose(order).reshape(_their_shape(rule, array.shape))
     return np.ascontiguousarray(theirs, dtype=dtype)

@@ -5,7 +5,7 @@
     frozen, adapters = split(params)                             # train the second
     plain = merge(params, config)                                # for sampling, scoring, saving
 
-The adapter of the matrix `q` of shape (L, D, N, H) is `q_a` (L, D, R) and `q_b` (L, R, N, H) in the same dict. The
+The adapter of the matrix `q` of shape (D, N, H) is `q_a` (D, R) and `q_b` (R, N, H) in the dict of its layer. The
 forward pass adds alpha / rank * (x @ A) @ B wherever `config.lora` says so (`common.model.decoder`).
 """
 
@@ -55,30 +55,47 @@ def _settings(config: ModelConfig) -> LoraConfig:
     return config.lora
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=1)
+def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A (*inner, R), uniform within 1 / sqrt(size of inner) as in PEFT."""
+    bound = math.prod(shape[:-1]) ** -0.5
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
 def init(config: ModelConfig, key: jax.Array) -> Params:
-    """New adapters in float32 for `config.lora`: A random, B zero. The weights that the model declares beside them
-    are left out by the compiler."""
-    return split(decoder.init(config, key))[1]
+    """New adapters in float32 for `config.lora`: A random, B zero, together nothing at first."""
+    # One by one: a program that drew those of all layers would take long to compile.
+    _, shapes = split(decoder.abstract_params(config))
+    keys = jax.random.split(jax.random.split(key, 3)[2], config.num_layers)  # as `Decoder` splits off its layers'
+    adapters = []
+    for layer, layer_key in zip(shapes["layers"], keys, strict=True):
+        new = {name: jnp.zeros(leaf.shape) for name, leaf in layer.items()}
+        for i, name in enumerate(_settings(config).targets):
+            new[f"{name}_a"] = _uniform(jax.random.fold_in(layer_key, i), layer[f"{name}_a"].shape)
+        adapters.append(new)
+    return {"layers": adapters}
 
 
 def split(params: Params) -> tuple[Params, Params]:
     """The tree without its adapters, and a tree of the adapters alone."""
-    adapters = {name: leaf for name, leaf in params["layers"].items() if name.endswith(("_a", "_b"))}
-    plain = {name: leaf for name, leaf in params["layers"].items() if name not in adapters}
-    return params | {"layers": plain}, {"layers": adapters}
+
+    def layers(adapters: bool) -> list[Params]:
+        belongs = lambda name: name.endswith(("_a", "_b")) == adapters
+        return [{name: leaf for name, leaf in layer.items() if belongs(name)} for layer in params["layers"]]
+
+    return params | {"layers": layers(adapters=False)}, {"layers": layers(adapters=True)}
 
 
 def join(frozen: Params, adapters: Params) -> Params:
     """The tree that `split` took apart, or plain parameters with new adapters."""
-    return frozen | {"layers": frozen["layers"] | adapters["layers"]}
+    return frozen | {"layers": [a | b for a, b in zip(frozen["layers"], adapters["layers"], strict=True)]}
 
 
 @jax.jit
 def _add_product(w: jax.Array, a: jax.Array, b: jax.Array, scale: Float[Array, ""]) -> jax.Array:
-    count, rank = w.shape[0], a.shape[-1]
+    rank = a.shape[-1]
     # Merged once and for good: by default accelerators would round the factors.
-    product = jnp.matmul(a.reshape(count, -1, rank), b.reshape(count, rank, -1), precision="highest")
+    product = jnp.matmul(a.reshape(-1, rank), b.reshape(rank, -1), precision="highest")
     return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
 
 
@@ -87,14 +104,13 @@ def merge(params: Params, config: ModelConfig) -> Params:
 
     They belong to the same configuration without `lora`.
     """
-    plain, adapters = split(params)
     lora = _settings(config)
     scale = lora.alpha / lora.rank
-    merged = {
-        name: _add_product(plain["layers"][name], *(adapters["layers"][f"{name}_{part}"] for part in "ab"), scale)
-        for name in lora.targets
-    }
-    return plain | {"layers": plain["layers"] | merged}
+    merged = [
+        {name: _add_product(layer[name], layer[f"{name}_a"], layer[f"{name}_b"], scale) for name in lora.targets}
+        for layer in params["layers"]
+    ]
+    return join(split(params)[0], {"layers": merged})
 
 
 def _names(config: ModelConfig) -> dict[str, tuple[str, int]]:
@@ -127,7 +143,7 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
     }
     tensors = {}
     for name, (key, layer) in _names(config).items():
-        leaf = np.asarray(params["layers"][key][layer], np.float32)
+        leaf = np.asarray(params["layers"][layer][key], np.float32)
         size = (-1, lora.rank) if key.endswith("_a") else (lora.rank, -1)
         # PEFT stores both factors transposed: A (R, in) and B (out, R).
         tensors[name] = np.ascontiguousarray(leaf.reshape(size).T)
@@ -162,15 +178,14 @@ def load_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig)
     if names.keys() != tensors.keys():
         wrong = min(names.keys() ^ tensors.keys())
         raise UserError(f"{folder} does not fit the model: tensor {wrong} is in one of them alone")
-    leaves: dict[str, list[np.ndarray]] = {}
     shapes = decoder.abstract_params(config)["layers"]
-    for name, (key, _) in names.items():  # layer by layer, in order
-        shape = shapes[key].shape[1:]
+    adapters: list[Params] = [{} for _ in shapes]
+    for name, (key, layer) in names.items():
+        shape = shapes[layer][key].shape
         size = math.prod(shape) // rank
         if tensors[name].shape != ((rank, size) if key.endswith("_a") else (size, rank)):
             raise UserError(f"{folder} does not fit the model: tensor {name} has shape {tensors[name].shape}")
-        leaves.setdefault(key, []).append(tensors[name].T.reshape(shape))
-    adapters = {key: jnp.asarray(np.stack(parts), jnp.float32) for key, parts in leaves.items()}
+        adapters[layer][key] = jnp.asarray(tensors[name].T.reshape(shape), jnp.float32)
     return join(params, {"layers": adapters}), config
 
 

@@ -30,18 +30,19 @@ from common.errors import UserError
 RULES: tuple[tuple[str, P], ...] = (
     (r"embed", P("tp", "fsdp")),  # (V, D)
     (r"head", P("fsdp", "tp")),  # (D, V)
-    (r"layers/[qkv]", P(None, "fsdp", "tp")),  # (L, D, N, H)
-    (r"layers/o", P(None, "tp", None, "fsdp")),  # (L, N, H, D)
-    (r"layers/(gate|up)", P(None, "fsdp", "tp")),  # (L, D, F)
-    (r"layers/down", P(None, "tp", "fsdp")),  # (L, F, D)
-    (r"layers/[qkv]_bias", P(None, "tp")),  # (L, N, H)
+    (r"[qkv]", P("fsdp", "tp")),  # (D, N, H)
+    (r"o", P("tp", None, "fsdp")),  # (N, H, D)
+    (r"gate|up", P("fsdp", "tp")),  # (D, F)
+    (r"down", P("tp", "fsdp")),  # (F, D)
+    (r"[qkv]_bias", P("tp")),  # (N, H)
     (r".*norm[12]?", P()),
-    (r"layers/([qkv]|gate|up)_a", P(None, "fsdp")),  # (L, D, R)
-    (r"layers/([qkv]|gate|up)_b", P(None, None, "tp")),  # (L, R, N, H) or (L, R, F)
-    (r"layers/(o|down)_a", P(None, "tp")),  # (L, N, H, R) or (L, F, R)
-    (r"layers/(o|down)_b", P(None, None, "fsdp")),  # (L, R, D)
+    (r"([qkv]|gate|up)_a", P("fsdp")),  # (D, R)
+    (r"([qkv]|gate|up)_b", P(None, "tp")),  # (R, N, H) or (R, F)
+    (r"(o|down)_a", P("tp")),  # (N, H, R) or (F, R)
+    (r"(o|down)_b", P(None, "fsdp")),  # (R, D)
 )
-"""Path in the parameter tree (the whole of it must match; the first match holds) and where its axes go."""
+"""Name of a parameter (the whole of it must match; the first match holds) and where its axes go. The same name is
+the same kind in every layer, and in the state of an optimizer, which holds whole trees of parameters."""
 
 ROWS, MICRO_ROWS, CACHE = P("fsdp"), P(None, "fsdp"), P("fsdp", "tp")
 """Where the axes of data go: rows first, micro-batches before rows, and rows before key/value heads."""
@@ -74,12 +75,11 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
     the state of an optimizer: its scalars lie everywhere."""
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        # Any path may stand in front: the state of an optimizer holds whole trees of parameters.
-        found = (spec for pattern, spec in RULES if re.fullmatch(f"(.*/)?{pattern}", name))
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        found = (spec for pattern, spec in RULES if re.fullmatch(pattern, name))
         spec = next(found, None if leaf.ndim else P())
         if spec is None:
-            raise KeyError(f"no sharding rule for parameter {name}")
+            raise KeyError(f"no sharding rule for parameter {jax.tree_util.keystr(path)}")
         return NamedSharding(mesh, _divisible(spec, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)

@@ -25,16 +25,7 @@ from common.buckets import bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
-from common.model.decoder import (
-    Cache,
-    Params,
-    copy_rows,
-    decode,
-    empty_cache,
-    prefill,
-    split_layers,
-    unembed,
-)
+from common.model.decoder import Cache, Params, copy_rows, decode, empty_cache, prefill, unembed
 from common.model.sharding import CACHE, ROWS, place_data
 from common.model.tokenizer import Tokenizer
 from common.progress import progress_bar
@@ -167,18 +158,17 @@ def _search(
     penalty: Float[Array, ""],
 ) -> tuple[Int[Array, "limit B"], Float[Array, "limit B"]]:
     """Tokens and log-probabilities of all rows, the groups of a prompt side by side; -1 after an end."""
-    layered = split_layers(params, config)
 
     def one_token(state: dict[str, Any]) -> dict[str, Any]:
         h, cache = decode(
-            layered,
+            params,
             config,
             state["cache"],
             state["token"][:, None],
             state["position"][:, None],
-            dtype=layered["embed"].dtype,
+            dtype=params["embed"].dtype,
         )
-        logps = jax.nn.log_softmax(unembed(layered, config, h[:, 0]))
+        logps = jax.nn.log_softmax(unembed(params, config, h[:, 0]))
         live = state["live"]
         token = _by_group(logps.reshape(-1, groups, logps.shape[1]), live.reshape(-1, groups), penalty).reshape(-1)
         token = jnp.where(live, token, state["token"])  # a finished row repeats itself, unread

@@ -35,7 +35,6 @@ from common.model.decoder import (
     empty_cache,
     grow_cache,
     prefill,
-    split_layers,
     unembed,
 )
 from common.model.sharding import CACHE, ROWS, data_shardings, mesh_of, place_data
@@ -97,8 +96,8 @@ class Sampler:
             np.array(eos_ids, np.int32), (0, power_of_two(len(eos_ids), 8) - len(eos_ids)), constant_values=-1
         )
         self._mesh = mesh_of(params)
-        # Prefill scans over the stacked weights; decoding reads them layer by layer.
-        self._params, self._layered = _prepare(params, config, self.dtype)
+        # The very arrays where they have this dtype already: the weights are held once.
+        self._params = jax.tree.map(lambda w: jnp.asarray(w, self.dtype), params)
         self._group = max(1, slots // 8)  # prompts prefilled together, and free slots worth a stop
 
     def sample(
@@ -125,7 +124,7 @@ class Sampler:
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
             cache, tokens, logps = _decode_block(
-                self._layered, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
+                self._params, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
             )
             tokens, logps = jax.device_get((tokens, logps))
             for job in slots.advance(tokens, logps, self._eos):
@@ -301,12 +300,6 @@ class _Slots:
 # --- On the device --------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _prepare(params: Params, config: ModelConfig, dtype: Any) -> tuple[Params, Params]:
-    params = jax.tree.map(lambda w: w.astype(dtype), params)
-    return params, split_layers(params, config)
-
-
 @functools.partial(jax.jit, static_argnums=1)
 def _prefill(params: Params, config: ModelConfig, tokens: Int[Array, "P T"]) -> Cache:
     return prefill(params, config, tokens, dtype=params["embed"].dtype)
@@ -327,7 +320,7 @@ def _fit(cache: Cache, length: int) -> Cache:
 
 @functools.partial(jax.jit, static_argnums=(1, 7), donate_argnums=2)
 def _decode_block(
-    layered: Params,
+    params: Params,
     config: ModelConfig,
     cache: Cache,
     rows: dict[str, jax.Array],
@@ -345,14 +338,14 @@ def _decode_block(
     def one_token(state: dict[str, Any]) -> dict[str, Any]:
         i, live, position = state["i"], state["live"], state["position"]
         h, cache = decode(
-            layered,
+            params,
             config,
             state["cache"],
             state["token"][:, None],
             position[:, None],
-            dtype=layered["embed"].dtype,
+            dtype=params["embed"].dtype,
         )
-        logits = unembed(layered, config, h[:, 0])
+        logits = unembed(params, config, h[:, 0])
         token = choose(logits, numbers[i], rows["temperature"], rows["top_p"], rows["top_k"])
         logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=1)
         step = state["step"] + 1

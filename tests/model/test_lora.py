@@ -102,11 +102,11 @@ def test_new_adapters_change_nothing(params):
     assert np.array_equal(logits(lora.join(params, fresh), ADAPTED), logits(params, CONFIG))
     assert_same(lora.merge(lora.join(params, fresh), ADAPTED), params)
     for name, inner in (("q_a", 32), ("o_a", 32), ("down_a", 48)):
-        a = np.asarray(fresh["layers"][name])
+        a = np.stack([layer[name] for layer in fresh["layers"]])
         bound = inner**-0.5
         assert np.abs(a).max() <= bound
         assert np.std(a) == pytest.approx(bound / 3**0.5, rel=0.2)
-    assert not np.array_equal(fresh["layers"]["q_a"][0], fresh["layers"]["q_a"][1])
+    assert not np.array_equal(fresh["layers"][0]["q_a"], fresh["layers"][1]["q_a"])
 
 
 def test_merged_weights_give_the_logits_of_the_adapters_beside(params, adapters):
@@ -120,9 +120,9 @@ def test_merging_keeps_the_dtype_and_adds_in_float32(params, adapters):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     merged = lora.merge(lora.join(half, adapters), ADAPTED)
     assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
-    product = np.einsum("ldr,lrf->ldf", adapters["layers"]["up_a"], adapters["layers"]["up_b"])
-    exact = np.asarray(half["layers"]["up"], np.float32) + 7 / 3 * product
-    np.testing.assert_allclose(np.asarray(merged["layers"]["up"], np.float32), exact, rtol=2**-8, atol=1e-6)
+    for beside, start, end in zip(adapters["layers"], half["layers"], merged["layers"], strict=True):
+        exact = np.asarray(start["up"], np.float32) + 7 / 3 * (beside["up_a"] @ beside["up_b"])
+        np.testing.assert_allclose(np.asarray(end["up"], np.float32), exact, rtol=2**-8, atol=1e-6)
 
 
 def test_splitting_and_joining_are_inverse(params, adapters):
@@ -140,10 +140,11 @@ def test_training_moves_the_adapters_alone(params, examples):
     after = fine_tune(params, CONFIG, examples[:4], settings, pad_id=0, steps=20, log=log)
     assert losses[-1] < losses[0] - 0.2
     assert_same(before, params)
-    for name, leaf in after["layers"].items():
-        change = np.asarray(leaf - before["layers"][name]).reshape(2, leaf.shape[1], -1)
-        ranks = np.linalg.matrix_rank(change, tol=1e-4 * max(1.0, np.abs(change).max()))
-        assert ranks.tolist() == ([3, 3] if name in ("q", "down") else [0, 0])
+    for layer, start in zip(after["layers"], before["layers"], strict=True):
+        for name, leaf in layer.items():
+            change = np.asarray(leaf - start[name]).reshape(leaf.shape[0], -1)
+            rank = np.linalg.matrix_rank(change, tol=1e-4 * max(1.0, np.abs(change).max()))
+            assert rank == (3 if name in ("q", "down") else 0)
     assert_same(after["embed"], before["embed"])
 
 
@@ -176,10 +177,10 @@ def test_state_is_kept_of_adapters_alone_and_the_base_in_its_dtype(params, examp
 
 def test_training_adapters_again_does_not_compile_again(params, examples):
     fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
-    compiled = update._cache_size(), lora.init._cache_size()
+    compiled = update._cache_size(), lora._uniform._cache_size()
     other = dataclasses.replace(SETTINGS, learning_rate=1e-3, epochs=1.0)
     fine_tune(params, CONFIG, examples, other, pad_id=0, steps=4)
-    assert (update._cache_size(), lora.init._cache_size()) == compiled
+    assert (update._cache_size(), lora._uniform._cache_size()) == compiled
 
 
 def test_gradients_of_the_weights_are_not_formed(params, adapters):
@@ -193,7 +194,7 @@ def test_gradients_of_the_weights_are_not_formed(params, adapters):
         products = [line for line in text.splitlines() if "= dot_general" in line]
         return [line for line in products if ":f32[32,48]" in line or ":f32[48,32]" in line]
 
-    assert len(full_products(1)) == 3
+    assert len(full_products(1)) == 3 * CONFIG.num_layers
     assert not full_products(0)
 
 

@@ -34,8 +34,7 @@ _prefill = jax.jit(decoder.prefill, static_argnums=1, compiler_options=_quick)
 
 @functools.partial(jax.jit, static_argnums=1, compiler_options=_quick)
 def _step(params, config, cache, tokens, positions):
-    layered = decoder.split_layers(params, config)
-    h, cache = decoder.decode(layered, config, cache, tokens, positions)
+    h, cache = decoder.decode(params, config, cache, tokens, positions)
     return decoder.unembed(params, config, h), cache
 
 

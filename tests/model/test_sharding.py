@@ -27,7 +27,7 @@ def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
     mesh = sharding.make_mesh(tp=2)
     assert dict(mesh.shape) == {"fsdp": 4, "tp": 2}
     params = hf.load_params(fixtures / name, config, mesh=mesh)
-    split = params["layers"]["gate"]
+    split = params["layers"][0]["gate"]
     assert split.addressable_shards[0].data.size * 8 == split.size  # each device holds its part alone
     batch = sharding.place_data(tokens, params, sharding.ROWS)
     sharded_loss, sharded_grads = step(params, config, batch)
@@ -52,9 +52,9 @@ def test_axes_that_do_not_divide_a_dimension_are_dropped(fixtures):
     mesh = sharding.make_mesh(fsdp=2, tp=4)
     specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(mesh, decoder.abstract_params(config)))
     assert specs["embed"] == P("tp", "fsdp")
-    assert specs["layers"]["q"] == P(None, "fsdp", "tp")
-    assert specs["layers"]["k"] == P(None, "fsdp")
-    assert specs["layers"]["norm1"] == P()
+    assert specs["layers"][1]["q"] == P("fsdp", "tp")
+    assert specs["layers"][1]["k"] == P("fsdp")
+    assert specs["layers"][1]["norm1"] == P()
 
 
 def test_one_device_makes_a_mesh(fixtures, quick_jit):

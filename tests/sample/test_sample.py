@@ -248,7 +248,6 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
     prompts, others = _prompts(12, seed=3, samples=2), _prompts(15, seed=4)
     _sampler().sample(prompts)
     programs = (
-        sample._prepare,
         sample._prefill,
         sample._copy_rows,
         sample._grow,
@@ -265,7 +264,7 @@ def test_the_cache_is_donated():
     sampler = _sampler()
     cache = decoder.empty_cache(CONFIG, 8, 128)
     sample._decode_block(
-        sampler._layered, CONFIG, cache, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
+        sampler._params, CONFIG, cache, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
     )
     assert all(part.is_deleted() for layer in cache for part in layer)
 

@@ -120,10 +120,10 @@ def _theirs(grads, name):
     if ".lora_" in rest:
         module, part = rest.removesuffix(".default.weight").split(".lora_")
         key = next(rule.key for rule in LAYER_RULES if rule.name == f"{module}.weight")
-        leaf = grads["layers"][f"{key}_{part.lower()}"][int(layer)]
+        leaf = grads["layers"][int(layer)][f"{key}_{part.lower()}"]
         return leaf.reshape(-1, 3).T if part == "A" else leaf.reshape(3, -1).T
     key = next(rule.key for rule in LAYER_RULES if rule.name == rest)
-    leaf = grads["layers"][key][int(layer)]
+    leaf = grads["layers"][int(layer)][key]
     return leaf.reshape(-1) if rest.endswith("bias") else leaf.reshape(leaf.shape[0], -1).T
 
 
