@@ -24,7 +24,7 @@ def system_into_user(messages: Sequence[Message]) -> list[Message] | None:
     return [{"role": "user", "content": content}, *messages[2:]]
 
 
-_THOUGHT = re.compile(r"\A\s*(?:<(think|thinking|reasoning)>)?.*</(think|thinking|reasoning)>", re.DOTALL)
+_THOUGHT = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL)  # its opening tag may be in the prompt
 _FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
 
 
