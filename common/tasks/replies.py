@@ -20,8 +20,8 @@ _FENCE = re.compile(r"```[\w+-]*[ \t]*\n((?:(?!```).)*?)(?:\n?[ \t]*```)?", re.D
 
 def bare(text: str) -> str:
     """A reply without its block of thoughts (<think>, <thinking>, <reasoning>) and without the code fence around
-    all of it, as reasoning and chat models put them there; any other text as it is. A block that is not closed is a
-    draft to its end."""
+    all of it, as reasoning and chat models put them there; any other text as it is. A block that is not closed is
+    a draft to its end."""
     if _SIGN.search(text):
         # Some templates open the block in the prompt, so that the reply only closes it.
         text = _THOUGHT_END.sub("", _THOUGHT.sub("", text)).strip()
