@@ -118,7 +118,7 @@ class Store(NamedTuple):
 
 def _unusable(url: str, error: BaseException) -> UserError:
     # Libraries of stores say what is wrong over several lines, some of them with the request.
-    said = " ".join(masked(str(error)).split())[:200] or type(error).__name__
+    said = f"{type(error).__name__}: {' '.join(masked(str(error)).split())[:200]}"
     return UserError(
         f"cannot use {url} as run folder ({said}): check the address, the login and what it may write"
     )
@@ -206,6 +206,8 @@ class Mirror:
         try:
             self._push(rename=True)
             self._sweep()
+        except UserError:
+            raise
         except Exception as error:
             said = " ".join(masked(str(error)).split())[:200]
             raise UserError(
@@ -241,14 +243,17 @@ class Mirror:
 
     def _acquire(self) -> None:
         while True:
-            try:
-                self._store.write(LOCK, self._stamp(), mode="create")
-                return
-            except Exception:
-                # Stores have their own words for "it is there already".
-                held = self._store.read(LOCK)
-                if held is None:
-                    raise
+            # Looked for first, as some stores put an object whatever the mode.
+            held = self._store.read(LOCK)
+            if held is None:
+                try:
+                    self._store.write(LOCK, self._stamp(), mode="create")
+                    return
+                except Exception:
+                    # Stores have their own words for "it is there already".
+                    held = self._store.read(LOCK)
+                    if held is None:
+                        raise
             try:
                 holder = json.loads(held)
                 age = max(0.0, time.time() - float(holder["time"]))
