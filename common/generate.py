@@ -21,7 +21,9 @@ class Request:
     `example` is the data row that the prompt is about, for back ends that look things up instead of
     writing (see `llm2llm.pool`); language models ignore it. `fields` names the labelled lines of which the
     reply consists, such as ("Text", "Label") for "Text: …" above "Label: …"; back ends that can hold a model to a
-    form make use of it.
+    form make use of it. `choices`: the fields that take one of a few values, with these.
+    `blank`: the same prompt without its question, if choices are to be compared by how much the question makes
+    each likelier, and not by what a model says whatever it is asked (see `common.evals.evaluate.scored_batches`).
     """
 
     id: str
@@ -29,6 +31,8 @@ class Request:
     n: int = 1
     example: Any = None
     fields: tuple[str, ...] = ()
+    choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    blank: tuple[Message, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Switches:
-    """All groups, and the seed of the first repeat."""
+    """All groups, and the seed of the first repeat. `likelihood_guard`: standard deviations below the seeds at
+    which a new question is nonsense (`common.text.nonsense`); 0: nothing is."""
 
     seeds: Seeds
     rounds: Rounds
@@ -121,3 +122,4 @@ class Switches:
     learning: Learning
     comparison: Comparison
     seed: int
+    likelihood_guard: float = 0.0

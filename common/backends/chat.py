@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.backends.budget import Spent
@@ -57,7 +57,7 @@ class Dialect:
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         if request.fields and self._schema:
-            body["response_format"] = _schema(request.fields)
+            body["response_format"] = _schema(request.fields, dict(request.choices))
         return body
 
     def learn(self, status: int, words: str, sent: dict[str, Any]) -> None:
@@ -87,8 +87,9 @@ def dialect(url: str, model: str) -> Dialect:
     return Dialect(model)
 
 
-def _schema(fields: Sequence[str]) -> dict[str, Any]:
-    """A strict JSON schema of one string for each field."""
+def _schema(fields: Sequence[str], choices: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A strict JSON schema of one string for each field, of a few in which `choices` names them."""
+    kind = lambda field: {"type": "string"} | ({"enum": list(choices[field])} if field in choices else {})
     return {
         "type": "json_schema",
         "json_schema": {
@@ -96,7 +97,7 @@ def _schema(fields: Sequence[str]) -> dict[str, Any]:
             "strict": True,
             "schema": {
                 "type": "object",
-                "properties": {field: {"type": "string"} for field in fields},
+                "properties": {field: kind(field) for field in fields},
                 "required": list(fields),
                 "additionalProperties": False,
             },
