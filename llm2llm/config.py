@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from common.backends.budget import Budget
 from common.backends.open import check_name, model_name
 from common.cli import check_ranges, flag
-from common.config import SampleConfig, TrainConfig, micro_batch
-from common.defaults import GUARD, Default, kind_of, reasons, training, values
+from common.config import SampleConfig, TrainConfig
+from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
 from common.errors import UserError
-from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from llm2llm.switches import (
     AnswerBy,
@@ -76,7 +76,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings):
+class Config(RunSettings, TrainSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
@@ -178,7 +178,6 @@ class Config(RunSettings):
     batch_size: int | None = flag(
         None, "examples in an optimizer update; 12 for the embedded student, else by its size and the seeds"
     )
-    micro_batch_size: int | None = flag(None, "examples on the device at once; by batch size if not given")
     max_length: int = flag(512, "longest example in tokens, answer included")
     reference_code: bool = flag(
         False, "prompts, judge and schedule of the authors' program (preset reference-code)"
@@ -198,7 +197,6 @@ class Config(RunSettings):
             "show_wrong_answer": not silent,
         }
         config = filled(self, fill)
-        config = filled(config, {"micro_batch_size": micro_batch(given(config.batch_size))})
         config._check()
         return config
 
@@ -207,12 +205,15 @@ class Config(RunSettings):
         kind = kind_of(model_name(self.student, "student"))
         if kind.embedded:
             demo = {"rounds": 4, "per_wrong": 12, "detect": "in-sample", "likelihood_guard": 0.0}
-            demo |= {"learning_rate": 3e-4, "epochs": 2.0, "batch_size": 12}
+            demo |= {"lora_rank": 0, "learning_rate": 3e-4, "epochs": 2.0, "batch_size": 12}
             return {name: Default(value, "") for name, value in demo.items()}
         # Other rules than these do not look at answers; folds are cut from the seeds.
         apart = self.target in ("wrong", "low-confidence") and 2 <= self.folds <= self.seed_examples
         unseen = "students that have not seen the seeds answer them once the student knows them by heart"
-        return training(kind, 0, self.seed_examples) | {
+        rank = adapters(kind)
+        taken = rank.value if self.lora_rank is None else self.lora_rank
+        return training(kind, taken, self.seed_examples) | {
+            "lora_rank": rank,
             "rounds": Default(3, f"{kind}, which learns in fewer rounds than the demonstration's"),
             "per_wrong": Default(4, f"{kind}, which needs fewer examples than the demonstration's"),
             "detect": Default("auto", unseen) if apart else Default("in-sample", ""),
@@ -227,7 +228,7 @@ class Config(RunSettings):
 
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
-        positive += ("micro_batch_size", "max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
+        positive += ("max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
         positive += ("answer_tokens", "max_per_seed", "max_per_class")
         least = (
             "teacher_temperature",
@@ -239,6 +240,7 @@ class Config(RunSettings):
         )
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
+        self.check_training()
         if given(self.rounds) > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
         if self.few_shot >= self.seed_examples:
@@ -250,10 +252,6 @@ class Config(RunSettings):
                 raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
             if self.target not in ("wrong", "low-confidence"):
                 raise UserError(f"--detect {self.detect} finds answers, not what --target {self.target} looks at")
-        if given(self.batch_size) % given(self.micro_batch_size):
-            raise UserError(
-                f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
-            )
         if self.reference_code and self.task != "gsm8k":
             raise UserError(
                 "the authors released their program for GSM8K only: use --task gsm8k with --reference-code"
@@ -317,11 +315,10 @@ class Config(RunSettings):
 
     def training(self) -> TrainConfig:
         """How a student is trained, in every arm and round; the seed is that of the first repeat."""
-        return TrainConfig(
-            learning_rate=given(self.learning_rate),
-            epochs=given(self.epochs),
-            batch_size=given(self.batch_size),
-            micro_batch_size=given(self.micro_batch_size),
+        return self.train_config(
+            given(self.learning_rate),
+            given(self.epochs),
+            given(self.batch_size),
             max_length=self.max_length,
             zero_start=self.reference_code,
             drop_last=self.reference_code,
