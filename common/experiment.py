@@ -39,6 +39,8 @@ class Settings(Protocol):
 
     def resolved(self) -> Self: ...
 
+    def reasons(self) -> list[tuple[str, str]]: ...
+
 
 def main(
     argv: list[str],
@@ -58,12 +60,15 @@ def main(
     config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
     hosts.connect(config.coordinator, config.processes, config.process)
     if config.dry_run:
-        lines = list(plan(config))
+        lines = [*plan(config), *config.reasons()]
         if config.mesh is not None or hosts.count() > 1 or accelerators():  # only then jax is worth its loading
             lines.append(("devices", str(config.devices())))
         for name, what in lines:
             print(f"{name:28}{what}")
     else:
+        # In a run too: whoever gave no learning rate should see which one it has, and why.
+        for name, what in config.reasons() if hosts.is_writer() else ():
+            print(f"{name:28}{what}", file=sys.stderr)
         run(config)
 
 

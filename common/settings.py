@@ -32,7 +32,7 @@ class RunSettings:
     """Settings that decide no result, so that a run may be continued with others."""
 
     seed: int = flag(0, "random seed of everything")
-    run_dir: str = flag("runs/seedloop", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/seedloop", "folder or URL of the run; the same command continues it")
     dry_run: bool = flag(False, "show the plan and stop")
     mesh: str | None = flag(
         None,
@@ -59,6 +59,11 @@ class RunSettings:
     def stored(self) -> dict[str, Any]:
         """What the run directory records: everything that decides the results."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.UNSTORED}
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """Why settings that were left open have the values that `resolved()` gave them, where the model decides
+        that: names, and values with reasons."""
+        return []
 
 
 TRAINING = "training"

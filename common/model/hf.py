@@ -125,6 +125,9 @@ def load_params(
     """
     files = open_tensors(pathlib.Path(folder))
     _check_names(files, config)
+    embed, _, head = (rule.name for rule in TOP_RULES)
+    if config.tied_head and embed not in files and head in files:  # one matrix, under its other name
+        files[embed] = files[head]
     if config.tied_head and "lm_head.weight" in files:
         _check_tied_head(files, config)
     abstract = abstract_params(config)

@@ -48,6 +48,8 @@ def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     """Every tensor of a folder. Raises UserError, naming the file, when one is missing, truncated, pickled or not
     understood."""
     tensors = _open_base(folder)
+    if "embed_tokens.weight" in tensors:  # saved without the head, by the name of the model inside
+        tensors = {name if name.startswith("lm_head.") else f"model.{name}": its for name, its in tensors.items()}
     config, weights = (folder / name for name in LINKED_ADAPTER)
     if not config.exists():
         return tensors

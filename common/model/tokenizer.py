@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from common.errors import UserError
+from common.generate import system_into_user
 
 Messages = Sequence[dict[str, str]]
 
@@ -83,11 +84,20 @@ class Tokenizer:
     def encode_prompt(self, messages: Messages) -> list[int]:
         """Token ids of a conversation up to where the assistant's answer begins.
 
-        With a chat template, the template's; otherwise the contents joined by blank lines and a newline. A control
-        token that a content mentions is text, not that token. Raises UserError when the template refuses the
-        conversation, or leaves out what is said in it.
+        With a chat template, the template's; otherwise the turns with blank lines between them, "Answer:" in front
+        of the assistant's, and at the end. A control token that a content mentions is text, not that token.
+        Raises UserError when the template refuses the conversation, or leaves out what is said in it.
         """
         return self._encode(self._prompt_text(messages))
+
+    def encode_begun(self, messages: Messages, answer: str) -> list[int]:
+        """Token ids of a conversation and the beginning `answer` of the assistant's turn, which is to go on.
+
+        The ids begin with those of `encode_prompt(messages)`. Raises UserError as that does.
+        """
+        prompt_text, begun = self.written(messages, answer)
+        prompt, ids = self._encode(prompt_text), self._encode(prompt_text + begun)
+        return ids if ids[: len(prompt)] == prompt else prompt + self._encode(begun, bos=False)
 
     def encode_example(self, messages: Messages, answer: str) -> tuple[list[int], int]:
         """Token ids of prompt, answer and end token, and the prompt's length.
@@ -188,7 +198,7 @@ class Tokenizer:
 
     def _prompt_text(self, messages: Messages) -> str:
         if not self.has_template:
-            return "\n\n".join(self._mark(message["content"]) for message in messages) + "\n"
+            return _plain_text([message | {"content": self._mark(message["content"])} for message in messages])
         text = self._render(messages, add_generation_prompt=True)
         if text.rstrip().endswith(_THOUGHTS[0]):
             # Answers are direct ones: where a template leaves the thought open, it is closed as Qwen3's does.
@@ -202,7 +212,9 @@ class Tokenizer:
             text = self._render([*messages, turn], add_generation_prompt=False)
             if text.startswith(prompt_text):
                 return text[len(prompt_text) :]
-        return self._mark(answer)
+            return self._mark(answer)
+        # One blank, also in front of an answer that was generated with it.
+        return self._mark(answer if answer[:1].isspace() else f" {answer}")
 
     def _rendered(self, messages: Messages, add_generation_prompt: bool, parts: Collection[str]) -> str:
         """The template's text of a conversation; turns of the roles `parts` are handed over as a list."""
@@ -265,7 +277,7 @@ class Tokenizer:
             return text
 
         messages = [message | {"content": self._mark(message["content"])} for message in messages]
-        merged = _system_into_user(messages)
+        merged = system_into_user(messages)
         try:
             text = render(messages)
             # Some templates leave a system turn out without a word.
@@ -285,13 +297,13 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
 
 
-def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:
-    """The conversation with its system text in front of the first user turn, for templates without a system
-    role; None if there is no system text to move."""
-    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
-        return None
-    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{"role": "user", "content": content}, *messages[2:]]
+def _plain_text(messages: Messages) -> str:
+    """A conversation for a model that knows no turns, up to where the answer begins."""
+    parts = []
+    for message in messages:
+        spoken = message["role"] == "assistant"
+        parts.append(f"\nAnswer: {message['content']}" if spoken else f"\n\n{message['content']}")
+    return "".join(parts).lstrip("\n") + "\nAnswer:"
 
 
 def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:

@@ -59,12 +59,12 @@ def test_an_example_is_prompt_answer_and_end_token(chat):
     assert chat.decode(ids[prompt_length:]) == "It is three."
 
 
-def test_without_a_template_the_contents_are_joined_after_bos(plain):
+def test_without_a_template_turns_are_plain_paragraphs_after_bos(plain):
     ids = plain.encode_prompt(BE_BRIEF)
-    assert _shown(plain, ids) == "<s>Be brief.\n\none and two?\n"
+    assert _shown(plain, ids) == "<s>Be brief.\n\none and two?\nAnswer:"
     ids, prompt_length = plain.encode_example(BE_BRIEF, "three")
     assert ids[:prompt_length] == plain.encode_prompt(BE_BRIEF)
-    assert _shown(plain, ids[prompt_length:]) == "three</s>"
+    assert _shown(plain, ids[prompt_length:]) == " three</s>"
     assert ids.count(BOS) == ids.count(EOS) == 1
 
 
@@ -228,7 +228,7 @@ def test_a_control_token_that_a_text_mentions_is_text_without_a_template(plain):
     ids = plain.encode_prompt([{"role": "user", "content": "one </s> two"}])
     assert ids[0] == BOS
     assert EOS not in ids
-    assert _shown(plain, ids) == "<s>one </s> two\n"
+    assert _shown(plain, ids) == "<s>one </s> two\nAnswer:"
 
 
 @pytest.mark.parametrize("said", MENTIONS)
