@@ -50,8 +50,8 @@ class Config(RunSettings, TrainSettings):
 
     source: tuple[str, ...] = flag(
         (),
-        "who answers the prompts: embedded:student, embedded:teacher, a Hugging Face id, a folder, openai:MODEL, "
-        "python:FILE.py:FUNCTION; several share k",
+        "who answers the prompts: embedded:student, embedded:teacher, smollm2, a Hugging Face id, a folder, "
+        "openai:MODEL, python:FILE.py:FUNCTION; several share k",
     )
     source_url: str | None = flag(None, "base URL of sources openai:MODEL; else OPENAI_BASE_URL or the client's")
     budget: str | None = flag(None, "limits for hosted sources, such as calls=500,tokens=200000,usd=2.5")

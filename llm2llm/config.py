@@ -81,10 +81,10 @@ class Config(RunSettings, TrainSettings):
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
     task: str = flag("arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file")
-    student: str = flag("embedded", "embedded, a Hugging Face id, or a folder")
+    student: str = flag("embedded", "embedded, smollm2, a Hugging Face id, a folder, a GGUF file, MODEL+ADAPTER")
     teacher: str = flag(
         "embedded",
-        "embedded, a Hugging Face id, a folder, openai:MODEL, pool:FILE of real examples, or "
+        "embedded, smollm2, a Hugging Face id, a folder, a file, openai:MODEL, pool:FILE of real examples, or "
         "python:FILE.py:FUNCTION",
     )
     teacher_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")

@@ -96,13 +96,14 @@ class Config(RunSettings, TrainSettings):
         "(common/tasks/README.md); safety, own: none",
     )
     proposer: str = flag(
-        "embedded", "the model that is trained to write queries: embedded, a Hugging Face id, a folder"
+        "embedded",
+        "the model that is trained to write queries: embedded, smollm2, a Hugging Face id, a folder, a file",
     )
     target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
     transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")
     labeler: str = flag(
         "embedded",
-        "what answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
+        "what answers failing queries: embedded, smollm2, a Hugging Face id, a folder, openai:MODEL, "
         "python:FILE.py:FUNCTION, or program",
     )
     labeler_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")

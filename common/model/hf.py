@@ -124,8 +124,10 @@ def load_params(
     config.json ties it to.
     """
     files = open_tensors(pathlib.Path(folder))
-    _check_names(files, config)
     embed, _, head = (rule.name for rule in TOP_RULES)
+    if embed.removeprefix("model.") in files:  # saved without the head, by the names of the model inside
+        files = {name if name == head else f"model.{name}": tensor for name, tensor in files.items()}
+    _check_names(files, config)
     if config.tied_head and embed not in files and head in files:  # one matrix, under its other name
         files[embed] = files[head]
     if config.tied_head and "lm_head.weight" in files:
