@@ -12,6 +12,7 @@ import os
 import select
 import sys
 
+from common import stopping
 from common.cli import PROG, fail
 from common.errors import UserError
 from common.runtime import compile_cache_environment
@@ -44,14 +45,15 @@ USAGE = f"usage: {COMMAND} METHOD [--flags]\n\nmethods:\n" + "".join(
 def main(argv: list[str] | None = None) -> None:
     """Run the method that `argv` (by default the command line) names.
 
-    What the user can fix, a full disk and Ctrl-C end it with one line; a reader of its output that went away
-    (`| head`) ends it without one.
+    What the user can fix, a full disk, SIGTERM and Ctrl-C end it with one line; a reader of its output that went
+    away (`| head`) ends it without one.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal's encoding is no reason to lose a finished run
-    if argv is None:  # a command of its own, whose output is all ours
+    if argv is None:  # a command of its own, whose output and signals are all ours
         mask_output()
+        stopping.listen()
     try:
         _method(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -68,6 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nstopped; the same command continues where it left off", file=sys.stderr)
         raise SystemExit(130) from None
+    except stopping.Terminated:
+        print("stopped by SIGTERM; the same command continues where it left off", file=sys.stderr)
+        raise SystemExit(143) from None
 
 
 def _method(argv: list[str]) -> None:

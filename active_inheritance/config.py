@@ -152,7 +152,7 @@ class Config(RunSettings, TrainSettings):
     )
     workers: int = flag(2, "processes that score and select; changes no result")
     redact: bool = flag(False, "show hashes instead of texts in the report")
-    run_dir: str = flag("runs/active-inheritance", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/active-inheritance", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from common.backends.open import is_model
-from common.model import checkpoint
+from common.model import checkpoint, smollm2
 
 SMALL = 6e8
 """Parameters below which a model counts as small: 0.5B and what is sold as 0.6B do."""
@@ -87,11 +87,18 @@ def kind_of(name: str) -> Kind:
     size."""
     if name.partition(":")[0] == "embedded":
         return Kind(embedded=True)
-    folder = pathlib.Path(name).expanduser()
+    path = pathlib.Path(name).expanduser()
     if not is_model(name):
         return Kind()
-    if folder.is_dir():
+    if path.exists():
+        # Of a GGUF file the folder that stands for it, which every run of it makes.
+        folder = checkpoint.resolve(path)
         return Kind(parameters=checkpoint.parameters(folder), chat=checkpoint.has_template(folder))
+    if "+" in name:
+        # An adapter is small beside its base.
+        return kind_of(name.partition("+")[0])
+    if name == smollm2.NAME:
+        return Kind(parameters=smollm2.PARAMETERS, chat=True)
     # Not looked up, where it lies in the cache or not: the defaults of a command must not depend on that.
     size = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z])", name.lower().replace("_", "-"))
     count = None if size is None else int(float(size[1]) * {"m": 1e6, "b": 1e9}[size[2]])

@@ -14,6 +14,15 @@ Message = dict[str, str]
 """A chat turn: {"role": "system" | "user" | "assistant", "content": text}."""
 
 
+def system_into_user(messages: Sequence[Message]) -> list[Message] | None:
+    """The conversation with its system text in front of the first user turn, for models without a system role;
+    None if there is no system text to move."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": content}, *messages[2:]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One prompt and how many samples of it are wanted.

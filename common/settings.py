@@ -25,7 +25,7 @@ class RunSettings:
     """Settings that decide no result, so that a run may be continued with others."""
 
     seed: int = flag(0, "random seed of everything")
-    run_dir: str = flag("runs/seedloop", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/seedloop", "folder or URL of the run; the same command continues it")
     dry_run: bool = flag(False, "show the plan and stop")
 
     def stored(self) -> dict[str, Any]:

@@ -161,6 +161,9 @@ class Config(RunSettings, TrainSettings):
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
     teacher_temperature: float = flag(0.8, "of the teacher when it writes")
     teacher_top_p: float = flag(0.95, "of the teacher when it writes")
+    teacher_tokens: int | None = flag(
+        None, "longest reply of the teacher in tokens, its reasoning included; by task if not given"
+    )
     student_temperature: float = flag(0.0, "of the student when it answers; 0 is greedy")
     student_top_p: float = flag(1.0, "of the student when it answers")
     answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
@@ -182,7 +185,7 @@ class Config(RunSettings, TrainSettings):
     reference_code: bool = flag(
         False, "prompts, judge and schedule of the authors' program (preset reference-code)"
     )
-    run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/llm2llm", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -229,15 +232,9 @@ class Config(RunSettings, TrainSettings):
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
         positive += ("max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
-        positive += ("answer_tokens", "max_per_seed", "max_per_class")
-        least = (
-            "teacher_temperature",
-            "student_temperature",
-            "show_earlier",
-            "seed",
-            "likelihood_guard",
-            "few_shot",
-        )
+        positive += ("answer_tokens", "teacher_tokens", "max_per_seed", "max_per_class")
+        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed", "likelihood_guard")
+        least += ("few_shot",)
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
         self.check_training()
@@ -342,12 +339,17 @@ class Config(RunSettings, TrainSettings):
             ),
             quota=Quota(self.slots_per_example, self.max_per_seed, self.max_per_class, self.balance),
             asking=Asking(
-                SampleConfig(task.example_tokens, temperature=self.teacher_temperature, top_p=self.teacher_top_p),
+                SampleConfig(
+                    self.teacher_tokens or task.example_tokens,
+                    temperature=self.teacher_temperature,
+                    top_p=self.teacher_top_p,
+                ),
                 self.max_attempts,
                 given(self.show_wrong_answer),
                 self.show_earlier,
                 given(self.label_check),
                 self.check_votes,
+                self.teacher_tokens,
             ),
             likeness=Likeness(self.rouge_l or task.near_duplicate, self.semantic, self.duplicates_of == "round"),
             likelihood_guard=given(self.likelihood_guard),

@@ -180,7 +180,7 @@ class Config(RunSettings, TrainSettings):
     batch_size: int | None = flag(None, "examples in an update; by model and data, embedded: 16")
     max_length: int = flag(512, "longest training sequence in tokens")
     redact: bool = flag(False, "show hashes instead of texts in the report and the data card")
-    run_dir: str = flag("runs/reversegen", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/reversegen", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""

@@ -82,7 +82,7 @@ class Config(RunSettings):
     judge_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
     limit: int | None = flag(None, "first rows of every file")
     batch_size: int = flag(32, "texts computed together; changes no figure")
-    run_dir: str = flag("runs/profile", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/profile", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings, checked. Raises UserError for a value out of range or a missing file."""

@@ -209,13 +209,17 @@ def fingerprint(folder: str | os.PathLike) -> str:
 
 
 def parameters(folder: str | os.PathLike) -> int | None:
-    """How many parameters the safetensors files of a folder hold, by their headers alone; None without such files.
+    """How many parameters the files of a folder hold, by their headers alone; None where there are none to read.
 
     A header is JSON, before which its length stands in 8 bytes (format of safetensors). Files that cannot be read
     are left for the loader to complain about.
     """
-    total = 0
-    for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
+    total, ggufs = 0, sorted(pathlib.Path(folder).glob("*.gguf"))
+    if ggufs:
+        from common.model import gguf
+
+        return sum(math.prod(tensor.shape) for tensor in gguf.open_tensors(gguf.read(ggufs[0])).values())
+    for file in sorted(pathlib.Path(folder).glob("model*.safetensors")):
         try:
             with file.open("rb") as data:
                 size = int.from_bytes(data.read(8), "little")

@@ -9,6 +9,9 @@ artifact that exists is complete. The same command given again skips the stages 
         folder = run.once_folder("round-1/student", lambda folder: save(params, folder))
 
 Artifacts hold no clock times: two runs of one command give the same bytes. `timing.jsonl` alone may differ.
+
+The folder may be given as a URL, such as gs://bucket/runs/demo: see `common.results.mirror`, which is told here of
+everything that is stored.
 """
 
 import contextlib
@@ -26,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from common.errors import UserError
+from common.results import mirror
 from common.secret import keys, masked_value
 
 VERSION = "0.2.0"
@@ -104,6 +108,7 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+    mirror.stored(path)
 
 
 def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], Any]) -> None:
@@ -132,6 +137,7 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], Any]) -> Non
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync_folder(path.parent)
+    mirror.stored(path)
 
 
 # --- JSON: one spelling for one value -----------------------------------------------------------------------
@@ -245,6 +251,7 @@ class Journal:
                 os.close(fd)
             if is_new and sync:
                 _sync_folder(self.path.parent)
+        mirror.stored(self.path, grows=True)
 
 
 class Metrics:
@@ -269,52 +276,60 @@ class Metrics:
 class RunDir:
     """A locked run folder. Make one with `RunDir.open`; leaving the `with` block unlocks it."""
 
-    def __init__(self, path: pathlib.Path, lock: int):
+    def __init__(self, path: pathlib.Path, lock: int, kept: mirror.Mirror | None = None):
         self.path = path
-        self._lock = lock
-        self._within: list[
-            float
-        ] = []  # seconds that stages took within each stage that is open, the outermost first
+        self._lock, self._kept = lock, kept
+        # Seconds that stages took within each stage that is open, the outermost first.
+        self._within: list[float] = []
 
     @classmethod
     def open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
         """Begin a run in a new or empty folder, or continue the run that the folder holds.
 
-        Raises UserError when the folder belongs to another configuration (shown as `key: stored -> given`) or to
-        something else, is used by another process, or cannot be written. The folder is then left as it was.
+        For a URL, `path` of the result is the local mirror. Raises UserError when the folder belongs to another
+        configuration (shown as `key: stored -> given`) or to something else, is used by another process, or cannot
+        be written. The folder is then left as it was.
         """
-        path = pathlib.Path(path)
-        given = _stated(method, config)
-        try:
-            _check_place(path)
-            _make_folder(path)
-            lock = _acquire(path)
-        except OSError as error:
-            raise UserError(
-                f"cannot use {path} as run folder ({error.strerror}): give a --run-dir that can be written"
-            ) from error
-        try:
+        with contextlib.ExitStack() as undo:
+            kept = None
+            if mirror.is_url(path):
+                kept = mirror.Mirror.open(str(path))
+                undo.callback(kept.close)
+                path = kept.folder
+            path = pathlib.Path(path)
+            given = _stated(method, config)
+            try:
+                _check_place(path)
+                _make_folder(path)
+                lock = _acquire(path)
+            except OSError as error:
+                raise UserError(
+                    f"cannot use {path} as run folder ({error.strerror}): give a --run-dir that can be written"
+                ) from error
+            undo.callback(os.close, lock)
             if (path / "config.json").exists():
-                _check_same(path, given)
+                _check_same(mirror.shown(path), read_json(path / "config.json"), given)
                 _remove_leftovers(path)
             else:
                 _remove_leftovers(path)
                 write_json(path / "config.json", given)
-        except BaseException:
-            os.close(lock)
-            raise
-        return cls(path, lock)
+            undo.pop_all()
+        return cls(path, lock, kept)
 
     @staticmethod
     def check(path: str | os.PathLike, method: str, config: dict[str, Any]) -> None:
-        """Raise UserError where `open` would for the folder or its configuration; touches nothing.
+        """Raise UserError where `open` would for the folder or its configuration; changes nothing.
 
         To be called before anything is loaded.
         """
-        path = pathlib.Path(path)
-        _check_place(path)
-        if (path / "config.json").exists():
-            _check_same(path, _stated(method, config))
+        if mirror.is_url(path):
+            stored = mirror.check(str(path))
+        else:
+            place = pathlib.Path(path)
+            _check_place(place)
+            stored = read_json(place / "config.json") if (place / "config.json").exists() else None
+        if stored is not None:
+            _check_same(str(path), stored, _stated(method, config))
 
     def __enter__(self) -> "RunDir":
         return self
@@ -323,10 +338,12 @@ class RunDir:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder. A second call does nothing."""
+        """Unlock the folder; of a URL, once everything is there. A second call does nothing."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+            if self._kept is not None:
+                self._kept.close()
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The stage primitive: read artifact `name` if it exists; otherwise compute, store and read it.
@@ -367,6 +384,7 @@ class RunDir:
             with _explained(path):
                 os.replace(part.path, path)
                 _sync_folder(path.parent)
+            mirror.stored(path)
         return read_jsonl(path)
 
     def metrics(self, stage: str, from_step: int = 0) -> Metrics:
@@ -465,8 +483,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_same(path: pathlib.Path, given: dict[str, Any]) -> None:
-    stored = read_json(path / "config.json")
+def _check_same(path: str, stored: dict[str, Any], given: dict[str, Any]) -> None:
     if stored == given:
         return
 

@@ -7,6 +7,7 @@ per shape and shared by every training of the process: the learning rate is an a
 student retrained each round never compiles again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -21,13 +22,14 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from common import runtime
+from common import runtime, stopping
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
+from common.results.mirror import stored
 from common.train.data import Encoded, batches
 
 Log = Callable[..., None]
@@ -293,8 +295,9 @@ def optimise(
         stream: `stream(first)` gives the batches of the updates from `first` on, as arrays with a leading axis of
             micro-batches; each must depend on its update alone.
         checkpoint: folder for the state of an unfinished training. It is written every
-            `settings.checkpoint_seconds`; a later call with the same arguments continues from it and ends
-            with the same parameters, bit for bit. The caller removes it with the finished stage.
+            `settings.checkpoint_seconds`, and before a command that was asked to stop ends (`common.stopping`);
+            a later call with the same arguments continues from it and ends with the same parameters, bit for
+            bit. The caller removes it with the finished stage.
         log: called once with the first step; what it returns is called as `(step, loss=…, gradient_norm=…,
             learning_rate=…)`, and with what else the objective measures, for every update from there.
     """
@@ -323,24 +326,32 @@ def optimise(
     saved_at = time.monotonic()
     pending: list[tuple[int, float, Any]] = []
     bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False)
-    for step, batch in enumerate(bar, start=first):
-        rate = learning_rate(settings, step, steps)
-        batch = sharding.place_data(batch, params, sharding.MICRO_ROWS)
-        trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
-        pending.append((step, rate, measured))
-        due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
-        # Losses are read a few updates late, so that the device never waits for the host.
-        if due or step + 1 == steps or len(pending) > 8:
-            bad = _report(pending if due or step + 1 == steps else pending[:-4], write)
-            pending = [] if due or step + 1 == steps else pending[-4:]
-            if bad is not None:
-                if checkpoint is not None:
-                    # Nothing has changed since the bad update; marked finite, so that a lower rate can go on.
-                    _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
-                raise UserError(_diverged_message(bad, steps, settings, checkpoint))
-        if checkpoint is not None and due and step + 1 < steps:
-            _save(checkpoint, trained, state, step + 1)
-            saved_at = time.monotonic()
+    # Without a place for the state there is nothing to wait for.
+    with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
+        for step, batch in enumerate(bar, start=first):
+            rate = learning_rate(settings, step, steps)
+            batch = sharding.place_data(batch, params, sharding.MICRO_ROWS)
+            trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
+            pending.append((step, rate, measured))
+            asked = checkpoint is not None and stopping.asked(step + 1)
+            due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
+            last = step + 1 == steps
+            # Losses are read a few updates late, so that the device never waits for the host.
+            if asked or due or last or len(pending) > 8:
+                read = len(pending) if asked or due or last else -4
+                bad = _report(pending[:read], write)
+                pending = pending[read:]
+                if bad is not None:
+                    if checkpoint is not None:
+                        # Nothing has changed since the bad update; marked finite, so that a lower rate can go on.
+                        _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
+                    raise UserError(_diverged_message(bad, steps, settings, checkpoint))
+            # Asked to stop, it keeps the state after the last update too: the weights are not stored yet.
+            if checkpoint is not None and (asked or (due and not last)):
+                _save(checkpoint, trained, state, step + 1)
+                saved_at = time.monotonic()
+            if asked:
+                stopping.stop()
     return trained if frozen is None else lora.merge(lora.join(frozen, trained), config)
 
 
@@ -371,6 +382,7 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
     # The state as a list of leaves: the files do not depend on the optimizer's classes.
     tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
     ocp.save(str(folder.absolute()), tree, overwrite=True)
+    stored(folder)
 
 
 def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
