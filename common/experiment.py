@@ -27,6 +27,8 @@ class Settings(Protocol):
 
     def resolved(self) -> Self: ...
 
+    def reasons(self) -> list[tuple[str, str]]: ...
+
 
 def main(
     argv: list[str],
@@ -45,9 +47,12 @@ def main(
     # Resolved here too: the plan shows the settings that a run would use.
     config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
     if config.dry_run:
-        for name, what in plan(config):
+        for name, what in [*plan(config), *config.reasons()]:
             print(f"{name:28}{what}")
     else:
+        # In a run too: whoever gave no learning rate should see which one it has, and why.
+        for name, what in config.reasons():
+            print(f"{name:28}{what}", file=sys.stderr)
         run(config)
 
 

@@ -5,7 +5,6 @@ A back end is anything with `generate(requests, sampling, seed)`. Every sample a
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -24,17 +23,6 @@ def system_into_user(messages: Sequence[Message]) -> list[Message] | None:
     return [{"role": "user", "content": content}, *messages[2:]]
 
 
-_THOUGHT = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL)  # its opening tag may be in the prompt
-_FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
-
-
-def bare(text: str) -> str:
-    """A reply or answer without the thinking before it, and without the code fence around all of it."""
-    text = _THOUGHT.sub("", text)
-    fenced = _FENCE.match(text)
-    return fenced[1] if fenced and "```" not in fenced[1] else text
-
-
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One prompt and how many samples of it are wanted.
@@ -42,7 +30,9 @@ class Request:
     `example` is the data row that the prompt is about, for back ends that look things up instead of
     writing (see `llm2llm.pool`); language models ignore it. `fields` names the labelled lines of which the
     reply consists, such as ("Text", "Label") for "Text: …" above "Label: …"; back ends that can hold a model to a
-    form make use of it.
+    form make use of it. `choices`: the fields that take one of a few values, with these.
+    `blank`: the same prompt without its question, if choices are to be compared by how much the question makes
+    each likelier, and not by what a model says whatever it is asked (see `common.evals.evaluate.scored_batches`).
     """
 
     id: str
@@ -50,6 +40,8 @@ class Request:
     n: int = 1
     example: Any = None
     fields: tuple[str, ...] = ()
+    choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    blank: tuple[Message, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

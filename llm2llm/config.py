@@ -11,13 +11,15 @@ import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.backends.budget import Budget
-from common.backends.open import check_name
+from common.backends.open import check_name, model_name
 from common.cli import check_ranges, flag
-from common.config import SampleConfig, TrainConfig, micro_batch
+from common.config import SampleConfig, TrainConfig
+from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
 from common.errors import UserError
-from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from llm2llm.switches import (
+    AnswerBy,
     Asking,
     Comparison,
     LabelCheck,
@@ -51,6 +53,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "teacher_top_p": 1.0,
         "show_wrong_answer": False,
         "when_none_wrong": "stop",
+        "detect": "in-sample",
+        "likelihood_guard": 0.0,
         "learning_rate": 2e-5,
         "epochs": 3.0,
         "batch_size": 128,
@@ -72,7 +76,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings):
+class Config(RunSettings, TrainSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
@@ -94,7 +98,9 @@ class Config(RunSettings):
     instruction: str = flag("Which label fits this text?", "task text: the line put before every text")
     seed_examples: int = flag(60, "seeds drawn from the training data")
     seed_sampler: Literal["balanced", "random"] = flag("balanced", "evenly from classes or skills, or at random")
-    rounds: int = flag(4, "trainings of the student, the first on the seeds alone")
+    rounds: int | None = flag(
+        None, "trainings of the student, the first on the seeds alone; 4 for the embedded student, else 3"
+    )
     mode: Literal["iterative", "one-shot"] = flag(
         "iterative", "one-shot: all new examples after the first training, as many as all rounds would want"
     )
@@ -109,13 +115,15 @@ class Config(RunSettings):
     when_none_wrong: Literal["low-confidence", "stop", "retrain"] = flag(
         "low-confidence", "when target wrong or mixed finds nothing: take the least sure, stop, or train once more"
     )
-    detect: Literal["in-sample", "out-of-fold", "auto"] = flag(
-        "in-sample",
-        "who answers the seeds: the student itself, or students that have not seen them; auto: these as soon as "
-        "the student itself answers nine in ten rightly",
+    detect: Literal["in-sample", "out-of-fold", "auto"] | None = flag(
+        None,
+        "who answers the seeds: the student itself (in-sample, the default of the embedded one), or students that "
+        "have not seen them; auto: these as soon as the student itself answers five in six rightly",
     )
     folds: int = flag(3, "students of out-of-fold detection")
-    per_wrong: int = flag(12, "new examples asked for each chosen example, in each round")
+    per_wrong: int | None = flag(
+        None, "new examples asked for each chosen example, in each round; 12 for the embedded student, else 4"
+    )
     max_attempts: int = flag(2, "requests for one new example before it is given up")
     show_wrong_answer: bool | None = flag(
         None, "show the teacher the student's answer; yes if not given, but for embedded and pool teachers"
@@ -134,6 +142,11 @@ class Config(RunSettings):
         "everything", "near-duplicates of all seeds, new and test questions, or only of this round's and its seeds"
     )
     semantic: float | None = flag(None, "cosine of hidden states above which a question is a near-duplicate")
+    likelihood_guard: float | None = flag(
+        None,
+        "refuse nonsense: new questions that turn in circles or are no text, or this many standard deviations "
+        "less likely than the seeds under the student as it came; 0: off, as for the embedded student, else 4",
+    )
     balance: bool = flag(False, "ask for no more examples of a class than evens out the classes")
     max_per_seed: int | None = flag(None, "most new examples of one seed in the whole run")
     max_per_class: int | None = flag(None, "most new examples of one class in the whole run")
@@ -154,10 +167,20 @@ class Config(RunSettings):
     student_temperature: float = flag(0.0, "of the student when it answers; 0 is greedy")
     student_top_p: float = flag(1.0, "of the student when it answers")
     answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
-    learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else 2e-5")
-    epochs: float | None = flag(None, "passes over the data in each training; 2 for the embedded student, else 3")
-    batch_size: int | None = flag(None, "examples in an optimizer update; 12 for the embedded student, else 16")
-    micro_batch_size: int | None = flag(None, "examples on the device at once; by batch size if not given")
+    answer_by: AnswerBy | None = flag(
+        None,
+        "what the student's answer is: the label that the question makes most likely (score), or what it writes "
+        "(generate); score for tasks with listed answers, unless the student is embedded",
+    )
+    system: str = flag("", "system text in front of every question to the student, in training too")
+    few_shot: int = flag(0, "seeds with their answers in front of every question to the student, in training too")
+    learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else by its size")
+    epochs: float | None = flag(
+        None, "passes over the data in each training; 2 for the embedded student, else by its size"
+    )
+    batch_size: int | None = flag(
+        None, "examples in an optimizer update; 12 for the embedded student, else by its size and the seeds"
+    )
     max_length: int = flag(512, "longest example in tokens, answer included")
     reference_code: bool = flag(
         False, "prompts, judge and schedule of the authors' program (preset reference-code)"
@@ -171,14 +194,8 @@ class Config(RunSettings):
         named = [name for name in PRESETS[self.preset] if name != "task"]
         if named and all(getattr(self, name) == getattr(plain, name) for name in named):
             raise UserError(f"Config(preset={self.preset!r}) sets a name only: write preset({self.preset!r}, …)")
-        embedded = self.student == "embedded"
         silent = self.teacher == "embedded" or self.teacher.startswith("pool:")
-        batch = self.batch_size or (12 if embedded else 16)
-        fill = {
-            "learning_rate": 3e-4 if embedded else 2e-5,
-            "epochs": 2.0 if embedded else 3.0,
-            "batch_size": batch,
-            "micro_batch_size": micro_batch(batch),
+        fill = values(self._defaults()) | {
             "label_check": "none" if self.teacher.startswith("pool:") else "resolve",
             "show_wrong_answer": not silent,
         }
@@ -186,24 +203,52 @@ class Config(RunSettings):
         config._check()
         return config
 
+    def _defaults(self) -> dict[str, Default]:
+        """What follows the student; the embedded one has the values of the demonstration."""
+        kind = kind_of(model_name(self.student, "student"))
+        if kind.embedded:
+            demo = {"lora_rank": 0, "rounds": 4, "per_wrong": 12, "detect": "in-sample", "likelihood_guard": 0.0}
+            demo |= {"learning_rate": 3e-4, "epochs": 2.0, "batch_size": 12}
+            return {name: Default(value, "") for name, value in demo.items()}
+        # Other rules than these do not look at answers; folds are cut from the seeds.
+        apart = self.target in ("wrong", "low-confidence") and 2 <= self.folds <= self.seed_examples
+        unseen = "students that have not seen the seeds answer them once the student knows them by heart"
+        rank = adapters(kind)
+        taken = rank.value if self.lora_rank is None else self.lora_rank
+        return training(kind, taken, self.seed_examples) | {
+            "lora_rank": rank,
+            "rounds": Default(3, f"{kind}, which learns in fewer rounds than the demonstration's"),
+            "per_wrong": Default(4, f"{kind}, which needs fewer examples than the demonstration's"),
+            "detect": Default("auto", unseen) if apart else Default("in-sample", ""),
+            # A pool gives what people wrote.
+            "likelihood_guard": Default(0.0, "")
+            if self.pool is not None
+            else Default(GUARD, "standard deviations below the seeds; what is less likely is nonsense"),
+        }
+
+    def reasons(self) -> list[tuple[str, str]]:
+        return reasons(self, self._defaults())
+
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
-        positive += ("micro_batch_size", "max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
+        positive += ("max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
         positive += ("answer_tokens", "teacher_tokens", "max_per_seed", "max_per_class")
-        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed")
+        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed", "likelihood_guard")
+        least += ("few_shot",)
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
-        if self.rounds > 1000:
+        self.check_training()
+        if given(self.rounds) > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
+        if self.few_shot >= self.seed_examples:
+            raise UserError(
+                f"--few-shot {self.few_shot} shows seeds: it must be below --seed-examples {self.seed_examples}"
+            )
         if self.detect != "in-sample":
             if self.folds < 2 or self.folds > self.seed_examples:
                 raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
             if self.target not in ("wrong", "low-confidence"):
                 raise UserError(f"--detect {self.detect} finds answers, not what --target {self.target} looks at")
-        if given(self.batch_size) % given(self.micro_batch_size):
-            raise UserError(
-                f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
-            )
         if self.reference_code and self.task != "gsm8k":
             raise UserError(
                 "the authors released their program for GSM8K only: use --task gsm8k with --reference-code"
@@ -247,12 +292,13 @@ class Config(RunSettings):
     @property
     def slots_per_example(self) -> int:
         """New examples wanted for a chosen example in a round."""
-        return self.per_wrong * (self.rounds - 1) if self.mode == "one-shot" else self.per_wrong
+        per_wrong = given(self.per_wrong)
+        return per_wrong * (given(self.rounds) - 1) if self.mode == "one-shot" else per_wrong
 
     @property
     def trainings(self) -> int:
         """Trainings of the student, the first on the seeds alone."""
-        return min(2, self.rounds) if self.mode == "one-shot" else self.rounds
+        return min(2, given(self.rounds)) if self.mode == "one-shot" else given(self.rounds)
 
     @property
     def teaching_arms(self) -> int:
@@ -266,11 +312,10 @@ class Config(RunSettings):
 
     def training(self) -> TrainConfig:
         """How a student is trained, in every arm and round; the seed is that of the first repeat."""
-        return TrainConfig(
-            learning_rate=given(self.learning_rate),
-            epochs=given(self.epochs),
-            batch_size=given(self.batch_size),
-            micro_batch_size=given(self.micro_batch_size),
+        return self.train_config(
+            given(self.learning_rate),
+            given(self.epochs),
+            given(self.batch_size),
             max_length=self.max_length,
             zero_start=self.reference_code,
             drop_last=self.reference_code,
@@ -280,6 +325,7 @@ class Config(RunSettings):
     def switches(self, task: "Task") -> Switches:
         """The settings by the stage that reads them; `task` says what they leave open."""
         answer_tokens = self.answer_tokens or task.answer_tokens
+        by_score = bool(task.choices) and self.student != "embedded"
         return Switches(
             seeds=Seeds(self.seed_examples, self.seed_sampler),
             rounds=Rounds(self.trainings, self.patience, self.init == "continue"),
@@ -287,7 +333,7 @@ class Config(RunSettings):
                 rule=self.target,
                 share=self.target_share,
                 when_none_wrong=self.when_none_wrong,
-                detect=self.detect,
+                detect=given(self.detect),
                 folds=self.folds,
                 newer=self.augment_from == "all",
             ),
@@ -306,10 +352,14 @@ class Config(RunSettings):
                 self.teacher_tokens,
             ),
             likeness=Likeness(self.rouge_l or task.near_duplicate, self.semantic, self.duplicates_of == "round"),
+            likelihood_guard=given(self.likelihood_guard),
             learning=Learning(
                 self.training(),
                 SampleConfig(answer_tokens, temperature=self.student_temperature, top_p=self.student_top_p),
                 self.seed_weight,
+                self.answer_by or ("score" if by_score else "generate"),
+                self.system,
+                self.few_shot,
             ),
             comparison=Comparison(self.arms, self.match, self.wordnet),
             seed=self.seed,

@@ -34,6 +34,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
     # Another draw in each repeat, so that the spread over repeats covers the choice of seeds as well.
     drawn = draw_seeds(setting.train, switches.seeds, switches.seed + repeat)
     seeds = [Example(**row) for row in run.once(f"repeat_{repeat}/seeds.jsonl", lambda: as_rows(drawn))]
+    setting = setting.asked(seeds, switches.seed + repeat)
     arm = lambda name: Arm(run, setting, seeds, repeat, name)
     results: dict[str, Any] = {}
     rounds: list[Row] = []
@@ -135,6 +136,8 @@ def _choose(
     if targeting.detect == "out-of-fold" or (targeting.detect == "auto" and memorised):
         rows, updates = arm.out_of_fold(student, seed_of)
         how = {"fold_updates": updates, "right_out_of_fold": sum(row["correct"] for row in rows)}
+        if targeting.detect == "auto":
+            how["why"] = f"{sum(row['correct'] for row in graded)} of {len(graded)} seeds are known by heart"
     pool = list(arm.seeds)
     if targeting.newer:
         made = [example for example in data if example.id in seed_of]

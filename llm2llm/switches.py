@@ -9,6 +9,7 @@ from typing import Literal
 from common.config import SampleConfig, TrainConfig
 
 Rule = Literal["wrong", "low-confidence", "high-loss", "mixed", "all"]
+AnswerBy = Literal["score", "generate"]
 LabelCheck = Literal["resolve", "program", "none"]
 
 
@@ -79,11 +80,16 @@ class Rounds:
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
-    """How students learn and answer. `seed_weight`: of a seed in the loss, where a new example has 1."""
+    """How students learn and answer. `seed_weight`: of a seed in the loss, where a new example has 1. `answer_by`:
+    whether the most likely of the task's choices is the answer, or what is written. `system` and `few_shot`: what
+    stands in front of a question, a text and so many seeds with their answers."""
 
     train: TrainConfig
     answering: SampleConfig
     seed_weight: float = 1.0
+    answer_by: AnswerBy = "generate"
+    system: str = ""
+    few_shot: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +112,8 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Switches:
-    """All groups, and the seed of the first repeat."""
+    """All groups, and the seed of the first repeat. `likelihood_guard`: standard deviations below the seeds at
+    which a new question is nonsense (`common.text.nonsense`); 0: nothing is."""
 
     seeds: Seeds
     rounds: Rounds
@@ -117,3 +124,4 @@ class Switches:
     learning: Learning
     comparison: Comparison
     seed: int
+    likelihood_guard: float = 0.0

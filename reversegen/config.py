@@ -12,16 +12,18 @@ import pathlib
 from typing import Any, Literal
 
 from common.backends.budget import Budget
-from common.backends.open import check_name, is_model
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag
-from common.config import LoraConfig, SampleConfig, TrainConfig, micro_batch
+from common.config import SampleConfig, TrainConfig
+from common.defaults import Default, adapters, kind_of, preferring, reasons, training, values, writing
 from common.errors import UserError
-from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from reversegen.switches import (
     Answers,
     Exploring,
     Files,
+    GuardedBy,
     Knower,
     Learning,
     PairingRule,
@@ -63,6 +65,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
     "rounds": 1,
     "pairing": "pooled",
     "top_p": 0.9,
+    "lora_rank": 0,
     "optimizer": "rmsprop",
     "warm_up_learning_rate": 5e-7,
     "dpo_learning_rate": 5e-5,
@@ -80,7 +83,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings):
+class Config(RunSettings, TrainSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the authors'."""
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
@@ -126,8 +129,8 @@ class Config(RunSettings):
     samples: int = flag(5, "queries sampled for a prompt while exploring")
     final_prompts: int = flag(400, "prompts, one query each, of the last proposing")
     max_failures: int = flag(100, "most failing queries the target learns from")
-    temperature: float = flag(1.0, "of the proposer")
-    top_p: float = flag(1.0, "of the proposer")
+    temperature: float | None = flag(None, "of the proposer; by its size, embedded: 1")
+    top_p: float | None = flag(None, "of the proposer; 0.95, embedded: 1")
     query_tokens: int | None = flag(None, "longest query in tokens; by data if not given")
     target_samples: int | None = flag(
         None, "answers of the target to a query: 1 is greedy, more give a soft failure rate; honesty: 10"
@@ -155,16 +158,16 @@ class Config(RunSettings):
     likelihood_guard: float = flag(
         4.0, "standard deviations below the warm-up proposer's mean log-probability that are too odd; 0: off"
     )
+    guarded_by: GuardedBy | None = flag(
+        None,
+        "whose likelihoods that guard compares with: of the warm-up proposer's own queries, as for the "
+        "embedded one, or of the seeds, where text that turns in circles or is none is dropped too",
+    )
     collapse: float = flag(0.15, "rise of self-BLEU over the warm-up proposer's that raises the alarm")
     arms: tuple[str, ...] | None = flag(None, f"what is trained and compared: {', '.join(ARMS)}")
     mix: float = flag(1.0, "seed examples mixed into the target's training, for each failing query")
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
-    lora_rank: int = flag(0, "rank of adapters; 0 trains all weights")
-    lora_alpha: float = flag(16.0, "scale of adapters, over their rank")
-    optimizer: Literal["adamw", "rmsprop"] = flag("adamw", "of all trainings")
-    schedule: Literal["cosine", "linear", "constant"] = flag("cosine", "of the learning rate after its warm-up")
     warmup_steps: int | None = flag(None, "updates of the rate's warm-up; 3% of them if not given")
-    clip_norm: float = flag(1.0, "largest norm of a gradient")
     sum_loss: bool = flag(False, "supervised loss summed over an answer's tokens, not averaged")
     warm_up_learning_rate: float | None = flag(None, "of the proposer's warm-up; by model if not given")
     warm_up_epochs: float = flag(2.0, "passes over the seeds in the warm-up")
@@ -172,8 +175,8 @@ class Config(RunSettings):
     dpo_epochs: float = flag(2.0, "passes over the pairs of a round")
     dpo_batch_size: int = flag(16, "pairs in an update")
     learning_rate: float | None = flag(None, "of the target's training; by model if not given")
-    epochs: float = flag(3.0, "passes over the target's data")
-    batch_size: int = flag(16, "examples in an update")
+    epochs: float | None = flag(None, "passes over the target's data; by model, embedded: 3")
+    batch_size: int | None = flag(None, "examples in an update; by model and data, embedded: 16")
     max_length: int = flag(512, "longest training sequence in tokens")
     redact: bool = flag(False, "show hashes instead of texts in the report and the data card")
     run_dir: str = flag("runs/reversegen", "folder or URL of the run; the same command continues it")
@@ -184,8 +187,7 @@ class Config(RunSettings):
         data = {"math": "arithmetic", "honesty": "arc-easy"}.get(self.task)
         known = self.task == "math" and (self.data or data) == "arithmetic"
         samples = 10 if self.task == "honesty" else 1
-        rates = lambda model, rate, tiny: tiny if model == "embedded" else rate[self.lora_rank > 0]
-        fill = {
+        fill = values(self._defaults()) | {
             "data": data,
             "reference": "program" if known else "labeler",
             "validity": "program" if known else ("labeler" if self.task in ("math", "honesty") else "none"),
@@ -193,24 +195,50 @@ class Config(RunSettings):
             # Problems from templates share most of their words, and all of their sense, with others of their kind.
             "jaccard": 0.85 if known else 0.78,
             "semantic": 0.99 if known else 0.96,
-            "warm_up_learning_rate": rates(self.proposer, (2e-5, 2e-4), 3e-4),
-            "dpo_learning_rate": rates(self.proposer, (1e-6, 5e-5), 1.25e-4),
-            "learning_rate": rates(self.target, (2e-5, 2e-4), 3e-4),
             "arms": tuple(arm for arm in ARMS if arm != "human-data" or self.human_file),
         }
         config = filled(self, fill)
         config._check()
         return config
 
+    def _defaults(self) -> dict[str, Default]:
+        """What follows the models; the embedded ones have the values of the demonstration."""
+        proposer = kind_of(model_name(self.proposer, "teacher"))
+        target = kind_of(model_name(self.target, "student"))
+        # One rank for both: what the larger of them needs.
+        real = [kind for kind in (proposer, target) if not kind.embedded]
+        largest = min(real, key=lambda kind: kind.small, default=None)
+        rank = Default(0, "") if largest is None else adapters(largest)
+        taken = rank.value if self.lora_rank is None else self.lora_rank
+        found = {"lora_rank": rank}
+        if proposer.embedded:
+            demo = {"warm_up_learning_rate": 3e-4, "dpo_learning_rate": 1.25e-4, "temperature": 1.0, "top_p": 1.0}
+            demo["guarded_by"] = "warm-up"
+            found |= {name: Default(value, "") for name, value in demo.items()}
+        else:
+            found["warm_up_learning_rate"] = training(proposer, taken, None)["learning_rate"]
+            found["dpo_learning_rate"] = preferring(proposer, taken)
+            found |= writing(proposer)
+            found["guarded_by"] = Default("seeds", f"the first queries of {proposer} may be nonsense themselves")
+        if target.embedded:
+            demo = {"learning_rate": 3e-4, "epochs": 3.0, "batch_size": 16}
+            return found | {name: Default(value, "") for name, value in demo.items()}
+        failures = min(self.max_failures, self.final_prompts)
+        return found | training(target, taken, round(failures * (1 + self.mix)))
+
+    def reasons(self) -> list[tuple[str, str]]:
+        return reasons(self, self._defaults())
+
     def _check(self) -> None:
         positive = ("seed_instructions", "shots", "rounds", "prompts", "samples", "final_prompts", "label_votes")
-        positive += ("max_failures", "target_samples", "min_pairs", "max_pairs", "beta", "repeats", "clip_norm")
+        positive += ("max_failures", "target_samples", "min_pairs", "max_pairs", "beta", "repeats")
         positive += ("batch_size", "dpo_batch_size", "max_length", "epochs", "dpo_epochs", "warm_up_epochs")
-        positive += ("learning_rate", "dpo_learning_rate", "warm_up_learning_rate", "temperature", "lora_alpha")
+        positive += ("learning_rate", "dpo_learning_rate", "warm_up_learning_rate", "temperature")
         positive += ("entropy_cut", "query_tokens", "answer_tokens", "warmup_steps")
-        least = ("mix", "likelihood_guard", "collapse", "lora_rank", "target_temperature", "seed")
+        least = ("mix", "likelihood_guard", "collapse", "target_temperature", "seed")
         shares = ("jaccard", "semantic", "top_p", "entropy_quantile")
         check_ranges(self, above=positive, least=least, shares=shares)
+        self.check_training()
         if given(self.target_samples) > 1 and self.target_temperature == 0:
             raise UserError(
                 f"--target-temperature 0 gives {self.target_samples} equal answers, whose entropy and failure "
@@ -324,8 +352,12 @@ class Config(RunSettings):
                 samples=self.samples,
                 final_prompts=self.final_prompts,
                 writing=SampleConfig(
-                    self.query_tokens or query_tokens, temperature=self.temperature, top_p=self.top_p
+                    self.query_tokens or query_tokens,
+                    temperature=given(self.temperature),
+                    top_p=given(self.top_p),
                 ),
+                # The embedded proposer was trained to write a single query.
+                keep_first=not kind_of(model_name(self.proposer, "teacher")).embedded,
                 warm_up=self._training(given(self.warm_up_learning_rate), self.warm_up_epochs, WARM_UP_BATCH),
                 preferring=Preferring(
                     self._training(given(self.dpo_learning_rate), self.dpo_epochs, self.dpo_batch_size),
@@ -339,10 +371,11 @@ class Config(RunSettings):
                 jaccard=given(self.jaccard),
                 semantic=given(self.semantic),
                 likelihood_guard=self.likelihood_guard,
+                guarded_by=given(self.guarded_by),
                 collapse=self.collapse,
             ),
             learning=Learning(
-                self._training(given(self.learning_rate), self.epochs, self.batch_size),
+                self._training(given(self.learning_rate), given(self.epochs), given(self.batch_size)),
                 self.mix,
                 self.max_failures,
             ),
@@ -352,19 +385,8 @@ class Config(RunSettings):
 
     def _training(self, rate: float, epochs: float, batch_size: int) -> TrainConfig:
         """One of the three trainings, which differ in these alone. A stage sets the seed of its repeat."""
-        return TrainConfig(
-            learning_rate=rate,
-            schedule=self.schedule,
-            warmup_steps=self.warmup_steps,
-            epochs=epochs,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch(batch_size),
-            max_length=self.max_length,
-            clip_norm=self.clip_norm,
-            optimizer=self.optimizer,
-            sum_loss=self.sum_loss,
-            lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
-        )
+        more = {"warmup_steps": self.warmup_steps, "max_length": self.max_length, "sum_loss": self.sum_loss}
+        return self.train_config(rate, epochs, batch_size, **more)
 
 
 def preset(name: str, **settings: Any) -> Config:

@@ -8,14 +8,15 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.backends.budget import Spent
 from common.backends.replies import Reply
 from common.config import SampleConfig
-from common.generate import Record, Request, bare, system_into_user
+from common.generate import Record, Request, system_into_user
 from common.secret import masked, masked_value
+from common.tasks.replies import bare
 
 ASKS = 2
 """How often one sample is paid for at most: after a reply without text there is a second try."""
@@ -68,7 +69,7 @@ class Dialect:
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         if request.fields and self._schema:
-            body["response_format"] = _schema(request.fields, self._schema)
+            body["response_format"] = _schema(request.fields, dict(request.choices), self._schema)
         return body
 
     def learn(self, status: int, words: str, sent: dict[str, Any]) -> None:
@@ -117,11 +118,13 @@ def dialect(url: str, model: str) -> Dialect:
     return Dialect(model)
 
 
-def _schema(fields: Sequence[str], kind: str) -> dict[str, Any]:
-    """A strict JSON schema of one string for each field; `kind` says where it stands."""
+def _schema(fields: Sequence[str], choices: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
+    """A strict JSON schema of one string for each field, of a few in which `choices` names them; `kind` says where
+    it stands."""
+    text = lambda field: {"type": "string"} | ({"enum": list(choices[field])} if field in choices else {})
     schema = {
         "type": "object",
-        "properties": {field: {"type": "string"} for field in fields},
+        "properties": {field: text(field) for field in fields},
         "required": list(fields),
         "additionalProperties": False,
     }

@@ -1,8 +1,8 @@
 """The decoder, a flax nnx module, and functions that run it on a pure dict of its arrays.
 
 Llama 2/3, Mistral, Qwen2 and Qwen3 differ by a few switches of `ModelConfig`. `params["layers"]` is a list with a
-dict of arrays for each layer. Training, scoring, prefill and decoding all unroll it: that runs faster than a scan over
-stacked weights, and one layer may differ from another.
+dict of arrays for each layer. Training, scoring, prefill and decoding all unroll it: that runs faster than a scan
+over stacked weights, and one layer may differ from another.
 
     params = init(config, jax.random.key(0))
     h = hidden(params, config, tokens)                       # (B, T, D)

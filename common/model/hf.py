@@ -20,22 +20,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from common.config import FAMILIES, ModelConfig
 from common.errors import UserError
-from common.model.checkpoint import first_line
+from common.model.checkpoint import ADAPTER_CONFIG, first_line
 from common.model.decoder import Params, abstract_params
+from common.model.peft import base_of
 from common.model.sharding import param_shardings
+from common.model.tensors import DTYPES, INDEX, Tensor, open_tensors
 from common.model.tokenizer import import_transformers
 
 SHARD_BYTES = 5 * 10**9
 """Size above which `save` starts another file."""
 
-INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG = "adapter_config.json"
-_DTYPES = ("F32", "F16", "BF16")
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -89,9 +88,10 @@ def load_config(folder: str | os.PathLike) -> ModelConfig:
     unknown model, or when the folder holds an adapter."""
     file = pathlib.Path(folder) / "config.json"
     if (file.parent / ADAPTER_CONFIG).exists():  # transformers with PEFT loads it, even beside a whole model
+        base = base_of(file.parent / ADAPTER_CONFIG) or "BASE"
         raise UserError(
-            f"{file.parent} holds an adapter ({ADAPTER_CONFIG}): merge it into its base with PEFT "
-            "(merge_and_unload) and name the merged model's folder, without that file"
+            f"{file.parent} holds an adapter ({ADAPTER_CONFIG}): name it behind the model that it belongs to, "
+            f"{base}+{file.parent}"
         )
     raw = _read_json(file)
     if "model_type" not in raw:
@@ -123,8 +123,11 @@ def load_params(
     missing, unknown or of another shape than config.json says, or when a head differs from the embedding that
     config.json ties it to.
     """
-    files = _open_files(pathlib.Path(folder))
+    files = open_tensors(pathlib.Path(folder))
     _check_names(files, config)
+    embed, _, head = (rule.name for rule in TOP_RULES)
+    if config.tied_head and embed not in files and head in files:  # one matrix, under its other name
+        files[embed] = files[head]
     if config.tied_head and "lm_head.weight" in files:
         _check_tied_head(files, config)
     abstract = abstract_params(config)
@@ -143,7 +146,7 @@ def load_params(
 
     def load_one(name: str, rule: Rule, shape: tuple[int, ...], sharding: Any) -> jax.Array:
         tensor = _open_tensor(files, name, rule, shape)
-        read = lambda index: np.ascontiguousarray(_read(tensor, rule, shape, index).astype(dtype))
+        read = lambda index: np.ascontiguousarray(_read(tensor, rule, shape, index, dtype))
         return jax.make_array_from_callback(shape, sharding, read)
 
     layers = zip(abstract["layers"], shardings["layers"], strict=True)
@@ -184,76 +187,43 @@ def save(
     return folder
 
 
-def _open_files(folder: pathlib.Path) -> dict[str, Any]:
-    """Every tensor's name and its open file, for a folder with one file or with an index of several.
-
-    With both, the one file is read, as in transformers: the index may be left over from an older model.
-    """
-    names = ["model.safetensors"]
-    if not (folder / names[0]).exists() and (folder / INDEX).exists():
-        weight_map = _read_json(folder / INDEX).get("weight_map")
-        if not weight_map or not isinstance(weight_map, dict):
-            raise UserError(f"{folder / INDEX} has no weight_map: fetch the checkpoint again")
-        names = sorted({str(name) for name in weight_map.values()})
-    elif not (folder / names[0]).exists():
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
-            raise UserError(f"{folder} holds pickled weights only: save them as safetensors, the form read here")
-        raise UserError(f"{folder} holds no model.safetensors")
-    files = {}
-    for name in names:
-        file = folder / name
-        if not file.exists():
-            raise UserError(f"{file} is missing, though {INDEX} names it: fetch the checkpoint again")
-        try:
-            opened = safe_open(file, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file} is truncated or not a safetensors file ({first_line(error)}): fetch it again"
-            ) from None
-        files |= {tensor: (file, opened) for tensor in opened.keys()}  # noqa: SIM118  (not a dict)
-    return files
-
-
-def _check_names(files: dict[str, Any], config: ModelConfig) -> None:
+def _check_names(files: dict[str, Tensor], config: ModelConfig) -> None:
     """Refuse a checkpoint with tensors that the model does not have: the logits would be wrong."""
     known = {rule.name for rule, _ in _tensors(abstract_params(config))}
-    for name, (file, _) in files.items():
+    for name, tensor in files.items():
         # Older checkpoints store the frequencies, which are computed here.
         if name in known or name.endswith("rotary_emb.inv_freq"):
             continue
         if name == "lm_head.weight" and config.tied_head:
             continue
-        raise UserError(f"{file} holds a tensor {name}, which a {config.family} model does not have")
+        raise UserError(f"{tensor.file} holds a tensor {name}, which a {config.family} model does not have")
 
 
-def _check_tied_head(files: dict[str, Any], config: ModelConfig) -> None:
+def _check_tied_head(files: dict[str, Tensor], config: ModelConfig) -> None:
     """Refuse a head unlike the embedding: transformers keeps it, untied, whatever config.json says."""
     embed_rule, _, head_rule = TOP_RULES
     V, D = config.vocab_size, config.hidden_size
     embed = _open_tensor(files, embed_rule.name, embed_rule, (V, D))
     head = _open_tensor(files, head_rule.name, head_rule, (D, V))
     for start in range(0, V, 4096):  # by blocks, so that no second copy lies in memory
-        a, b = (tensor[start : min(start + 4096, V)].astype(np.float32) for tensor in (embed, head))
+        index = (slice(start, min(start + 4096, V)), slice(0, D))
+        a, b = (tensor.read(index, np.float32) for tensor in (embed, head))
         if not np.array_equal(a, b, equal_nan=True):
             raise UserError(
-                f"{files[head_rule.name][0]} holds a {head_rule.name} that differs from the embedding, though "
+                f"{head.file} holds a {head_rule.name} that differs from the embedding, though "
                 "config.json ties them: set tie_word_embeddings to false there, or remove the tensor"
             )
 
 
-def _open_tensor(files: dict[str, Any], name: str, rule: Rule, shape: tuple[int, ...]) -> Any:
+def _open_tensor(files: dict[str, Tensor], name: str, rule: Rule, shape: tuple[int, ...]) -> Tensor:
     if name not in files:
-        where = next(iter(files.values()))[0].parent if files else "the checkpoint"
+        where = next(iter(files.values())).file.parent if files else "the checkpoint"
         raise UserError(f"{where} lacks the tensor {name}: fetch the checkpoint again")
-    file, opened = files[name]
-    tensor = opened.get_slice(name)
-    if tensor.get_dtype() not in _DTYPES:
-        raise UserError(f"{file}: tensor {name} has dtype {tensor.get_dtype()}, read are {', '.join(_DTYPES)}")
-    expected = _their_shape(rule, shape)
-    if tuple(tensor.get_shape()) != expected:
-        raise UserError(
-            f"{file}: tensor {name} has shape {tuple(tensor.get_shape())}, config.json implies {expected}"
-        )
+    tensor, expected = files[name], _their_shape(rule, shape)
+    if tensor.dtype is None:
+        raise UserError(f"{tensor.file}: tensor {name} has dtype {tensor.kind}, read are {', '.join(DTYPES)}")
+    if tensor.shape != expected:
+        raise UserError(f"{tensor.file}: tensor {name} has shape {tensor.shape}, config.json implies {expected}")
     return tensor
 
 
@@ -262,8 +232,8 @@ def _their_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(sizes[letter] for letter in group) for group in rule.theirs.split())
 
 
-def _read(tensor: Any, rule: Rule, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
-    """The part `index` of a tensor of our `shape`. Of a merged dimension, only the outermost is cut on disk."""
+def _read(tensor: Tensor, rule: Rule, shape: tuple[int, ...], index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+    """The part `index` of a tensor of our `shape`, as `dtype`. Of merged dimensions the outermost alone is cut."""
     letters = rule.ours.split()
     sizes = dict(zip(letters, shape, strict=True))
     cuts = dict(zip(letters, (slice(*i.indices(n)) for i, n in zip(index, shape, strict=True)), strict=True))
@@ -274,7 +244,7 @@ def _read(tensor: Any, rule: Rule, shape: tuple[int, ...], index: tuple[slice, .
         view += [cut.stop - cut.start, *(sizes[letter] for letter in inner)]
         cuts[outer] = slice(None)
     order = [rule.theirs.replace(" ", "").index(letter) for letter in letters]
-    array = tensor[tuple(on_disk)].reshape(view).transpose(order)
+    array = tensor.read(tuple(on_disk), dtype).reshape(view).transpose(order)
     return array[tuple(cuts[letter] for letter in letters)]
 
 

@@ -15,38 +15,22 @@ import json
 import math
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from common.config import PROJECTIONS, LoraConfig, ModelConfig
 from common.errors import UserError
-from common.model import decoder
+from common.model import decoder, peft
+from common.model.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from common.model.decoder import Params
-from common.model.hf import ADAPTER_CONFIG, LAYER_RULES
+from common.model.hf import LAYER_RULES
 
-CONFIG, WEIGHTS = ADAPTER_CONFIG, "adapter_model.safetensors"
-_READ = ("peft_type", "r", "lora_alpha", "init_lora_weights")
-_WITHOUT_EFFECT = (
-    # Where it comes from, and how it was trained.
-    *("peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
-    *("inference_mode", "lora_dropout"),
-    # Which matrices have an adapter: the tensors themselves say it, and have to fit.
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
-    # PEFT reads these only for another kind of layer, or beside a setting that is refused.
-    *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config"),
-    *("eva_config", "loftq_config", "corda_config", "lora_ga_config"),
-)
-"""Fields of `adapter_config.json` that change nothing in what a stored adapter computes. Every other one has to be
-off: a field not known here may mean anything."""
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-"""Initialisations that leave the weights of the base alone. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them, so
-that the stored A and B belong to weights which are not those of the base model."""
+CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
 _MODULES = {rule.key: rule.name.removesuffix(".weight") for rule in LAYER_RULES if rule.key in PROJECTIONS}
 
 
@@ -159,51 +143,32 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
 def load_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
     """Plain `params` joined with the adapter that PEFT or `save_adapter` wrote, and the configuration for both.
 
-    Raises UserError when the folder is no plain LoRA adapter, naming the fields that say so, or that of another
-    model.
+    To use a model with an adapter merged into it, name it BASE+ADAPTER (`common.model.checkpoint.resolve`).
+    Raises UserError when the folder is no plain LoRA adapter, naming the fields that say so, that of another
+    model, or one whose matrices differ in rank or scale.
     """
     folder = pathlib.Path(folder)
-    try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        _check_plain(folder, settings["peft_type"], settings)
-        with safe_open(folder / WEIGHTS, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder} is not a readable adapter in PEFT's format: {error!r}") from None
-    held = {name.split(".lora_")[0].split(".", 5)[-1] for name in tensors}
+    found = peft.read(folder / CONFIG, folder / WEIGHTS)
+    kinds = {(factors.a.shape[0], factors.scale) for factors in found.values()}
+    if len(kinds) != 1:
+        raise UserError(f"{folder} is not an adapter of one rank and scale: name the model as BASE+{folder}")
+    ((rank, scale),) = kinds
+    held = {module.split(".", 3)[-1] for module in found}
     targets = tuple(name for name in PROJECTIONS if _MODULES[name] in held)
-    config = dataclasses.replace(config, lora=LoraConfig(rank, alpha, targets))
+    config = dataclasses.replace(config, lora=LoraConfig(rank, scale * rank, targets))
     names = _names(config)
-    if names.keys() != tensors.keys():
-        wrong = min(names.keys() ^ tensors.keys())
-        raise UserError(f"{folder} does not fit the model: tensor {wrong} is in one of them alone")
+    module = lambda name: name.removeprefix(peft.PREFIX).partition(".lora_")[0]
+    expected = {module(name) for name in names}
+    if expected != found.keys():
+        wrong = min(expected ^ found.keys())
+        raise UserError(f"{folder} does not fit the model: an adapter of {wrong} is in one of them alone")
     shapes = decoder.abstract_params(config)["layers"]
     adapters: list[Params] = [{} for _ in shapes]
     for name, (key, layer) in names.items():
+        tensor = found[module(name)].a if key.endswith("_a") else found[module(name)].b
         shape = shapes[layer][key].shape
-        size = math.prod(shape) // rank
-        if tensors[name].shape != ((rank, size) if key.endswith("_a") else (size, rank)):
-            raise UserError(f"{folder} does not fit the model: tensor {name} has shape {tensors[name].shape}")
-        adapters[layer][key] = jnp.asarray(tensors[name].T.reshape(shape), jnp.float32)
+        # PEFT stores both factors transposed: A (R, in) and B (out, R).
+        if tensor.size != math.prod(shape):
+            raise UserError(f"{folder} does not fit the model: tensor {name} has shape {tensor.shape}")
+        adapters[layer][key] = jnp.asarray(tensor.T.reshape(shape), jnp.float32)
     return join(params, {"layers": adapters}), config
-
-
-def _check_plain(folder: pathlib.Path, kind: str, settings: dict[str, Any]) -> None:
-    """Refuse an adapter that is more than x @ A @ B * alpha / r beside unchanged weights, by the fields in it."""
-    if kind != "LORA":
-        raise UserError(f"{folder} is not a plain LoRA adapter ({kind}): no other kind is read")
-    init_weights = settings.get("init_lora_weights")
-    odd = [
-        name
-        for name, value in settings.items()
-        if value and name not in (*_READ, *_WITHOUT_EFFECT) and (name, value) != ("bias", "none")
-    ]
-    if init_weights not in _PLAIN_INITS:
-        odd.append(f"init_lora_weights {init_weights!r}")
-    if odd:
-        raise UserError(
-            f"{folder} is not a plain LoRA adapter ({', '.join(odd)}): merge it into its base with PEFT, or, if "
-            "its init_lora_weights changed the base, convert it with "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        )

@@ -279,6 +279,8 @@ class RunDir:
     def __init__(self, path: pathlib.Path, lock: int, kept: mirror.Mirror | None = None):
         self.path = path
         self._lock, self._kept = lock, kept
+        # Seconds that stages took within each stage that is open, the outermost first.
+        self._within: list[float] = []
 
     @classmethod
     def open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
@@ -397,13 +399,20 @@ class RunDir:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds spent in the block, also when it fails, to timing.jsonl."""
+        """Add the seconds spent in the block, also when it fails, to timing.jsonl.
+
+        What a stage within it took is that stage's own and not counted again: the seconds of all lines add up.
+        """
+        self._within.append(0.0)
         start = time.perf_counter()
         try:
             yield
         finally:
-            seconds = round(time.perf_counter() - start, 3)
-            self.journal("timing.jsonl").append([{"stage": stage, "seconds": seconds}], sync=False)
+            seconds = time.perf_counter() - start
+            own = round(seconds - self._within.pop(), 3)
+            if self._within:
+                self._within[-1] += seconds
+            self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
 
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:

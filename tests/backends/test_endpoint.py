@@ -253,6 +253,17 @@ def test_fields_become_a_schema_and_the_object_becomes_lines(tmp_path):
     }
 
 
+def test_choices_become_an_enumeration(tmp_path):
+    request = Request(
+        "r", ({"role": "user", "content": "q"},), fields=("Label",), choices=(("Label", ("x", "y")),)
+    )
+    with FaultServer(answer='{{"Label": "x"}}') as server:
+        (record,) = _records(server, tmp_path, [request])
+    assert record.text == "Label: x"
+    schema = server.bodies[0]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"] == {"Label": {"type": "string", "enum": ["x", "y"]}}
+
+
 @pytest.mark.parametrize(
     "text", ["Text: a\nLabel: b", '{"Text": "a"}', '["Text"]', '{"Text": {}, "Label": ""}', '{"Text": "a', "7"]
 )

@@ -9,7 +9,7 @@ import pytest
 
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
-from common.generate import Record, Request, bare
+from common.generate import Record, Request
 from common.model import decoder
 from common.model.tokenizer import Tokenizer
 from common.results.rundir import RunDir
@@ -181,17 +181,3 @@ def test_a_wave_torn_within_a_request_is_completed_without_doubles(tmp_path):
         place.journal("part.jsonl.part").append(rows[:4])
         assert place.collect("part.jsonl", batches) == rows
         assert [row["id"] for row in rows] == [name for name, _ in wanted]
-
-
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("<think>#### 5</think>The answer is 6", "The answer is 6"),
-        ("it may be 5\n</think>\n#### 6", "\n#### 6"),  # the template wrote the opening tag
-        ("```json\n{}\n```", "{}"),
-        ("Use\n```\nx\n```\nso", "Use\n```\nx\n```\nso"),
-        ("a <b> c", "a <b> c"),
-    ],
-)
-def test_thinking_and_a_fence_around_all_of_a_reply_are_left_out(text, left):
-    assert bare(text) == left

@@ -259,9 +259,7 @@ def test_a_place_that_cannot_hold_a_run_is_refused_before_anything_is_loaded(sto
 
     monkeypatch.setattr(Bucket, "before", staticmethod(forbidden))
     for attempt in (RunDir.check, RunDir.open):
-        with pytest.raises(
-            UserError, match=r"cannot use .* \(PermissionError: Forbidden: storage.objects.create\)"
-        ):
+        with pytest.raises(UserError, match=r"PermissionError: Forbidden: storage.objects.create"):
             attempt(URL, "test", CONFIG)
 
 
