@@ -116,7 +116,7 @@ class Config(RunSettings, TrainSettings):
     likelihood_guard: float | None = flag(
         None,
         "standard deviations below a source's mean log-probability at which its answer is unlikely and not used; "
-        "models in this process only; 0: off, as for the embedded ones, else 4",
+        "models in this process only; 0: off, as for the embedded ones, else 3",
     )
     select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
     student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")

@@ -55,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "when_none_wrong": "stop",
         "detect": "in-sample",
         "likelihood_guard": 0.0,
+        "lora_rank": 0,
         "learning_rate": 2e-5,
         "epochs": 3.0,
         "batch_size": 128,
@@ -145,7 +146,7 @@ class Config(RunSettings, TrainSettings):
     likelihood_guard: float | None = flag(
         None,
         "refuse nonsense: new questions that turn in circles or are no text, or this many standard deviations "
-        "less likely than the seeds under the student as it came; 0: off, as for the embedded student, else 4",
+        "less likely than the seeds under the student as it came; 0: off, as for the embedded student, else 3",
     )
     balance: bool = flag(False, "ask for no more examples of a class than evens out the classes")
     max_per_seed: int | None = flag(None, "most new examples of one seed in the whole run")
