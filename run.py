@@ -11,8 +11,9 @@ import io
 import os
 import select
 import sys
+import traceback
 
-from common import stopping
+from common import hosts, stopping
 from common.cli import PROG, fail
 from common.errors import UserError
 from common.runtime import compile_cache_environment
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         mask_output()
         stopping.listen()
     try:
-        _method(sys.argv[1:] if argv is None else argv)
+        _together(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
         fail(str(error))
@@ -73,6 +74,26 @@ def main(argv: list[str] | None = None) -> None:
     except stopping.Terminated:
         print("stopped by SIGTERM; the same command continues where it left off", file=sys.stderr)
         raise SystemExit(143) from None
+
+
+def _together(argv: list[str]) -> None:
+    """`_method`; where it is one of several processes, none of them outlives what ends another."""
+    try:
+        _method(argv)
+    except BaseException as error:
+        if hosts.count() == 1 or (isinstance(error, SystemExit) and not error.code):
+            raise
+        if isinstance(error, UserError):
+            hosts.end(f"error: {error}", 2)
+        if isinstance(error, KeyboardInterrupt):
+            hosts.end("stopped; the same command continues where it left off", 130)
+        if isinstance(error, stopping.Terminated):
+            hosts.end("stopped by SIGTERM; the same command continues where it left off", 143)
+        if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):  # mostly another process that is gone
+            said = " ".join(str(error).split()).rpartition("computation: ")[2][:120]
+            hosts.end(f"error: lost touch with another process ({said}); the same command, in all, continues", 1)
+        traceback.print_exc()
+        hosts.end("", 1)
 
 
 def _method(argv: list[str]) -> None:

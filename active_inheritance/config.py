@@ -374,6 +374,11 @@ class Config(RunSettings, TrainSettings):
         """What --profile asks for. Raises UserError for what is no flag of a profile."""
         return dataclasses.replace(ProfileConfig.asked(self.profile or (), "--profile"), seed=self.seed)
 
+    def held(self) -> dict[str, float]:
+        found = {name: 2.0 for name in self.source if is_model(name)}
+        learning = {model_name(self.student, "student"): self.trained_bytes()} if self.trains else {}
+        return found | learning
+
     def share(self) -> Budget | None:
         """What one hosted source may spend in one repeat. Raises UserError for a bad budget."""
         hosted = sum(name.startswith("openai:") for name in self.source)

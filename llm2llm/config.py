@@ -11,7 +11,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.backends.budget import Budget
-from common.backends.open import check_name, model_name
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag
 from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
@@ -310,6 +310,11 @@ class Config(RunSettings, TrainSettings):
         """What one arm of one repeat may spend where the budget serves `runs` such runs; None without a budget.
         Raises UserError for one that cannot be read or shared."""
         return hosted_share(self, "teacher", [self.teacher], runs * self.repeats * max(1, self.teaching_arms))
+
+    def held(self) -> dict[str, float]:
+        teacher = [self.teacher] if is_model(self.teacher) else []
+        found = {model_name(name, "teacher"): 2.0 for name in teacher}
+        return found | {model_name(self.student, "student"): self.trained_bytes()}
 
     def training(self) -> TrainConfig:
         """How a student is trained, in every arm and round; the seed is that of the first repeat."""

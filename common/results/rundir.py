@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from common import hosts
 from common.errors import UserError
 from common.results import mirror
 from common.secret import keys, masked_value
@@ -36,6 +37,8 @@ VERSION = "0.2.0"
 Rows = list[dict[str, Any]]
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.partial|\.old)?")
+NOT_SHARED = (".lock", "timing.jsonl", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm")
+"""Of use to the process that writes a run alone."""
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
@@ -284,12 +287,25 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
-        """Begin a run in a new or empty folder, or continue the run that the folder holds.
+        """Begin a run in a new or empty folder, or continue the run that the folder holds. Of several processes
+        (`common.hosts`) process 0 does so, and the others work on private copies of it, which `close` deletes.
 
         For a URL, `path` of the result is the local mirror. Raises UserError when the folder belongs to another
         configuration (shown as `key: stored -> given`) or to something else, is used by another process, or cannot
         be written. The folder is then left as it was.
         """
+        if hosts.count() == 1:
+            return cls._open(path, method, config)
+        opened: list[RunDir] = []
+        hosts.share(lambda: opened.append(cls._open(path, method, config)))
+        folder = hosts.share_folder(opened[0].path if opened else pathlib.Path(path), without=NOT_SHARED)
+        if opened:
+            return opened[0]
+        _make_folder(folder)
+        return cls(folder, _acquire(folder))
+
+    @classmethod
+    def _open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
         with contextlib.ExitStack() as undo:
             kept = None
             if mirror.is_url(path):
@@ -322,14 +338,8 @@ class RunDir:
 
         To be called before anything is loaded.
         """
-        if mirror.is_url(path):
-            stored = mirror.check(str(path))
-        else:
-            place = pathlib.Path(path)
-            _check_place(place)
-            stored = read_json(place / "config.json") if (place / "config.json").exists() else None
-        if stored is not None:
-            _check_same(str(path), stored, _stated(method, config))
+        hosts.check_same(_stated(method, config)["config"], "give all of them the same flags and files")
+        hosts.share(lambda: _check_run(path, _stated(method, config)))
 
     def __enter__(self) -> "RunDir":
         return self
@@ -342,6 +352,7 @@ class RunDir:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+            hosts.forget(self.path)
             if self._kept is not None:
                 self._kept.close()
 
@@ -436,6 +447,17 @@ def _check_place(path: pathlib.Path) -> None:
         raise UserError(f"{path} holds other files and no seedloop run: give a new or empty folder as --run-dir")
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {path}: fix the permissions or give another --run-dir")
+
+
+def _check_run(path: str | os.PathLike, given: dict[str, Any]) -> None:
+    if mirror.is_url(path):
+        stored = mirror.check(str(path))
+    else:
+        place = pathlib.Path(path)
+        _check_place(place)
+        stored = read_json(place / "config.json") if (place / "config.json").exists() else None
+    if stored is not None:
+        _check_same(str(path), stored, given)
 
 
 def _is_run(file: pathlib.Path) -> bool:

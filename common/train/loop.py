@@ -21,8 +21,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from common import runtime, stopping
+from common import hosts, runtime, stopping
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
@@ -30,6 +32,7 @@ from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
 from common.results.mirror import stored
+from common.results.rundir import write_folder
 from common.train.data import Encoded, batches
 
 Log = Callable[..., None]
@@ -131,13 +134,17 @@ def _by_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(lambda params: inner.init(matrices(params)), step)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def initial_state(settings: TrainConfig, params: Params) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def initial_state(settings: TrainConfig, params: Params, mesh: Mesh | None = None) -> dict[str, Any]:
     """What `update` carries beside the parameters: the optimizer's state, whether all was finite so far, and how
     many updates there were."""
     # In float32 whatever the parameters are. Of the cast weights only the shapes are left once compiled.
     moments = make_optimizer(settings).init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
-    return {"optimizer": moments, "finite": jnp.bool_(True), "updates": jnp.int32(0)}
+    state = {"optimizer": moments, "finite": jnp.bool_(True), "updates": jnp.int32(0)}
+    # Made where it lies: on a mesh no device could hold the whole of it.
+    return (
+        state if mesh is None else jax.lax.with_sharding_constraint(state, sharding.param_shardings(mesh, state))
+    )
 
 
 def _stepped(params: Params, direction: Params, rate: Array, count: Array) -> Params:
@@ -317,7 +324,7 @@ def optimise(
         "objective": objective,
         "mesh": mesh,
     }
-    state = sharding.place(initial_state(static["optimizer"], trained), params)
+    state = sharding.place(initial_state(static["optimizer"], trained, mesh), params)
     first = 0
     if checkpoint is not None and checkpoint.exists():
         trained, state, first = _restore(checkpoint, trained, state)
@@ -334,7 +341,7 @@ def optimise(
             trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))
             asked = checkpoint is not None and stopping.asked(step + 1)
-            due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
+            due = checkpoint is not None and _due(step, saved_at + settings.checkpoint_seconds)
             last = step + 1 == steps
             # Losses are read a few updates late, so that the device never waits for the host.
             if asked or due or last or len(pending) > 8:
@@ -353,6 +360,12 @@ def optimise(
             if asked:
                 stopping.stop()
     return trained if frozen is None else lora.merge(lora.join(frozen, trained), config)
+
+
+def _due(step: int, then: float) -> bool:
+    """Whether it is time to store the state. No two clocks agree: of several processes the first one's counts, for
+    which all have to stop, and so they ask now and then."""
+    return (hosts.count() == 1 or step % 8 == 7) and hosts.share(lambda: time.monotonic() > then)
 
 
 def _report(measured: list, log: Log | None) -> int | None:
@@ -376,20 +389,43 @@ def _diverged_message(step: int, steps: int, settings: TrainConfig, checkpoint: 
 
 
 def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
-    """Write the training state with Orbax beside the old one, then put it in its place."""
-    from orbax.checkpoint import v1 as ocp
-
+    """Write the training state with Orbax beside the old one, then put it in its place. Several processes, for
+    which Orbax wants one file system, write it leaf by leaf, each into its own copy of the run directory."""
     # The state as a list of leaves: the files do not depend on the optimizer's classes.
     tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
+    if hosts.count() > 1:
+
+        def fill(place: pathlib.Path) -> None:
+            for number, leaf in enumerate(jax.tree.leaves(tree)):
+                save_file({"leaf": np.ascontiguousarray(sharding.fetch(leaf))}, place / f"{number:05}.safetensors")
+
+        write_folder(folder, fill)
+        return
+    from orbax.checkpoint import v1 as ocp
+
     ocp.save(str(folder.absolute()), tree, overwrite=True)
     stored(folder)
 
 
 def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
-    from orbax.checkpoint import v1 as ocp
-
+    """The stored state laid out as the given one, on whatever devices it was written."""
     leaves, treedef = jax.tree.flatten(state)
     target = {"params": params, "state": leaves, "step": jnp.int32(0)}
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
-    tree = ocp.load(str(folder.absolute()), jax.tree.map(like, target))
+    target = jax.tree.map(like, target)
+    if (folder / "00000.safetensors").exists():
+        files = iter(sorted(folder.glob("*.safetensors")))
+        tree = jax.tree.map(lambda leaf: _read_leaf(next(files), leaf), target)
+    elif hosts.count() > 1:
+        return params, state, 0  # written by one process, with Orbax: the training starts again
+    else:
+        from orbax.checkpoint import v1 as ocp
+
+        tree = ocp.load(str(folder.absolute()), target)
     return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])
+
+
+def _read_leaf(file: pathlib.Path, like: Any) -> jax.Array:
+    with safe_open(file, framework="numpy") as opened:
+        stored = opened.get_tensor("leaf").reshape(like.shape)  # a scalar comes as a vector
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: stored[index])
