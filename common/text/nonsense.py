@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 REPETITION, NO_TEXT, SCRIPT, UNLIKELY = (
     f"nonsense: {why}" for why in ("repetition", "not text", "another script", "unlikely")
@@ -67,11 +67,11 @@ class Gate:
 
     scripts: frozenset[str] = frozenset()
     floor: float | None = None
-    logps: Callable[[Sequence[str]], Sequence[float]] | None = None
+    logps: Callable[[Sequence[str]], Iterable[float]] | None = None
 
     @classmethod
     def of(
-        cls, known: Sequence[str], logps: Callable[[Sequence[str]], Sequence[float]], deviations: float
+        cls, known: Sequence[str], logps: Callable[[Sequence[str]], Iterable[float]], deviations: float
     ) -> "Gate":
         """From known texts: `deviations` standard deviations below their mean lies the floor."""
         there = frozenset().union(*map(scripts, known))
