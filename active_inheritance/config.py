@@ -50,8 +50,8 @@ class Config(RunSettings, TrainSettings):
 
     source: tuple[str, ...] = flag(
         (),
-        "who answers the prompts: embedded:student, embedded:teacher, a Hugging Face id, a folder, openai:MODEL, "
-        "python:FILE.py:FUNCTION; several share k",
+        "who answers the prompts: embedded:student, embedded:teacher, smollm2, a Hugging Face id, a folder, "
+        "openai:MODEL, python:FILE.py:FUNCTION; several share k",
     )
     source_url: str | None = flag(None, "base URL of sources openai:MODEL; else OPENAI_BASE_URL or the client's")
     budget: str | None = flag(None, "limits for hosted sources, such as calls=500,tokens=200000,usd=2.5")
@@ -152,7 +152,7 @@ class Config(RunSettings, TrainSettings):
     )
     workers: int = flag(2, "processes that score and select; changes no result")
     redact: bool = flag(False, "show hashes instead of texts in the report")
-    run_dir: str = flag("runs/active-inheritance", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/active-inheritance", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -373,6 +373,11 @@ class Config(RunSettings, TrainSettings):
     def profile_settings(self) -> ProfileConfig:
         """What --profile asks for. Raises UserError for what is no flag of a profile."""
         return dataclasses.replace(ProfileConfig.asked(self.profile or (), "--profile"), seed=self.seed)
+
+    def held(self) -> dict[str, float]:
+        found = {name: 2.0 for name in self.source if is_model(name)}
+        learning = {model_name(self.student, "student"): self.trained_bytes()} if self.trains else {}
+        return found | learning
 
     def share(self) -> Budget | None:
         """What one hosted source may spend in one repeat. Raises UserError for a bad budget."""

@@ -13,7 +13,7 @@ import math
 import pathlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from active_inheritance.pools import Answer, Group, whole
 from active_inheritance.switches import Answering
@@ -27,6 +27,9 @@ from common.stages import collect
 from common.tasks.files import stream_rows
 from common.tasks.prompts import Prompt, messages
 from common.text.nonsense import FEWEST
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,9 @@ class SampledPool:
             yield Group(row["id"], row["prompt"], tuple(answers))
 
 
-def open_sources(names: Sequence[str], url: str | None, answering: Answering) -> dict[str, Backend]:
+def open_sources(
+    names: Sequence[str], url: str | None, answering: Answering, mesh: "Mesh | None" = None
+) -> dict[str, Backend]:
     """Every source by its name, hosted ones (at `url`) and functions probed, models in this process looked at.
 
     Raises UserError for what cannot be found or reached.
@@ -64,19 +69,19 @@ def open_sources(names: Sequence[str], url: str | None, answering: Answering) ->
             # Looked at and not loaded: models take turns later, but what is wrong with one must show now.
             hf.load_config(folder)
             Tokenizer.load(folder)
-            sources[name] = from_folder(name, answering)
+            sources[name] = from_folder(name, answering, mesh)
         else:
             sources[name] = open_backend(name, "teacher", url=url)
     return sources
 
 
-def from_folder(name: str, answering: Answering) -> Backend:
+def from_folder(name: str, answering: Answering, mesh: "Mesh | None" = None) -> Backend:
     """A checkpoint as a source, loaded when it is asked: it may not be there yet."""
 
     def loaded(account: str) -> Generator:
         from common.lm import LanguageModel
 
-        model = LanguageModel.load(name)
+        model = LanguageModel.load(name, mesh=mesh)
         if answering.penalty is None:
             return model.generator()
         from common.sample.beam import BeamGenerator

@@ -207,7 +207,8 @@ def _check_labels(
             for i, new in good.items()
         ]
         # Sampled at temperature 0, all votes would be the same answer.
-        sampling = SampleConfig(task.answer_tokens, temperature=0.0 if votes == 1 else VOTE_TEMPERATURE)
+        temperature = 0.0 if votes == 1 else VOTE_TEMPERATURE
+        sampling = SampleConfig(teacher.asking.check_tokens or task.answer_tokens, temperature=temperature)
         records = collect(run, f"{folder}/check_{attempt}.jsonl", teacher.generator, requests, sampling, seed)
         for turn, (i, new) in enumerate(good.items()):
             found[i] = _vote(task, records[turn * votes : (turn + 1) * votes], new.label)

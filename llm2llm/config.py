@@ -11,7 +11,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.backends.budget import Budget
-from common.backends.open import check_name, model_name
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag
 from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
@@ -82,10 +82,10 @@ class Config(RunSettings, TrainSettings):
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
     task: str = flag("arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file")
-    student: str = flag("embedded", "embedded, a Hugging Face id, or a folder")
+    student: str = flag("embedded", "embedded, smollm2, a Hugging Face id, a folder, a GGUF file, MODEL+ADAPTER")
     teacher: str = flag(
         "embedded",
-        "embedded, a Hugging Face id, a folder, openai:MODEL, pool:FILE of real examples, or "
+        "embedded, smollm2, a Hugging Face id, a folder, a file, openai:MODEL, pool:FILE of real examples, or "
         "python:FILE.py:FUNCTION",
     )
     teacher_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
@@ -162,6 +162,9 @@ class Config(RunSettings, TrainSettings):
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
     teacher_temperature: float = flag(0.8, "of the teacher when it writes")
     teacher_top_p: float = flag(0.95, "of the teacher when it writes")
+    teacher_tokens: int | None = flag(
+        None, "longest reply of the teacher in tokens, its reasoning included; by task if not given"
+    )
     student_temperature: float = flag(0.0, "of the student when it answers; 0 is greedy")
     student_top_p: float = flag(1.0, "of the student when it answers")
     answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
@@ -183,7 +186,7 @@ class Config(RunSettings, TrainSettings):
     reference_code: bool = flag(
         False, "prompts, judge and schedule of the authors' program (preset reference-code)"
     )
-    run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/llm2llm", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -205,8 +208,8 @@ class Config(RunSettings, TrainSettings):
         """What follows the student; the embedded one has the values of the demonstration."""
         kind = kind_of(model_name(self.student, "student"))
         if kind.embedded:
-            demo = {"rounds": 4, "per_wrong": 12, "detect": "in-sample", "likelihood_guard": 0.0}
-            demo |= {"lora_rank": 0, "learning_rate": 3e-4, "epochs": 2.0, "batch_size": 12}
+            demo = {"lora_rank": 0, "rounds": 4, "per_wrong": 12, "detect": "in-sample", "likelihood_guard": 0.0}
+            demo |= {"learning_rate": 3e-4, "epochs": 2.0, "batch_size": 12}
             return {name: Default(value, "") for name, value in demo.items()}
         # Other rules than these do not look at answers; folds are cut from the seeds.
         apart = self.target in ("wrong", "low-confidence") and 2 <= self.folds <= self.seed_examples
@@ -230,15 +233,9 @@ class Config(RunSettings, TrainSettings):
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
         positive += ("max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
-        positive += ("answer_tokens", "max_per_seed", "max_per_class")
-        least = (
-            "teacher_temperature",
-            "student_temperature",
-            "show_earlier",
-            "seed",
-            "likelihood_guard",
-            "few_shot",
-        )
+        positive += ("answer_tokens", "teacher_tokens", "max_per_seed", "max_per_class")
+        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed", "likelihood_guard")
+        least += ("few_shot",)
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
         self.check_training()
@@ -314,6 +311,11 @@ class Config(RunSettings, TrainSettings):
         Raises UserError for one that cannot be read or shared."""
         return hosted_share(self, "teacher", [self.teacher], runs * self.repeats * max(1, self.teaching_arms))
 
+    def held(self) -> dict[str, float]:
+        teacher = [self.teacher] if is_model(self.teacher) else []
+        found = {model_name(name, "teacher"): 2.0 for name in teacher}
+        return found | {model_name(self.student, "student"): self.trained_bytes()}
+
     def training(self) -> TrainConfig:
         """How a student is trained, in every arm and round; the seed is that of the first repeat."""
         return self.train_config(
@@ -343,12 +345,17 @@ class Config(RunSettings, TrainSettings):
             ),
             quota=Quota(self.slots_per_example, self.max_per_seed, self.max_per_class, self.balance),
             asking=Asking(
-                SampleConfig(task.example_tokens, temperature=self.teacher_temperature, top_p=self.teacher_top_p),
+                SampleConfig(
+                    self.teacher_tokens or task.example_tokens,
+                    temperature=self.teacher_temperature,
+                    top_p=self.teacher_top_p,
+                ),
                 self.max_attempts,
                 given(self.show_wrong_answer),
                 self.show_earlier,
                 given(self.label_check),
                 self.check_votes,
+                self.teacher_tokens,
             ),
             likeness=Likeness(self.rouge_l or task.near_duplicate, self.semantic, self.duplicates_of == "round"),
             likelihood_guard=given(self.likelihood_guard),

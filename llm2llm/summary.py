@@ -137,7 +137,7 @@ def _class_figures(of_repeats: Sequence[list[Row]]) -> dict[str, Any]:
     return {"macro_f1": [macro_f1(*pair) for pair in pairs], "per_class": per_class(gold, predicted)}
 
 
-def _other_answers(of_repeats: Sequence[list[Row]]) -> dict[str, list[float]]:
+def _other_answers(of_repeats: Sequence[list[Row]]) -> dict[str, Any]:
     """Accuracy of every repeat by what was written, and by log-probabilities as they are."""
     share = lambda rows, field: sum(row[field] == row["label"] for row in rows) / len(rows)
     return {

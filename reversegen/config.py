@@ -70,6 +70,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
     "rounds": 1,
     "pairing": "pooled",
     "top_p": 0.9,
+    "lora_rank": 0,
     "optimizer": "rmsprop",
     "warm_up_learning_rate": 5e-7,
     "dpo_learning_rate": 5e-5,
@@ -100,13 +101,14 @@ class Config(RunSettings, TrainSettings):
         "(common/tasks/README.md); safety, own: none",
     )
     proposer: str = flag(
-        "embedded", "the model that is trained to write queries: embedded, a Hugging Face id, a folder"
+        "embedded",
+        "the model that is trained to write queries: embedded, smollm2, a Hugging Face id, a folder, a file",
     )
     target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
     transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")
     labeler: str = flag(
         "embedded",
-        "what answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
+        "what answers failing queries: embedded, smollm2, a Hugging Face id, a folder, openai:MODEL, "
         "python:FILE.py:FUNCTION, or program",
     )
     labeler_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
@@ -183,7 +185,7 @@ class Config(RunSettings, TrainSettings):
     batch_size: int | None = flag(None, "examples in an update; by model and data, embedded: 16")
     max_length: int = flag(512, "longest training sequence in tokens")
     redact: bool = flag(False, "show hashes instead of texts in the report and the data card")
-    run_dir: str = flag("runs/reversegen", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/reversegen", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -324,6 +326,13 @@ class Config(RunSettings, TrainSettings):
         if self.judge is not None and not self.judge.startswith("python:"):
             raise UserError(f"--judge {self.judge}: name a function as python:FILE.py:FUNCTION")
         self.share()
+
+    def held(self) -> dict[str, float]:
+        asked = [name for name in (self.labeler, self.guard) if name and is_model(name)]
+        found = {model_name(name, "teacher"): 2.0 for name in asked}
+        found[model_name(self.proposer, "teacher")] = self.trained_bytes()
+        targets = (self.target, *self.transfer_targets)
+        return found | {model_name(name, "student"): self.trained_bytes() for name in targets}
 
     def share(self) -> Budget | None:
         """What the labeler may spend in a repeat; None without a budget. Raises UserError for one that cannot be

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
-    *("secret", "errors", "config", "buckets", "generate", "usercode", "progress", "cli", "runtime"),
+    *("secret", "errors", "config", "buckets", "hosts", "generate", "usercode", "progress", "cli", "runtime"),
+    "stopping",
     *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "defaults", "settings", "stages"),
     *("experiment", "evals", "embedded"),
 )

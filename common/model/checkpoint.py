@@ -24,11 +24,11 @@ from common.model import smollm2
 from common.runtime import cache_dir
 
 EMBEDDED = pathlib.Path(__file__).parents[1] / "embedded"
-_LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors itself takes no longer header."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LINKED_ADAPTER = ("merged_adapter.json", "merged_adapter.safetensors")
 """What an adapter's settings and weights are called beside the base that they are merged into when it is read."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself takes no longer header."""
 _HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
 _TOKENIZER = (
     "tokenizer*",
@@ -67,11 +67,6 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
     if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name):
         raise UserError(f"no such folder: {name}")
     return _fetch(name)
-
-
-def is_embedded(folder: pathlib.Path) -> bool:
-    """Whether the checkpoint in `folder` is one that comes with seedloop."""
-    return folder.parent == EMBEDDED
 
 
 def _folder(path: pathlib.Path) -> pathlib.Path:
@@ -159,6 +154,11 @@ def _cached(kind: str, key: list[str], fill: Callable[[pathlib.Path], None]) -> 
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def is_embedded(folder: pathlib.Path) -> bool:
+    """Whether the checkpoint in `folder` is one that comes with seedloop."""
+    return folder.parent == EMBEDDED
 
 
 def _resolve_embedded(name: str) -> pathlib.Path:

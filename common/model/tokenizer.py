@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from common.errors import UserError
+from common.generate import system_into_user
 
 Messages = Sequence[dict[str, str]]
 
@@ -84,8 +85,8 @@ class Tokenizer:
         """Token ids of a conversation up to where the assistant's answer begins.
 
         With a chat template, the template's; otherwise the turns with blank lines between them, "Answer:" in front
-        of the assistant's, and at the end. A control token that a content mentions is text, not that token. Raises
-        UserError when the template refuses the conversation, or leaves out what is said in it.
+        of the assistant's, and at the end. A control token that a content mentions is text, not that token.
+        Raises UserError when the template refuses the conversation, or leaves out what is said in it.
         """
         return self._encode(self._prompt_text(messages))
 
@@ -276,7 +277,7 @@ class Tokenizer:
             return text
 
         messages = [message | {"content": self._mark(message["content"])} for message in messages]
-        merged = _system_into_user(messages)
+        merged = system_into_user(messages)
         try:
             text = render(messages)
             # Some templates leave a system turn out without a word.
@@ -291,6 +292,11 @@ class Tokenizer:
             raise UserError(f"the chat template refuses the conversation: {error}") from None
 
 
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """An expression for any of `texts`, the longest that fits; one that fits nothing if there is none."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+
+
 def _plain_text(messages: Messages) -> str:
     """A conversation for a model that knows no turns, up to where the answer begins."""
     parts = []
@@ -298,20 +304,6 @@ def _plain_text(messages: Messages) -> str:
         spoken = message["role"] == "assistant"
         parts.append(f"\nAnswer: {message['content']}" if spoken else f"\n\n{message['content']}")
     return "".join(parts).lstrip("\n") + "\nAnswer:"
-
-
-def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """An expression for any of `texts`, the longest that fits; one that fits nothing if there is none."""
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
-
-
-def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:
-    """The conversation with its system text in front of the first user turn, for templates without a system
-    role; None if there is no system text to move."""
-    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
-        return None
-    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{"role": "user", "content": content}, *messages[2:]]
 
 
 def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:

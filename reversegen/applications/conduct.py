@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
+from common import hosts
 from common.errors import UserError
 from common.generate import Message, Record
 from common.tasks.base import Example
@@ -110,7 +111,7 @@ class Conduct:
 
             def batches(done: int) -> Iterator[list[Row]]:
                 for batch in in_groups(pairs[done:], BATCH):
-                    yield [dataclasses.asdict(_said(judge, *pair)) for pair in batch]
+                    yield hosts.share(lambda b=batch: [dataclasses.asdict(_said(judge, *pair)) for pair in b])
 
             with ctx.run.timed("judge"):
                 return [Verdict(**row) for row in ctx.run.collect(f"{name}.jsonl", batches)]
