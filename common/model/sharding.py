@@ -29,13 +29,24 @@ from common.errors import UserError
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"embed", P("tp", "fsdp")),  # (V, D)
+    (r"positions", P(None, "fsdp")),  # (P, D)
     (r"head", P("fsdp", "tp")),  # (D, V)
+    (r"head_bias", P("tp")),  # (V,)
     (r"[qkv]", P("fsdp", "tp")),  # (D, N, H)
     (r"o", P("tp", None, "fsdp")),  # (N, H, D)
     (r"gate|up", P("fsdp", "tp")),  # (D, F)
     (r"down", P("tp", "fsdp")),  # (F, D)
     (r"[qkv]_bias", P("tp")),  # (N, H)
-    (r".*norm[12]?", P()),
+    (r"(gate|up)_bias", P("tp")),  # (F,)
+    (r"(o|down)_bias", P()),  # (D,)
+    (r"(norm[12]?|post[12]|[qk]_norm)(_bias)?", P()),
+    (r"sinks", P("tp")),  # (N,)
+    (r"router", P("fsdp")),  # (D, E)
+    (r"router_bias", P()),  # (E,)
+    (r"experts_(gate|up)", P("fsdp", None, "tp")),  # (E, D, F)
+    (r"experts_down", P("fsdp", "tp")),  # (E, F, D)
+    (r"experts_(gate|up)_bias", P("fsdp", "tp")),  # (E, F)
+    (r"experts_down_bias", P("fsdp")),  # (E, D)
     (r"([qkv]|gate|up)_a", P("fsdp")),  # (D, R)
     (r"([qkv]|gate|up)_b", P(None, "tp")),  # (R, N, H) or (R, F)
     (r"(o|down)_a", P("tp")),  # (N, H, R) or (F, R)
