@@ -1,7 +1,7 @@
 """Parity with transformers: tiny random checkpoints of every model family, in PyTorch and here.
 
     python benchmarks/parity.py                    # the table of parity_configurations.py, by family
-    python benchmarks/parity.py --random 300       # and as many more, drawn at random over their options
+    python benchmarks/parity.py --random 300       # as many drawn at random over all options, in turn by family
     python benchmarks/parity.py --only gpt2,phi    # some families
 
 Needs PyTorch and PEFT, which nothing else in the project does. For each checkpoint: logits of the whole text, and
@@ -208,8 +208,7 @@ def check(family: str, given: dict, seed: int, thorough: bool) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="families, with commas between")
-    parser.add_argument("--random", type=int, default=0, help="random configurations beside those in the table")
-    parser.add_argument("--quick", action="store_true", help="no adapters and no bfloat16")
+    parser.add_argument("--random", type=int, default=0, help="as many random configurations instead")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -219,14 +218,15 @@ def main() -> None:
     families = args.only.split(",") if args.only else list(CONFIGURATIONS)
     cases = [(family, given) for family in families for given in CONFIGURATIONS[family]]
     rng = np.random.default_rng(args.seed)
-    cases += [(families[i % len(families)], None) for i in range(args.random)]
+    if args.random:
+        drawn = (families[i % len(families)] for i in range(args.random))
+        cases = [(family, draw(family, rng)) for family in drawn]
     rows: dict[str, list[dict]] = {family: [] for family in families}
     begun = time.monotonic()
-    for seed, (family, given) in enumerate(cases):
-        thorough = given is not None and not args.quick
-        given = draw(family, rng) if given is None else given
+    for seed, (family, given) in enumerate(cases, 1000 * args.seed):
+        print(f"{seed % 1000 + 1} of {len(cases)}: {family}", end="\r", file=sys.stderr, flush=True)
         try:
-            found = check(family, given, seed, thorough)
+            found = check(family, given, seed, thorough=not args.random)
         except Exception as error:
             print(f"{family} {given}: {type(error).__name__}: {error}", file=sys.stderr)
             found = {"logits": float("inf"), "greedy": False, "reload": False}

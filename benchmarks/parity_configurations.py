@@ -226,8 +226,7 @@ def draw(family: str, rng: np.random.Generator) -> dict:
         **{name: pick(values) for name, values in OPTIONS[family].items()},
     }
     if family not in SPLIT_HEADS:
-        given |= {"head_dim": pick((8, 16)), "hidden_size": pick((24, 32))}
-        given["hidden_size"] -= given["hidden_size"] % heads
+        given |= {"head_dim": pick((8, 16)), "hidden_size": pick((24, 48))}
         head_dim = given["head_dim"]
     if family in (
         "llama",
@@ -247,8 +246,9 @@ def draw(family: str, rng: np.random.Generator) -> dict:
         given["parallel_attn"] = pick(EITHER)
     if family not in OWN_ROPES:
         part = given.pop("rotary_pct", given.pop("partial_rotary_factor", 1.0))
+        half = int(head_dim * part) // 2
         kind = pick(("default", "longrope") if family == "phi3" else tuple(ROPES))
-        rope = dict(ROPES[kind](int(head_dim * part) // 2))
+        rope = dict(ROPES["linear" if kind == "dynamic" and half == 1 else kind](half))  # by zero it would divide
         given["rope_parameters"] = rope | ({} if part == 1 else {"partial_rotary_factor": part})
         if family in ("gpt_neox", "phi", "stablelm", "phi3"):
             given["rope_parameters"]["partial_rotary_factor"] = part
