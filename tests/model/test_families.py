@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from common.config import Experts, LoraConfig, ModelConfig
+from common.config import Experts, LoraConfig, ModelConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 from common.model import decoder, hf, lora, moe, sharding
 from common.model.attention import attention, attention_mask, cached_attention, reference_attention
 from common.model.families import FAMILIES, read_config
 from common.model.names import layer_rules
+from common.sample.reference import sample_reference
+from common.sample.sampler import Prompt, Sampler
+from common.train.data import Encoded
+from common.train.loop import fine_tune
 
 FOLDER = pathlib.Path(__file__).parents[1] / "fixtures" / "families"
 NAMES = sorted(folder.name for folder in FOLDER.iterdir())
@@ -284,3 +288,34 @@ def test_checkpoints_are_read_onto_a_mesh_and_compute_the_same(name):
     jax.tree.map(np.testing.assert_array_equal, whole, params)
     batch = sharding.place_data(np.tile(tokens, (2, 1)), params, sharding.ROWS)
     np.testing.assert_allclose(_logits(params, config, batch)[:2], golden, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_oss"])
+def test_sampling_agrees_with_a_full_forward_pass_a_token(name):
+    """Padded prompts in one cache, slots at positions of their own: with learned positions, windows and sinks."""
+    config, params, tokens, _ = _load(name)
+    prompts = [
+        Prompt(row[:count].tolist(), SampleConfig(max_new_tokens=9))
+        for row, count in zip(tokens, (5, 11), strict=True)
+    ]
+    found = Sampler(params, config, eos_ids=[2], slots=2, block=4).sample(prompts)
+    for prompt, (completion,) in zip(prompts, found, strict=True):
+        (wanted,) = sample_reference(params, config, prompt, [2])
+        assert completion.tokens == wanted.tokens
+        np.testing.assert_allclose(completion.logps, wanted.logps, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [None, LoraConfig(2, 8.0)], ids=["weights", "adapters"])
+def test_a_model_with_experts_learns(settings):
+    """Adapters stand beside the matrices that the layers have: here those of attention."""
+    config, params, tokens, _ = _load("mixtral")
+    rows = [Encoded(tuple(row.tolist()), 4) for row in tokens]
+    training = TrainConfig(learning_rate=0.03, batch_size=2, micro_batch_size=2, max_length=32, lora=settings)
+    losses = []
+    log = lambda first: lambda step, **values: losses.append(values["loss"])
+    trained = fine_tune(params, config, rows, training, pad_id=0, steps=8, log=log)
+    assert losses[-1] < losses[0] - 0.1
+    moved = {
+        name for name in trained["layers"][0] if (trained["layers"][0][name] != params["layers"][0][name]).any()
+    }
+    assert moved == ({"q", "k", "v", "o"} if settings else params["layers"][0].keys())
