@@ -32,6 +32,7 @@ METHODS = {  # name: module of its command, and what it does
         "active_inheritance.profile.command",
         "measure what models are like: text, toxicity, bias, calibration, utility",
     ),
+    "fetch": ("common.model.smollm2", "fetch SmolLM2, a small chat model: --student smollm2"),
 }
 
 COMMAND = PROG if PACKAGE else f"python {PROG}"

@@ -18,9 +18,9 @@ from active_inheritance.switches import COLUMN, Answering, Learning, Scoring, Sw
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag, flag_name
-from common.config import LoraConfig, SampleConfig, TrainConfig, micro_batch
+from common.config import SampleConfig
 from common.errors import UserError
-from common.settings import RunSettings, check_files, filled, given, hosted_share
+from common.settings import RunSettings, TrainSettings, check_files, filled, given, hosted_share
 
 ARMS = ("base", "first", "random", "matched", "selected")
 """base: the student as it came. The others: the student after the answers of that name, see `select.ARMS`."""
@@ -32,7 +32,7 @@ K = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings):
+class Config(RunSettings, TrainSettings):
     """Defaults are this project's own; the authors' k is 10, their objectives are length, MTLD and toxicity.
 
     Without --pool, --source and --prompts-file they are those of the embedded demonstration."""
@@ -128,12 +128,9 @@ class Config(RunSettings):
         1, "of all: after the first, students answer the prompts themselves and new ones learn from that"
     )
     repeats: int | None = flag(None, "repeats with other seeds, for intervals; embedded: 3, else 1")
-    lora_rank: int | None = flag(None, "rank of adapters, 0 trains all weights; embedded student: 0, else 16")
-    lora_alpha: float = flag(16.0, "scale of adapters, over their rank")
     learning_rate: float | None = flag(None, "embedded student: 1e-3; adapters 3e-4, all weights 2e-5")
     epochs: float | None = flag(None, "passes over the data; embedded student: 4, else 3")
     batch_size: int | None = flag(None, "examples in an update; embedded student: 16, else 128")
-    schedule: Literal["cosine", "linear", "constant"] = flag("cosine", "of the learning rate after its warm-up")
     max_length: int = flag(512, "longest training sequence in tokens")
     too_long: Literal["cut", "drop"] = flag(
         "cut", "longer ones: learn their beginning, without an end, or leave the prompt out of every arm"
@@ -180,10 +177,11 @@ class Config(RunSettings):
 
         counts = ("k", "prompts", "top", "workers", "answer_tokens", "test_prompts", "test_samples", "rounds")
         counts += ("repeats", "batch_size", "max_length")
-        least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "lora_rank", "source_temperature")
+        least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "source_temperature")
         least += ("diversity_penalty", "test_temperature")
-        above = ("learning_rate", "epochs", "lora_alpha")
+        above = ("learning_rate", "epochs")
         check_ranges(self, counts=counts, above=above, least=least, shares=("source_top_p",))
+        self.check_training()
         self._check_pool()
         if unknown := [name for name in self.drop if name not in GUARDS]:
             raise UserError(f"--drop {','.join(unknown)}: there are {', '.join(GUARDS)}, or none")
@@ -333,16 +331,8 @@ class Config(RunSettings):
         """The settings by the stage that reads them."""
         tokens = given(self.answer_tokens)
         beams = self.sampling == "diverse-beam"
-        train = TrainConfig(
-            learning_rate=given(self.learning_rate),
-            schedule=self.schedule,
-            epochs=given(self.epochs),
-            batch_size=given(self.batch_size),
-            micro_batch_size=micro_batch(given(self.batch_size)),
-            max_length=self.max_length,
-            lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
-            seed=self.seed,
-        )
+        sizes = given(self.learning_rate), given(self.epochs), given(self.batch_size)
+        train = self.train_config(*sizes, max_length=self.max_length, seed=self.seed)
         return Switches(
             rule=self.rule,
             answering=Answering(

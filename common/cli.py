@@ -29,9 +29,9 @@ PROG = "seedloop" if PACKAGE else "run.py"
 """What the command is called: installed, or in the repository."""
 
 
-def flag(default: Any, help: str) -> Any:
-    """A dataclass field with its default and the line that `--help` shows."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def flag(default: Any, help: str, group: str | None = None) -> Any:
+    """A dataclass field with its default and the line that `--help` shows, under the heading `group` if given."""
+    return dataclasses.field(default=default, metadata={"help": help, "group": group})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,8 +66,12 @@ def parse(
     # No abbreviations: a flag added later could make one ambiguous, or change what it means.
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(kind)
+    groups: dict[str | None, Any] = {None: parser}
     for field in dataclasses.fields(typing.cast("type[Any]", kind)):
-        parser.add_argument(flag_name(field.name), **_argument(hints[field.name], field))
+        name = field.metadata.get("group")
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        groups[name].add_argument(flag_name(field.name), **_argument(hints[field.name], field))
     if presets is not None:
         parser.set_defaults(**presets.get(_preset(argv) or "", {}))
     values = vars(parser.parse_args(argv))

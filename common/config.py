@@ -151,9 +151,16 @@ class ModelConfig:
         return self.experts is not None and (self.experts.layers is None or self.experts.layers[layer])
 
 
-def micro_batch(batch_size: int) -> int:
-    """Examples of an update that are on the device at once by default: the largest divisor of at most 32."""
-    return max(n for n in range(1, 33) if batch_size % n == 0)
+def micro_batch(batch_size: int, most: int | None = None) -> int:
+    """Examples of an update that are on the device at once: at most `most`, by default the largest divisor of at
+    most 32."""
+    return min(batch_size, most) if most else max(n for n in range(1, 33) if batch_size % n == 0)
+
+
+Optimizer = Literal["adamw", "adafactor", "lion", "rmsprop"]
+Schedule = Literal["cosine", "linear", "constant"]
+Remat = Literal["none", "full", "dots"]
+"""What the backward pass computes again: nothing, all of a layer, or all of it but its matrix products."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,17 +168,22 @@ class TrainConfig:
     """Fine-tuning, on answers or on preferences. Lengths are in tokens, `learning_rate` is the schedule's peak.
 
     warmup_steps: updates of the linear warm-up, in place of `warmup_ratio` of all.
-    optimizer: `rmsprop` is PyTorch's, with decay 0.99 and epsilon beside the root, not under it.
+    optimizer: `adafactor` and `lion` have optax's constants and take rates of another size: Lion's is a third to a
+        tenth of AdamW's, Adafactor's is a share of each matrix' own scale. `rmsprop` is PyTorch's, with decay 0.99
+        and epsilon beside the root, not under it.
     sum_loss: the supervised loss is the sum over an example's tokens, and the mean of that over the examples of an
         update, instead of the mean over all tokens of the update.
+    remat: None decides by the size of the model, see `common.train.loop.REMAT_ABOVE`.
     lora: train adapters of this shape and leave the weights alone; None trains every weight.
+    param_dtype: of the weights while all are trained. bfloat16 ones are rounded at random, so that updates smaller
+        than the distance to the next number are not lost; moments and adapters are float32 always.
     zero_start: the warm-up begins with an update at rate 0, as in transformers' schedules.
     drop_last: a last batch that is not full is left out, unless it is the only one, or full once the examples are
         rounded up to a multiple of four, as on the four devices of LLM2LLM's authors.
     """
 
     learning_rate: float = 2e-5
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_ratio: float = 0.03
     warmup_steps: int | None = None
     batch_size: int = 16
@@ -180,7 +192,9 @@ class TrainConfig:
     max_length: int = 1024
     sum_loss: bool = False
     lora: LoraConfig | None = None
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat | None = None
+    optimizer: Optimizer = "adamw"
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999

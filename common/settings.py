@@ -6,10 +6,11 @@ Loads no jax, so that a command line is parsed and checked in well under a secon
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from common.backends.budget import Budget
-from common.cli import flag, flag_name
+from common.cli import check_ranges, flag, flag_name
+from common.config import LoraConfig, Optimizer, Remat, Schedule, TrainConfig, micro_batch
 from common.errors import UserError
 
 C = TypeVar("C", bound="RunSettings")
@@ -30,6 +31,61 @@ class RunSettings:
     def stored(self) -> dict[str, Any]:
         """What the run directory records: everything that decides the results."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.UNSTORED}
+
+
+TRAINING = "training"
+"""Heading of these flags in a command's help."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Flags of how models are trained, the same in every method and for all its trainings. Rates, epochs and batch
+    sizes are the method's own."""
+
+    lora_rank: int | None = flag(None, "rank of adapters, 0 trains all weights; by model if not given", TRAINING)
+    lora_alpha: float = flag(16.0, "scale of adapters, over their rank", TRAINING)
+    optimizer: Optimizer = flag("adamw", "of all trainings; rmsprop: as in ReverseGen's program", TRAINING)
+    schedule: Schedule = flag("cosine", "of the learning rate after its warm-up", TRAINING)
+    weight_decay: float = flag(0.0, "of matrices, times the rate", TRAINING)
+    clip_norm: float = flag(1.0, "largest norm of a gradient", TRAINING)
+    micro_batch_size: int | None = flag(
+        None, "most examples on the device at once; by batch size if not given", TRAINING
+    )
+    remat: Remat | None = flag(
+        None,
+        "what is computed twice to save memory: nothing, layers (full), or all but products (dots)",
+        TRAINING,
+    )
+    param_dtype: Literal["float32", "bfloat16"] = flag(
+        "float32", "of all weights while they are trained; bfloat16 halves them, rounding at random", TRAINING
+    )
+
+    def train_config(self, rate: float, epochs: float, batch_size: int, **more: Any) -> TrainConfig:
+        """A training by these flags, with what differs between trainings. Its seed is the caller's to set."""
+        return TrainConfig(
+            learning_rate=rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch(batch_size, self.micro_batch_size),
+            schedule=self.schedule,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            remat=self.remat,
+            lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
+            param_dtype=self.param_dtype,
+            **more,
+        )
+
+    def check_training(self) -> None:
+        """Raises UserError for a value out of range, and for settings that exclude one another."""
+        above = ("lora_alpha", "clip_norm", "micro_batch_size")
+        check_ranges(self, above=above, least=("lora_rank", "weight_decay"))
+        if self.lora_rank and self.param_dtype != "float32":
+            raise UserError(
+                f"--param-dtype {self.param_dtype} is for training all weights: with --lora-rank {self.lora_rank} "
+                "the weights stay as they are, and adapters are float32"
+            )
 
 
 def filled(config: C, defaults: Mapping[str, Any]) -> C:

@@ -18,6 +18,7 @@ from common.generate import Generator, Message, Record, Request
 from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.base import Example, NewExample, Task
+from common.tasks.replies import bare
 from common.text.filters import rouge_l, words_of
 from llm2llm.known import Known
 from llm2llm.switches import Asking
@@ -152,7 +153,7 @@ def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
         return NewExample(refused="teacher failed")
     if record.status == "length":
         return NewExample(refused="cut off")
-    new = teacher.task.parse_example(record.text or "", parent)
+    new = teacher.task.parse_example(bare(record.text or ""), parent)
     if new.refused is None and not teacher.fits(Example("", new.question, new.answer, new.label, new.group)):
         return NewExample(refused="too long for the student")
     return new
@@ -194,7 +195,7 @@ def _vote(task: Task, records: Sequence[Record], label: str) -> Check:
     # Votes that were cut short by the budget must not decide.
     if any(record.error == BUDGET_SPENT for record in records):
         return None, BUDGET_SPENT
-    texts = [record.text for record in records if record.text is not None]
+    texts = [bare(record.text) for record in records if record.text is not None]
     # More than half of all that were asked: an answer that failed counts against each label.
     place = majority(task, texts, len(records))
     if place is None:

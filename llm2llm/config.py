@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from common.backends.budget import Budget
 from common.backends.open import check_name
 from common.cli import check_ranges, flag
-from common.config import SampleConfig, TrainConfig, micro_batch
+from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
-from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from llm2llm.switches import (
+    AnswerBy,
     Asking,
     Comparison,
     LabelCheck,
@@ -72,7 +73,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings):
+class Config(RunSettings, TrainSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
@@ -151,10 +152,18 @@ class Config(RunSettings):
     student_temperature: float = flag(0.0, "of the student when it answers; 0 is greedy")
     student_top_p: float = flag(1.0, "of the student when it answers")
     answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
-    learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else 2e-5")
+    answer_by: AnswerBy | None = flag(
+        None,
+        "what the student's answer is: the label that the question makes most likely (score), or what it writes "
+        "(generate); score for tasks with listed answers, unless the student is embedded",
+    )
+    system: str = flag("", "system text in front of every question to the student, in training too")
+    few_shot: int = flag(0, "seeds with their answers in front of every question to the student, in training too")
+    learning_rate: float | None = flag(
+        None, "peak; 3e-4 for the embedded student, else 2e-4 for adapters, 2e-5 for all weights"
+    )
     epochs: float | None = flag(None, "passes over the data in each training; 2 for the embedded student, else 3")
     batch_size: int | None = flag(None, "examples in an optimizer update; 12 for the embedded student, else 16")
-    micro_batch_size: int | None = flag(None, "examples on the device at once; by batch size if not given")
     max_length: int = flag(512, "longest example in tokens, answer included")
     reference_code: bool = flag(
         False, "prompts, judge and schedule of the authors' program (preset reference-code)"
@@ -170,12 +179,11 @@ class Config(RunSettings):
             raise UserError(f"Config(preset={self.preset!r}) sets a name only: write preset({self.preset!r}, …)")
         embedded = self.student == "embedded"
         silent = self.teacher == "embedded" or self.teacher.startswith("pool:")
-        batch = self.batch_size or (12 if embedded else 16)
         fill = {
-            "learning_rate": 3e-4 if embedded else 2e-5,
+            "lora_rank": 0,
+            "learning_rate": 3e-4 if embedded else 2e-4 if self.lora_rank else 2e-5,
             "epochs": 2.0 if embedded else 3.0,
-            "batch_size": batch,
-            "micro_batch_size": micro_batch(batch),
+            "batch_size": 12 if embedded else 16,
             "label_check": "none" if self.teacher.startswith("pool:") else "resolve",
             "show_wrong_answer": not silent,
         }
@@ -185,22 +193,23 @@ class Config(RunSettings):
 
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
-        positive += ("micro_batch_size", "max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
+        positive += ("max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
         positive += ("answer_tokens", "max_per_seed", "max_per_class")
-        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed")
+        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed", "few_shot")
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
+        self.check_training()
         if self.rounds > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
+        if self.few_shot >= self.seed_examples:
+            raise UserError(
+                f"--few-shot {self.few_shot} shows seeds: it must be below --seed-examples {self.seed_examples}"
+            )
         if self.detect != "in-sample":
             if self.folds < 2 or self.folds > self.seed_examples:
                 raise UserError(f"--folds must lie between 2 and --seed-examples {self.seed_examples}")
             if self.target not in ("wrong", "low-confidence"):
                 raise UserError(f"--detect {self.detect} finds answers, not what --target {self.target} looks at")
-        if given(self.batch_size) % given(self.micro_batch_size):
-            raise UserError(
-                f"--batch-size {self.batch_size} must be a multiple of --micro-batch-size {self.micro_batch_size}"
-            )
         if self.reference_code and self.task != "gsm8k":
             raise UserError(
                 "the authors released their program for GSM8K only: use --task gsm8k with --reference-code"
@@ -263,11 +272,10 @@ class Config(RunSettings):
 
     def training(self) -> TrainConfig:
         """How a student is trained, in every arm and round; the seed is that of the first repeat."""
-        return TrainConfig(
-            learning_rate=given(self.learning_rate),
-            epochs=given(self.epochs),
-            batch_size=given(self.batch_size),
-            micro_batch_size=given(self.micro_batch_size),
+        return self.train_config(
+            given(self.learning_rate),
+            given(self.epochs),
+            given(self.batch_size),
             max_length=self.max_length,
             zero_start=self.reference_code,
             drop_last=self.reference_code,
@@ -277,6 +285,7 @@ class Config(RunSettings):
     def switches(self, task: "Task") -> Switches:
         """The settings by the stage that reads them; `task` says what they leave open."""
         answer_tokens = self.answer_tokens or task.answer_tokens
+        by_score = bool(task.choices) and self.student != "embedded"
         return Switches(
             seeds=Seeds(self.seed_examples, self.seed_sampler),
             rounds=Rounds(self.trainings, self.patience, self.init == "continue"),
@@ -302,6 +311,9 @@ class Config(RunSettings):
                 self.training(),
                 SampleConfig(answer_tokens, temperature=self.student_temperature, top_p=self.student_top_p),
                 self.seed_weight,
+                self.answer_by or ("score" if by_score else "generate"),
+                self.system,
+                self.few_shot,
             ),
             comparison=Comparison(self.arms, self.match, self.wordnet),
             seed=self.seed,

@@ -131,6 +131,8 @@ def load_data(config: Config) -> Data:
     # Fifty questions tell whether there is a program at all; it need not know every single one.
     if config.label_check == "program" and not any(task.truth(example.question) for example in rest[:50]):
         raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
+    if config.answer_by == "score" and not task.choices:
+        raise UserError(f"task {task.name} lists no answers to choose from: leave out --answer-by score")
     return Data(task, evaluated, judge, rest, splits["dev"], splits["test"])
 
 
@@ -138,15 +140,17 @@ def load_student(name: str, data: Data, switches: Switches, repeats: int) -> "La
     """The base of all students. Raises UserError for a seed that it cannot learn, or a question without room for
     its answer, naming the row."""
     from common.lm import LanguageModel
-    from llm2llm.select import draw_seeds
+    from llm2llm.select import as_asked, draw_seeds
 
     base = LanguageModel.load(model_name(name, "student"))
+    learning = switches.learning
     # The seeds of all repeats now: a row that is too long should not stop the last repeat after hours.
-    drawn = [draw_seeds(data.train, switches.seeds, switches.seed + repeat) for repeat in range(repeats)]
-    limit = switches.learning.train.max_length
-    base.encode(data.task, list(dict.fromkeys(example for seeds in drawn for example in seeds)), limit)
-    for examples in (*drawn, data.dev, data.test):
-        base.check_prompts(data.task, examples, switches.learning.answering.max_new_tokens)
+    for seed in range(switches.seed, switches.seed + repeats):
+        seeds = draw_seeds(data.train, switches.seeds, seed)
+        task = as_asked(data.task, learning, seeds, seed)
+        base.encode(task, seeds, learning.train.max_length)
+        for examples in (seeds, data.dev, data.test):
+            base.check_prompts(task, examples, learning.answering.max_new_tokens)
     return base
 
 

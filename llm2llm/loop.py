@@ -34,6 +34,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
     # Another draw in each repeat, so that the spread over repeats covers the choice of seeds as well.
     drawn = draw_seeds(setting.train, switches.seeds, switches.seed + repeat)
     seeds = [Example(**row) for row in run.once(f"repeat_{repeat}/seeds.jsonl", lambda: as_rows(drawn))]
+    setting = setting.asked(seeds, switches.seed + repeat)
     arm = lambda name: Arm(run, setting, seeds, repeat, name)
     results: dict[str, Any] = {}
     rounds: list[Row] = []

@@ -79,8 +79,11 @@ def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
         writing, checks = cost.teacher_calls // repeats, cost.check_calls // repeats
         return f"{writing} + {checks}" if checks else str(writing)
 
+    # Only where labels are chosen by likelihood; what was written then stands beside it.
+    written = [("as written, %", lambda name, arm: _percent(sum(arm.generated) / len(arm.generated)))]
     columns = [
         ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
+        *(written if any(arm.generated for arm in summary.arms.values()) else ()),
         ("llm2llm is ahead by", gain_cell(summary.gains, "llm2llm")),
         ("examples", mean_cell("examples")),
         ("updates", mean_cell("updates")),

@@ -9,8 +9,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.tasks.base import Example
-from llm2llm.switches import Quota, Seeds, Targeting
+from common.tasks.asked import asked
+from common.tasks.base import Example, Task
+from llm2llm.switches import Learning, Quota, Seeds, Targeting
 
 Row = dict[str, Any]
 
@@ -18,7 +19,7 @@ MEMORISED = 0.9
 """Share of seeds answered correctly from which `--detect auto` asks students that have not seen them."""
 
 
-def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int) -> list[Example]:
+def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int | str) -> list[Example]:
     """`seeds.count` different examples: at random, or as evenly as possible over the groups."""
     rng, count = random.Random(f"seeds {seed}"), seeds.count
     # By id, so that the draw does not depend on the order of rows in the file.
@@ -42,6 +43,13 @@ def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int) -> list[Exa
             if groups[name] and len(drawn) < count:
                 drawn.append(groups[name].pop())
     return drawn
+
+
+def as_asked(task: Task, learning: Learning, seeds: Sequence[Example], seed: int) -> Task:
+    """`task` as the student is asked: after the system text, and after some of `seeds`, evenly from groups."""
+    few = learning.few_shot
+    shots = draw_seeds(seeds, Seeds(len(seeds)), f"few-shot {seed}") if few else ()
+    return asked(task, learning.system, shots, few)
 
 
 def choose(

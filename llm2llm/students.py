@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.config import SampleConfig, TrainConfig
-from common.evals.evaluate import accuracy, accuracy_by_group, answer_batches
+from common.evals.evaluate import accuracy, accuracy_by_group, answer_batches, scored_batches
 from common.generate import Generator
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
@@ -19,7 +19,7 @@ from common.tasks.base import Example, Task
 from common.train.data import Encoded
 from llm2llm.augment import Refine, Teacher
 from llm2llm.known import Known
-from llm2llm.select import Row, deal_folds
+from llm2llm.select import Row, as_asked, deal_folds
 from llm2llm.switches import Switches
 
 MIXED_SAMPLES = 8
@@ -46,6 +46,11 @@ class Setting:
     dev: list[Example]
     test: list[Example]
     refine: Refine | None = None
+
+    def asked(self, seeds: Sequence[Example], seed: int) -> "Setting":
+        """With the task as students of a repeat are asked."""
+        ask = lambda task: as_asked(task, self.switches.learning, seeds, seed)
+        return dataclasses.replace(self, task=ask(self.task), evaluated=ask(self.evaluated))
 
     @property
     def samples(self) -> int:
@@ -120,12 +125,20 @@ class Arm:
     def answers(
         self, student: Student, split: str, examples: Sequence[Example], sampling: SampleConfig | None = None, n=1
     ) -> list[Row]:
-        """The student's graded answers, stored beside its weights."""
-        task, sampling = self.setting.evaluated, sampling or self.setting.switches.learning.answering
+        """The student's graded answers, stored beside its weights: by likelihood if the settings say so, but what
+        is sampled (with a `sampling` of its own) as it is written."""
+        task, learning = self.setting.evaluated, self.setting.switches.learning
+        how = sampling or learning.answering
+        if task.choices and not self.setting.base.tokenizer.has_template:
+            # A model of plain text goes on with a next question.
+            how = dataclasses.replace(how, stop=("\n",))
         with self.run.timed(f"evaluate {self.name}"):
-            # A function: where all answers are stored, nothing is trained or loaded.
-            generator = lambda: self.train(student).generator()
-            batches = answer_batches(generator, task, examples, sampling, self.seed, n)
+            # Functions: where all answers are stored, nothing is trained or loaded.
+            model = lambda: self.train(student)
+            if learning.answer_by == "score" and sampling is None:
+                batches = scored_batches(model, task, examples, how, self.seed)
+            else:
+                batches = answer_batches(lambda: model().generator(), task, examples, how, self.seed, n)
             return self.run.collect(f"{student.folder}/{split}.jsonl", batches)
 
     def out_of_fold(self, student: Student, seed_of: dict[str, str]) -> tuple[list[Row], int]:

@@ -28,7 +28,9 @@ MUTE_SHARE = 1 / 5
 class Arm(ArmResult):
     """One arm; lists hold a value a repeat. `cut_off`: test answers that ran into the longest length. `answers`:
     files of the graded test answers. Of classes also `macro_f1` and, over all repeats, `per_class`. `regraded`:
-    accuracy under this project's own judge, where another one graded."""
+    accuracy under this project's own judge, where another one graded. Where labels are scored, also the
+    accuracy of what was written (`generated`), and of the labels of highest summed (`likeliest`) and mean
+    (`per_token`) log-probability."""
 
     examples: list[int]
     updates: list[int]
@@ -39,6 +41,9 @@ class Arm(ArmResult):
     macro_f1: list[float] | None = None
     per_class: dict[Any, dict[str, float]] | None = None
     regraded: list[float] | None = None
+    generated: list[float] | None = None
+    likeliest: list[float] | None = None
+    per_token: list[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +115,7 @@ def _arm(setting: Setting, results: Sequence[Row], answers: Sequence[list[Row]])
         # The authors' judge graded these; ours shows what is its and what is the student's.
         regraded=None if setting.judge is setting.task else [_regraded(setting, rows) for rows in answers],
         **(_class_figures(answers) if setting.task.kind == "class" else {}),
+        **(_other_answers(answers) if setting.switches.learning.answer_by == "score" else {}),
     )
 
 
@@ -129,6 +135,15 @@ def _class_figures(of_repeats: Sequence[list[Row]]) -> dict[str, Any]:
     pairs = [([row["label"] for row in rows], [row["parsed"] for row in rows]) for rows in of_repeats]
     gold, predicted = ([x for pair in pairs for x in pair[i]] for i in (0, 1))
     return {"macro_f1": [macro_f1(*pair) for pair in pairs], "per_class": per_class(gold, predicted)}
+
+
+def _other_answers(of_repeats: Sequence[list[Row]]) -> dict[str, list[float]]:
+    """Accuracy of every repeat by what was written, and by log-probabilities as they are."""
+    share = lambda rows, field: sum(row[field] == row["label"] for row in rows) / len(rows)
+    return {
+        name: [share(rows, field) for rows in of_repeats]
+        for name, field in (("generated", "read"), ("likeliest", "likeliest"), ("per_token", "per_token"))
+    }
 
 
 def _regraded(setting: Setting, rows: list[Row]) -> float:

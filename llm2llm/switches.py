@@ -9,6 +9,7 @@ from typing import Literal
 from common.config import SampleConfig, TrainConfig
 
 Rule = Literal["wrong", "low-confidence", "high-loss", "mixed", "all"]
+AnswerBy = Literal["score", "generate"]
 LabelCheck = Literal["resolve", "program", "none"]
 
 
@@ -77,11 +78,16 @@ class Rounds:
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
-    """How students learn and answer. `seed_weight`: of a seed in the loss, where a new example has 1."""
+    """How students learn and answer. `seed_weight`: of a seed in the loss, where a new example has 1. `answer_by`:
+    whether the most likely of the task's choices is the answer, or what is written. `system` and `few_shot`: what
+    stands in front of a question, a text and so many seeds with their answers."""
 
     train: TrainConfig
     answering: SampleConfig
     seed_weight: float = 1.0
+    answer_by: AnswerBy = "generate"
+    system: str = ""
+    few_shot: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model
 from common.cli import check_ranges, flag
-from common.config import LoraConfig, SampleConfig, TrainConfig, micro_batch
+from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
-from common.settings import RunSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from reversegen.switches import (
     Answers,
@@ -80,7 +80,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings):
+class Config(RunSettings, TrainSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the authors'."""
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
@@ -159,12 +159,7 @@ class Config(RunSettings):
     arms: tuple[str, ...] | None = flag(None, f"what is trained and compared: {', '.join(ARMS)}")
     mix: float = flag(1.0, "seed examples mixed into the target's training, for each failing query")
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
-    lora_rank: int = flag(0, "rank of adapters; 0 trains all weights")
-    lora_alpha: float = flag(16.0, "scale of adapters, over their rank")
-    optimizer: Literal["adamw", "rmsprop"] = flag("adamw", "of all trainings")
-    schedule: Literal["cosine", "linear", "constant"] = flag("cosine", "of the learning rate after its warm-up")
     warmup_steps: int | None = flag(None, "updates of the rate's warm-up; 3% of them if not given")
-    clip_norm: float = flag(1.0, "largest norm of a gradient")
     sum_loss: bool = flag(False, "supervised loss summed over an answer's tokens, not averaged")
     warm_up_learning_rate: float | None = flag(None, "of the proposer's warm-up; by model if not given")
     warm_up_epochs: float = flag(2.0, "passes over the seeds in the warm-up")
@@ -184,9 +179,10 @@ class Config(RunSettings):
         data = {"math": "arithmetic", "honesty": "arc-easy"}.get(self.task)
         known = self.task == "math" and (self.data or data) == "arithmetic"
         samples = 10 if self.task == "honesty" else 1
-        rates = lambda model, rate, tiny: tiny if model == "embedded" else rate[self.lora_rank > 0]
+        rates = lambda model, rate, tiny: tiny if model == "embedded" else rate[bool(self.lora_rank)]
         fill = {
             "data": data,
+            "lora_rank": 0,
             "reference": "program" if known else "labeler",
             "validity": "program" if known else ("labeler" if self.task in ("math", "honesty") else "none"),
             "target_samples": samples,
@@ -204,13 +200,14 @@ class Config(RunSettings):
 
     def _check(self) -> None:
         positive = ("seed_instructions", "shots", "rounds", "prompts", "samples", "final_prompts", "label_votes")
-        positive += ("max_failures", "target_samples", "min_pairs", "max_pairs", "beta", "repeats", "clip_norm")
+        positive += ("max_failures", "target_samples", "min_pairs", "max_pairs", "beta", "repeats")
         positive += ("batch_size", "dpo_batch_size", "max_length", "epochs", "dpo_epochs", "warm_up_epochs")
-        positive += ("learning_rate", "dpo_learning_rate", "warm_up_learning_rate", "temperature", "lora_alpha")
+        positive += ("learning_rate", "dpo_learning_rate", "warm_up_learning_rate", "temperature")
         positive += ("entropy_cut", "query_tokens", "answer_tokens", "warmup_steps")
-        least = ("mix", "likelihood_guard", "collapse", "lora_rank", "target_temperature", "seed")
+        least = ("mix", "likelihood_guard", "collapse", "target_temperature", "seed")
         shares = ("jaccard", "semantic", "top_p", "entropy_quantile")
         check_ranges(self, above=positive, least=least, shares=shares)
+        self.check_training()
         if given(self.target_samples) > 1 and self.target_temperature == 0:
             raise UserError(
                 f"--target-temperature 0 gives {self.target_samples} equal answers, whose entropy and failure "
@@ -352,19 +349,8 @@ class Config(RunSettings):
 
     def _training(self, rate: float, epochs: float, batch_size: int) -> TrainConfig:
         """One of the three trainings, which differ in these alone. A stage sets the seed of its repeat."""
-        return TrainConfig(
-            learning_rate=rate,
-            schedule=self.schedule,
-            warmup_steps=self.warmup_steps,
-            epochs=epochs,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch(batch_size),
-            max_length=self.max_length,
-            clip_norm=self.clip_norm,
-            optimizer=self.optimizer,
-            sum_loss=self.sum_loss,
-            lora=LoraConfig(self.lora_rank, self.lora_alpha) if self.lora_rank else None,
-        )
+        more = {"warmup_steps": self.warmup_steps, "max_length": self.max_length, "sum_loss": self.sum_loss}
+        return self.train_config(rate, epochs, batch_size, **more)
 
 
 def preset(name: str, **settings: Any) -> Config:

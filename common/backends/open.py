@@ -4,7 +4,7 @@
     with backend(ReplyCache(folder / "replies.sqlite", share)) as generator:
         generator("repeat_0/llm2llm").generate(...)             # `share` is the limit of this account
 
-Names: `embedded`, `embedded:NAME`, a Hugging Face id, a folder, `openai:MODEL`, `python:FILE.py:FUNCTION`.
+Names: `embedded` and whatever `common.model.checkpoint.resolve` finds, `openai:MODEL`, `python:FILE.py:FUNCTION`.
 """
 
 import contextlib
@@ -39,8 +39,9 @@ Backend = Callable[[ReplyCache], Any]
 
 
 def model_name(given: str, role: str) -> str:
-    """ "embedded" is the embedded model of that role."""
-    return f"embedded:{role}" if given == "embedded" else given
+    """ "embedded" is the embedded model of that role, "embedded+ADAPTER" the same with an adapter."""
+    first, plus, adapter = given.partition("+")
+    return f"embedded:{role}{plus}{adapter}" if first == "embedded" else given
 
 
 def is_model(name: str) -> bool:
@@ -114,8 +115,18 @@ def _hosted(model: str, url: str | None) -> Backend:
 
 
 def fingerprints(models: dict[str, str]) -> dict[str, str]:
-    """Hashes of the checkpoints among `models` (role: name), so that a run is not continued with others."""
-    return {role: fingerprint(resolve(name)) for role, name in models.items() if is_model(name)}
+    """Hashes of the checkpoints among `models` (role: name), so that a run is not continued with others.
+
+    Raises UserError, with the role, for one that cannot be found.
+    """
+    found = {}
+    for role, name in models.items():
+        if is_model(name):
+            try:
+                found[role] = fingerprint(resolve(name))
+            except UserError as error:
+                raise UserError(f"{error} (given as the {role})") from None
+    return found
 
 
 def file_hashes(files: Iterable[str | None], backends: Iterable[str] = ()) -> dict[str, str]:

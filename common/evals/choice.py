@@ -2,8 +2,11 @@
 
     MultipleChoice.load("arc_easy.jsonl", layout="answer").measure(model).figures["accuracy"].value
 
-The probability of an option is the softmax over a question's options of log-likelihood / tokens, zero-shot. Rows
-may be those of HellaSwag, ARC or OpenBookQA, as published, on the hub, or as flat lists:
+The probability of an option is the softmax over a question's options of log-likelihood / tokens, zero-shot: it
+decides "accuracy" and the calibration. Beside it "acc" and "acc_norm" choose the option of highest summed
+log-likelihood, and of highest log-likelihood / characters, as EleutherAI's harness does.
+
+Rows may be those of HellaSwag, ARC or OpenBookQA, as published, on the hub, or as flat lists:
 
     {"context" or "ctx": …, "endings": […], "label": 2}                        # HellaSwag
     {"question" or "question_stem": …, "choices": […], "answer": 2}            # or {"text": […], "label": […]}
@@ -23,11 +26,15 @@ import numpy as np
 
 from common.errors import UserError
 from common.evals.calibration import brier, ece, multiple_choice, option_probabilities
-from common.evals.figures import Figure, Scorer, drawn_figures
+from common.evals.figures import Figure, Scorer, drawn_figures, mean_figure
 from common.evals.likelihood import Item, LikelihoodMeasure, Text
 from common.tasks.files import Row, read_rows, require, row_id
 
 SCORER = Scorer("likelihood of options, length-normalised by tokens")
+HARNESS = {
+    "acc": Scorer("likelihood of options, summed, as acc of EleutherAI's harness"),
+    "acc_norm": Scorer("likelihood of options over their characters, as acc_norm of EleutherAI's harness"),
+}
 CONTEXTS = ("context", "ctx", "question", "question_stem")
 OPTIONS = ("endings", "choices", "options")
 BINS = 10
@@ -112,7 +119,7 @@ class MultipleChoice(LikelihoodMeasure):
 
     `layout` says how an option stands after its question. "plain": one blank between them, as in the toolbox of
     the paper's authors; "answer": "Question: … Answer:" in two lines, as in EleutherAI's harness for ARC; "chat":
-    the option as the reply to the question under the model's chat template, or in a line of its own without one.
+    the option as the reply to the question under the model's chat template, or after "Answer:" without one.
     """
 
     questions: tuple[Question, ...]
@@ -140,7 +147,8 @@ class MultipleChoice(LikelihoodMeasure):
         return places, (logps, lengths, [self.questions[i].gold for i in places])
 
     def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
-        """Accuracy, mean confidence, ECE with 10 and 1 bins of equal mass, all from 0 to 1; Brier score, 0 to 2.
+        """Accuracy by tokens, acc and acc_norm (see above), mean confidence, ECE with 10 and 1 bins of equal mass,
+        all from 0 to 1; Brier score, 0 to 2.
 
         Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher on average than that of the
         questions, so its interval lies high.
@@ -162,7 +170,16 @@ class MultipleChoice(LikelihoodMeasure):
                 "brier": float(squares[drawn].mean()),
             }
 
-        return drawn_figures(measure, places, len(places), SCORER, self.seed)
+        found = drawn_figures(measure, places, len(places), SCORER, self.seed)
+        for name, scorer in HARNESS.items():
+            right = [self._right(rows[i], self.questions[i], name) for i in places]
+            found[name] = mean_figure(right, scorer, self.seed, units=places)
+        return found
+
+    def _right(self, row: Row, question: Question, name: str) -> bool:
+        """Whether the option that the harness chooses is right, the first of equal ones."""
+        lengths = [len(option) if name == "acc_norm" else 1 for option in question.options]
+        return int(np.argmax(np.divide(row["logps"], lengths))) == question.gold
 
     def series(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
         """The reliability diagram: mean "confidence" and "accuracy" of questions in `BINS` parts of equal size,

@@ -1,17 +1,30 @@
-"""Let a model answer a task's questions and grade the answers.
+"""Let a model answer a task's questions and grade the answers, by what it writes or by what it finds likely.
 
 rows = run.collect("test.jsonl", answer_batches(generator, task, examples))
+rows = run.collect("test.jsonl", scored_batches(model, task, examples))
 accuracy(rows)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from common.config import SampleConfig
-from common.generate import Generator, Request
+from common.evals.likelihood import DIGITS
+from common.generate import Generator, Message, Request
+from common.sample.score import score_shared
 from common.tasks.base import Example, Task
+from common.tasks.replies import bare
+
+if TYPE_CHECKING:
+    from common.lm import LanguageModel
 
 Row = dict[str, Any]
+Scores = Sequence[tuple[float, int]]
+"""Of every choice the summed log-probability of its tokens in nats, and how many they are."""
+NO_QUESTION = "N/A"
+"""What stands in a prompt to see how likely answers are whatever is asked."""
 
 
 def answer_batches(
@@ -44,17 +57,91 @@ def answer_batches(
                     "label": example.label,
                     "status": record.status,
                     "text": record.text,
-                    "parsed": None if record.text is None else task.parse(record.text),
-                    "correct": record.text is not None and task.correct(record.text, example.label),
+                    "parsed": None if said is None else task.parse(said),
+                    "correct": said is not None and task.correct(said, example.label),
                     "mean_logp": record.mean_logp,
                 }
                 for i, record in enumerate(records)
                 for example in [rest[(answered + i) // n]]
+                for said in [None if record.text is None else bare(record.text)]
             ]
             yield rows[stored:]
             answered, stored = answered + len(records), 0
 
     return batches
+
+
+def scored_batches(
+    model: "Callable[[], LanguageModel]",
+    task: Task,
+    examples: Sequence[Example],
+    sampling: SampleConfig | None = None,
+    seed: int = 0,
+) -> Callable[[int], Iterator[list[Row]]]:
+    """As `answer_batches`, but the answer is the one of `task.choices` that the question makes most likely; what
+    the model writes stands beside it.
+
+    What decides is by how much the question raises the log-probability of a choice over that after the same prompt
+    with `NO_QUESTION` in it (contextual calibration, Zhao et al. 2021, arXiv 2102.09690; domain-conditional PMI,
+    Holtzman et al. 2021, arXiv 2104.08315). Untrained models find some labels likely whatever is asked: by plain
+    likelihood SmolLM2-135M answers every question of TREC with the first label listed. After training both agree.
+    Sums of tokens are compared: length costs a choice the same with the question and without.
+
+    A row's `text` and `parsed` are that choice. `logps`: of every choice the summed log-probability of its tokens
+    in nats; `pmi`: by how much that is raised. `mean_logp`: of the choice, the log of its share in exp(`pmi`), how
+    sure the model is of it. `likeliest`, `per_token`: the choices of highest sum, and of highest mean of a token.
+    `reply`: what the model wrote, and `read` the answer stated there; `status` is the reply's.
+    """
+
+    def batches(done: int) -> Iterator[list[Row]]:
+        rest = examples[done:]
+        if not rest:
+            return
+        ready, place = model(), 0
+        for rows in answer_batches(lambda: ready.generator(), task, rest, sampling, seed)(0):
+            questions = [example.question for example in rest[place : place + len(rows)]]
+            asked = [task.messages(question) for question in (*questions, NO_QUESTION)]
+            *scores, blank = choice_logps(ready, asked, task.choices)
+            yield [_by_score(task, row, found, blank) for row, found in zip(rows, scores, strict=True)]
+            place += len(rows)
+
+    return batches
+
+
+def choice_logps(
+    model: "LanguageModel", asked: Sequence[Sequence[Message]], choices: Sequence[str]
+) -> list[Scores]:
+    """The scores of `choices` after every conversation, with tokens as in training but for the end token."""
+    groups = []
+    for messages in asked:
+        encoded = [model.tokenizer.encode_example(messages, choice) for choice in choices]
+        start = encoded[0][1]
+        groups.append((encoded[0][0][:start], [tokens[start:-1] for tokens, _ in encoded]))
+    return [
+        [(round(float(logps.sum(dtype=np.float64)), DIGITS), len(logps)) for logps in own]
+        for own in score_shared(model.params, model.config, groups)
+    ]
+
+
+def _by_score(
+    task: Task, row: Row, scores: Sequence[tuple[float, int]], blank: Sequence[tuple[float, int]]
+) -> Row:
+    sums = np.array([logp for logp, _ in scores])
+    pmi = (sums - [logp for logp, _ in blank]).round(DIGITS)
+    best = int(pmi.argmax())
+    chosen = task.choices[best]
+    return row | {
+        "text": chosen,
+        "parsed": chosen,
+        "correct": task.correct(chosen, row["label"]),
+        "mean_logp": round(float(pmi[best] - np.logaddexp.reduce(pmi)), 5),
+        "logps": dict(zip(task.choices, sums.tolist(), strict=True)),
+        "pmi": dict(zip(task.choices, pmi.tolist(), strict=True)),
+        "likeliest": task.choices[int(sums.argmax())],
+        "per_token": task.choices[int((sums / [count for _, count in scores]).argmax())],
+        "reply": row["text"],
+        "read": row["parsed"],
+    }
 
 
 def accuracy(rows: Sequence[Row]) -> float:

@@ -1,37 +1,155 @@
 """Where a checkpoint lies, and whether it is still the same. Nothing here loads jax: a plan or a selection does
 without.
 
-    folder = resolve("Qwen/Qwen2.5-0.5B-Instruct")            # or a local folder, or embedded:NAME
+    folder = resolve("Qwen/Qwen2.5-0.5B-Instruct")            # or see `resolve`
     fingerprint(folder)                                       # changes when the weights do
+
+Whatever is named, there is a folder with config.json and a tokenizer: for a GGUF file one in the user's cache,
+with those two made from the file and a link to it; for a base with an adapter one with links to the files of both.
+`common.model.tensors` reads the weights of all of them.
 """
 
 import hashlib
 import os
 import pathlib
 import re
+import shutil
+import tempfile
+from collections.abc import Callable
 
 from common.errors import UserError
+from common.model import smollm2
+from common.runtime import cache_dir
 
 EMBEDDED = pathlib.Path(__file__).parents[1] / "embedded"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LINKED_ADAPTER = ("merged_adapter.json", "merged_adapter.safetensors")
+"""What an adapter's settings and weights are called beside the base that they are merged into when it is read."""
 _HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.*",
+)
+
+_PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
+"""The end of the name of one file of a split GGUF file."""
 
 
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
-    """The folder of a checkpoint: a local folder, `embedded:NAME`, or a hub id (fetched into the hub's cache).
+    """The folder of a checkpoint: a local folder, a GGUF file, `embedded:NAME`, `smollm2`, a hub id (fetched into
+    the hub's cache), or any of these and the folder of an adapter in PEFT's form, joined by a plus.
 
-    Raises UserError when there is no such folder, embedded model or hub model, or the hub cannot be reached.
+    A path that exists is taken as it is, whatever its name. Raises UserError when there is no such folder, file,
+    embedded model or hub model, when a file is not understood, or the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
-    if name.startswith("embedded:"):
-        return _resolve_embedded(name.removeprefix("embedded:"))
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
-        return path
+        return _folder(path)
     if path.exists():
-        raise UserError(f"{name} is a file: name the checkpoint's folder")
+        return _converted(path)
+    if "+" in name:
+        return _adapted(name)
+    if name.startswith("embedded:"):
+        return _resolve_embedded(name.removeprefix("embedded:"))
+    if name == smollm2.NAME:
+        return _converted(smollm2.find())
+    if name.endswith(".gguf"):
+        raise UserError(f"no such file: {name}")
     if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name):
         raise UserError(f"no such folder: {name}")
     return _fetch(name)
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    """The folder itself, or the one made of the GGUF file that is all there is in it."""
+    files = sorted(path.glob("*.gguf"))
+    if not files or (path / "config.json").exists():
+        return path
+    firsts = [file for file in files if _PART.search(file.name) is None or "-00001-of-" in file.name]
+    if len(firsts) != 1:
+        raise UserError(f"{path} holds several GGUF files: name one, {firsts[0] if firsts else files[0]}")
+    return _converted(firsts[0])
+
+
+def _converted(file: pathlib.Path) -> pathlib.Path:
+    """The folder made of a GGUF file. It is made anew when the file changes, or the code that makes it."""
+    if file.suffix != ".gguf":
+        raise UserError(f"{file} is a file: name the checkpoint's folder, or a GGUF file (*.gguf)")
+    from common.model import gguf, gguf_tokenizer
+
+    parts = [part.absolute() for part in gguf.parts(file)]
+    states = [f"{part} {part.stat().st_size} {part.stat().st_mtime_ns}" for part in parts]
+    code = [_hash(file.read_bytes()) for file in sorted(pathlib.Path(__file__).parent.glob("gguf*.py"))]
+
+    def fill(folder: pathlib.Path) -> None:
+        content = gguf.read(file)
+        gguf.write_config(content, folder)
+        gguf_tokenizer.write(content, folder)
+        for part in parts:
+            number = _PART.search(part.name)
+            (folder / f"model{number[0] if number else ''}.gguf").symlink_to(part)
+
+    return _cached("gguf", states + code, fill)
+
+
+def _adapted(name: str) -> pathlib.Path:
+    """The folder of a base with an adapter. Names may hold a plus themselves: the first one that has an adapter's
+    folder behind it counts."""
+    places = [i for i, letter in enumerate(name) if letter == "+"]
+    halves = [(name[:i], pathlib.Path(name[i + 1 :]).expanduser()) for i in places]
+    base, adapter = next((half for half in halves if half[1].is_dir()), halves[-1])
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        what = f"no {ADAPTER_CONFIG} in the folder" if adapter.is_dir() else "no such folder:"
+        raise UserError(f"{name} is read as BASE+ADAPTER, and there is {what} {adapter}")
+    below = resolve(base)
+    if (below / LINKED_ADAPTER[0]).exists():
+        raise UserError(f"{name} names two adapters: merge the first into its base, or name one alone")
+    links = {file.name: file for file in below.iterdir() if file.is_file() and file.name != ADAPTER_CONFIG}
+    own = [file for file in adapter.iterdir() if file.is_file() and any(map(file.match, _TOKENIZER))]
+    if any(file.name == "tokenizer_config.json" for file in own):
+        # Trainers write the tokenizer beside the adapter, with the template that it was trained under.
+        links = {key: file for key, file in links.items() if not any(map(file.match, _TOKENIZER))}
+        links |= {file.name: file for file in own}
+    links |= dict(zip(LINKED_ADAPTER, (adapter / ADAPTER_CONFIG, adapter / ADAPTER_WEIGHTS), strict=True))
+    targets = {key: file.absolute() for key, file in sorted(links.items())}
+
+    def fill(folder: pathlib.Path) -> None:
+        for key, target in targets.items():
+            (folder / key).symlink_to(target)
+
+    return _cached("adapted", [f"{key}\n{target}" for key, target in targets.items()], fill)
+
+
+def _cached(kind: str, key: list[str], fill: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """The folder of the user's cache for `key`, whole or not there. Several processes may make it at once."""
+    folder = cache_dir() / kind / _hash("\n".join(key).encode())
+    if folder.is_dir():
+        return folder
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = pathlib.Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        fill(partial)
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise UserError(
+                f"cannot write {folder} ({first_line(error)}): give XDG_CACHE_HOME a folder that can be written"
+            ) from None
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _resolve_embedded(name: str) -> pathlib.Path:
@@ -70,7 +188,7 @@ def fingerprint(folder: str | os.PathLike) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(pathlib.Path(folder).iterdir()):
-        matters = file.suffix in (".json", ".safetensors") or any(map(file.match, _HUB_PATTERNS))
+        matters = file.suffix in (".json", ".safetensors", ".gguf") or any(map(file.match, _HUB_PATTERNS))
         if matters and file.is_file():
             size = file.stat().st_size
             digest.update(f"{file.name} {size}\n".encode())

@@ -20,27 +20,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model import layout
-from common.model.checkpoint import first_line
+from common.model.checkpoint import ADAPTER_CONFIG, first_line
 from common.model.decoder import Params, abstract_params
 from common.model.families import FAMILIES, read_config
 from common.model.names import IGNORED, Rule, layer_rules, prefix, top_rules
+from common.model.peft import base_of
 from common.model.sharding import param_shardings
+from common.model.tensors import DTYPES, INDEX, Tensor, open_tensors
 from common.model.tokenizer import import_transformers
 
 SHARD_BYTES = 5 * 10**9
 """Size above which `save` starts another file."""
 
-INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG = "adapter_config.json"
-_DTYPES = ("F32", "F16", "BF16")
-Files = dict[str, tuple[pathlib.Path, Any, str]]
-"""By the name of a tensor its file, that file opened, and the name that it has there."""
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -61,9 +58,10 @@ def load_config(folder: str | os.PathLike) -> ModelConfig:
     unknown model, or when the folder holds an adapter."""
     file = pathlib.Path(folder) / "config.json"
     if (file.parent / ADAPTER_CONFIG).exists():  # transformers with PEFT loads it, even beside a whole model
+        base = base_of(file.parent / ADAPTER_CONFIG) or "BASE"
         raise UserError(
-            f"{file.parent} holds an adapter ({ADAPTER_CONFIG}): merge it into its base with PEFT "
-            "(merge_and_unload) and name the merged model's folder, without that file"
+            f"{file.parent} holds an adapter ({ADAPTER_CONFIG}): name it behind the model that it belongs to, "
+            f"{base}+{file.parent}"
         )
     raw = _read_json(file)
     if "model_type" not in raw:
@@ -95,7 +93,7 @@ def load_params(
     missing, unknown or of another shape than config.json says, or when a head differs from the embedding that
     config.json ties it to.
     """
-    files = _by_rule_names(_open_files(pathlib.Path(folder)), config)
+    files = _by_rule_names(open_tensors(pathlib.Path(folder)), config)
     abstract = abstract_params(config)
     _check_names(files, config, abstract)
     if config.tied_head and _head(config).name in files:
@@ -110,8 +108,8 @@ def load_params(
         return {rule.key: load_one(rule, shapes[rule.key].shape, shardings[rule.key]) for rule in rules}
 
     def load_one(rule: Rule, shape: tuple[int, ...], sharding: Any) -> jax.Array:
-        tensors = _open_tensors(files, rule, shape)
-        read = lambda index: np.ascontiguousarray(layout.read(tensors, rule, shape, index).astype(dtype))
+        tensors = _open(files, rule, shape)
+        read = lambda index: np.ascontiguousarray(layout.read(tensors, rule, shape, index, dtype))
         return jax.make_array_from_callback(shape, sharding, read)
 
     layers = zip(abstract["layers"], shardings["layers"], strict=True)
@@ -153,98 +151,64 @@ def save(
     return folder
 
 
-def _open_files(folder: pathlib.Path) -> Files:
-    """Every tensor, for a folder with one file or with an index of several.
-
-    With both, the one file is read, as in transformers: the index may be left over from an older model.
-    """
-    names = ["model.safetensors"]
-    if not (folder / names[0]).exists() and (folder / INDEX).exists():
-        weight_map = _read_json(folder / INDEX).get("weight_map")
-        if not weight_map or not isinstance(weight_map, dict):
-            raise UserError(f"{folder / INDEX} has no weight_map: fetch the checkpoint again")
-        names = sorted({str(name) for name in weight_map.values()})
-    elif not (folder / names[0]).exists():
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
-            raise UserError(f"{folder} holds pickled weights only: save them as safetensors, the form read here")
-        raise UserError(f"{folder} holds no model.safetensors")
-    files = {}
-    for name in names:
-        file = folder / name
-        if not file.exists():
-            raise UserError(f"{file} is missing, though {INDEX} names it: fetch the checkpoint again")
-        try:
-            opened = safe_open(file, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file} is truncated or not a safetensors file ({first_line(error)}): fetch it again"
-            ) from None
-        files |= {tensor: (file, opened, tensor) for tensor in opened.keys()}  # noqa: SIM118  (not a dict)
-    return files
-
-
-def _by_rule_names(files: Files, config: ModelConfig) -> Files:
+def _by_rule_names(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The same tensors by the names of `common.model.names`, as far as transformers takes others for them."""
     head, before = _head(config).name, prefix(config)
-    files = {
-        head if name in (head, "lm_head.weight", "embed_out.weight") else name: at for name, at in files.items()
-    }
-    if not any(name.startswith(before) for name in files):  # saved without the head around it
-        files = {
-            name if name in (head, head.replace("weight", "bias")) else before + name: at
-            for name, at in files.items()
-        }
+    found = {head if name == "lm_head.weight" else name: tensor for name, tensor in tensors.items()}
+    if not any(name.startswith(before) for name in found):  # saved without the head around it
+        outside = (head, head.replace("weight", "bias"))
+        found = {name if name in outside else before + name: tensor for name, tensor in found.items()}
     embed = top_rules(config)[0].name
-    if config.tied_head and embed not in files and head in files:
-        files[embed] = files.pop(head)
-    return {name: at for name, at in files.items() if not name.endswith(IGNORED)}
+    if config.tied_head and embed not in found and head in found:
+        found[embed] = found.pop(head)
+    return {name: tensor for name, tensor in found.items() if not name.endswith(IGNORED)}
 
 
 def _head(config: ModelConfig) -> Rule:
     return next(rule for rule in top_rules(dataclasses.replace(config, tied_head=False)) if rule.key == "head")
 
 
-def _check_names(files: Files, config: ModelConfig, abstract: Params) -> None:
+def _check_names(files: dict[str, Tensor], config: ModelConfig, abstract: Params) -> None:
     """Refuse a checkpoint with tensors that the model does not have: the logits would be wrong."""
     known = {name for name, _, _ in layout.to_write(_pairs(abstract, config))}
-    for name, (file, _, stored) in files.items():
+    for name, tensor in files.items():
         if name not in known and not (name == _head(config).name and config.tied_head):
-            raise UserError(f"{file} holds a tensor {stored}, which a {config.family} model does not have")
+            raise UserError(f"{tensor.file} holds a tensor {name}, which a {config.family} model does not have")
 
 
-def _check_tied_head(files: Files, config: ModelConfig) -> None:
+def _check_tied_head(files: dict[str, Tensor], config: ModelConfig) -> None:
     """Refuse a head unlike the embedding: transformers keeps it, untied, whatever config.json says."""
     embed_rule, head_rule = top_rules(config)[0], _head(config)
     V, D = config.vocab_size, config.hidden_size
-    embed = _open_tensors(files, embed_rule, (V, D))
-    head = _open_tensors(files, head_rule, (D, V))
+    (embed,), (head,) = _open(files, embed_rule, (V, D)), _open(files, head_rule, (D, V))
     for start in range(0, V, 4096):  # by blocks, so that no second copy lies in memory
-        a, b = (tensor[start : min(start + 4096, V)].astype(np.float32) for tensor in (embed, head))
+        index = (slice(start, min(start + 4096, V)), slice(0, D))
+        a, b = (tensor.read(index, np.float32) for tensor in (embed, head))
         if not np.array_equal(a, b, equal_nan=True):
             raise UserError(
-                f"{files[head_rule.name][0]} holds a {head_rule.name} that differs from the embedding, though "
+                f"{head.file} holds a {head_rule.name} that differs from the embedding, though "
                 "config.json ties them: set tie_word_embeddings to false there, or remove the tensor"
             )
 
 
-def _open_tensors(files: Files, rule: Rule, shape: tuple[int, ...]) -> Any:
-    """The tensor of an array of our `shape`, or the list of them that the rule stands for."""
+def _open(files: dict[str, Tensor], rule: Rule, shape: tuple[int, ...]) -> list[Tensor]:
+    """The tensor of an array of our `shape`, or those that the rule stands for."""
     if "{}" in rule.name:
-        one, numbers = layout.one_of(rule), range(shape[0])
-        return [_open_tensors(files, one._replace(name=rule.name.format(i)), shape[1:]) for i in numbers]
+        one = layout.one_of(rule)
+        each = (_open(files, one._replace(name=rule.name.format(i)), shape[1:]) for i in range(shape[0]))
+        return [tensor for tensors in each for tensor in tensors]
     if rule.name not in files:
-        where = next(iter(files.values()))[0].parent if files else "the checkpoint"
+        where = next(iter(files.values())).file.parent if files else "the checkpoint"
         raise UserError(f"{where} lacks the tensor {rule.name}: fetch the checkpoint again")
-    file, opened, stored = files[rule.name]
-    tensor = opened.get_slice(stored)
-    if tensor.get_dtype() not in _DTYPES:
-        raise UserError(f"{file}: tensor {stored} has dtype {tensor.get_dtype()}, read are {', '.join(_DTYPES)}")
-    expected = layout.stored_shape(rule, shape)
-    if tuple(tensor.get_shape()) != expected:
+    tensor, expected = files[rule.name], layout.stored_shape(rule, shape)
+    if tensor.dtype is None:
+        known = ", ".join(DTYPES)
+        raise UserError(f"{tensor.file}: tensor {rule.name} has dtype {tensor.kind}, read are {known}")
+    if tensor.shape != expected:
         raise UserError(
-            f"{file}: tensor {stored} has shape {tuple(tensor.get_shape())}, config.json implies {expected}"
+            f"{tensor.file}: tensor {rule.name} has shape {tensor.shape}, config.json implies {expected}"
         )
-    return tensor
+    return [tensor]
 
 
 def _pairs(params: Params, config: ModelConfig) -> Iterator[tuple[Rule, Any]]:

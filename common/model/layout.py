@@ -1,39 +1,34 @@
 """From a tensor of a file to an array of ours and back, by the rules of `common.model.names`.
 
-A tensor is anything with `get_shape()`, `get_dtype()` and slicing that returns numpy arrays, as safetensors has
-them; only what is asked for is read.
+Of a `common.model.tensors.Tensor` only what is asked for is read.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from common.model.names import Rows, Rule
+from common.model.tensors import Tensor
 
 Made = tuple[str, int, Callable[[np.dtype], np.ndarray]]
 """A tensor to be written: its name, how many numbers it has, and what makes it in a dtype."""
 
 
-class Part:
-    """The rows `rows` of a tensor that holds several of ours, as a tensor."""
-
-    def __init__(self, tensor: Any, rows: Rows):
-        self._tensor, self._rows = tensor, rows
-
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        axis, width, start, stop = self._rows
-        of_rows, size = index[axis], self._tensor.get_shape()[axis]
-        if width == size:  # one after another: only our own are read
-            count = stop - start
-            first, last, _ = of_rows.indices(count)
-            return self._tensor[(*index[:axis], slice(start + first, start + last), *index[axis + 1 :])]
-        whole = self._tensor[(*index[:axis], slice(None), *index[axis + 1 :])]
-        groups = whole.reshape(*whole.shape[:axis], size // width, width, *whole.shape[axis + 1 :])
-        own = groups[(*(slice(None),) * (axis + 1), slice(start, stop))]
-        own = own.reshape(*whole.shape[:axis], -1, *whole.shape[axis + 1 :])
-        return own[(*(slice(None),) * axis, of_rows)]
+def _read_rows(tensor: Tensor, rows: Rows, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+    """The part `index` of the rows that are ours."""
+    axis, width, start, stop = rows
+    before, of_rows, behind = index[:axis], index[axis], index[axis + 1 :]
+    if width == tensor.shape[axis]:  # one after another: no others are read
+        first, last, _ = of_rows.indices(stop - start)
+        return tensor.read((*before, slice(start + first, start + last), *behind), dtype)
+    whole = tensor.read((*before, slice(0, tensor.shape[axis]), *behind), dtype)
+    own = whole.reshape(*whole.shape[:axis], -1, width, *whole.shape[axis + 1 :])
+    own = own[(*(slice(None),) * (axis + 1), slice(start, stop))].reshape(
+        *whole.shape[:axis], -1, *whole.shape[axis + 1 :]
+    )
+    return own[(*(slice(None),) * axis, of_rows)]
 
 
 def one_of(rule: Rule) -> Rule:
@@ -55,15 +50,18 @@ def _their_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(sizes[letter] for letter in group) for group in rule.theirs.split())
 
 
-def read(tensors: Any, rule: Rule, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
-    """The part `index` of an array of our `shape`, from its tensor, or from the list of them."""
+def read(
+    tensors: Sequence[Tensor], rule: Rule, shape: tuple[int, ...], index: tuple[slice, ...], dtype: Any
+) -> np.ndarray:
+    """The part `index` of an array of our `shape`, as `dtype`, from its tensor or those that `rule` stands for."""
     if "{}" in rule.name:
-        return np.stack([_read(tensor, one_of(rule), shape[1:], index[1:]) for tensor in tensors[index[0]]])
-    return _read(tensors, rule, shape, index)
+        one = one_of(rule)
+        return np.stack([_read(tensor, one, shape[1:], index[1:], dtype) for tensor in tensors[index[0]]])
+    return _read(tensors[0], rule, shape, index, dtype)
 
 
-def _read(tensor: Any, rule: Rule, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
-    """Of a merged dimension, only the outermost is cut on disk."""
+def _read(tensor: Tensor, rule: Rule, shape: tuple[int, ...], index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+    """Of merged dimensions the outermost alone is cut in the file."""
     letters = rule.ours.split()
     sizes = dict(zip(letters, shape, strict=True))
     cuts = dict(zip(letters, (slice(*i.indices(n)) for i, n in zip(index, shape, strict=True)), strict=True))
@@ -74,8 +72,9 @@ def _read(tensor: Any, rule: Rule, shape: tuple[int, ...], index: tuple[slice, .
         view += [cut.stop - cut.start, *(sizes[letter] for letter in inner)]
         cuts[outer] = slice(None)
     order = [rule.theirs.replace(" ", "").index(letter) for letter in letters]
-    tensor = Part(tensor, rule.rows) if rule.rows else tensor
-    array = tensor[tuple(on_disk)].reshape(view).transpose(order)
+    cut_out = tuple(on_disk)
+    found = _read_rows(tensor, rule.rows, cut_out, dtype) if rule.rows else tensor.read(cut_out, dtype)
+    array = found.reshape(view).transpose(order)
     return array[tuple(cuts[letter] for letter in letters)]
 
 

@@ -21,34 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from common.config import PROJECTIONS, LoraConfig, ModelConfig
 from common.errors import UserError
-from common.model import decoder
+from common.model import decoder, peft
+from common.model.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from common.model.decoder import Params
-from common.model.hf import ADAPTER_CONFIG
 from common.model.names import TRANSPOSED, Rule, layer_rules
 
-CONFIG, WEIGHTS = ADAPTER_CONFIG, "adapter_model.safetensors"
-_READ = ("peft_type", "r", "lora_alpha", "init_lora_weights")
-_WITHOUT_EFFECT = (
-    # Where it comes from, and how it was trained.
-    *("peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
-    *("inference_mode", "lora_dropout"),
-    # Which matrices have an adapter: the tensors themselves say it, and have to fit.
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
-    # PEFT reads these only for another kind of layer, or beside a setting that is refused.
-    *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config"),
-    *("eva_config", "loftq_config", "corda_config", "lora_ga_config"),
-)
-"""Fields of `adapter_config.json` that change nothing in what a stored adapter computes. Every other one has to be
-off: a field not known here may mean anything."""
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-"""Initialisations that leave the weights of the base alone. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them, so
-that the stored A and B belong to weights which are not those of the base model."""
-_PREFIX = "base_model.model."
+CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
 def _settings(config: ModelConfig) -> LoraConfig:
@@ -125,7 +108,7 @@ def _modules(config: ModelConfig) -> dict[str, tuple[int, list[Rule]]]:
     for layer in range(config.num_layers):
         for rule in layer_rules(config, layer):
             if rule.key in PROJECTIONS:
-                name = _PREFIX + rule.name.removesuffix(".weight")
+                name = peft.PREFIX + rule.name.removesuffix(".weight")
                 found.setdefault(name, (layer, []))[1].append(rule)
     return {name: at for name, at in found.items() if any(rule.key in targets for rule in at[1])}
 
@@ -235,71 +218,61 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
 def load_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
     """Plain `params` joined with the adapter that PEFT or `save_adapter` wrote, and the configuration for both.
 
-    Raises UserError when the folder is no plain LoRA adapter, naming the fields that say so, or that of another
-    model.
+    To use a model with an adapter merged into it, name it BASE+ADAPTER (`common.model.checkpoint.resolve`).
+    Raises UserError when the folder is no plain LoRA adapter, naming the fields that say so, that of another
+    model, or one whose matrices differ in rank or scale.
     """
     folder = pathlib.Path(folder)
-    try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        patterns = {name: settings.pop(name) for name in ("rank_pattern", "alpha_pattern") if settings.get(name)}
-        _check_plain(folder, settings["peft_type"], settings)
-        with safe_open(folder / WEIGHTS, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder} is not a readable adapter in PEFT's format: {error!r}") from None
-    held = {name.partition(".lora_")[0] for name in tensors}
-    everywhere = dataclasses.replace(config, lora=LoraConfig(rank, alpha))
-    targets = [rule.key for module, (_, rules) in _modules(everywhere).items() if module in held for rule in rules]
-    if not targets:
-        raise UserError(f"{folder} does not fit the model: it has an adapter of {min(held, default='nothing')}")
-    config = dataclasses.replace(
-        config, lora=LoraConfig(rank, alpha, tuple(p for p in PROJECTIONS if p in targets))
-    )
-    if patterns and patterns != _patterns(config):
-        _check_plain(folder, "LORA", patterns)  # raises
-    modules = _modules(config)
-    names = {f"{module}.lora_{part}.weight": module for module in modules for part in "AB"}
-    if names.keys() != tensors.keys():
-        wrong = min(names.keys() ^ tensors.keys())
-        raise UserError(f"{folder} does not fit the model: tensor {wrong} is in one of them alone")
+    found = peft.read(folder / CONFIG, folder / WEIGHTS)
+    everywhere = _modules(dataclasses.replace(config, lora=LoraConfig()))
+    held = {module: everywhere[peft.PREFIX + module][1] for module in found if peft.PREFIX + module in everywhere}
+    scales = {factors.scale for factors in found.values()}
+    rank = _rank([(found[module], rules) for module, rules in held.items()])
+    if len(scales) != 1 or rank is None:
+        raise UserError(f"{folder} is not an adapter of one rank and scale: name the model as BASE+{folder}")
+    (scale,) = scales
+    targets = {rule.key for rules in held.values() for rule in rules}
+    settings = LoraConfig(rank, scale * rank, tuple(name for name in PROJECTIONS if name in targets))
+    config = dataclasses.replace(config, lora=settings)
+    modules = {name.removeprefix(peft.PREFIX): at for name, at in _modules(config).items()}
+    if modules.keys() != found.keys():
+        wrong = min(modules.keys() ^ found.keys())
+        raise UserError(f"{folder} does not fit the model: an adapter of {wrong} is in one of them alone")
     shapes = decoder.abstract_params(config)["layers"]
     adapters: list[Params] = [{} for _ in shapes]
     for module, (layer, rules) in modules.items():
-        a, b = (tensors[f"{module}.lora_{part}.weight"] for part in "AB")
-        pairs = _ours(a, b, rules, rank)
-        for rule, pair in zip(rules, pairs or [(a, b)] * len(rules), strict=True):
+        pairs = _ours(found[module].a, found[module].b, rules, rank)
+        if pairs is None:
+            raise UserError(f"{folder} is not an adapter of one rank and scale: name the model as BASE+{folder}")
+        for rule, pair in zip(rules, pairs, strict=True):
             for part, tensor in zip("ab", pair, strict=True):
                 shape = shapes[layer][f"{rule.key}_{part}"].shape
-                size = math.prod(shape) // rank
-                if pairs is None or tensor.shape != ((rank, size) if part == "a" else (size, rank)):
-                    name, stored = f"{module}.lora_{part.upper()}.weight", (a if part == "a" else b).shape
-                    raise UserError(f"{folder} does not fit the model: tensor {name} has shape {stored}")
+                if tensor.size != math.prod(shape):
+                    raise UserError(
+                        f"{folder} does not fit the model: the {part.upper()} of {module} has shape {tensor.shape}"
+                    )
+                # PEFT stores both factors transposed: A (R, in) and B (out, R).
                 adapters[layer][f"{rule.key}_{part}"] = jnp.asarray(tensor.T.reshape(shape), jnp.float32)
     return join(params, {"layers": adapters}), config
+
+
+def _rank(held: list[tuple[peft.Factors, list[Rule]]]) -> int | None:
+    """The rank of the adapters, None where they differ in it: in a module of several matrices, it may be as many
+    times higher as there are."""
+    alone = {len(factors.a) for factors, rules in held if rules[0].rows is None}
+    if alone or not held:
+        return next(iter(alone)) if len(alone) == 1 else None
+    ranks = {(len(factors.a), len(rules)) for factors, rules in held}
+    if len(ranks) != 1:
+        return None
+    ((rank, count),) = ranks
+    blocks = rank % count == 0 and all(
+        _ours(factors.a, factors.b, rules, rank // count) and factors.b.any() for factors, rules in held
+    )
+    return rank // count if blocks else rank
 
 
 def _same_a(layer: Params, rules: list[Rule]) -> bool:
     """Whether one A serves all matrices of a module."""
     held = [np.asarray(layer[f"{rule.key}_a"]) for rule in rules if f"{rule.key}_a" in layer]
     return all(np.array_equal(held[0], a) for a in held[1:])
-
-
-def _check_plain(folder: pathlib.Path, kind: str, settings: dict[str, Any]) -> None:
-    """Refuse an adapter that is more than x @ A @ B * alpha / r beside unchanged weights, by the fields in it."""
-    if kind != "LORA":
-        raise UserError(f"{folder} is not a plain LoRA adapter ({kind}): no other kind is read")
-    init_weights = settings.get("init_lora_weights")
-    odd = [
-        name
-        for name, value in settings.items()
-        if value and name not in (*_READ, *_WITHOUT_EFFECT) and (name, value) != ("bias", "none")
-    ]
-    if init_weights not in _PLAIN_INITS:
-        odd.append(f"init_lora_weights {init_weights!r}")
-    if odd:
-        raise UserError(
-            f"{folder} is not a plain LoRA adapter ({', '.join(odd)}): merge it into its base with PEFT, or, if "
-            "its init_lora_weights changed the base, convert it with "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        )

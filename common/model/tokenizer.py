@@ -13,12 +13,20 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from common.errors import UserError
 
 Messages = Sequence[dict[str, str]]
+
+_THOUGHTS = ("<think>", "</think>")
+"""What templates of reasoning models look for in an answer: they drop what stands in front of the second."""
+_FIRST_MARK = 0x100000
+"""Characters from here on, in Unicode's last private area, stand for control tokens that a text mentions."""
+_PROBE = "seedlooptext"
+"""A text to see what a template makes of one."""
 
 
 def import_transformers() -> Any:
@@ -32,7 +40,8 @@ def import_transformers() -> Any:
 class Tokenizer:
     """A checkpoint's tokenizer and chat template.
 
-    eos_ids: tokens that end an answer, the tokenizer's own first; empty if the folder names none.
+    eos_ids: tokens that end an answer, the tokenizer's own first, then those that the folder names, then what the
+    template writes behind a turn; empty if there is none of these.
     pad_id: fills rows on the right; never attended to. vocab_size: number of tokens, added ones included.
     bos_id: the token that it names as the start of a text, None without one; see `start_ids`.
     """
@@ -40,7 +49,13 @@ class Tokenizer:
     def __init__(self, backend: Any, eos_ids: tuple[int, ...] = ()):
         own = () if backend.eos_token_id is None else (backend.eos_token_id,)
         self._backend = backend
-        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(own + eos_ids))
+        added = backend.added_tokens_decoder.values()
+        self._control = sorted({*backend.all_special_tokens, *(str(token) for token in added if token.special)})
+        self._marks = {text: chr(_FIRST_MARK + i) for i, text in enumerate((*self._control, *_THOUGHTS))}
+        self._mentioned = _any_of(self._marks)
+        self._turn_end = self._find_turn_end(str(token) for token in added)
+        turn_end = () if self._turn_end is None else (self._turn_end,)
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(own + eos_ids + turn_end))
         pad = backend.pad_token_id
         self.pad_id: int = pad if pad is not None else (self.eos_ids or (0,))[0]
         self.vocab_size: int = len(backend)
@@ -68,8 +83,9 @@ class Tokenizer:
     def encode_prompt(self, messages: Messages) -> list[int]:
         """Token ids of a conversation up to where the assistant's answer begins.
 
-        With a chat template, the template's; otherwise the contents joined by blank lines and a newline.
-        Raises UserError when the template refuses the conversation.
+        With a chat template, the template's; otherwise the turns with blank lines between them, "Answer:" in front
+        of the assistant's, and at the end. A control token that a content mentions is text, not that token.
+        Raises UserError when the template refuses the conversation, or leaves out what is said in it.
         """
         return self._encode(self._prompt_text(messages))
 
@@ -87,10 +103,12 @@ class Tokenizer:
         ids = self._encode(prompt_text + answer_text)
         if ids[: len(prompt)] != prompt:  # a token would span the border between prompt and answer
             ids = prompt + self._encode(answer_text, bos=False)
-        ends = [i for i in range(len(prompt), len(ids)) if ids[i] in self.eos_ids]
-        # Templates may write a newline after the end token; generation stops before it, so it is not learned.
-        ids = ids[: ends[-1] + 1] if ends else [*ids, self.eos_ids[0]]
-        return ids, len(prompt)
+        # Templates may write more after the end token; generation stops before it, so it is not learned. One that
+        # the answer mentions is text, and none of these.
+        ends = (i for i in range(len(prompt), len(ids)) if ids[i] in self.eos_ids)
+        end = next(ends, None)
+        last = self.eos_ids[0] if self._turn_end is None else self._turn_end
+        return ([*ids, last] if end is None else ids[: end + 1]), len(prompt)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of plain text, without a template and without special tokens."""
@@ -131,17 +149,51 @@ class Tokenizer:
         (some templates put a blank in front), without what follows it. Raises UserError as `encode_prompt`."""
         prompt = self._prompt_text(messages)
         text = self._answer_text(messages, prompt, answer)
+        prompt, text = self._unmarked(prompt), self._unmarked(text)
         place = text.find(answer)
         return prompt, text[: place + len(answer)] if place >= 0 else answer
 
     def _encode(self, text: str, bos: bool = True) -> list[int]:
-        ids = self._backend(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if self._marked(text):
+            ids = self._encode_marked(text)
+        else:
+            ids = self._backend(text, add_special_tokens=False, verbose=False)["input_ids"]
         return self.start_ids + ids if bos and not self.has_template else ids
+
+    def _encode_marked(self, text: str) -> list[int]:
+        """Cut at the control tokens that stand there as such, as the tokenizer cuts; the rest is text."""
+        text_ids = functools.partial(
+            self._backend, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
+        ids = []
+        for piece in re.split(f"({_any_of(self._control).pattern})", text):
+            if piece in self._control:
+                ids.append(self._backend.convert_tokens_to_ids(piece))
+            elif piece:
+                ids += text_ids(self._unmarked(piece))["input_ids"]
+        return ids
+
+    def _mark(self, text: str) -> str:
+        """`text` with a character in place of each control token, and of each sign of a thought, that it mentions:
+        neither the template nor the tokenizer shall take it for one."""
+        return self._mentioned.sub(lambda found: self._marks[found[0]], text)
+
+    def _marked(self, text: str) -> bool:
+        return any(_FIRST_MARK <= ord(letter) < _FIRST_MARK + len(self._marks) for letter in text)
+
+    def _unmarked(self, text: str) -> str:
+        return (
+            text.translate({ord(mark): said for said, mark in self._marks.items()}) if self._marked(text) else text
+        )
 
     def _prompt_text(self, messages: Messages) -> str:
         if not self.has_template:
-            return "\n\n".join(message["content"] for message in messages) + "\n"
-        return self._render(messages, add_generation_prompt=True)
+            return _plain_text([message | {"content": self._mark(message["content"])} for message in messages])
+        text = self._render(messages, add_generation_prompt=True)
+        if text.rstrip().endswith(_THOUGHTS[0]):
+            # Answers are direct ones: where a template leaves the thought open, it is closed as Qwen3's does.
+            return text.rstrip() + f"\n\n{_THOUGHTS[1]}\n\n"
+        return text
 
     def _answer_text(self, messages: Messages, prompt_text: str, answer: str) -> str:
         """What follows the prompt: the answer as the template writes it, or as it is."""
@@ -150,21 +202,71 @@ class Tokenizer:
             text = self._render([*messages, turn], add_generation_prompt=False)
             if text.startswith(prompt_text):
                 return text[len(prompt_text) :]
-        return answer
+            return self._mark(answer)
+        # One blank, also in front of an answer that was generated with it.
+        return self._mark(answer if answer[:1].isspace() else f" {answer}")
+
+    def _rendered(self, messages: Messages, add_generation_prompt: bool, parts: Collection[str]) -> str:
+        """The template's text of a conversation; turns of the roles `parts` are handed over as a list."""
+        listed = lambda text: [{"type": "text", "text": text}]
+        turns = [
+            message | {"content": listed(message["content"]) if message["role"] in parts else message["content"]}
+            for message in messages
+        ]
+        # enable_thinking: answers are direct ones, so templates of reasoning models (Qwen3) close the
+        # thinking block in the prompt, and write the same in the training text; others ignore it.
+        return self._backend.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+        )
+
+    def _shows(self, role: str, parts: Collection[str]) -> bool:
+        """Whether the template writes what is said in a turn of `role` where turns of `parts` are lists."""
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            text = self._rendered(
+                turns if role == "assistant" else [{"role": role, "content": _PROBE}], False, parts
+            )
+        except Exception:  # templates fail in many ways; whether this one matters shows with a real conversation
+            return False
+        return _PROBE in text and f"'{_PROBE}'" not in text  # a list printed as it is would be in quotes
+
+    @functools.cached_property
+    def _parts(self) -> tuple[str, ...]:
+        """The roles whose turns the template wants as a list of parts: of a plain text it would write nothing."""
+        parts: tuple[str, ...] = ()
+        for role, more in (("user", ("user", "system")), ("assistant", ("assistant",))):
+            if not self._shows(role, parts) and self._shows(role, parts + more):
+                parts += more
+        return parts
+
+    @functools.cached_property
+    def _shows_users(self) -> bool:
+        return self._shows("user", self._parts)
+
+    def _find_turn_end(self, added: Iterable[str]) -> int | None:
+        """The token that the template writes behind an answer."""
+        if not self.has_template:
+            return None
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            text = self._rendered(turns, False, self._parts)
+        except Exception:  # as in `_parts`
+            return None
+        _, answer, behind = text.rpartition(_PROBE)
+        found = _any_of(added).match(behind.lstrip())
+        return self._backend.convert_tokens_to_ids(found[0]) if answer and found else None
 
     def _render(self, messages: Messages, add_generation_prompt: bool) -> str:
         import jinja2
 
         def render(messages: Messages) -> str:
-            # enable_thinking: answers are direct ones, so templates of reasoning models (Qwen3) close the
-            # thinking block in the prompt, and write the same in the training text; others ignore it.
-            return self._backend.apply_chat_template(
-                list(messages),
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                enable_thinking=False,
-            )
+            text = self._rendered(messages, add_generation_prompt, self._parts)
+            said = [message["content"].strip() for message in messages if message["role"] == "user"]
+            if said and said[-1] not in text and not self._shows_users:
+                raise UserError("the chat template leaves out what the user says: give the model another one")
+            return text
 
+        messages = [message | {"content": self._mark(message["content"])} for message in messages]
         merged = _system_into_user(messages)
         try:
             text = render(messages)
@@ -178,6 +280,20 @@ class Tokenizer:
             return render(merged)
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template refuses the conversation: {error}") from None
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """An expression for any of `texts`, the longest that fits; one that fits nothing if there is none."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+
+
+def _plain_text(messages: Messages) -> str:
+    """A conversation for a model that knows no turns, up to where the answer begins."""
+    parts = []
+    for message in messages:
+        spoken = message["role"] == "assistant"
+        parts.append(f"\nAnswer: {message['content']}" if spoken else f"\n\n{message['content']}")
+    return "".join(parts).lstrip("\n") + "\nAnswer:"
 
 
 def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:

@@ -3,12 +3,15 @@
     logps = score(params, config, [(prompt_ids, answer_ids)])        # one float32 array an answer
     perplexity = np.exp(-np.mean(np.concatenate(logps)))
     [(logps, likeliest)] = score_greedy(params, config, [(prompt_ids, answer_ids)])
+    [[a, b]] = score_shared(params, config, [(prompt_ids, [answer_ids, other_ids])])
 
 Pairs of like length share a batch, right-padded to a few static shapes. Only the positions that predict an answer
-token go through the head. `all_logps` is the plain form.
+token go through the head. `all_logps` is the plain form. `score_shared` reads a prompt once for all its answers;
+`score` on every pair is its plain form.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +24,7 @@ from common import runtime
 from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.decoder import Params, hidden, unembed
+from common.model.decoder import Params, decode, grow_cache, hidden, prefill, unembed
 from common.model.losses import LOGITS, token_logps
 from common.model.sharding import ROWS, place_data
 
@@ -79,6 +82,38 @@ def score_greedy(
     return found
 
 
+def score_shared(
+    params: Params,
+    config: ModelConfig,
+    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+    batch_size: int = 32,
+    *,
+    dtype: Any = None,
+) -> list[list[np.ndarray]]:
+    """As `score`, for (prompt, answers) with equally many answers each: of every group its answers' token
+    log-probabilities, in order. The prompt is read once, whatever the number of its answers.
+
+    A batch holds groups of one compiled shape, so that a group's numbers do not depend on the others.
+    """
+    _check([(prompt, max(answers, key=len)) for prompt, answers in groups], config.max_positions, config)
+    dtype = jnp.dtype(dtype or runtime.compute_dtype())
+    found: list[Any] = [None] * len(groups)
+
+    def shape(i: int) -> tuple[int, int]:
+        prompt, answers = groups[i]
+        return bucket(len(prompt), SHORTEST), bucket(max(map(len, answers)), 4)  # labels are short
+
+    for (longest, most), alike in itertools.groupby(sorted(range(len(groups)), key=shape), key=shape):
+        places = list(alike)
+        for start in range(0, len(places), batch_size):
+            rows = places[start : start + batch_size]
+            batch = _shared_batch([groups[i] for i in rows], batch_size, longest, most)
+            logps = np.asarray(_score_shared_batch(params, config, dtype, *place_data(batch, params, ROWS)))
+            for i, values in zip(rows, logps, strict=False):
+                found[i] = [own[: len(answer)] for own, answer in zip(values, groups[i][1], strict=True)]
+    return found
+
+
 def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
     for index, (prompt, answer) in enumerate(pairs):
         if not len(prompt):
@@ -111,6 +146,46 @@ def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np
         positions[row, : len(answer)] = np.arange(len(answer)) + len(prompt) - 1
         targets[row, : len(answer)] = answer
     return inputs, positions, targets
+
+
+def _shared_batch(
+    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], size: int, longest: int, most: int
+) -> tuple[np.ndarray, ...]:
+    """Right-padded prompts (size, longest); for each answer the tokens that are read (size, C, most), which begin
+    with the prompt's last, where they stand (size, most), and the tokens to be predicted (size, C, most)."""
+    prompts = np.zeros((size, longest), np.int32)
+    read = np.zeros((size, len(groups[0][1]), most), np.int32)
+    positions, targets = np.tile(np.arange(most, dtype=np.int32), (size, 1)), np.zeros_like(read)
+    for row, (prompt, answers) in enumerate(groups):
+        prompts[row, : len(prompt)] = prompt
+        positions[row] += len(prompt) - 1
+        for place, answer in enumerate(answers):
+            read[row, place, : len(answer)] = [prompt[-1], *answer[:-1]]
+            targets[row, place, : len(answer)] = answer
+    return prompts, read, positions, targets
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _score_shared_batch(
+    params: Params,
+    config: ModelConfig,
+    dtype: Any,
+    prompts: Int[Array, "B T"],
+    read: Int[Array, "B C A"],
+    positions: Int[Array, "B A"],
+    targets: Int[Array, "B C A"],
+) -> Float[Array, "B C A"]:
+    cache = grow_cache(prefill(params, config, prompts, dtype=dtype), prompts.shape[1] + positions.shape[1])
+
+    def one(answer: tuple[jax.Array, jax.Array]) -> jax.Array:
+        # The prompt's last token is read again, over its own place in the cache: it predicts the answer's first.
+        # Padding after it is overwritten before any token looks there.
+        h, _ = decode(params, config, cache, answer[0], positions, dtype=dtype)
+        return token_logps(params, config, h.reshape(-1, h.shape[-1]), answer[1].reshape(-1))
+
+    # One answer after another: side by side each would need a copy of the cache.
+    logps = jax.lax.map(one, (read.swapaxes(0, 1), targets.swapaxes(0, 1)))
+    return logps.reshape(read.shape[1], *positions.shape).swapaxes(0, 1)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

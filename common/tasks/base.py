@@ -72,6 +72,12 @@ class Task(Protocol):
         ...
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """All answers there are, as a model writes them and `parse` gives them; () where they are open. Their
+        likelihoods can be compared in place of reading what is written."""
+        ...
+
+    @property
     def answer_tokens(self) -> int:
         """Limit of new tokens for an answer."""
         ...
@@ -140,6 +146,10 @@ class RowTask(abc.ABC):
 
     name: str
     hub: Hub | None = None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return ()
 
     def load(self, split: str, file: pathlib.Path | None, seed: int) -> list[Example]:
         rows = load_rows(self.name, self.hub, split, file)

@@ -47,13 +47,17 @@ class MultipleChoice(RowTask):
     other_counts: bool = False
     hub: Hub | None = None
     kind: Kind = "class"
-    answer_tokens: int = 12
+    answer_tokens: int = 32
     example_tokens: int = 1024
     near_duplicate: float = 0.7
 
     @property
     def letters(self) -> str:
         return LETTERS[: self.count]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return tuple(self.letters)
 
     @property
     def reply_fields(self) -> tuple[str, ...]:

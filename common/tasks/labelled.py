@@ -40,9 +40,26 @@ def _normal(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return {form: words.copy().pop() for form, words in forms.items() if form and len(words) == 1}
 
 
+SENTENCE = 24
+"""Tokens around a label that a model puts into a sentence, as chat models do before they are trained."""
+_NEGATION = re.compile(r"\b(?:not|never|neither|nor|cannot|\w+n t)\b")
+LISTED = 100
+"""Most labels that a prompt lists, and that are compared by likelihood."""
+SHORTEST = 3
+"""Letters of a label that is told from other words where it stands in a sentence: not "a" or "no"."""
+
+
 def tokens_for(labels: tuple[tuple[str, str], ...]) -> int:
-    """A limit of tokens that no label exceeds: small vocabularies take about two characters a token."""
-    return max(12, max(len(word) for _, word in labels) // 2 + 4)
+    """A limit of tokens that no label exceeds, even in a sentence: small vocabularies take about two characters a
+    token."""
+    return SENTENCE + max(len(word) for _, word in labels) // 2
+
+
+@functools.cache
+def _anywhere(labels: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
+    """Any label in its normal form; of two at one place the longer."""
+    forms = sorted(_normal(labels), key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, forms)) or '(?!)'})\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +75,7 @@ class LabelledText(RowTask):
     hub: Hub | None = None
     kind: Kind = "class"
     reply_fields: tuple[str, ...] = ("Text", "Label")
-    answer_tokens: int = 12
+    answer_tokens: int = 32
     example_tokens: int = 128
     near_duplicate: float = 0.7
 
@@ -76,22 +93,34 @@ class LabelledText(RowTask):
     def _word(self, label: str) -> str | None:
         return _exact(self.labels).get(label.strip().lower()) or _normal(self.labels).get(normalise(label))
 
-    def messages(self, question: str) -> tuple[Message, ...]:
-        return user_turn(f"{self.instruction}\n{question}")
+    @property
+    def choices(self) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(word for _, word in self.labels))
+        return words if len(words) <= LISTED else ()
 
-    def solve_messages(self, question: str) -> tuple[Message, ...]:
-        words = ", ".join(word for _, word in self.labels)
-        form = f"Reply with one of these labels and nothing else: {words}."
-        return user_turn(f"{self.instruction} {form}\n{question}")
+    def messages(self, question: str) -> tuple[Message, ...]:
+        # A model that has not been trained on the task cannot know what answers there are.
+        form = f" Reply with one of these labels and nothing else: {', '.join(self.choices)}."
+        return user_turn(f"{self.instruction}{form if self.choices else ''}\n\n{question}")
 
     def parse(self, text: str) -> str | None:
+        """The label that a reply states: as its first line, before an explanation, or as the only label in it."""
         line = text.strip().partition("\n")[0]
         head = re.split(r"\s*[,;(]|\s+-+\s|[.:](?:\s|\W*$)", line.lstrip("*_` "))[0]
         # The line as it is, without "The label is", and both again for what comes before an explanation.
         for said in (line, _LEAD.sub("", normalise(line)), head, _LEAD.sub("", normalise(head))):
             if (word := self._word(said)) is not None:
                 return word
-        return None
+        return self._only_label(text)
+
+    def _only_label(self, text: str) -> str | None:
+        """The one label that a text names; None if it names several, or denies something."""
+        said = normalise(text)
+        found = {form: _normal(self.labels)[form] for form in _anywhere(self.labels).findall(said)}
+        if len(set(found.values())) != 1 or _NEGATION.search(said):
+            return None
+        [(form, word), *_] = sorted(found.items(), key=lambda entry: -len(entry[0]))
+        return word if len(form) >= SHORTEST else None
 
     def teacher_messages(self, example: Example, hints: Hints = NO_HINTS) -> tuple[Message, ...]:
         request = (

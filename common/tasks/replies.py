@@ -1,4 +1,4 @@
-"""Reading a teacher's reply: labelled lines, strictly, and what hints add to a request.
+"""Reading replies: without what stands around them, and strictly by labelled lines; what hints add to a request.
 
 read_fields("**Problem:** How many?\\n**Solution:** 3 + 4 = 7. #### 7", ("Problem", "Solution"))
 """
@@ -11,6 +11,18 @@ from common.tasks.equations import wrong_equation
 from common.tasks.grading import MARK, stated_number
 
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```[\w+-]*[ \t]*\n((?:(?!```).)*?)(?:\n?[ \t]*```)?", re.DOTALL)
+
+
+def bare(text: str) -> str:
+    """A reply without its <think> block and without the code fence around all of it, as reasoning and chat models
+    put them there; any other text as it is. A block that is not closed is a draft to its end."""
+    if "think>" in text:
+        # Some templates open the block in the prompt, so that the reply only closes it.
+        text = _THOUGHT.sub("", text).rpartition("</think>")[2].strip()
+    fenced = _FENCE.fullmatch(text.strip()) if "```" in text else None
+    return fenced[1] if fenced else text
 
 
 def read_fields(text: str, names: Sequence[str]) -> dict[str, str] | None:

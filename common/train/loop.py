@@ -1,4 +1,4 @@
-"""Fine-tuning: AdamW or RMSprop, gradient accumulation, all weights or adapters, resumable and deterministic.
+"""Fine-tuning: optax's optimizers, gradient accumulation, all weights or adapters, resumable and deterministic.
 
     params = fine_tune(params, config, examples, TrainConfig(epochs=3), pad_id=tokenizer.pad_id)
 
@@ -93,23 +93,67 @@ def _decays(path: tuple, leaf: jax.Array) -> bool:
 
 @functools.lru_cache
 def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
-    """AdamW or RMSprop up to the factor -learning_rate, which `update` takes as an argument."""
+    """What is done with clipped gradients in float32, up to the factor -learning_rate, which `update` takes as an
+    argument."""
     mask = functools.partial(jax.tree_util.tree_map_with_path, _decays)
+    decay = optax.add_decayed_weights(settings.weight_decay, mask)
     if settings.optimizer == "adamw":
-        scale = optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon)
-    else:
-        # PyTorch's form with its default decay, as in the program of ReverseGen's authors.
-        scale = optax.scale_by_rms(decay=0.99, eps=settings.epsilon, eps_in_sqrt=False)
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
-        scale,
-        optax.add_decayed_weights(settings.weight_decay, mask),
-    )
+        return optax.chain(optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon), decay)
+    if settings.optimizer == "adafactor":
+        # The parts of optax.adafactor; the decay is times the rate, as in the others.
+        parts = optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+        return optax.chain(_by_matrix(optax.chain(*parts)), decay)
+    if settings.optimizer == "lion":
+        return optax.chain(optax.scale_by_lion(), decay)
+    # PyTorch's form with its default decay, as in the program of ReverseGen's authors.
+    return optax.chain(optax.scale_by_rms(decay=0.99, eps=settings.epsilon, eps_in_sqrt=False), decay)
 
 
+def _by_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` on weights as the matrices that they are to a token: heads and their size are one dimension."""
+
+    def flat(path: tuple, leaf: jax.Array) -> jax.Array:
+        name = path[-1].key
+        if leaf.ndim != 3 or name[0] not in "qkvo":
+            return leaf
+        # What comes in stands first, but for the output projection and its adapter, which take heads in.
+        joined = name == "o" or name == "o_a"
+        return leaf.reshape(-1, leaf.shape[-1]) if joined else leaf.reshape(leaf.shape[0], -1)
+
+    matrices = functools.partial(jax.tree_util.tree_map_with_path, flat)
+
+    def step(updates: Params, state: Any, params: Any = None) -> tuple[Params, Any]:
+        new, state = inner.update(matrices(updates), state, matrices(params))
+        return jax.tree.map(lambda x, like: x.reshape(like.shape), new, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(matrices(params)), step)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def initial_state(settings: TrainConfig, params: Params) -> dict[str, Any]:
-    """What `update` carries beside the parameters: the optimizer's state, and whether all was finite so far."""
-    return {"optimizer": make_optimizer(settings).init(params), "finite": jnp.bool_(True)}
+    """What `update` carries beside the parameters: the optimizer's state, whether all was finite so far, and how
+    many updates there were."""
+    # In float32 whatever the parameters are. Of the cast weights only the shapes are left once compiled.
+    moments = make_optimizer(settings).init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
+    return {"optimizer": moments, "finite": jnp.bool_(True), "updates": jnp.int32(0)}
+
+
+def _stepped(params: Params, direction: Params, rate: Array, count: Array) -> Params:
+    """`params` - `rate` * `direction`, in their dtype. To bfloat16 it is rounded at random, to either neighbour
+    with odds by distance: rounded to the nearest one, the small updates of fine-tuning would mostly come to
+    nothing."""
+    leaves, treedef = jax.tree.flatten(params)
+    stepped = []
+    for number, (p, d) in enumerate(zip(leaves, jax.tree.leaves(direction), strict=True)):
+        x = p.astype(jnp.float32) - rate * d
+        if p.dtype == jnp.bfloat16:
+            key = jax.random.fold_in(jax.random.key(number), count)
+            # Sixteen random bits are added to those that bfloat16 cuts off: the carry rounds up.
+            noise = jax.random.bits(key, p.shape, jnp.uint16).astype(jnp.uint32)
+            bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
+            x = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+        stepped.append(x.astype(p.dtype))
+    return jax.tree.unflatten(treedef, stepped)
 
 
 @functools.partial(
@@ -143,25 +187,37 @@ def update(
         sums = objective.loss(whole, config, part, dtype=dtype, remat=remat)
         return jax.tree.map(lambda x: x / total, sums)
 
-    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    def value_and_grad(part: Any) -> tuple[Any, Params]:
+        values, grads = jax.value_and_grad(loss, has_aux=True)(params, part)
+        return values, jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+
+    first = jax.tree.map(lambda x: x[0], batch)
     if batch[0].shape[0] == 1:
-        values, grads = value_and_grad(params, jax.tree.map(lambda x: x[0], batch))
+        values, grads = value_and_grad(first)
     else:
 
         def accumulate(carry, part):
-            return jax.tree.map(jnp.add, carry, value_and_grad(params, part)), None
+            return jax.tree.map(jnp.add, carry, value_and_grad(part)), None
 
         # One micro-batch after another in one compiled body, whatever their number.
-        first = jax.tree.map(lambda x: x[0], batch)
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, first))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, first))
         (values, grads), _ = jax.lax.scan(accumulate, zero, batch)
     norm = optax.tree.norm(grads)
-    # The rate is not part of the optimizer: as an argument it can change without compiling anew.
-    direction, new = make_optimizer(optimizer).update(grads, state["optimizer"], params)
+    clip = optax.clip_by_global_norm(optimizer.clip_norm)
+    grads, _ = clip.update(grads, clip.init(params))
+
+    def step(now: tuple[Params, dict[str, Any]]) -> tuple[Params, dict[str, Any]]:
+        params, state = now
+        masters = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        direction, moments = make_optimizer(optimizer).update(grads, state["optimizer"], masters)
+        # The rate is not part of the optimizer: as an argument it can change without compiling anew.
+        new = _stepped(params, direction, rate, state["updates"])
+        return new, state | {"optimizer": moments, "updates": state["updates"] + 1}
+
     finite = state["finite"] & jnp.isfinite(values[0]) & jnp.isfinite(norm)
-    keep = lambda new, old: jnp.where(finite, new, old)
-    params = jax.tree.map(lambda p, d: keep(p - rate * d, p), params, direction)
-    state = {"optimizer": jax.tree.map(keep, new, state["optimizer"]), "finite": finite}
+    # A branch, and not a selection of each number: with that no buffer could be written in place.
+    params, state = jax.lax.cond(finite, step, lambda now: now, (params, state))
+    state = state | {"finite": finite}
     if mesh is not None:
         # Left alone, the compiler may lay them out otherwise than they came, and the next update compiles again.
         both = params, state

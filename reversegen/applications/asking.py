@@ -1,11 +1,13 @@
 """Asking the target and the labeler: every answer is stored, and read back when the run continues."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.generate import Generator, Message, Record, Request
 from common.stages import collect
 from common.tasks.base import Example
+from common.tasks.replies import bare
 from reversegen.applications.base import Context, Model, Row
 from reversegen.switches import Answers
 
@@ -76,4 +78,6 @@ def _asked(
 ) -> list[Record]:
     """A request is named by `name` and query, so that every sampling has random numbers of its own."""
     requests = [Request(f"{name}/{row['id']}", tuple(ask(row)), answers.n) for row in queries]
-    return collect(ctx.run, file or f"{name}.jsonl", generator, requests, answers.sampling, ctx.seed)
+    records = collect(ctx.run, file or f"{name}.jsonl", generator, requests, answers.sampling, ctx.seed)
+    # Stored as they came; a draft in front of an answer is not what is judged and learned.
+    return [r if r.text is None else dataclasses.replace(r, text=bare(r.text)) for r in records]

@@ -27,7 +27,9 @@ output_type: multiple_choice
 doc_to_text: "Question: {{question}}\\nAnswer:"
 doc_to_choice: choices
 doc_to_target: answer
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
 """
 WRITE = """
 output_type: generate_until
@@ -193,9 +195,34 @@ def test_multiple_choice_is_that_of_our_profile(lm_eval, student, tasks, tmp_pat
     ]
     assert results["results"]["own_choice"]["acc,none"] == pytest.approx(np.mean(right))
     assert all(len(set(row["tokens"])) == 1 for row in rows)  # so that means rank options as sums do
+    assert found.figures["accuracy"].value == found.figures["acc"].value
     assert found.figures["accuracy"].value == pytest.approx(np.mean(right), abs=1e-4)
     assert results["config"]["model"] == "embedded:student"
     assert results["config"]["requests_cut"] == {"loglikelihood": 0}
+
+
+@pytest.mark.parametrize("name", ["student", "llama2"])
+def test_acc_and_acc_norm_of_our_profile_are_those_of_the_harness(
+    name, lm_eval, student, tasks, fixtures, tmp_path
+):
+    """Options of very different lengths, so that sums, means by tokens and means by characters differ."""
+    rng = np.random.default_rng(0)
+    words = "one two three and is 12 7 cups pens of the ünter".split()
+    rows = []
+    for i in range(40):
+        options = [" ".join(rng.choice(words, n)) for n in rng.permutation([1, 2, 4, 7])]
+        rows.append({"question": f"What is {i}?", "choices": options, "answer": i % 4})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    text = (tasks / "own_choice.yaml").read_text(encoding="utf-8").replace(str(tasks), str(tmp_path))
+    (tmp_path / "own_choice.yaml").write_text(text, encoding="utf-8")
+    model = student if name == "student" else LanguageModel.load(str(fixtures / name))
+    results = _evaluate(wrap(model), "own_choice", tmp_path)["results"]["own_choice"]
+    found = choice.MultipleChoice.load(tmp_path / "rows.jsonl", layout="answer").measure(model).figures
+    for figure in ("acc", "acc_norm"):
+        assert found[figure].value == pytest.approx(results[f"{figure},none"], abs=1e-4)
+        assert found[figure].n == 40
+        assert "harness" in found[figure].scorer
+    assert len({found[figure].value for figure in ("accuracy", "acc", "acc_norm")}) > 1
 
 
 def test_answers_in_the_chat_template_are_those_of_our_generator(lm_eval, student, tasks):

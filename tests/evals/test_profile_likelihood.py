@@ -123,7 +123,7 @@ def test_a_reply_is_scored_as_the_template_writes_it(template, fixtures):
     assert condition == tokenizer.encode_prompt(messages)
 
 
-def test_without_a_template_a_reply_stands_in_a_line_of_its_own():
+def test_without_a_template_a_reply_stands_after_answer():
     class Letters(_Backend):
         def __call__(self, text, add_special_tokens=True, return_offsets_mapping=False, verbose=False):
             texts = [text] if isinstance(text, str) else text
@@ -133,7 +133,7 @@ def test_without_a_template_a_reply_stands_in_a_line_of_its_own():
             return {"input_ids": ids[0] if isinstance(text, str) else ids, "offset_mapping": places}
 
     found = Reader(Tokenizer(Letters(7, True))).pairs([(({"role": "user", "content": "ab"},), "cd")])
-    assert found == [([7, *map(ord, "ab\n")], [*map(ord, "cd")])]
+    assert found == [([7, *map(ord, "ab\nAnswer:")], [*map(ord, " cd")])]
 
 
 def test_places_of_tokens(fixtures):

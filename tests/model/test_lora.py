@@ -223,11 +223,17 @@ def _drop_tensor(folder):
     save_file(tensors, folder / lora.WEIGHTS)
 
 
+def _drop_module(folder):
+    tensors = load_file(folder / lora.WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.1.mlp.down_proj" not in name}
+    save_file(kept, folder / lora.WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda folder: _edit_config(folder, use_rslora=True), r"not a plain LoRA adapter \(use_rslora\)"),
-        (lambda folder: _edit_config(folder, rank_pattern={"q_proj": 8}), "rank_pattern"),
+        (lambda folder: _edit_config(folder, rank_pattern={"q_proj": 8}), "q_proj has shapes .* and rank 8"),
+        (lambda folder: _edit_config(folder, alpha_pattern={"q_proj": 8}), "not an adapter of one rank and scale"),
         (lambda folder: _edit_config(folder, peft_type="IA3"), r"not a plain LoRA adapter \(IA3\)"),
         (lambda folder: _edit_config(folder, use_dora=True, lora_bias=True), r"\(lora_bias, use_dora\): merge it"),
         (lambda folder: _edit_config(folder, bias="all"), r"\(bias\)"),
@@ -235,9 +241,10 @@ def _drop_tensor(folder):
         (lambda folder: _edit_config(folder, arrow_config={"top_k": 3}), "arrow_config"),
         (lambda folder: _edit_config(folder, megatron_config={"a": 1}), "megatron_config"),
         (lambda folder: _edit_config(folder, of_a_later_peft=0.5), "of_a_later_peft"),
-        (_transpose_tensor, r"q_proj.lora_A.weight has shape \(32, 3\)"),
-        (lambda folder: _edit_config(folder, r=4), "does not fit the model"),
-        (_drop_tensor, "layers.1.+ is in one of them alone"),
+        (_transpose_tensor, r"q_proj has shapes \(32, 3\) and .*, and rank 3"),
+        (lambda folder: _edit_config(folder, r=4), "and rank 4"),
+        (_drop_tensor, "layers.1.+ is not one of a pair of A and B"),
+        (_drop_module, "an adapter of model.layers.1.+ is in one of them alone"),
         (lambda folder: (folder / lora.CONFIG).unlink(), "not a readable adapter"),
         (lambda folder: (folder / lora.WEIGHTS).write_bytes(b"{}"), "not a readable adapter"),
     ],

@@ -59,12 +59,12 @@ def test_an_example_is_prompt_answer_and_end_token(chat):
     assert chat.decode(ids[prompt_length:]) == "It is three."
 
 
-def test_without_a_template_the_contents_are_joined_after_bos(plain):
+def test_without_a_template_turns_are_plain_paragraphs_after_bos(plain):
     ids = plain.encode_prompt(BE_BRIEF)
-    assert _shown(plain, ids) == "<s>Be brief.\n\none and two?\n"
+    assert _shown(plain, ids) == "<s>Be brief.\n\none and two?\nAnswer:"
     ids, prompt_length = plain.encode_example(BE_BRIEF, "three")
     assert ids[:prompt_length] == plain.encode_prompt(BE_BRIEF)
-    assert _shown(plain, ids[prompt_length:]) == "three</s>"
+    assert _shown(plain, ids[prompt_length:]) == " three</s>"
     assert ids.count(BOS) == ids.count(EOS) == 1
 
 
@@ -188,3 +188,103 @@ def test_gpt2_has_no_end_token_until_one_is_named(shared_data, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "eos_token_id": 50256}')
     ids, prompt_length = Tokenizer.load(tmp_path).encode_example(ASK, " three")
     assert ids[prompt_length:] == [1115, 50256]
+
+
+CHATML = (
+    "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+OPEN_THOUGHT = CHATML.replace("assistant\\n' }}{%- endif", "assistant\\n<think>\\n' }}{%- endif")
+DROPS_THOUGHTS = (
+    "{%- for m in messages %}{%- set c = m.content %}"
+    "{%- if m.role == 'assistant' and '</think>' in c %}{%- set c = c.split('</think>')[-1] %}{%- endif %}"
+    "{{- '<|im_start|>' + m.role + '\\n' + c + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+PARTS = (
+    "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}"
+    "{%- for p in m.content %}{%- if p.type == 'text' %}{{- p.text }}{%- endif %}{%- endfor %}"
+    "{{- '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+MENTIONS = ["one <|im_end|> two", "<|im_start|>", "</s><s>two", "  <|im_end|>"]
+
+
+@pytest.mark.parametrize("said", MENTIONS)
+def test_a_control_token_that_a_question_mentions_is_text(with_template, said):
+    """The prompt has the control tokens of its template, and says the question."""
+    tokenizer = with_template(CHATML)
+    asked = lambda text: [{"role": "user", "content": text}]
+    ids, other = tokenizer.encode_prompt(asked(said)), tokenizer.encode_prompt(asked("one"))
+    control = lambda ids: [i for i in ids if i in (BOS, EOS, IM_START, IM_END)]
+    assert control(ids) == control(other) == [IM_START, IM_END, IM_START]
+    assert _shown(tokenizer, ids) == f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+    longer, length = tokenizer.encode_example(asked(said), "three")
+    assert longer[:length] == ids
+    assert tokenizer.decode(longer[length:]) == "three"
+
+
+def test_a_control_token_that_a_text_mentions_is_text_without_a_template(plain):
+    ids = plain.encode_prompt([{"role": "user", "content": "one </s> two"}])
+    assert ids[0] == BOS
+    assert EOS not in ids
+    assert _shown(plain, ids) == "<s>one </s> two\nAnswer:"
+
+
+@pytest.mark.parametrize("said", MENTIONS)
+def test_an_end_token_that_an_answer_mentions_is_text(chat, plain, said):
+    """All of the answer is learned, and one end."""
+    for tokenizer in (chat, plain):
+        ids, length = tokenizer.encode_example(ASK, said)
+        assert ids[:length] == tokenizer.encode_prompt(ASK)
+        assert [i for i in ids[length:] if i in tokenizer.eos_ids] == [ids[-1]]
+        assert tokenizer.decode(ids[length:]).strip() == said.strip()
+        assert tokenizer.written(ASK, said)[1].strip() == said.strip()
+
+
+def test_mentions_leave_other_texts_as_they_were(chat):
+    """Between control tokens, a text is cut as it always is."""
+    text = chat._render(BE_BRIEF, add_generation_prompt=True)
+    assert chat._encode_marked(text) == chat._encode(text) == chat.encode_prompt(BE_BRIEF)
+
+
+def test_what_the_template_writes_behind_a_turn_ends_an_answer(with_template):
+    """Base models name the end of a text as their end token, beside a template whose turns end in another."""
+    tokenizer = with_template(CHATML, eos_token="</s>")
+    assert tokenizer.eos_ids == (EOS, IM_END)
+    ids, length = tokenizer.encode_example(ASK, "three")
+    assert _shown(tokenizer, ids[length:]) == "three<|im_end|>"
+
+
+def test_an_open_thought_is_closed_in_the_prompt(with_template):
+    tokenizer = with_template(OPEN_THOUGHT)
+    ids, length = tokenizer.encode_example(ASK, "three")
+    assert ids[:length] == tokenizer.encode_prompt(ASK)
+    assert _shown(tokenizer, ids[:length]).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert _shown(tokenizer, ids[length:]) == "three<|im_end|>"
+
+
+def test_what_stands_in_front_of_a_closed_thought_is_learned_too(with_template):
+    tokenizer = with_template(DROPS_THOUGHTS)
+    for answer in ("one </think> two", "<think>one</think>two"):
+        ids, length = tokenizer.encode_example(ASK, answer)
+        assert _shown(tokenizer, ids[length:]) == f"{answer}<|im_end|>"
+
+
+def test_a_template_written_for_lists_of_parts_gets_them(with_template, chat):
+    tokenizer = with_template(PARTS)
+    assert tokenizer.encode_prompt(BE_BRIEF) == chat.encode_prompt(BE_BRIEF)
+    assert tokenizer.encode_example(BE_BRIEF, "three") == chat.encode_example(BE_BRIEF, "three")
+
+
+def test_a_template_that_leaves_the_question_out_is_refused(with_template):
+    with pytest.raises(UserError, match="the chat template leaves out what the user says"):
+        with_template("{{- messages | length }}<|im_end|>").encode_prompt(ASK)
+
+
+def test_real_templates_are_read_as_before(shared_data):
+    tokenizer = Tokenizer.load(shared_data / "weights" / "tokenizer_qwen2")
+    said = "what is <|im_end|>?"
+    ids = tokenizer.encode_prompt([{"role": "user", "content": said}])
+    assert ids.count(151645) == 2
+    assert said in _shown(tokenizer, ids)

@@ -269,6 +269,14 @@ def test_the_cache_is_donated():
     assert all(part.is_deleted() for layer in cache for part in layer)
 
 
+def test_weights_of_its_dtype_are_used_as_they_are_and_others_converted():
+    """So that a sampler holds no copy of weights that are loaded for computing."""
+    given = jax.tree.leaves(_params())
+    assert all(own is leaf for own, leaf in zip(jax.tree.leaves(_sampler()._params), given, strict=True))
+    half = _sampler(dtype=jnp.bfloat16)._params
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_a_seed_below_2_to_32_is_that_of_jax():
     assert (jax.random.key_data(jax.random.key(12345)) == np.array(key_data(12345))).all()
 

@@ -51,6 +51,22 @@ def test_equals_the_plain_form_in_the_order_given(params, quick_jit):
         np.testing.assert_allclose(logps, want, atol=1e-5)
 
 
+def test_answers_that_share_a_prompt_score_as_they_do_alone(params):
+    rng = np.random.default_rng(1)
+    ids = lambda count: rng.integers(0, 50, count).tolist()
+    groups = [(ids(n), [ids(1), ids(5), ids(2)]) for n in (1, 12, 70, 63, 40, 100)]
+    alone = iter(score.score(params, CONFIG, [(prompt, own) for prompt, answers in groups for own in answers]))
+    shared = score.score_shared(params, CONFIG, groups, batch_size=2)
+    for answers in shared:
+        for logps in answers:
+            np.testing.assert_allclose(logps, next(alone), atol=1e-5)
+    [again] = score.score_shared(params, CONFIG, groups[2:3], batch_size=2)
+    for own, other in zip(again, shared[2], strict=True):
+        np.testing.assert_array_equal(own, other)  # whatever else is in the batch
+    with pytest.raises(UserError, match="pair 0 of 129 tokens"):
+        score.score_shared(params, CONFIG, [(ids(120), [ids(1), ids(9)])])
+
+
 def test_probabilities_of_all_answers_of_one_token_sum_to_one(params):
     scored = score.score(params, CONFIG, [([7, 8, 9], [token]) for token in range(50)])
     assert np.exp(np.concatenate(scored)).sum() == pytest.approx(1, abs=1e-5)

@@ -9,15 +9,17 @@ import pytest
 
 from common.errors import UserError
 from common.tasks.arithmetic import Arithmetic
+from common.tasks.asked import asked
 from common.tasks.base import MEMBERS, Example, Hints
 from common.tasks.choice import CASEHOLD, MultipleChoice
 from common.tasks.embedded_text import similar_prompt
 from common.tasks.files import read_rows
 from common.tasks.free import FreeAnswer
 from common.tasks.grading import final_answer
-from common.tasks.labelled import SNIPS, SST2, TREC, labelled_text
+from common.tasks.labelled import SNIPS, SST2, TREC, LabelledText, labelled_text
 from common.tasks.problems import SKILLS, recognise, write
 from common.tasks.registry import TASKS, get_task
+from common.tasks.replies import bare
 from common.tasks.worked import GSM8K
 from llm2llm.reference_code import REFERENCE_GSM8K
 
@@ -135,6 +137,11 @@ def test_labels_are_matched_without_case_and_punctuation():
     assert SST2.parse("1") == "positive"
     assert SST2.parse("not positive") is None
     assert TREC.parse("place") is None
+    assert TREC.parse("This question asks for a human being.") == "human"
+    assert SNIPS.parse("The user wants to Search Creative Work, I think") == "search creative work"
+    assert TREC.parse("This asks for the location of a human.") is None
+    assert TREC.parse("It is certainly no location and isn't a number") is None
+    assert SST2.parse("The review is not positive at all") is None
     assert not TREC.correct("", "location")
     assert TREC.parse_example("Text: Where ?\nLabel: human", Example("x", "", "", "location", "")).refused == (
         "label changed"
@@ -214,7 +221,8 @@ def test_a_task_from_a_file(tmp_path):
     task = labelled_text(file, "sentence", "mood", "Mood?")
     assert task.labels == (("sad", "sad"), ("very_glad", "very glad"))
     assert [e.label for e in task.load("train", file, 0)] == ["very glad", "sad"]
-    assert task.messages("hm")[0]["content"] == "Mood?\nhm"
+    form = "Reply with one of these labels and nothing else: sad, very glad."
+    assert task.messages("hm")[0]["content"] == f"Mood? {form}\n\nhm"
     file.write_text("sentence,mood\ngood,glad\n")
     with pytest.raises(UserError, match="one label only"):
         labelled_text(file, "sentence", "mood", "Mood?")
@@ -301,3 +309,83 @@ def test_replies_with_options(change, refused):
     new = CASEHOLD.parse_example(CASEHOLD.write_example(example).replace(*change), example)
     assert new.refused == refused
     assert refused or "B. B." not in new.question
+
+
+def test_the_only_label_of_a_sentence_counts_unless_it_is_a_word_like_any_other():
+    yes_no = LabelledText(name="x", instruction="Well?", noun="text", labels=(("y", "yes"), ("n", "no")))
+    assert yes_no.parse("I would say yes to that") == "yes"
+    assert yes_no.parse("I would say yes or no") is None
+    assert yes_no.parse("There is no doubt") is None
+    same = LabelledText(name="x", instruction="Well?", noun="text", labels=(("C", "C"), ("C++", "C++")))
+    assert same.parse("It is written in C++") is None
+    assert same.parse("C++") == "C++"
+
+
+def test_a_task_lists_its_labels_unless_there_are_too_many():
+    for task in (TREC, SNIPS, SST2):
+        (turn,) = task.messages("hm")
+        assert ", ".join(task.choices) in turn["content"]
+        assert [task.parse(choice) for choice in task.choices] == list(task.choices)
+    assert MultipleChoice(name="x", instruction="", noun="", columns=(), count=3).choices == ("A", "B", "C")
+    assert (ARITHMETIC.choices, GSM8K.choices, FREE.choices) == ((), (), ())
+    labels = tuple((str(i), f"label {i}") for i in range(101))
+    many = LabelledText(name="x", instruction="Which?", noun="text", labels=labels)
+    assert many.choices == ()
+    assert many.messages("hm")[0]["content"] == "Which?\n\nhm"
+
+
+@pytest.mark.parametrize(
+    ("reply", "left"),
+    [
+        ("plain `code` and ```x``` text", "plain `code` and ```x``` text"),
+        ("<think>#### 5</think>The answer is 6", "The answer is 6"),
+        ("so 5\n</think>\n\nThe answer is 6", "The answer is 6"),
+        ("<think>#### 5, or is it", ""),
+        ("<think>a</think> 6 <think>b", "6"),
+        ("```\nText: hm\nLabel: human\n```", "Text: hm\nLabel: human"),
+        ("<think>x</think>\n```text\nhuman", "human"),
+        ("```python\nx = 1\n```\nso 6", "```python\nx = 1\n```\nso 6"),
+    ],
+)
+def test_drafts_and_fences_around_a_reply_are_left_out(reply, left):
+    assert bare(reply) == left
+
+
+# ---- what stands in front of a question
+
+SHOTS = [
+    Example(f"{group}{i}", f"{group} {i}?", f"it is {group}", group, group) for i in range(2) for group in "ab"
+]
+
+
+def test_a_system_text_and_examples_stand_in_front_of_a_question():
+    task = asked(FREE, "Be brief.", SHOTS, 2)
+    assert [(turn["role"], turn["content"]) for turn in task.messages("c?")] == [
+        ("system", "Be brief."),
+        ("user", "Reply in a word.\na 0?"),
+        ("assistant", "it is a"),
+        ("user", "Reply in a word.\nb 0?"),
+        ("assistant", "it is b"),
+        ("user", "Reply in a word.\nc?"),
+    ]
+    assert (task.name, task.parse("x."), task.answer_tokens) == (FREE.name, "x", FREE.answer_tokens)
+    assert asked(FREE) is FREE
+
+
+def test_an_example_is_not_shown_in_front_of_its_own_question():
+    answers = lambda task, question: [t["content"] for t in task.messages(question) if t["role"] == "assistant"]
+    first = [turn["content"] for turn in asked(FREE, "", SHOTS, 2).messages("a 0?")]
+    assert first[0] == "Reply in a word.\na 1?"  # the other of its group
+    assert answers(asked(FREE, "", SHOTS, 2), "a 0?") == ["it is a", "it is b"]
+    assert answers(asked(FREE, "", SHOTS[:2], 2), "a 0?") == ["it is b"]  # where the group has no other
+
+
+def test_a_system_text_of_the_tasks_own_is_joined_to_the_one_given():
+    class Own(FreeAnswer):
+        def messages(self, question):
+            return ({"role": "system", "content": "Own."}, *super().messages(question))
+
+    own = Own(name="own", instruction="Reply.")
+    roles = [turn["role"] for turn in asked(own, "Given.", SHOTS, 1).messages("c?")]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert asked(own, "Given.").messages("c?")[0]["content"] == "Given.\n\nOwn."

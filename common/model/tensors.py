@@ -1,0 +1,138 @@
+"""The tensors of a checkpoint's folder by their names in Hugging Face's files, whatever the files are: safetensors
+(one or several), GGUF, and either of them with an adapter on top.
+
+    tensors = open_tensors(folder)                            # see `common.model.checkpoint.resolve`
+    tensors["model.norm.weight"].read((slice(None),), np.float32)
+
+Nothing is read but what is asked for, when it is asked for, and straight into the dtype that is asked for.
+"""
+
+import json
+import pathlib
+from typing import Any, Protocol, runtime_checkable
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from common.errors import UserError
+from common.model import peft
+from common.model.checkpoint import LINKED_ADAPTER, first_line
+
+INDEX = "model.safetensors.index.json"
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_ELEMENTS = 2**22
+"""Elements that an adapter is added to at once: 16 MB in float32."""
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """A tensor in a file. `kind`: the file's word for how its numbers are kept. `dtype`: the one that holds them
+    as they are; None where no other than theirs does, and they cannot be read."""
+
+    file: pathlib.Path
+    shape: tuple[int, ...]
+    kind: str
+    dtype: np.dtype | None
+
+    def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+        """The part `index`, one slice for each dimension, as `dtype`."""
+        ...
+
+
+def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
+    """Every tensor of a folder. Raises UserError, naming the file, when one is missing, truncated, pickled or not
+    understood."""
+    tensors = _open_base(folder)
+    config, weights = (folder / name for name in LINKED_ADAPTER)
+    if not config.exists():
+        return tensors
+    adapter = peft.read(config.resolve(), weights.resolve())
+    for module, factors in adapter.items():
+        name = f"{module}.weight"
+        if name not in tensors:  # a file of the model without the head around it
+            name = name.partition(".")[2]
+        if name not in tensors:
+            raise UserError(f"{config.resolve().parent} does not fit the model, which has no {module}")
+        tensors[name] = _Adapted(tensors[name], factors)
+    return tensors
+
+
+def _open_base(folder: pathlib.Path) -> dict[str, Tensor]:
+    """With one file of safetensors and an index of several, the one file is read, as in transformers: the index
+    may be left over from an older model."""
+    if (folder / "model.safetensors").exists():
+        return _open_safetensors(folder / "model.safetensors")
+    if (folder / INDEX).exists():
+        tensors = {}
+        for name in _indexed(folder / INDEX):
+            if not (folder / name).exists():
+                raise UserError(f"{folder / name} is missing, though {INDEX} names it: fetch the checkpoint again")
+            tensors |= _open_safetensors(folder / name)
+        return tensors
+    files = sorted(folder.glob("*.gguf"))
+    if files:
+        from common.model import gguf
+
+        return dict(gguf.open_tensors(gguf.read(files[0])))
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
+        raise UserError(f"{folder} holds pickled weights only: save them as safetensors, the form read here")
+    raise UserError(f"{folder} holds no model.safetensors")
+
+
+def _indexed(file: pathlib.Path) -> list[str]:
+    """Names of the files that an index lists."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON ({first_line(error)})") from None
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not weight_map or not isinstance(weight_map, dict):
+        raise UserError(f"{file} has no weight_map: fetch the checkpoint again")
+    return sorted({str(name) for name in weight_map.values()})
+
+
+def _open_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
+    try:
+        opened = safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} is truncated or not a safetensors file ({first_line(error)}): fetch it again"
+        ) from None
+    return {name: _Safetensor(file, opened.get_slice(name)) for name in opened.keys()}  # noqa: SIM118
+
+
+class _Safetensor:
+    def __init__(self, file: pathlib.Path, stored: Any):
+        self.file, self.shape, self.kind = file, tuple(stored.get_shape()), stored.get_dtype()
+        self.dtype = DTYPES.get(self.kind)
+        self._stored = stored
+
+    def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+        return self._stored[index].astype(dtype, copy=False)
+
+
+class _Adapted:
+    """A matrix with an adapter merged into it: in float32, whatever the dtypes of both."""
+
+    def __init__(self, base: Tensor, factors: peft.Factors):
+        if base.shape != factors.shape:
+            raise UserError(
+                f"{factors.file} does not fit the model: an adapter of shape {factors.shape} beside a matrix of "
+                f"{base.shape} in {base.file}"
+            )
+        self.file, self.shape, self.kind, self.dtype = base.file, base.shape, base.kind, base.dtype
+        self._base, self._factors = base, factors
+
+    def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+        rows, columns = (range(*cut.indices(size)) for cut, size in zip(index, self.shape, strict=True))
+        out = np.empty((len(rows), len(columns)), dtype)
+        step = max(1, _ELEMENTS // max(1, len(columns)))
+        for at in range(0, len(rows), step):
+            part = (slice(rows[at], rows[at] + min(step, len(rows) - at)), slice(columns.start, columns.stop))
+            out[at : at + step] = self._base.read(part, np.float32) + self._factors.product(*part)
+        return out

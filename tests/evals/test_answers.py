@@ -1,0 +1,71 @@
+"""Graded answers: as they are written, and by the likelihood of a task's choices."""
+
+import numpy as np
+import pytest
+
+from common.evals.evaluate import answer_batches, choice_logps, scored_batches
+from common.generate import Record
+from common.lm import LanguageModel
+from common.sample.score import score
+from common.tasks.base import Example
+from common.tasks.grading import MARK
+from common.tasks.labelled import LabelledText
+from common.tasks.worked import GSM8K
+
+MOOD = LabelledText(
+    name="mood",
+    instruction="Which mood?",
+    noun="text",
+    labels=(("0", "sad"), ("1", "glad"), ("2", "glad and very tired")),
+    answer_tokens=6,
+)
+EXAMPLES = [Example(str(i), f"Ana has {i} pens and {'no ' * i}cup", "sad", "sad", "sad") for i in range(5)]
+
+
+@pytest.fixture(scope="module")
+def student():
+    return LanguageModel.load("embedded:student")
+
+
+def test_choices_score_as_trained_answers_do_but_for_the_end(student):
+    asked = [MOOD.messages(example.question) for example in EXAMPLES]
+    for messages, own in zip(asked, choice_logps(student, asked, MOOD.choices), strict=True):
+        encoded = [student.tokenizer.encode_example(messages, choice) for choice in MOOD.choices]
+        assert all(ids[-1] in student.tokenizer.eos_ids for ids, _ in encoded)
+        alone = score(student.params, student.config, [(ids[:start], ids[start:-1]) for ids, start in encoded])
+        np.testing.assert_allclose([logp for logp, _ in own], [logps.sum() for logps in alone], atol=1e-3)
+        assert [count for _, count in own] == [len(logps) for logps in alone]
+
+
+def test_the_choice_that_the_question_raises_most_is_the_answer_and_the_reply_stands_beside_it(student):
+    rows = [row for batch in scored_batches(lambda: student, MOOD, EXAMPLES)(0) for row in batch]
+    written = [row for batch in answer_batches(student.generator, MOOD, EXAMPLES)(0) for row in batch]
+    [blank] = choice_logps(student, [MOOD.messages("N/A")], MOOD.choices)
+    for row, reply in zip(rows, written, strict=True):
+        assert list(row["logps"]) == list(row["pmi"]) == list(MOOD.choices)
+        sums, pmi = (np.array(list(row[name].values())) for name in ("logps", "pmi"))
+        np.testing.assert_allclose(pmi, sums - [logp for logp, _ in blank], atol=1e-3)
+        assert row["text"] == row["parsed"] == MOOD.choices[pmi.argmax()]
+        assert row["correct"] is (row["parsed"] == "sad")
+        assert row["mean_logp"] == pytest.approx(np.log(np.exp(pmi).max() / np.exp(pmi).sum()), abs=1e-4)
+        assert row["likeliest"] == MOOD.choices[sums.argmax()]
+        assert row["per_token"] == MOOD.choices[(sums / [count for _, count in blank]).argmax()]
+        assert (row["reply"], row["read"], row["status"]) == (reply["text"], reply["parsed"], reply["status"])
+    rest = [row for batch in scored_batches(lambda: student, MOOD, EXAMPLES)(3) for row in batch]
+    assert rest == rows[3:]
+    assert list(scored_batches(lambda: pytest.fail("loaded for nothing"), MOOD, EXAMPLES)(5)) == []
+
+
+def test_a_draft_in_front_of_an_answer_is_not_graded():
+    class Thinks:
+        name = "thinks"
+
+        def generate(self, requests, sampling, seed):
+            texts = [f"<think>{MARK} 5</think>The answer is 6", f"{MARK} 5", "<think>6, or"]
+            yield [Record(r.id, 0, "ok", text) for r, text in zip(requests, texts, strict=True)]
+
+    examples = [Example(str(i), "How many?", "6", "6", "all") for i in range(3)]
+    [rows] = answer_batches(Thinks, GSM8K, examples)(0)
+    assert [row["parsed"] for row in rows] == ["6", "5", None]
+    assert [row["correct"] for row in rows] == [True, False, False]
+    assert rows[0]["text"].startswith("<think>")
