@@ -10,6 +10,8 @@ from typing import Literal
 
 from common.errors import UserError
 
+NormKind = Literal["rms", "rms32", "rms1p", "ln", "ln_scale", "ln_bare"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 """The matrices of a layer that adapters can stand beside, where the layer has them."""
 
@@ -118,10 +120,10 @@ class ModelConfig:
     tied_head: bool = False
     biases: tuple[str, ...] = ()
     qk_norm: Literal["none", "head", "heads", "flat"] = "none"
-    norm: Literal["rms", "rms32", "rms1p", "ln", "ln_scale", "ln_bare"] = "rms"
+    norm: NormKind = "rms"
     norms: tuple[str, ...] = ("norm1", "norm2")
     parallel: bool = False
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"] = "silu"
+    activation: Activation = "silu"
     gated: bool = True
     windows: tuple[int, ...] | None = None
     ropes: tuple[Rope | None, ...] | None = None

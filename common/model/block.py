@@ -86,9 +86,10 @@ class Block(nnx.Module):
         self._add_qk_norms()
         if config.sinks:
             self.sinks = nnx.Param(jnp.zeros(N))
-        for name in config.lora.targets if config.lora else ():
-            if hasattr(self, name):  # declared; `lora.init` gives them numbers
-                shape, inner, rank = getattr(self, name).shape, 2 if name == "o" else 1, config.lora.rank
+        lora = config.lora
+        for name in lora.targets if lora else ():
+            if lora and hasattr(self, name):  # declared; `lora.init` gives them numbers
+                shape, inner, rank = getattr(self, name).shape, 2 if name == "o" else 1, lora.rank
                 setattr(self, f"{name}_a", nnx.Param(jnp.zeros((*shape[:inner], rank))))
                 setattr(self, f"{name}_b", nnx.Param(jnp.zeros((rank, *shape[inner:]))))
 
@@ -154,7 +155,7 @@ class Block(nnx.Module):
             q, k, v = (jnp.clip(y, -config.qkv_clip, config.qkv_clip) for y in (q, k, v))
         if config.qk_norm != "none":
             q, k = self._qk_normed("q_norm", q), self._qk_normed("k_norm", k)
-        if self.rope is not None:
+        if self.rope is not None and angles is not None:
             q, k = rotate(q, angles, self.rope), rotate(k, angles, self.rope)
         return q, k, v
 

@@ -100,7 +100,8 @@ class Decoder(nnx.Module):
     def _angles(self, positions: PerToken) -> dict[Rope | None, Float[Array, "B T half"] | None]:
         """By the layers' kinds of rotary embedding, how far each position is turned."""
         head_dim = self.config.head_dim
-        turned = lambda rope: None if rope is None else positions[..., None] * frequencies(rope, head_dim)
+        at = jnp.asarray(positions)[..., None]
+        turned = lambda rope: None if rope is None else at * frequencies(rope, head_dim)
         return {rope: turned(rope) for rope in {block.rope for block in self.layers}}
 
     def _embedded(self, tokens: PerToken, positions: PerToken, dtype: Any) -> Float[Array, "B T D"]:

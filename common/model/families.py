@@ -12,8 +12,9 @@ the loss for balanced experts, and the embedding of the padding token is trained
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from common.config import PROJECTIONS, Experts, ModelConfig, Rope
+from common.config import PROJECTIONS, Activation, Experts, ModelConfig, NormKind, Rope
 from common.errors import UserError
 from common.model.rope_fields import Fields, read_ropes
 
@@ -22,7 +23,7 @@ PRE, POST, AROUND = ("norm1", "norm2"), ("post1", "post2"), ("norm1", "post1", "
 ALWAYS = ""
 """In the place of a field's name: the biases are there whatever config.json says."""
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -45,7 +46,7 @@ _UNSUPPORTED = {
 # --- What a family reads in its own way: more fields of ModelConfig ----------------------------------------------
 
 
-def _gemma2(hf: Fields) -> Fields:
+def _gemma2(hf: Fields) -> dict[str, Any]:
     return {
         "attention_scale": hf["query_pre_attn_scalar"] ** -0.5,
         "score_cap": hf.get("attn_logit_softcapping"),
@@ -54,15 +55,15 @@ def _gemma2(hf: Fields) -> Fields:
     }
 
 
-def _gemma3(hf: Fields) -> Fields:
+def _gemma3(hf: Fields) -> dict[str, Any]:
     return _gemma2(hf) | {"score_cap": None, "qk_norm": "head"}  # transformers reads its cap and does not use it
 
 
-def _gemma(hf: Fields) -> Fields:
+def _gemma(hf: Fields) -> dict[str, Any]:
     return {"embedding_scale": hf["hidden_size"] ** 0.5}
 
 
-def _granite(hf: Fields) -> Fields:
+def _granite(hf: Fields) -> dict[str, Any]:
     return {
         "embedding_scale": hf["embedding_multiplier"],
         "residual_scale": hf["residual_multiplier"],
@@ -71,11 +72,11 @@ def _granite(hf: Fields) -> Fields:
     }
 
 
-def _smollm3(hf: Fields) -> Fields:
+def _smollm3(hf: Fields) -> dict[str, Any]:
     return {"rotated": [bool(kept) for kept in hf["no_rope_layers"][: hf["num_hidden_layers"]]]}
 
 
-def _gpt2(hf: Fields) -> Fields:
+def _gpt2(hf: Fields) -> dict[str, Any]:
     heads = {"num_kv_heads": hf["num_attention_heads"]}
     plain = heads | {
         "learned_positions": True,
@@ -85,20 +86,20 @@ def _gpt2(hf: Fields) -> Fields:
     return plain if hf["scale_attn_weights"] else plain | {"attention_scale": 1.0}
 
 
-def _parallel(hf: Fields) -> Fields:
+def _parallel(hf: Fields) -> dict[str, Any]:
     return {"parallel": bool(hf["use_parallel_residual"])}
 
 
-def _neox(hf: Fields) -> Fields:
+def _neox(hf: Fields) -> dict[str, Any]:
     return _parallel(hf) | {"num_kv_heads": hf["num_attention_heads"]}
 
 
-def _stablelm(hf: Fields) -> Fields:
+def _stablelm(hf: Fields) -> dict[str, Any]:
     qk_norm = {"qk_norm": "heads" if hf["qk_layernorm"] else "none"}
     return _parallel(hf) | qk_norm | ({"norms": PRE[:1]} if hf["use_parallel_residual"] else {})
 
 
-def _cohere(hf: Fields) -> Fields:
+def _cohere(hf: Fields) -> dict[str, Any]:
     return {
         "parallel": True,
         "logit_scale": hf["logit_scale"],
@@ -106,16 +107,16 @@ def _cohere(hf: Fields) -> Fields:
     }
 
 
-def _cohere2(hf: Fields) -> Fields:
+def _cohere2(hf: Fields) -> dict[str, Any]:
     rotated = [kind == "sliding_attention" for kind in hf["layer_types"]]
     return {"parallel": True, "logit_scale": hf["logit_scale"], "rotated": rotated}
 
 
-def _phi(hf: Fields) -> Fields:
+def _phi(hf: Fields) -> dict[str, Any]:
     return {"parallel": True, "qk_norm": "head" if hf["qk_layernorm"] else "none"}
 
 
-def _falcon(hf: Fields) -> Fields:
+def _falcon(hf: Fields) -> dict[str, Any]:
     new, parallel, norms = (
         hf.get(name) for name in ("new_decoder_architecture", "parallel_attn", "num_ln_in_parallel_attn")
     )
@@ -130,11 +131,11 @@ def _falcon(hf: Fields) -> Fields:
     return {"num_kv_heads": kv_heads, "parallel": bool(parallel), **one}
 
 
-def _mixtral(hf: Fields) -> Fields:
+def _mixtral(hf: Fields) -> dict[str, Any]:
     return {"experts": Experts(hf["num_local_experts"], hf["num_experts_per_tok"], hf["intermediate_size"])}
 
 
-def _qwen3_moe(hf: Fields) -> Fields:
+def _qwen3_moe(hf: Fields) -> dict[str, Any]:
     count = hf.get("num_experts") or hf.get("num_local_experts") or 0
     dense, step = hf.get("mlp_only_layers") or (), hf["decoder_sparse_step"]
     layers = tuple(count > 0 and i not in dense and (i + 1) % step == 0 for i in range(hf["num_hidden_layers"]))
@@ -149,7 +150,7 @@ def _qwen3_moe(hf: Fields) -> Fields:
     return {"experts": experts if any(layers) else None, "qk_norm": "head"}
 
 
-def _gpt_oss(hf: Fields) -> Fields:
+def _gpt_oss(hf: Fields) -> dict[str, Any]:
     experts = Experts(
         hf["num_local_experts"],
         hf["num_experts_per_tok"],
@@ -182,7 +183,7 @@ class Family:
     renamed: fields by another name than Llama's: ours, theirs.
     """
 
-    norm: str = "rms"
+    norm: NormKind = "rms"
     eps: str | float = "rms_norm_eps"
     norms: tuple[str, ...] = PRE
     act: str = "hidden_act"
@@ -197,7 +198,7 @@ class Family:
     qk_norm: str = "none"
     refused: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    read: Callable[[Fields], Fields] = lambda hf: {}
+    read: Callable[[Fields], dict[str, Any]] = lambda hf: {}
 
 
 _ATTENTION_BIAS = {"attention_bias": ATTENTION}

@@ -5,11 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-KINDS = ("rms", "rms32", "rms1p", "ln", "ln_scale", "ln_bare")
+from common.config import NormKind
+
 WEIGHTLESS, BIASED = "ln_bare", "ln"
+"""The kinds of norm without weights, and with biases."""
 
 
-def norm(kind: str, x: jax.Array, weight: Any, bias: Any, eps: float) -> jax.Array:
+def norm(kind: NormKind, x: jax.Array, weight: Any, bias: Any, eps: float) -> jax.Array:
     """`x` normed as `common.config.ModelConfig` says of `kind`; weight and bias are None where it has none."""
     if kind == "rms":
         return rms_norm(x, weight, eps)
