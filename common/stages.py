@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from common import stopping
 from common.config import SampleConfig, TrainConfig
 from common.generate import Generator, Record, Request
 from common.lm import LanguageModel
@@ -68,7 +69,8 @@ def trained(run: RunDir, name: str, base: LanguageModel, fit: Fit, stage: str = 
     if not path.exists():
         with run.timed(stage):
             params = fit(state, lambda first: run.metrics(logged, first).log)
-            run.once_folder(name, lambda place: hf.save(place, params, base.folder))
+            with stopping.deferred():  # a training's last updates may be in no state
+                run.once_folder(name, lambda place: hf.save(place, params, base.folder))
     # Only now: until the weights are stored, the state is all there is.
     shutil.rmtree(state, ignore_errors=True)
     # Read back even when just trained, so that a continued run works on the very same weights.

@@ -136,6 +136,8 @@ def _choose(
     if targeting.detect == "out-of-fold" or (targeting.detect == "auto" and memorised):
         rows, updates = arm.out_of_fold(student, seed_of)
         how = {"fold_updates": updates, "right_out_of_fold": sum(row["correct"] for row in rows)}
+        if targeting.detect == "auto":
+            how["why"] = f"{sum(row['correct'] for row in graded)} of {len(graded)} seeds are known by heart"
     pool = list(arm.seeds)
     if targeting.newer:
         made = [example for example in data if example.id in seed_of]

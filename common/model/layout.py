@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.model.names import Rows, Rule
+from common.model.sharding import fetch
 from common.model.tensors import Tensor
 
 Made = tuple[str, int, Callable[[np.dtype], np.ndarray]]
@@ -114,7 +115,7 @@ def _joined(parts: list[tuple[Rule, Any]], dtype: np.dtype) -> np.ndarray:
 
 
 def _to_theirs(rule: Rule, leaf: Any, dtype: np.dtype) -> np.ndarray:
-    array = np.asarray(leaf)
+    array = fetch(leaf)
     order = [rule.ours.split().index(letter) for letter in rule.theirs.replace(" ", "")]
     theirs = array.transpose(order).reshape(_their_shape(rule, array.shape))
     return np.ascontiguousarray(theirs, dtype=dtype)

@@ -30,6 +30,7 @@ from common.model import decoder, peft
 from common.model.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from common.model.decoder import Params
 from common.model.names import TRANSPOSED, Rule, layer_rules
+from common.model.sharding import fetch
 
 CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -141,7 +142,7 @@ def _stored(layer: Params, rules: list[Rule], rank: int, shared: bool) -> tuple[
     factors = {}
     for rule in rules:
         if f"{rule.key}_a" in layer:
-            a, b = (np.asarray(layer[f"{rule.key}_{part}"], np.float32) for part in "ab")
+            a, b = (fetch(layer[f"{rule.key}_{part}"]).astype(np.float32) for part in "ab")
             factors[rule.key] = a.reshape(-1, rank).T, b.reshape(rank, -1).T
     rows = rules[0].rows
     if rows is None:
@@ -274,5 +275,5 @@ def _rank(held: list[tuple[peft.Factors, list[Rule]]]) -> int | None:
 
 def _same_a(layer: Params, rules: list[Rule]) -> bool:
     """Whether one A serves all matrices of a module."""
-    held = [np.asarray(layer[f"{rule.key}_a"]) for rule in rules if f"{rule.key}_a" in layer]
+    held = [fetch(layer[f"{rule.key}_a"]) for rule in rules if f"{rule.key}_a" in layer]
     return all(np.array_equal(held[0], a) for a in held[1:])

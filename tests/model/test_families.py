@@ -284,7 +284,7 @@ def test_frequencies_that_change_beyond_the_first_context_end_the_model_there():
 @pytest.mark.parametrize("name", ["gpt_oss", "gpt2", "falcon_1", "mixtral", "phi"])
 def test_checkpoints_are_read_onto_a_mesh_and_compute_the_same(name):
     config, whole, tokens, golden = _load(name)
-    params = hf.load_params(FOLDER / name, config, mesh=sharding.make_mesh(fsdp=4, tp=2))
+    params = hf.load_params(FOLDER / name, config, mesh=sharding.make_mesh(1, 4, 2))
     jax.tree.map(np.testing.assert_array_equal, whole, params)
     batch = sharding.place_data(np.tile(tokens, (2, 1)), params, sharding.ROWS)
     np.testing.assert_allclose(_logits(params, config, batch)[:2], golden, atol=TOLERANCE, rtol=0)
