@@ -19,6 +19,7 @@ Dimensions, here and everywhere in common/:
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +28,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from common.config import ModelConfig
+from common import runtime
+from common.config import ModelConfig, Remat
 from common.model.attention import attention
 
 Params = dict[str, Any]
@@ -194,6 +196,50 @@ class Block(nnx.Module):
         return x + self._project(gated, "down")
 
 
+def _recomputing(remat: Remat) -> Callable[..., Any]:
+    """`Block.__call__` with a backward pass that computes again what `remat` says."""
+    if remat == "none":
+        return Block.__call__
+    if remat == "dots":
+        return jax.checkpoint(Block.__call__, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    return jax.checkpoint(Block.__call__) if runtime.on_accelerator() else _one_by_one
+
+
+def _first(tree: Any) -> jax.Array:
+    """The sum of the first number of every array."""
+    return sum((leaf.ravel()[0].astype(jnp.float32) for leaf in jax.tree.leaves(tree)), jnp.float32(0))
+
+
+def _one_by_one(
+    block: Block, x: jax.Array, angles: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """`jax.checkpoint(Block.__call__)` for CPU, where the compiler's scheduler runs whatever it can at once, so
+    that all layers would be computed again before the first of them is needed, and all gradients of weights last:
+    with more memory than without recomputation. A zero made of what has to be there before holds both back."""
+    after = lambda x, tree: x + (0 * _first(tree)).astype(x.dtype)
+    trained = (lambda name: name.endswith(("_a", "_b"))) if block.config.lora else (lambda name: True)
+
+    @jax.custom_vjp
+    def run(x: jax.Array, block: Block) -> Any:
+        return block(x, angles, mask)
+
+    def backward(inputs: tuple[jax.Array, Block], cotangents: Any) -> tuple[jax.Array, Any]:
+        x, block = inputs
+        again = lambda x, block: block(x, angles, mask)
+        dx, dblock = jax.vjp(again, after(x, cotangents[0]), block)[1](cotangents)
+        # Frozen weights' gradients would be computed for this alone.
+        needed = [leaf for path, leaf in jax.tree.leaves_with_path(dblock) if trained(_name(path))]
+        return after(dx, needed), dblock
+
+    run.defvjp(lambda x, block: (run(x, block), (x, block)), backward)
+    return run(x, block)
+
+
+def _name(path: tuple) -> str:
+    """The name of a block's array by its path."""
+    return next(key for part in path if isinstance(key := getattr(part, "name", getattr(part, "key", None)), str))
+
+
 class Decoder(nnx.Module):
     """Token embedding, blocks, final norm, and a head unless it is tied to the embedding."""
 
@@ -207,17 +253,19 @@ class Decoder(nnx.Module):
         if not config.tied_head:
             self.head = _matrix(head_key, config.hidden_size, config.vocab_size)
 
-    def hidden(self, tokens: PerToken, *, dtype: Any = jnp.float32, remat: bool = False) -> Float[Array, "B T D"]:
+    def hidden(
+        self, tokens: PerToken, *, dtype: Any = jnp.float32, remat: Remat = "none"
+    ) -> Float[Array, "B T D"]:
         """See the function `hidden`."""
         return self._whole(tokens, dtype, remat=remat)[0]
 
     def prefill(self, tokens: PerToken, *, dtype: Any = jnp.float32) -> Cache:
         """See the function `prefill`."""
-        _, made = self._whole(tokens, dtype, remat=False)
+        _, made = self._whole(tokens, dtype, remat="none")
         return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
 
     def _whole(
-        self, tokens: PerToken, dtype: Any, *, remat: bool
+        self, tokens: PerToken, dtype: Any, *, remat: Remat
     ) -> tuple[Float[Array, "B T D"], list[tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]]]:
         """Final hidden states, and keys and values of every layer, which the compiler leaves out if unused."""
         config = self.config
@@ -227,7 +275,7 @@ class Decoder(nnx.Module):
         # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
         windows = {block.window for block in self.layers}
         masks = {w: attention_mask(positions[:1], T, w) if 0 < w < T else None for w in windows}
-        run = jax.checkpoint(Block.__call__) if remat else Block.__call__
+        run = _recomputing(remat)
         x, made = self.embed[...][tokens].astype(dtype), []
         for block in self.layers:
             x, keys_and_values = run(block, x, angles, masks[block.window])
@@ -288,10 +336,10 @@ def hidden(
     tokens: PerToken,
     *,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
-    so no mask is taken. `remat` recomputes each layer in the backward pass to save memory."""
+    so no mask is taken. `remat`: what of each layer is computed again in the backward pass, to save memory."""
     return module(params, config).hidden(tokens, dtype=dtype, remat=remat)
 
 

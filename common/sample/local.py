@@ -25,19 +25,25 @@ with the same batches, and so with the same bits."""
 
 class LocalGenerator:
     """Samples from `params` through the tokenizer's chat template. `slots` samples decode together: by default 32,
-    or 128 on an accelerator, where a step takes about as long for many rows as for one.
+    or 128 on an accelerator, where a step takes about as long for many rows as for one. A function in place of the
+    parameters is asked for them for every batch.
 
     The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
     prompts are equal share one prefill within a batch.
     """
 
     def __init__(
-        self, name: str, params: Params, config: ModelConfig, tokenizer: Tokenizer, *, slots: int | None = None
+        self,
+        name: str,
+        params: Params | Callable[[], Params],
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        *,
+        slots: int | None = None,
     ):
         self.name = name
-        self._config, self._tokenizer = config, tokenizer
-        slots = slots or (128 if runtime.on_accelerator() else 32)
-        self._sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids, slots=slots)
+        self._params, self._config, self._tokenizer = params, config, tokenizer
+        self._slots = slots or (128 if runtime.on_accelerator() else 32)
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield the records of `BATCH` requests at a time; see `common.generate.Generator`.
@@ -83,7 +89,10 @@ class LocalGenerator:
             prompts.append(prompt)
         fitting = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]
         # Prompts that are too long fail alone; the others are sampled all the same.
-        completions = iter(self._sampler.sample(fitting, on_done=bar.update))
+        params = self._params() if callable(self._params) else self._params
+        # For this batch only, so that it holds no weights while others work.
+        sampler = Sampler(params, self._config, eos_ids=self._tokenizer.eos_ids, slots=self._slots)
+        completions = iter(sampler.sample(fitting, on_done=bar.update))
         records = []
         for request, prompt, error in zip(requests, prompts, errors, strict=True):
             count = len(prompt.tokens)

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from common import runtime
-from common.config import ModelConfig, TrainConfig
+from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
@@ -33,7 +33,11 @@ from common.train.data import Encoded, batches
 Log = Callable[..., None]
 
 REMAT_ABOVE = 100_000_000
-"""Parameters from which layers are recomputed in the backward pass: below, activations fit easily."""
+"""Parameters from which layers are recomputed in the backward pass unless the settings say otherwise: below,
+activations fit easily."""
+
+COPIED = 2**28
+"""Bytes of a training's state that are copied at one time while it is stored."""
 
 
 class Objective(NamedTuple):
@@ -48,7 +52,9 @@ class Objective(NamedTuple):
     total: Callable[[Any], jax.Array | float]
 
 
-def answer_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: bool = False) -> jax.Array:
+def answer_loss(
+    params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: Remat = "none"
+) -> jax.Array:
     """Summed negative log-likelihood of the targets of one micro-batch (tokens, index, target, weight)."""
     tokens, index, target, weight = batch
     h = hidden(params, config, tokens, dtype=dtype, remat=remat)
@@ -169,7 +175,7 @@ def update(
     config: ModelConfig,
     optimizer: TrainConfig,
     dtype: np.dtype,
-    remat: bool,
+    remat: Remat,
     objective: Objective = TOKEN_MEAN,
     mesh: Mesh | None = None,
 ) -> tuple[Params, dict[str, Any], dict[str, Array]]:
@@ -238,7 +244,7 @@ def _optimizer_settings(settings: TrainConfig) -> TrainConfig:
 
 
 def fine_tune(
-    params: Params,
+    params: Params | Callable[[], Params],
     config: ModelConfig,
     examples: Sequence[Encoded],
     settings: TrainConfig,
@@ -249,15 +255,18 @@ def fine_tune(
     log: Callable[[int], Log] | None = None,
     label: str = "train",
 ) -> Params:
-    """Fine-tune a copy of `params` (float32) and return it; the given ones stay as they are.
+    """Fine-tune a copy of `params` and return it; the given ones stay as they are.
 
     Arguments:
+        params: a function in their place gives such as nobody else holds. These are trained themselves, so that
+            one copy of them is in memory.
         examples: what to learn; the loss covers tokens after each `prompt_length`.
         steps: optimizer updates, by default `settings.epochs` passes; data repeats as needed.
         checkpoint, log, label: see `optimise`.
 
-    With `settings.lora`, adapters alone are trained and at the end merged into the weights, which may be of any
-    dtype and keep it. Parameters that lie on a mesh (`common.model.sharding`) are trained there, and stay there.
+    With `settings.lora`, adapters alone are trained, new ones or those among `params`, and returned beside the
+    weights, which may be of any dtype (`common.model.lora.merge` makes one of both). Parameters that lie on a mesh
+    (`common.model.sharding`) are trained there, and stay there.
 
     Raises UserError if the loss becomes NaN or infinite; the last good state is then in `checkpoint`.
     """
@@ -276,7 +285,7 @@ def fine_tune(
 
 
 def optimise(
-    params: Params,
+    params: Params | Callable[[], Params],
     config: ModelConfig,
     stream: Callable[[int], Iterable[Any]],
     objective: Objective,
@@ -287,7 +296,7 @@ def optimise(
     log: Callable[[int], Log] | None,
     label: str,
 ) -> Params:
-    """The training loop: `steps` updates of a copy of `params`, or of new adapters for them; see `fine_tune`.
+    """The training loop: `steps` updates of `params`, or of adapters beside them; see `fine_tune`.
 
     Arguments:
         stream: `stream(first)` gives the batches of the updates from `first` on, as arrays with a leading axis of
@@ -298,14 +307,23 @@ def optimise(
         log: called once with the first step; what it returns is called as `(step, loss=…, gradient_norm=…,
             learning_rate=…)`, and with what else the objective measures, for every update from there.
     """
-    remat = count_params(params) > REMAT_ABOVE
-    mesh = sharding.mesh_of(params)
+    given, own = (params(), True) if callable(params) else (params, False)
+    # Two names for one tree: the caller's is not to be held here while its copy is trained.
+    del params
+    remat = settings.remat or ("full" if count_params(given) > REMAT_ABOVE else "none")
+    mesh = sharding.mesh_of(given)
     if settings.lora is None:
-        # `update` gives the memory of its arguments away, and the caller keeps these.
-        frozen, trained = None, jax.tree.map(jnp.copy, params)
+        # `update` gives the memory of its arguments away.
+        dtype = jnp.dtype(settings.param_dtype)
+        frozen, trained = None, jax.tree.map(lambda w: jnp.array(w, dtype, copy=not own), given)
     else:
         config = dataclasses.replace(config, lora=settings.lora)
-        frozen, trained = params, sharding.place(lora.init(config, jax.random.key(settings.seed)), params)
+        frozen, adapters = lora.split(given)
+        if count_params(adapters):
+            trained = jax.tree.map(jnp.copy, adapters)
+        else:
+            trained = sharding.place(lora.init(config, jax.random.key(settings.seed)), given)
+    del given
     static = {
         "config": config,
         "optimizer": _optimizer_settings(settings),
@@ -314,10 +332,12 @@ def optimise(
         "objective": objective,
         "mesh": mesh,
     }
-    state = sharding.place(initial_state(static["optimizer"], trained), params)
+    state = sharding.place(initial_state(static["optimizer"], trained), trained)
     first = 0
     if checkpoint is not None and checkpoint.exists():
-        trained, state, first = _restore(checkpoint, trained, state)
+        like = jax.tree.map(_shape, (trained, state))
+        del trained, state  # or both would be in memory twice
+        trained, state, first = _restore(checkpoint, *like)
     # It is told where the training goes on, so that no update after the restored state is logged twice.
     write = log(first) if log is not None else None
     saved_at = time.monotonic()
@@ -325,7 +345,7 @@ def optimise(
     bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False)
     for step, batch in enumerate(bar, start=first):
         rate = learning_rate(settings, step, steps)
-        batch = sharding.place_data(batch, params, sharding.MICRO_ROWS)
+        batch = sharding.place_data(batch, trained, sharding.MICRO_ROWS)
         trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
         pending.append((step, rate, measured))
         due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
@@ -341,7 +361,7 @@ def optimise(
         if checkpoint is not None and due and step + 1 < steps:
             _save(checkpoint, trained, state, step + 1)
             saved_at = time.monotonic()
-    return trained if frozen is None else lora.merge(lora.join(frozen, trained), config)
+    return trained if frozen is None else lora.join(frozen, trained)
 
 
 def _report(measured: list, log: Log | None) -> int | None:
@@ -370,14 +390,18 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
 
     # The state as a list of leaves: the files do not depend on the optimizer's classes.
     tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
-    ocp.save(str(folder.absolute()), tree, overwrite=True)
+    with ocp.Context(memory_options=ocp.options.MemoryOptions(write_concurrent_bytes=COPIED)):
+        ocp.save(str(folder.absolute()), tree, overwrite=True)
+
+
+def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
+    """The training state that lies in `folder`, from trees of shapes."""
     from orbax.checkpoint import v1 as ocp
 
     leaves, treedef = jax.tree.flatten(state)
-    target = {"params": params, "state": leaves, "step": jnp.int32(0)}
-    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
-    tree = ocp.load(str(folder.absolute()), jax.tree.map(like, target))
+    tree = ocp.load(str(folder.absolute()), {"params": params, "state": leaves, "step": jnp.int32(0)})
     return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])
