@@ -11,7 +11,9 @@ import io
 import os
 import select
 import sys
+import traceback
 
+from common import hosts, stopping
 from common.cli import PROG, fail
 from common.errors import UserError
 from common.runtime import compile_cache_environment
@@ -44,16 +46,17 @@ USAGE = f"usage: {COMMAND} METHOD [--flags]\n\nmethods:\n" + "".join(
 def main(argv: list[str] | None = None) -> None:
     """Run the method that `argv` (by default the command line) names.
 
-    What the user can fix, a full disk and Ctrl-C end it with one line; a reader of its output that went away
-    (`| head`) ends it without one.
+    What the user can fix, a full disk, SIGTERM and Ctrl-C end it with one line; a reader of its output that went
+    away (`| head`) ends it without one.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal's encoding is no reason to lose a finished run
-    if argv is None:  # a command of its own, whose output is all ours
+    if argv is None:  # a command of its own, whose output and signals are all ours
         mask_output()
+        stopping.listen()
     try:
-        _method(sys.argv[1:] if argv is None else argv)
+        _together(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
         fail(str(error))
@@ -68,6 +71,29 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nstopped; the same command continues where it left off", file=sys.stderr)
         raise SystemExit(130) from None
+    except stopping.Terminated:
+        print("stopped by SIGTERM; the same command continues where it left off", file=sys.stderr)
+        raise SystemExit(143) from None
+
+
+def _together(argv: list[str]) -> None:
+    """`_method`; where it is one of several processes, none of them outlives what ends another."""
+    try:
+        _method(argv)
+    except BaseException as error:
+        if hosts.count() == 1 or (isinstance(error, SystemExit) and not error.code):
+            raise
+        if isinstance(error, UserError):
+            hosts.end(f"error: {error}", 2)
+        if isinstance(error, KeyboardInterrupt):
+            hosts.end("stopped; the same command continues where it left off", 130)
+        if isinstance(error, stopping.Terminated):
+            hosts.end("stopped by SIGTERM; the same command continues where it left off", 143)
+        if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):  # mostly another process that is gone
+            said = " ".join(str(error).split()).rpartition("computation: ")[2][:120]
+            hosts.end(f"error: lost touch with another process ({said}); the same command, in all, continues", 1)
+        traceback.print_exc()
+        hosts.end("", 1)
 
 
 def _method(argv: list[str]) -> None:

@@ -8,7 +8,9 @@ Importing this loads no jax. Values of `None` are filled in by `resolved()`.
 
 import dataclasses
 import functools
+import itertools
 import math
+import pathlib
 from typing import ClassVar, Literal
 
 from active_inheritance.profile.config import ARITHMETIC
@@ -19,14 +21,20 @@ from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag, flag_name
 from common.config import SampleConfig
+from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values, writing
 from common.errors import UserError
 from common.settings import RunSettings, TrainSettings, check_files, filled, given, hosted_share
+from common.tasks.files import stream_rows
 
 ARMS = ("base", "first", "random", "matched", "selected")
 """base: the student as it came. The others: the student after the answers of that name, see `select.ARMS`."""
 DEMO_FLOOR = 25
 """Words that the embedded models' stories must have in the demonstration: most have 25 to 75, and 50, the floor of
 MTLD elsewhere, would leave too few to choose from."""
+DEMO_PROMPTS = 200
+"""Of the embedded set, where the user does not say."""
+COUNTED = 1000
+"""Rows of a file that are counted: a pass over as many prompts has enough updates with any batch."""
 K = 10
 """Answers to a prompt in total, where they are sampled."""
 
@@ -42,8 +50,8 @@ class Config(RunSettings, TrainSettings):
 
     source: tuple[str, ...] = flag(
         (),
-        "who answers the prompts: embedded:student, embedded:teacher, a Hugging Face id, a folder, openai:MODEL, "
-        "python:FILE.py:FUNCTION; several share k",
+        "who answers the prompts: embedded:student, embedded:teacher, smollm2, a Hugging Face id, a folder, "
+        "openai:MODEL, python:FILE.py:FUNCTION; several share k",
     )
     source_url: str | None = flag(None, "base URL of sources openai:MODEL; else OPENAI_BASE_URL or the client's")
     budget: str | None = flag(None, "limits for hosted sources, such as calls=500,tokens=200000,usd=2.5")
@@ -54,10 +62,10 @@ class Config(RunSettings, TrainSettings):
         "sample", "how models in this process answer: by chance, or by diverse beam search with k groups"
     )
     diversity_penalty: float = flag(1.0, "diverse-beam: price of a token that an earlier group took")
-    source_temperature: float = flag(1.0, "of sources")
+    source_temperature: float | None = flag(None, "of sources; 1, and 0.8 where a small model is among them")
     source_top_p: float = flag(0.9, "of sources")
     answer_tokens: int | None = flag(
-        None, "longest answer in tokens, of sources and student; embedded: 160, else 512"
+        None, "longest answer in tokens, of sources and student; embedded models: 160, else 512"
     )
     pool: str | None = flag(
         None, "file with several answers to every prompt (.jsonl, .csv, .parquet), in place of sources"
@@ -105,6 +113,11 @@ class Config(RunSettings, TrainSettings):
     max_repeats: float = flag(
         Scoring.max_repeats, "share of repeated runs of four words above which an answer is repeating"
     )
+    likelihood_guard: float | None = flag(
+        None,
+        "standard deviations below a source's mean log-probability at which its answer is unlikely and not used; "
+        "models in this process only; 0: off, as for the embedded ones, else 3",
+    )
     select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
     student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")
     students: tuple[str, ...] = flag(
@@ -128,16 +141,18 @@ class Config(RunSettings, TrainSettings):
         1, "of all: after the first, students answer the prompts themselves and new ones learn from that"
     )
     repeats: int | None = flag(None, "repeats with other seeds, for intervals; embedded: 3, else 1")
-    learning_rate: float | None = flag(None, "embedded student: 1e-3; adapters 3e-4, all weights 2e-5")
-    epochs: float | None = flag(None, "passes over the data; embedded student: 4, else 3")
-    batch_size: int | None = flag(None, "examples in an update; embedded student: 16, else 128")
-    max_length: int = flag(512, "longest training sequence in tokens")
+    learning_rate: float | None = flag(None, "peak; embedded student: 1e-3, else by its size")
+    epochs: float | None = flag(None, "passes over the data; embedded student: 4, else by its size")
+    batch_size: int | None = flag(
+        None, "examples in an update; embedded student: 16, else by its size and the prompts"
+    )
+    max_length: int | None = flag(None, "longest training sequence in tokens; embedded student: 512, else 1024")
     too_long: Literal["cut", "drop"] = flag(
         "cut", "longer ones: learn their beginning, without an end, or leave the prompt out of every arm"
     )
     workers: int = flag(2, "processes that score and select; changes no result")
     redact: bool = flag(False, "show hashes instead of texts in the report")
-    run_dir: str = flag("runs/active-inheritance", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/active-inheritance", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -145,23 +160,15 @@ class Config(RunSettings, TrainSettings):
 
         sampled = self.pool is None
         demo = sampled and self.prompts_file is None
-        trained = self.students or (self.student,)
-        embedded = all(model_name(name, "student").startswith("embedded:") for name in trained)
         floor = least_words([objective.name for objective in self.objectives])
-        rank = self.lora_rank if self.lora_rank is not None else 0 if embedded else 16
         samples = self.test_samples if self.test_samples is not None else 8 if demo else 1
-        fill = {
-            "prompts": 200 if demo else None,
-            "answer_tokens": 160 if demo else 512,
+        fill = values(self._defaults()) | {
+            "prompts": DEMO_PROMPTS if demo else None,
             "k": K if sampled else None,
             "min_words": min(floor, DEMO_FLOOR) if demo else floor,
             "test_samples": samples,
             "test_temperature": 1.0 if samples > 1 else 0.0,
             "repeats": 3 if demo else 1,
-            "lora_rank": rank,
-            "learning_rate": 1e-3 if embedded else 3e-4 if rank else 2e-5,
-            "epochs": 4.0 if embedded else 3.0,
-            "batch_size": 16 if embedded else 128,
             "metrics": USUAL,
             "profile": (f"choice=arithmetic={ARITHMETIC}",),
         }
@@ -171,6 +178,51 @@ class Config(RunSettings, TrainSettings):
         config._check()
         return config
 
+    def _defaults(self) -> dict[str, Default]:
+        """What follows the models; the embedded ones have the values of the demonstration."""
+        named = self.students or (self.student,) * (self.student != "none")
+        students = [kind_of(model_name(name, "student")) for name in named]
+        sources = [kind_of(name) for name in self.source if is_model(name)]
+        real = [kind for kind in students if not kind.embedded]
+        demo = self.pool is None and self.prompts_file is None and not real
+        demo = demo and all(name.startswith("embedded:") for name in self.source)
+        tokens = Default(160, "") if demo else Default(512, "an answer that is cut off is not used")
+        small = next((kind for kind in sources if kind.small), None)
+        heat = Default(1.0, "") if small is None else writing(small)["temperature"]
+        found = {"answer_tokens": tokens, "source_temperature": heat, "likelihood_guard": Default(0.0, "")}
+        if any(not kind.embedded for kind in sources):
+            why = "standard deviations below a source's other answers; what is less likely is nonsense"
+            found["likelihood_guard"] = Default(GUARD, why)
+        if not real:
+            shown = {"lora_rank": 0, "learning_rate": 1e-3, "epochs": 4.0, "batch_size": 16, "max_length": 512}
+            return found | {name: Default(value, "") for name, value in shown.items()}
+        # One setting for all students: what the largest of them needs.
+        largest = min(real, key=lambda kind: kind.small)
+        rank = adapters(largest)
+        taken = rank.value if self.lora_rank is None else self.lora_rank
+        found |= {"lora_rank": rank} | training(largest, taken, self._examples())
+        return found | {"max_length": Default(1024, "room for a prompt beside an answer of --answer-tokens")}
+
+    def _examples(self) -> int | None:
+        """About how many answers a student learns from, as far as it decides the batch; None: many, or the file
+        cannot be counted."""
+        from active_inheritance.pools import PROMPTS  # loads numpy
+
+        file, count = self.pool or self.prompts_file, self.prompts or DEMO_PROMPTS
+        if file is not None:
+            if not pathlib.Path(file).is_file():
+                return None  # which is said when all settings are checked
+            rows = itertools.islice(stream_rows(pathlib.Path(file)), COUNTED)
+            columns = (self.prompt_column, *PROMPTS)
+            # Of a pool with one answer a row a prompt has several rows.
+            texts = {next((str(row[name]) for name in columns if name in row), "") for row, _ in rows}
+            count = min(len(texts), self.prompts or len(texts))
+        held_out = 0 if self.test_prompts_file else min(self.test_prompts, count // 2)
+        return self.top * (count - held_out)
+
+    def reasons(self) -> list[tuple[str, str]]:
+        return reasons(self, self._defaults())
+
     def _check(self) -> None:
         from active_inheritance.metrics import check_scorer
         from active_inheritance.pools import GUARDS
@@ -178,7 +230,7 @@ class Config(RunSettings, TrainSettings):
         counts = ("k", "prompts", "top", "workers", "answer_tokens", "test_prompts", "test_samples", "rounds")
         counts += ("repeats", "batch_size", "max_length")
         least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "source_temperature")
-        least += ("diversity_penalty", "test_temperature")
+        least += ("diversity_penalty", "test_temperature", "likelihood_guard")
         above = ("learning_rate", "epochs")
         check_ranges(self, counts=counts, above=above, least=least, shares=("source_top_p",))
         self.check_training()
@@ -322,6 +374,11 @@ class Config(RunSettings, TrainSettings):
         """What --profile asks for. Raises UserError for what is no flag of a profile."""
         return dataclasses.replace(ProfileConfig.asked(self.profile or (), "--profile"), seed=self.seed)
 
+    def held(self) -> dict[str, int]:
+        found = {name: 2 for name in self.source if is_model(name)}
+        learning = {model_name(self.student, "student"): self.trained_bytes()} if self.trains else {}
+        return found | learning
+
     def share(self) -> Budget | None:
         """What one hosted source may spend in one repeat. Raises UserError for a bad budget."""
         hosted = sum(name.startswith("openai:") for name in self.source)
@@ -332,13 +389,14 @@ class Config(RunSettings, TrainSettings):
         tokens = given(self.answer_tokens)
         beams = self.sampling == "diverse-beam"
         sizes = given(self.learning_rate), given(self.epochs), given(self.batch_size)
-        train = self.train_config(*sizes, max_length=self.max_length, seed=self.seed)
+        train = self.train_config(*sizes, max_length=given(self.max_length), seed=self.seed)
         return Switches(
             rule=self.rule,
             answering=Answering(
                 self.k or K,  # students of later rounds answer K times where the file is used as it is
-                SampleConfig(tokens, temperature=self.source_temperature, top_p=self.source_top_p),
+                SampleConfig(tokens, temperature=given(self.source_temperature), top_p=self.source_top_p),
                 self.diversity_penalty if beams else None,
+                given(self.likelihood_guard),
             ),
             scoring=Scoring(self.scores(), self.toxicity_scorer, self.drop, self.max_repeats, self.workers),
             learning=Learning(train, self.too_long == "cut"),

@@ -106,12 +106,14 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -
     from active_inheritance.loop import Setting
 
     switches = config.switches()
+    # A selection alone needs no jax.
+    mesh = config.devices().mesh if config.held() else None
     if sources is None:
         sources = {}
         if config.source:
             from active_inheritance.sampling import open_sources
 
-            sources = open_sources(config.source, config.source_url, switches.answering)
+            sources = open_sources(config.source, config.source_url, switches.answering, mesh)
     setting = Setting(switches, data.pool, sources, config.share(), data.prompts, data.held_out)
     if not config.trains:
         return setting
@@ -121,6 +123,6 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -
     from common.lm import LanguageModel
 
     measures = load_measures(config.profile_settings()) if config.profile else ()
-    student = LanguageModel.load(model_name(config.student, "student"))
+    student = LanguageModel.load(model_name(config.student, "student"), mesh=mesh)
     held_out = fitting(data.held_out, student, switches.testing.sampling.max_new_tokens)
     return dataclasses.replace(setting, held_out=held_out, student=student, measures=measures)

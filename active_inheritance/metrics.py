@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from active_inheritance.pools import Answer
 from active_inheritance.switches import COLUMN
+from common import hosts
 from common.errors import UserError
 from common.results.rundir import VERSION
 from common.text.textstats import METRICS, profile
@@ -123,7 +124,7 @@ class Scorers:
             toxic = dict(zip(written, self.toxicity(written), strict=True))
         by_text: dict[str, Score] = {
             text: profile(text, measured)
-            | {name: self._called(name, prompt, text) for name in self.functions}
+            | {name: hosts.share(lambda f=name, t=text: self._called(f, prompt, t)) for name in self.functions}
             | {TOXICITY: toxic.get(text)}
             for text in texts
         }

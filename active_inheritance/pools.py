@@ -30,13 +30,14 @@ from typing import Any, Protocol
 from common.errors import UserError
 from common.tasks.files import Row, require, row_id, stream_rows
 from common.text.filters import refuses
+from common.text.nonsense import NO_TEXT, REPETITION, nonsense
 
 PROMPTS = ("prompt", "instruction", "question", "query")
 MAPS = ("outputs", "responses", "completions", "answers")
 ONES = ("completion", "response", "answer", "output")
 UNNAMED = "pool"
 """The source of answers whose row names none."""
-GUARDS = ("empty", "truncated", "repeating", "duplicate", "refusal")
+GUARDS = ("empty", "truncated", "repeating", "duplicate", "refusal", "unlikely")
 BUCKET = 16 << 20
 """Bytes of a long file that are grouped by prompt in memory at a time; as objects they take some five times
 that."""
@@ -54,6 +55,8 @@ class Answer:
     truncated: bool = False
     columns: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Scores that came with the pool."""
+    unlikely: bool = False
+    """Far less likely, to the model that wrote it, than its other answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,9 +366,11 @@ def draw(group: Group, sources: Sequence[str], k: int | None, seed: int) -> Grou
 def guard(answers: Sequence[Answer], max_repeats: float) -> list[tuple[str, ...]]:
     """For every answer what is wrong with it, in the order of GUARDS.
 
-    empty: no visible character. truncated: its row says that it was cut off. repeating: the share of its runs of
-    four words that stood in it before exceeds `max_repeats`. duplicate: the same text, but for space around it, as
-    an answer that comes before it by source and index. refusal: it declines in one of the common English phrases.
+    empty: no visible character, or none that makes a text. truncated: its row says that it was cut off. repeating:
+    it turns in circles, or the share of its runs of four words that stood in it before exceeds `max_repeats` (1:
+    it may repeat whatever it likes); both as `common.text.nonsense` sees it. duplicate: the same text, but for
+    space around it, as an answer that comes before it by source and index. refusal: it declines in one of the
+    common English phrases. unlikely: as its source said.
     """
     firsts: dict[str, tuple[str, int]] = {}
     for answer in answers:
@@ -374,22 +379,14 @@ def guard(answers: Sequence[Answer], max_repeats: float) -> list[tuple[str, ...]
     flags = []
     for answer in answers:
         text = answer.text.strip()
+        why = nonsense(text, max_repeats)
         found = {
-            "empty": not text,
+            "empty": why == NO_TEXT,
             "truncated": answer.truncated,
-            "repeating": repeats(text) > max_repeats,
+            "repeating": why == REPETITION and max_repeats < 1,
             "duplicate": bool(text) and firsts[text] != (answer.source, answer.index),
             "refusal": refuses(text),
+            "unlikely": answer.unlikely,
         }
         flags.append(tuple(name for name in GUARDS if found[name]))
     return flags
-
-
-def repeats(text: str) -> float:
-    """The share of a text's runs of four words that stood in it before; 0 for fewer than twelve words, where one
-    repeated phrase would count for much. Songs reach 0.4, texts that turn in circles 0.6 and more."""
-    words = text.split()
-    if len(words) < 12:
-        return 0.0
-    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return 1 - len(set(runs)) / len(runs)

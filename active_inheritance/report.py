@@ -2,8 +2,8 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +118,8 @@ def _card(summary: Summary, arm: str) -> DatasetCard:
         lineage="id, source and index name the answer; pool/ of the run holds all answers with their scores.",
         counts={
             f"answers: {name}": sum(count.get(name, 0) for count in summary.pool["sources"].values())
-            for name in ("answers", *GUARDS, "usable")  # an answer with two faults counts under both
+            # An answer with two faults counts under both.
+            for name in ("answers", *_faults(summary.pool), "usable")
             if arm == "selected"
         },
     )
@@ -235,11 +236,11 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
     page.add_table("Who wrote what was selected", *sources_of(summary), note=by_chance)
     page.add_table(
         "What became of the answers",
-        ["source", "answers", *GUARDS, "usable", "mean words"],
+        ["source", "answers", *_faults(pool), "usable", "mean words"],
         [
             [
                 source,
-                *(count.get(name, 0) for name in ("answers", *GUARDS, "usable")),
+                *(count.get(name, 0) for name in ("answers", *_faults(pool), "usable")),
                 round(count["words"] / count["answers"], 1),
             ]
             for source, count in pool["sources"].items()
@@ -327,3 +328,10 @@ def _examples(selection: Selection, count: int) -> Iterator[list[str]]:
     )
     for pool, answers in itertools.islice(differing, count):
         yield [pool["prompt"], *(f"{answer['text']}\n— {answer['source']}" for answer in answers)]
+
+
+def _faults(pool: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is told of answers: of unlikely ones only where there are any, as most sources tell no likelihoods."""
+    return tuple(
+        name for name in GUARDS if name != "unlikely" or any(name in count for count in pool["sources"].values())
+    )

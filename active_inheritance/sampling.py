@@ -9,21 +9,27 @@ by batch. Models in this process are loaded one after another, and only while so
 
 import contextlib
 import dataclasses
+import math
 import pathlib
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from active_inheritance.pools import Answer, Group, whole
 from active_inheritance.switches import Answering
 from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, is_model, open_backend
-from common.generate import Generator, Request
+from common.generate import Generator, Record, Request
 from common.model import checkpoint, hf
 from common.model.tokenizer import Tokenizer
 from common.results.rundir import RunDir, write_jsonl
 from common.stages import collect
 from common.tasks.files import stream_rows
 from common.tasks.prompts import Prompt, messages
+from common.text.nonsense import FEWEST
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +42,22 @@ class SampledPool:
         """See `active_inheritance.pools.Pool`. Every answer is used: k of them were asked for."""
         for row, _ in stream_rows(self.file):
             answers = [
-                Answer(source, index, whole(entry["text"]), entry["finish_reason"] == "length")
+                Answer(
+                    source,
+                    index,
+                    whole(entry["text"]),
+                    truncated=entry["finish_reason"] == "length",
+                    unlikely=entry["finish_reason"] == "unlikely",
+                )
                 for source, entries in row["outputs"].items()
                 for index, entry in enumerate(entries)
             ]
             yield Group(row["id"], row["prompt"], tuple(answers))
 
 
-def open_sources(names: Sequence[str], url: str | None, answering: Answering) -> dict[str, Backend]:
+def open_sources(
+    names: Sequence[str], url: str | None, answering: Answering, mesh: "Mesh | None" = None
+) -> dict[str, Backend]:
     """Every source by its name, hosted ones (at `url`) and functions probed, models in this process looked at.
 
     Raises UserError for what cannot be found or reached.
@@ -55,19 +69,19 @@ def open_sources(names: Sequence[str], url: str | None, answering: Answering) ->
             # Looked at and not loaded: models take turns later, but what is wrong with one must show now.
             hf.load_config(folder)
             Tokenizer.load(folder)
-            sources[name] = from_folder(name, answering)
+            sources[name] = from_folder(name, answering, mesh)
         else:
             sources[name] = open_backend(name, "teacher", url=url)
     return sources
 
 
-def from_folder(name: str, answering: Answering) -> Backend:
+def from_folder(name: str, answering: Answering, mesh: "Mesh | None" = None) -> Backend:
     """A checkpoint as a source, loaded when it is asked: it may not be there yet."""
 
     def loaded(account: str) -> Generator:
         from common.lm import LanguageModel
 
-        model = LanguageModel.load(name)
+        model = LanguageModel.load(name, mesh=mesh)
         if answering.penalty is None:
             return model.generator()
         from common.sample.beam import BeamGenerator
@@ -116,12 +130,24 @@ def sample_pool(
             # Called only where an answer is missing: then alone a model is loaded.
             make = lambda account=account: account(folder)
             records = collect(run, file_of(folder, number), make, requests, answering.sampling, seed)
+        floor = _floor(records, answering.likelihood_guard)
         for record in records:
-            entry = {"text": record.text or "", "finish_reason": "length" if record.status == "length" else "stop"}
+            unlikely = record.mean_logp is not None and record.mean_logp < floor
+            finish = "length" if record.status == "length" else "unlikely" if unlikely else "stop"
+            entry = {"text": record.text or "", "finish_reason": finish}
             # From the right, as a prompt's id may hold a # itself.
             answers[record.id.rpartition("#")[0]].setdefault(name, []).append(entry)
     write_jsonl(file, ({"id": p.id, "prompt": p.text, "outputs": answers[p.id]} for p in prompts))
     return SampledPool(file)
+
+
+def _floor(records: Sequence[Record], deviations: float) -> float:
+    """The mean log-probability a token below which an answer of a source is unlikely: a sample that drifted into
+    nonsense is, to the very model that wrote it. A source that tells no likelihoods has no floor."""
+    values = [record.mean_logp for record in records if record.mean_logp is not None]
+    if not deviations or len(values) < FEWEST:
+        return -math.inf
+    return statistics.fmean(values) - deviations * statistics.stdev(values)
 
 
 def file_of(folder: str, number: int) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from active_inheritance.student_profile import Profiles
 
 SCHEMA = 1
+MANY_CUT = 1 / 5
+"""Share of a source's answers that were cut off above which a reader is told."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,16 @@ def caveats(switches: Switches, summary: Summary) -> list[str]:
         lines.append(f"no answer that meets the constraints: {counted(without, 'prompt')}; {what}")
     if count := data.reasons.get("nothing usable"):
         lines.append(f"no usable answer: {counted(count, 'prompt')}, in no arm")
+    for source, count in pool["sources"].items():
+        share = count.get("truncated", 0) / count["answers"]
+        if share > MANY_CUT:
+            limit = (summary.sampling or {}).get("new_tokens")
+            advice = f"raise --answer-tokens above {limit}" if limit else "sample them anew with a higher limit"
+            used = "not used" if switches.scoring.drops(["truncated"]) else "learned without an end"
+            lines.append(
+                f"{100 * share:.0f}% of the answers of {source} were cut off and are {used}: {advice}, or ask for "
+                "short answers in the prompts"
+            )
     if k is not None:
         short = sum(count for size, count in pool["answers_of_a_prompt"].items() if int(size) < k)
         if short:

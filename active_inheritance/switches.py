@@ -22,11 +22,13 @@ def measurable(scores: Iterable[str]) -> tuple[str, ...]:
 @dataclasses.dataclass(frozen=True)
 class Answering:
     """How every prompt is answered, by sources and in later rounds by students: `k` times in total. `penalty`: of
-    diverse beam search, for a token that an earlier group took; None: answers are sampled."""
+    diverse beam search, for a token that an earlier group took; None: answers are sampled. `likelihood_guard`:
+    standard deviations below a source's mean log-probability a token at which an answer is unlikely; 0: none."""
 
     k: int
     sampling: SampleConfig
     penalty: float | None = None
+    likelihood_guard: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Scoring:
     workers: int = 1
 
     def drops(self, flags: Iterable[str]) -> bool:
-        """Whether an answer with these flags is unusable."""
-        return any(flag in self.drop for flag in flags)
+        """Whether an answer with these flags is unusable. What the likelihood guard finds unlikely always is: it
+        has a switch of its own."""
+        return any(flag in self.drop or flag == "unlikely" for flag in flags)
 
 
 @dataclasses.dataclass(frozen=True)

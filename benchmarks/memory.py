@@ -1,7 +1,7 @@
 """Peak memory and time a stage of one small run of each method with a real model, beside what the plan foretells.
 
 python benchmarks/memory.py --model smollm2
-python benchmarks/memory.py --model /path/to/smollm2 --repo /path/to/another/checkout   # the same runs with other code
+python benchmarks/memory.py --model /path/to/smollm2 --repo /path/to/another/checkout   # with other code
 
 Runs are commands of their own, `run.py METHOD`, whose resident memory is looked at twenty times a second. Prints a
 table, and as its last line the same as JSON.
@@ -53,18 +53,18 @@ def commands(model: str, place: pathlib.Path, old: bool) -> dict[str, list[str]]
     asked = ["--task", "own", "--judge", f"python:{place}/judge.py:judge", "--seeds-file", f"{place}/train.jsonl"]
     few = ["--seed-instructions", "12", "--shots", "2", "--prompts", "6", "--final-prompts", "6", "--rounds", "1"]
     few += ["--samples", "3", "--query-tokens", "24", "--answer-tokens", "24", "--min-pairs", "1"]
-    few += ["--arms", "target-before,target-after", "--likelihood-guard", "0", "--semantic", "1", "--batch-size", "4"]
-    few += ["--dpo-batch-size", "4", "--label-votes", "1", "--mix", "0.5", "--test-file", f"{place}/test.jsonl"]
+    few += ["--arms", "target-before,target-after", "--likelihood-guard", "0", "--semantic", "1"]
+    few += ["--batch-size", "4", "--dpo-batch-size", "4", "--label-votes", "1", "--mix", "0.5", "--test-file",
+    f"{place}/test.jsonl"]
     reversegen = ["reversegen", *roles, *asked, *few]
     sampled = ["--prompts-file", f"{place}/prompts.jsonl", "--prompts", "24", "--k", "3", "--answer-tokens", "32"]
     learned = ["--batch-size", "8", "--epochs", "1", "--max-length", "256", "--arms", "base,random,selected"]
     measured = ["--min-words", "0", "--profile", "none", "--test-prompts", "6", "--objective", "words:max"]
     inherit = ["active-inheritance", "--source", model, "--student", model, *sampled, *learned, *measured]
-    found = {
-        "llm2llm, all weights": llm2llm,
-        "reversegen, adapters": [*reversegen, "--lora-rank", "16"],
-        "active-inheritance, all weights": [*inherit, "--lora-rank", "0"],
-        "active-inheritance, adapters": [*inherit, "--lora-rank", "16"],
+       
+       
+        found = { "llm2llm, all weights": llm2llm, "reversegen, adapters": [*reversegen, "--lora-rank",
+        "16"], "active-inheritance, all weights": [*inherit, "--lora-rank", "0"], "active-inheritance, adapters": [*inherit, "--lora-rank", "16"],
     }
     return found if old else found | {"llm2llm, adapters": [*llm2llm, "--lora-rank", "16"]}
 

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
+from common import hosts
 from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
 from common.results.conclusion import Conclusion, conclude
 from common.results.rundir import RunDir
+from common.runtime import accelerators
 
 C = TypeVar("C", bound="Settings")
 S = TypeVar("S")
@@ -24,8 +26,20 @@ class Settings(Protocol):
 
     @property
     def dry_run(self) -> bool: ...
+    @property
+    def coordinator(self) -> str | None: ...
+    @property
+    def processes(self) -> int | None: ...
+    @property
+    def process(self) -> int | None: ...
+    @property
+    def mesh(self) -> str | None: ...
+
+    def devices(self) -> Any: ...
 
     def resolved(self) -> Self: ...
+
+    def reasons(self) -> list[tuple[str, str]]: ...
 
 
 def main(
@@ -44,10 +58,17 @@ def main(
     """
     # Resolved here too: the plan shows the settings that a run would use.
     config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
+    hosts.connect(config.coordinator, config.processes, config.process)
     if config.dry_run:
-        for name, what in plan(config):
+        lines = [*plan(config), *config.reasons()]
+        if config.mesh is not None or hosts.count() > 1 or accelerators():  # only then jax is worth its loading
+            lines.append(("devices", str(config.devices())))
+        for name, what in lines:
             print(f"{name:28}{what}")
     else:
+        # In a run too: whoever gave no learning rate should see which one it has, and why.
+        for name, what in config.reasons() if hosts.is_writer() else ():
+            print(f"{name:28}{what}", file=sys.stderr)
         run(config)
 
 
@@ -81,6 +102,6 @@ def carry_out(
     RunDir.check(run_dir, method, dict(identity))
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and hosts.is_writer():
             print(f"run directory: {run_dir}", file=sys.stderr)
         return conclude(run, work(run, ready))

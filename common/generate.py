@@ -14,6 +14,15 @@ Message = dict[str, str]
 """A chat turn: {"role": "system" | "user" | "assistant", "content": text}."""
 
 
+def system_into_user(messages: Sequence[Message]) -> list[Message] | None:
+    """The conversation with its system text in front of the first user turn, for models without a system role;
+    None if there is no system text to move."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{"role": "user", "content": content}, *messages[2:]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One prompt and how many samples of it are wanted.
@@ -21,7 +30,9 @@ class Request:
     `example` is the data row that the prompt is about, for back ends that look things up instead of
     writing (see `llm2llm.pool`); language models ignore it. `fields` names the labelled lines of which the
     reply consists, such as ("Text", "Label") for "Text: …" above "Label: …"; back ends that can hold a model to a
-    form make use of it.
+    form make use of it. `choices`: the fields that take one of a few values, with these.
+    `blank`: the same prompt without its question, if choices are to be compared by how much the question makes
+    each likelier, and not by what a model says whatever it is asked (see `common.evals.evaluate.scored_batches`).
     """
 
     id: str
@@ -29,6 +40,8 @@ class Request:
     n: int = 1
     example: Any = None
     fields: tuple[str, ...] = ()
+    choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    blank: tuple[Message, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from common.model.tokenizer import Tokenizer
 from common.model.weights import Weights, release
 from common.sample.embed import embed
 from common.sample.local import LocalGenerator
+from common.sample.score import score
 from common.tasks.base import Example, Task
 from common.train.data import Encoded
 from common.train.loop import fine_tune
@@ -159,8 +160,10 @@ class LanguageModel:
         return dataclasses.replace(self.trained(str(folder), path), folder=path)
 
     def generator(self) -> LocalGenerator:
-        """This model as a back end of `common.generate`."""
-        return LocalGenerator(self.name, lambda: self.params, self.config, self.tokenizer)
+        """This model as a back end of `common.generate`; all but the embedded ones are held to the form of a
+        reply."""
+        held = not checkpoint.is_embedded(self.folder)
+        return LocalGenerator(self.name, lambda: self.params, self.config, self.tokenizer, held=held)
 
     def encode(self, task: Task, examples: Sequence[Example], max_length: int) -> list[Encoded]:
         """Training sequences of `examples` under the task's one template.
@@ -184,6 +187,15 @@ class LanguageModel:
         limit = self.config.max_positions
         tokens = [self.tokenizer.encode_text(text)[:limit] or [self.tokenizer.pad_id] for text in texts]
         return embed(self.params, self.config, tokens)
+
+    def text_logps(self, texts: Sequence[str]) -> np.ndarray:
+        """Mean log-probability a token (N,), in nats, of plain texts without a template; NaN for a text of one
+        token. A text beyond the model's positions is cut there."""
+        start = self.tokenizer.start_ids
+        tokens = [(start + self.tokenizer.encode_text(text))[: self.config.max_positions] for text in texts]
+        long = [ids for ids in tokens if len(ids) > 1]
+        found = iter(score(self.params, self.config, [(ids[:1], ids[1:]) for ids in long]) if long else ())
+        return np.array([float(next(found).mean()) if len(ids) > 1 else np.nan for ids in tokens])
 
     def fits(self, task: Task, example: Example, max_length: int) -> bool:
         """Whether `example` can be learned within `max_length` tokens, and its question leaves room to answer."""

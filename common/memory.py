@@ -5,8 +5,8 @@
     lines = lines_of(needs)                                   # for a plan
     check(needs, available())                                 # UserError with advice where it cannot fit
 
-Sizes are upper estimates of what is held at one time in a stage; every stage lets go of what it alone needs. On CPU
-weights and activations are float32, on accelerators bfloat16.
+Sizes are upper estimates of what is held at one time in a stage; every stage lets go of what it alone needs. On
+CPU weights and activations are float32, on accelerators bfloat16.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ driver's and the compiler's workspace."""
 PROGRAM = 6_000_000
 """Bytes of main memory that compiling takes for each layer of a model on CPU."""
 LARGE = 100_000_000
-"""Parameters from which layers are recomputed unless the settings say otherwise (`common.train.loop.REMAT_ABOVE`)."""
+"""Parameters from which layers are recomputed unless the settings say otherwise
+(`common.train.loop.REMAT_ABOVE`)."""
 LOGITS = 2**28
 """Most logits at one time in training (`common.model.losses.LOGITS`)."""
 
@@ -84,10 +85,16 @@ class Need:
 
 
 def sampling(
-    model: Model, length: int, *, stage: str = "sampling", device: str = "cpu", shards: int = 1, rank: int = 0
+    model: Model,
+    length: int,
+    *,
+    stage: str = "sampling",
+    device: str = "cpu",
+    shards: int = 1,
+    rank: int = 0,
 ) -> Need:
-    """Of answering: weights, adapters beside them, and `slots` rows of cache of `length` tokens, with the logits of a
-    step. `shards`: devices that a model is split over."""
+    """Of answering: weights, adapters beside them, and `slots` rows of cache of `length` tokens, with the logits
+    of a step. `shards`: devices that a model is split over."""
     c, size = model.config, _size(device)
     slots = 32 if device == "cpu" else 128
     rows = bucket(min(length, c.max_positions), 128)

@@ -3,7 +3,8 @@
     with progress_bar(total=len(requests), desc="teacher", unit="sample") as bar:
         bar.update()
 
-One is drawn in a terminal and in Jupyter, once; where standard error goes to a file or a pipe there is none.
+One is drawn in a terminal and in Jupyter, once; where standard error goes to a file or a pipe there is none, nor
+in any but the first of several processes.
 """
 
 import importlib.util
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+from common import hosts
 
 Bar = tqdm
 
@@ -25,7 +28,7 @@ def progress_bar(iterable: Iterable[Any] | None = None, **settings: Any) -> Bar:
     kind = tqdm
     if kernel and importlib.util.find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as kind
-    return kind(iterable, disable=not (kernel or sys.stderr.isatty()), **settings)
+    return kind(iterable, disable=not (hosts.is_writer() and (kernel or sys.stderr.isatty())), **settings)
 
 
 def _in_jupyter() -> bool:

@@ -5,6 +5,7 @@ Nothing here or elsewhere in `common` changes a setting of jax or flax by being 
 about a device.
 """
 
+import glob
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ def enable_compile_cache() -> None:
     for name, value in _compile_cache().items():
         if name != "jax_compilation_cache_dir" or jax.config.values["jax_compilation_cache_dir"] is None:
             jax.config.update(name, value)
+
+
+def accelerators() -> bool:
+    """Whether this machine has a GPU or TPU, as far as can be told without jax."""
+    return any(glob.glob(f"/dev/{name}") for name in ("nvidia[0-9]*", "accel[0-9]*", "vfio/[0-9]*", "kfd"))
 
 
 def on_accelerator() -> bool:

@@ -6,31 +6,64 @@ Loads no jax, so that a command line is parsed and checked in well under a secon
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from common.backends.budget import Budget
 from common.cli import check_ranges, flag, flag_name
 from common.config import LoraConfig, Optimizer, Remat, Schedule, TrainConfig, micro_batch
 from common.errors import UserError
 
+if TYPE_CHECKING:
+    from common.model.meshes import Devices
+
 C = TypeVar("C", bound="RunSettings")
 T = TypeVar("T")
+
+
+DEVICES = "devices and processes"
+"""Heading of these flags in a command's help."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Flags of every run. A method's Config inherits them and gives `run_dir` a default of its own."""
 
-    UNSTORED: ClassVar[tuple[str, ...]] = ("run_dir", "dry_run")
+    UNSTORED: ClassVar[tuple[str, ...]] = ("run_dir", "dry_run", "mesh", "coordinator", "processes", "process")
     """Settings that decide no result, so that a run may be continued with others."""
 
     seed: int = flag(0, "random seed of everything")
-    run_dir: str = flag("runs/seedloop", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/seedloop", "folder or URL of the run; the same command continues it")
     dry_run: bool = flag(False, "show the plan and stop")
+    mesh: str | None = flag(
+        None,
+        "devices by axis, such as data=2,fsdp=2,tensor=2 (batches; batches and weights; heads); by the models' "
+        "size if not given",
+        DEVICES,
+    )
+    coordinator: str | None = flag(
+        None, "HOST:PORT of process 0; TPU pods, SLURM, GKE and Open MPI name it by themselves", DEVICES
+    )
+    processes: int | None = flag(None, "how many processes carry out this run, by the same command", DEVICES)
+    process: int | None = flag(None, "which of them this one is, from 0", DEVICES)
+
+    def held(self) -> dict[str, int]:
+        """Models that are in memory at one time, by name, and the bytes that each takes for a parameter."""
+        return {}
+
+    def devices(self) -> "Devices":
+        """Where the models of the run lie. Raises UserError for a mesh that cannot be."""
+        from common.model.meshes import choose
+
+        return choose(self.mesh, self.held())
 
     def stored(self) -> dict[str, Any]:
         """What the run directory records: everything that decides the results."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.UNSTORED}
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """Why settings that were left open have the values that `resolved()` gave them, where the model decides
+        that: names, and values with reasons."""
+        return []
 
 
 TRAINING = "training"
@@ -76,6 +109,11 @@ class TrainSettings:
             param_dtype=self.param_dtype,
             **more,
         )
+
+    def trained_bytes(self) -> int:
+        """Bytes of memory that a model takes for a parameter where it is trained: what is kept to start from, and
+        where all weights are trained, their copy, its gradients and two moments in float32."""
+        return 2 if self.lora_rank else 18
 
     def check_training(self) -> None:
         """Raises UserError for a value out of range, and for settings that exclude one another."""

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from common import runtime
+from common import runtime, stopping
 from common.config import SampleConfig, TrainConfig
 from common.generate import Generator, Record, Request
 from common.lm import LanguageModel
@@ -72,7 +72,9 @@ def trained(
     if not path.exists():
         with run.timed(stage):
             params = fit(state, lambda first: run.metrics(logged, first).log)
-            run.once_folder(name, lambda place: _store(place, params, base, settings))
+            with stopping.deferred():  # a training's last updates may be in no state
+                run.once_folder(name, lambda place: _store(place, params, base, settings))
+            del params
         runtime.forget_programs()
     # Only now: until the weights are stored, the state is all there is.
     shutil.rmtree(state, ignore_errors=True)

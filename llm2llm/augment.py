@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 from common.backends.budget import BUDGET_SPENT
 from common.config import SampleConfig
-from common.evals.evaluate import majority
+from common.evals.evaluate import NO_QUESTION, majority
 from common.generate import Generator, Message, Record, Request
 from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.base import Example, NewExample, Task
 from common.tasks.replies import bare
 from common.text.filters import rouge_l, words_of
+from common.text.nonsense import Gate
 from llm2llm.known import Known
 from llm2llm.switches import Asking
 
@@ -45,7 +46,8 @@ class Refine(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Teacher:
     """`generator` solves, for the label check; `writer` writes an example in `samples` calls at most. `fits` tells
-    whether the student can learn and answer an example of that length."""
+    whether the student can learn and answer an example of that length. `gate`: refuses nonsense; None: nothing
+    does."""
 
     generator: Generator
     writer: Generator
@@ -53,6 +55,7 @@ class Teacher:
     task: Task
     asking: Asking
     fits: Callable[[Example], bool]
+    gate: Gate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +99,24 @@ def augment(
             break
         requests = [
             # The id seeds sampling and names the stored reply: without the attempt, the old text would come back.
-            Request(f"{folder}/{attempt}/{slot}/{parent.id}", messages(parent), 1, parent, task.reply_fields)
+            Request(
+                f"{folder}/{attempt}/{slot}/{parent.id}",
+                messages(parent),
+                example=parent,
+                fields=task.reply_fields,
+                choices=_closed(task),
+            )
             for slot, parent in open_slots
         ]
         name = f"{folder}/teacher_{attempt}.jsonl"
         records = collect(run, name, teacher.writer, requests, teacher.asking.sampling, seed)
         read = [_read(teacher, r, parent) for r, (_, parent) in zip(records, open_slots, strict=True)]
+        if teacher.gate is not None:
+            reasons = teacher.gate.reasons([new.question if new.refused is None else None for new in read])
+            read = [
+                new if why is None else dataclasses.replace(new, refused=why)
+                for new, why in zip(read, reasons, strict=True)
+            ]
         # Before the label check, which should not be paid for a repetition.
         repeats = known.repeats([new.question if new.refused is None else None for new in read])
         read = [
@@ -145,6 +160,11 @@ def augment(
     return made
 
 
+def _closed(task: Task) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The field of a reply that takes one of a few answers, the last one, with these; () where they are open."""
+    return ((task.reply_fields[-1], task.choices),) if task.choices else ()
+
+
 def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
     # A spent budget is a failed record, too, but ends the round: it is looked for first.
     if record.error == BUDGET_SPENT:
@@ -172,12 +192,23 @@ def _check_labels(
     found: dict[int, Check] = {}
     records: list[Record] = []
     if teacher.asking.label_check == "resolve":
+        # Only a single answer: of a closed set the likeliest is taken, and several would all be the same.
+        closed = _closed(task) if votes == 1 else ()
+        fields = tuple(name for name, _ in closed)
         requests = [
-            Request(f"{folder}/check_{attempt}/{i}", task.solve_messages(new.question), votes)
+            Request(
+                f"{folder}/check_{attempt}/{i}",
+                task.solve_messages(new.question),
+                votes,
+                fields=fields,
+                choices=closed,
+                blank=task.solve_messages(NO_QUESTION) if closed else (),
+            )
             for i, new in good.items()
         ]
         # Sampled at temperature 0, all votes would be the same answer.
-        sampling = SampleConfig(task.answer_tokens, temperature=0.0 if votes == 1 else VOTE_TEMPERATURE)
+        temperature = 0.0 if votes == 1 else VOTE_TEMPERATURE
+        sampling = SampleConfig(teacher.asking.check_tokens or task.answer_tokens, temperature=temperature)
         records = collect(run, f"{folder}/check_{attempt}.jsonl", teacher.generator, requests, sampling, seed)
         for turn, (i, new) in enumerate(good.items()):
             found[i] = _vote(task, records[turn * votes : (turn + 1) * votes], new.label)

@@ -11,9 +11,10 @@ import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.backends.budget import Budget
-from common.backends.open import check_name
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag
 from common.config import SampleConfig, TrainConfig
+from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
 from common.errors import UserError
 from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
@@ -52,6 +53,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "teacher_top_p": 1.0,
         "show_wrong_answer": False,
         "when_none_wrong": "stop",
+        "detect": "in-sample",
+        "likelihood_guard": 0.0,
+        "lora_rank": 0,
         "learning_rate": 2e-5,
         "epochs": 3.0,
         "batch_size": 128,
@@ -78,10 +82,10 @@ class Config(RunSettings, TrainSettings):
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
     task: str = flag("arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file")
-    student: str = flag("embedded", "embedded, a Hugging Face id, or a folder")
+    student: str = flag("embedded", "embedded, smollm2, a Hugging Face id, a folder, a GGUF file, MODEL+ADAPTER")
     teacher: str = flag(
         "embedded",
-        "embedded, a Hugging Face id, a folder, openai:MODEL, pool:FILE of real examples, or "
+        "embedded, smollm2, a Hugging Face id, a folder, a file, openai:MODEL, pool:FILE of real examples, or "
         "python:FILE.py:FUNCTION",
     )
     teacher_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
@@ -95,7 +99,9 @@ class Config(RunSettings, TrainSettings):
     instruction: str = flag("Which label fits this text?", "task text: the line put before every text")
     seed_examples: int = flag(60, "seeds drawn from the training data")
     seed_sampler: Literal["balanced", "random"] = flag("balanced", "evenly from classes or skills, or at random")
-    rounds: int = flag(4, "trainings of the student, the first on the seeds alone")
+    rounds: int | None = flag(
+        None, "trainings of the student, the first on the seeds alone; 4 for the embedded student, else 3"
+    )
     mode: Literal["iterative", "one-shot"] = flag(
         "iterative", "one-shot: all new examples after the first training, as many as all rounds would want"
     )
@@ -110,13 +116,15 @@ class Config(RunSettings, TrainSettings):
     when_none_wrong: Literal["low-confidence", "stop", "retrain"] = flag(
         "low-confidence", "when target wrong or mixed finds nothing: take the least sure, stop, or train once more"
     )
-    detect: Literal["in-sample", "out-of-fold", "auto"] = flag(
-        "in-sample",
-        "who answers the seeds: the student itself, or students that have not seen them; auto: these as soon as "
-        "the student itself answers nine in ten rightly",
+    detect: Literal["in-sample", "out-of-fold", "auto"] | None = flag(
+        None,
+        "who answers the seeds: the student itself (in-sample, the default of the embedded one), or students that "
+        "have not seen them; auto: these as soon as the student itself answers five in six rightly",
     )
     folds: int = flag(3, "students of out-of-fold detection")
-    per_wrong: int = flag(12, "new examples asked for each chosen example, in each round")
+    per_wrong: int | None = flag(
+        None, "new examples asked for each chosen example, in each round; 12 for the embedded student, else 4"
+    )
     max_attempts: int = flag(2, "requests for one new example before it is given up")
     show_wrong_answer: bool | None = flag(
         None, "show the teacher the student's answer; yes if not given, but for embedded and pool teachers"
@@ -135,6 +143,11 @@ class Config(RunSettings, TrainSettings):
         "everything", "near-duplicates of all seeds, new and test questions, or only of this round's and its seeds"
     )
     semantic: float | None = flag(None, "cosine of hidden states above which a question is a near-duplicate")
+    likelihood_guard: float | None = flag(
+        None,
+        "refuse nonsense: new questions that turn in circles or are no text, or this many standard deviations "
+        "less likely than the seeds under the student as it came; 0: off, as for the embedded student, else 3",
+    )
     balance: bool = flag(False, "ask for no more examples of a class than evens out the classes")
     max_per_seed: int | None = flag(None, "most new examples of one seed in the whole run")
     max_per_class: int | None = flag(None, "most new examples of one class in the whole run")
@@ -149,6 +162,9 @@ class Config(RunSettings, TrainSettings):
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
     teacher_temperature: float = flag(0.8, "of the teacher when it writes")
     teacher_top_p: float = flag(0.95, "of the teacher when it writes")
+    teacher_tokens: int | None = flag(
+        None, "longest reply of the teacher in tokens, its reasoning included; by task if not given"
+    )
     student_temperature: float = flag(0.0, "of the student when it answers; 0 is greedy")
     student_top_p: float = flag(1.0, "of the student when it answers")
     answer_tokens: int | None = flag(None, "longest answer in tokens; by task if not given")
@@ -159,16 +175,18 @@ class Config(RunSettings, TrainSettings):
     )
     system: str = flag("", "system text in front of every question to the student, in training too")
     few_shot: int = flag(0, "seeds with their answers in front of every question to the student, in training too")
-    learning_rate: float | None = flag(
-        None, "peak; 3e-4 for the embedded student, else 2e-4 for adapters, 2e-5 for all weights"
+    learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else by its size")
+    epochs: float | None = flag(
+        None, "passes over the data in each training; 2 for the embedded student, else by its size"
     )
-    epochs: float | None = flag(None, "passes over the data in each training; 2 for the embedded student, else 3")
-    batch_size: int | None = flag(None, "examples in an optimizer update; 12 for the embedded student, else 16")
+    batch_size: int | None = flag(
+        None, "examples in an optimizer update; 12 for the embedded student, else by its size and the seeds"
+    )
     max_length: int = flag(512, "longest example in tokens, answer included")
     reference_code: bool = flag(
         False, "prompts, judge and schedule of the authors' program (preset reference-code)"
     )
-    run_dir: str = flag("runs/llm2llm", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/llm2llm", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -177,13 +195,8 @@ class Config(RunSettings, TrainSettings):
         named = [name for name in PRESETS[self.preset] if name != "task"]
         if named and all(getattr(self, name) == getattr(plain, name) for name in named):
             raise UserError(f"Config(preset={self.preset!r}) sets a name only: write preset({self.preset!r}, …)")
-        embedded = self.student == "embedded"
         silent = self.teacher == "embedded" or self.teacher.startswith("pool:")
-        fill = {
-            "lora_rank": 0,
-            "learning_rate": 3e-4 if embedded else 2e-4 if self.lora_rank else 2e-5,
-            "epochs": 2.0 if embedded else 3.0,
-            "batch_size": 12 if embedded else 16,
+        fill = values(self._defaults()) | {
             "label_check": "none" if self.teacher.startswith("pool:") else "resolve",
             "show_wrong_answer": not silent,
         }
@@ -191,15 +204,42 @@ class Config(RunSettings, TrainSettings):
         config._check()
         return config
 
+    def _defaults(self) -> dict[str, Default]:
+        """What follows the student; the embedded one has the values of the demonstration."""
+        kind = kind_of(model_name(self.student, "student"))
+        if kind.embedded:
+            demo = {"lora_rank": 0, "rounds": 4, "per_wrong": 12, "detect": "in-sample", "likelihood_guard": 0.0}
+            demo |= {"learning_rate": 3e-4, "epochs": 2.0, "batch_size": 12}
+            return {name: Default(value, "") for name, value in demo.items()}
+        # Other rules than these do not look at answers; folds are cut from the seeds.
+        apart = self.target in ("wrong", "low-confidence") and 2 <= self.folds <= self.seed_examples
+        unseen = "students that have not seen the seeds answer them once the student knows them by heart"
+        rank = adapters(kind)
+        taken = rank.value if self.lora_rank is None else self.lora_rank
+        return training(kind, taken, self.seed_examples) | {
+            "lora_rank": rank,
+            "rounds": Default(3, f"{kind}, which learns in fewer rounds than the demonstration's"),
+            "per_wrong": Default(4, f"{kind}, which needs fewer examples than the demonstration's"),
+            "detect": Default("auto", unseen) if apart else Default("in-sample", ""),
+            # A pool gives what people wrote.
+            "likelihood_guard": Default(0.0, "")
+            if self.pool is not None
+            else Default(GUARD, "standard deviations below the seeds; what is less likely is nonsense"),
+        }
+
+    def reasons(self) -> list[tuple[str, str]]:
+        return reasons(self, self._defaults())
+
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
         positive += ("max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
-        positive += ("answer_tokens", "max_per_seed", "max_per_class")
-        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed", "few_shot")
+        positive += ("answer_tokens", "teacher_tokens", "max_per_seed", "max_per_class")
+        least = ("teacher_temperature", "student_temperature", "show_earlier", "seed", "likelihood_guard")
+        least += ("few_shot",)
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
         self.check_training()
-        if self.rounds > 1000:
+        if given(self.rounds) > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
         if self.few_shot >= self.seed_examples:
             raise UserError(
@@ -253,12 +293,13 @@ class Config(RunSettings, TrainSettings):
     @property
     def slots_per_example(self) -> int:
         """New examples wanted for a chosen example in a round."""
-        return self.per_wrong * (self.rounds - 1) if self.mode == "one-shot" else self.per_wrong
+        per_wrong = given(self.per_wrong)
+        return per_wrong * (given(self.rounds) - 1) if self.mode == "one-shot" else per_wrong
 
     @property
     def trainings(self) -> int:
         """Trainings of the student, the first on the seeds alone."""
-        return min(2, self.rounds) if self.mode == "one-shot" else self.rounds
+        return min(2, given(self.rounds)) if self.mode == "one-shot" else given(self.rounds)
 
     @property
     def teaching_arms(self) -> int:
@@ -269,6 +310,11 @@ class Config(RunSettings, TrainSettings):
         """What one arm of one repeat may spend where the budget serves `runs` such runs; None without a budget.
         Raises UserError for one that cannot be read or shared."""
         return hosted_share(self, "teacher", [self.teacher], runs * self.repeats * max(1, self.teaching_arms))
+
+    def held(self) -> dict[str, int]:
+        teacher = [self.teacher] if is_model(self.teacher) else []
+        found = {model_name(name, "teacher"): 2 for name in teacher}
+        return found | {model_name(self.student, "student"): self.trained_bytes()}
 
     def training(self) -> TrainConfig:
         """How a student is trained, in every arm and round; the seed is that of the first repeat."""
@@ -293,20 +339,26 @@ class Config(RunSettings, TrainSettings):
                 rule=self.target,
                 share=self.target_share,
                 when_none_wrong=self.when_none_wrong,
-                detect=self.detect,
+                detect=given(self.detect),
                 folds=self.folds,
                 newer=self.augment_from == "all",
             ),
             quota=Quota(self.slots_per_example, self.max_per_seed, self.max_per_class, self.balance),
             asking=Asking(
-                SampleConfig(task.example_tokens, temperature=self.teacher_temperature, top_p=self.teacher_top_p),
+                SampleConfig(
+                    self.teacher_tokens or task.example_tokens,
+                    temperature=self.teacher_temperature,
+                    top_p=self.teacher_top_p,
+                ),
                 self.max_attempts,
                 given(self.show_wrong_answer),
                 self.show_earlier,
                 given(self.label_check),
                 self.check_votes,
+                self.teacher_tokens,
             ),
             likeness=Likeness(self.rouge_l or task.near_duplicate, self.semantic, self.duplicates_of == "round"),
+            likelihood_guard=given(self.likelihood_guard),
             learning=Learning(
                 self.training(),
                 SampleConfig(answer_tokens, temperature=self.student_temperature, top_p=self.student_top_p),

@@ -29,6 +29,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.lm import LanguageModel
+from common.model.sharding import fetch
 from common.tasks.base import Example
 from common.text.filters import words_of
 
@@ -205,7 +206,7 @@ def neighbour_synonyms(student: LanguageModel, texts: Iterable[str], count: int 
     """
     words = sorted({w for text in texts for w in words_of(text) if w not in STOP_WORDS and not is_number(w)})
     number = {word: i for i, word in enumerate(words)}
-    table = np.asarray(student.params["embed"], np.float32)
+    table = fetch(student.params["embed"]).astype(np.float32)
     vectors = np.array([table[student.tokenizer.encode_text(f" {word}")].mean(axis=0) for word in words])
     vectors = vectors - vectors.mean(axis=0) if words else vectors
     vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -24,6 +24,8 @@ from llm2llm.config import Config
 from llm2llm.switches import Switches
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from common.lm import LanguageModel
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
@@ -68,10 +70,11 @@ def run(
     switches = config.switches(data.task)
 
     def prepare() -> "tuple[LanguageModel, Backend]":
-        base = load_student(config.student, data, switches, config.repeats)
+        mesh = config.devices().mesh
+        base = load_student(config.student, data, switches, config.repeats, mesh)
         if config.pool is not None:
             return base, pool_teacher(config, data.task)
-        return base, open_backend(config.teacher, "teacher", url=config.teacher_url, function=teacher)
+        return base, open_backend(config.teacher, "teacher", url=config.teacher_url, function=teacher, mesh=mesh)
 
     def work(run: "RunDir", ready: "tuple[LanguageModel, Backend]") -> "Conclusion":
         from llm2llm.loop import run_repeat
@@ -136,13 +139,15 @@ def load_data(config: Config) -> Data:
     return Data(task, evaluated, judge, rest, splits["dev"], splits["test"])
 
 
-def load_student(name: str, data: Data, switches: Switches, repeats: int) -> "LanguageModel":
+def load_student(
+    name: str, data: Data, switches: Switches, repeats: int, mesh: "Mesh | None" = None
+) -> "LanguageModel":
     """The base of all students. Raises UserError for a seed that it cannot learn, or a question without room for
     its answer, naming the row."""
     from common.lm import LanguageModel
     from llm2llm.select import as_asked, draw_seeds
 
-    base = LanguageModel.load(model_name(name, "student"))
+    base = LanguageModel.load(model_name(name, "student"), mesh=mesh)
     learning = switches.learning
     # The seeds of all repeats now: a row that is too long should not stop the last repeat after hours.
     for seed in range(switches.seed, switches.seed + repeats):

@@ -130,12 +130,15 @@ def _choose(
 ) -> tuple[list[Example], dict[str, Row], Row]:
     """The examples for the teacher, the student's answers by the example's id, and how they were chosen."""
     targeting = arm.setting.switches.targeting
-    rows, how = list(graded), {}
+    rows = list(graded)
+    how: dict[str, Any] = {}
     # A student that knows its seeds by heart shows no errors on them; one trained without them does.
     memorised = accuracy(graded) >= MEMORISED
     if targeting.detect == "out-of-fold" or (targeting.detect == "auto" and memorised):
         rows, updates = arm.out_of_fold(student, seed_of)
         how = {"fold_updates": updates, "right_out_of_fold": sum(row["correct"] for row in rows)}
+        if targeting.detect == "auto":
+            how["why"] = f"{sum(row['correct'] for row in graded)} of {len(graded)} seeds are known by heart"
     pool = list(arm.seeds)
     if targeting.newer:
         made = [example for example in data if example.id in seed_of]

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from common.settings import given
 from llm2llm.config import MATCHED, Config
 
 FULL = "full method"
@@ -56,7 +57,7 @@ def variants(config: Config) -> dict[str, dict[str, Any]]:
     """The change of every ablation against `config`, by name. What the settings already say is left out."""
     shows = config.show_wrong_answer
     # Where new examples may be followed by newer ones, a seed's are bounded by what it could have had without.
-    most = config.max_per_seed or config.per_wrong * max(1, config.rounds - 1)
+    most = config.max_per_seed or given(config.per_wrong) * max(1, given(config.rounds) - 1)
     every = {
         FULL: {},
         "one-shot": {"mode": "one-shot"},

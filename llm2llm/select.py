@@ -15,8 +15,9 @@ from llm2llm.switches import Learning, Quota, Seeds, Targeting
 
 Row = dict[str, Any]
 
-MEMORISED = 0.9
-"""Share of seeds answered correctly from which `--detect auto` asks students that have not seen them."""
+MEMORISED = 5 / 6
+"""Share of seeds answered correctly from which `--detect auto` asks students that have not seen them: the few
+mistakes that are left would starve the loop."""
 
 
 def draw_seeds(examples: Sequence[Example], seeds: Seeds, seed: int | str) -> list[Example]:

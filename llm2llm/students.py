@@ -16,6 +16,7 @@ from common.results.rundir import RunDir
 from common.sample.score import score
 from common.stages import fine_tuned
 from common.tasks.base import Example, Task
+from common.text.nonsense import Gate
 from common.train.data import Encoded
 from llm2llm.augment import Refine, Teacher
 from llm2llm.known import Known
@@ -215,7 +216,10 @@ class Arm:
         given = {example.question for example in (*self.seeds, *setting.test, *setting.dev)}
         generator = setting.teachers(given, self.folder)
         writer = generator if setting.refine is None else setting.refine(generator)
-        return Teacher(generator, writer, setting.samples, setting.task, setting.switches.asking, self.fits)
+        gate, deviations = None, setting.switches.likelihood_guard
+        if deviations:
+            gate = Gate.of([seed.question for seed in self.seeds], setting.base.text_logps, deviations)
+        return Teacher(generator, writer, setting.samples, setting.task, setting.switches.asking, self.fits, gate)
 
     def fits(self, example: Example) -> bool:
         """Whether the student can learn the example and, asked its question, has room to answer."""

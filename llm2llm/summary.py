@@ -137,7 +137,7 @@ def _class_figures(of_repeats: Sequence[list[Row]]) -> dict[str, Any]:
     return {"macro_f1": [macro_f1(*pair) for pair in pairs], "per_class": per_class(gold, predicted)}
 
 
-def _other_answers(of_repeats: Sequence[list[Row]]) -> dict[str, list[float]]:
+def _other_answers(of_repeats: Sequence[list[Row]]) -> dict[str, Any]:
     """Accuracy of every repeat by what was written, and by log-probabilities as they are."""
     share = lambda rows, field: sum(row[field] == row["label"] for row in rows) / len(rows)
     return {
@@ -196,9 +196,24 @@ def caveats(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
         entries = [e for e in summary.rounds if e["arm"] == name and e["teacher_calls"]]
         kept, calls = (sum(e[key] for e in entries) for key in ("accepted", "teacher_calls"))
         handed_on = calls // setting.samples
+        lines += _starved(entries, name)
         if calls and kept < handed_on / 2:
             reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
             lines.append(f"{name} kept {kept} of {handed_on} replies ({reasons}); see refused.jsonl of its rounds")
+    return lines
+
+
+def _starved(entries: Sequence[Row], name: str) -> list[str]:
+    """Rounds in which the student's own answers to the seeds had too few mistakes left, and who was asked then."""
+    lines = []
+    for entry in entries:
+        if "why" in entry:
+            line = (
+                f"{name}, repeat {entry['repeat']}, round {entry['round']}: {entry['why']}, so students that "
+                f"had not seen them were asked, and answered {entry['right_out_of_fold']} rightly"
+            )
+            unsure = entry["rule"] == "low-confidence"
+            lines.append(line + ("; the least sure answers were taken" if unsure else ""))
     return lines
 
 

@@ -45,7 +45,8 @@ class Asking:
     """How the teacher is asked, and how what it writes is checked (`llm2llm.augment`).
 
     `attempts`: requests for one new example before it is given up. `show_earlier`: new questions of the same seed
-    that it is shown. `votes`: answers in the label check, of which more than half must agree.
+    that it is shown. `votes`: answers in the label check, of which more than half must agree. `check_tokens`: the
+    longest of these, by task where None.
     """
 
     sampling: SampleConfig
@@ -54,6 +55,7 @@ class Asking:
     show_earlier: int = 0
     label_check: LabelCheck = "resolve"
     votes: int = 1
+    check_tokens: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Switches:
-    """All groups, and the seed of the first repeat."""
+    """All groups, and the seed of the first repeat. `likelihood_guard`: standard deviations below the seeds at
+    which a new question is nonsense (`common.text.nonsense`); 0: nothing is."""
 
     seeds: Seeds
     rounds: Rounds
@@ -121,3 +124,4 @@ class Switches:
     learning: Learning
     comparison: Comparison
     seed: int
+    likelihood_guard: float = 0.0

@@ -12,9 +12,10 @@ import pathlib
 from typing import Any, Literal
 
 from common.backends.budget import Budget
-from common.backends.open import check_name, is_model
+from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag
 from common.config import SampleConfig, TrainConfig
+from common.defaults import GUARD, Default, adapters, kind_of, preferring, reasons, training, values, writing
 from common.errors import UserError
 from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
@@ -22,6 +23,7 @@ from reversegen.switches import (
     Answers,
     Exploring,
     Files,
+    GuardedBy,
     Knower,
     Learning,
     PairingRule,
@@ -49,7 +51,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "samples": 5,
         "rounds": 3,
         "pairing": "fallback",
+        "temperature": 1.0,
         "top_p": 0.95,
+        "lora_rank": 0,
+        "likelihood_guard": 4.0,
+        "guarded_by": "warm-up",
+        "batch_size": 16,
         "query_tokens": 512,
         "max_length": 2048,
         "mix": 0.0,
@@ -63,6 +70,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
     "rounds": 1,
     "pairing": "pooled",
     "top_p": 0.9,
+    "lora_rank": 0,
     "optimizer": "rmsprop",
     "warm_up_learning_rate": 5e-7,
     "dpo_learning_rate": 5e-5,
@@ -93,13 +101,14 @@ class Config(RunSettings, TrainSettings):
         "(common/tasks/README.md); safety, own: none",
     )
     proposer: str = flag(
-        "embedded", "the model that is trained to write queries: embedded, a Hugging Face id, a folder"
+        "embedded",
+        "the model that is trained to write queries: embedded, smollm2, a Hugging Face id, a folder, a file",
     )
     target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
     transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")
     labeler: str = flag(
         "embedded",
-        "what answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
+        "what answers failing queries: embedded, smollm2, a Hugging Face id, a folder, openai:MODEL, "
         "python:FILE.py:FUNCTION, or program",
     )
     labeler_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
@@ -126,8 +135,8 @@ class Config(RunSettings, TrainSettings):
     samples: int = flag(5, "queries sampled for a prompt while exploring")
     final_prompts: int = flag(400, "prompts, one query each, of the last proposing")
     max_failures: int = flag(100, "most failing queries the target learns from")
-    temperature: float = flag(1.0, "of the proposer")
-    top_p: float = flag(1.0, "of the proposer")
+    temperature: float | None = flag(None, "of the proposer; by its size, embedded: 1")
+    top_p: float | None = flag(None, "of the proposer; 0.95, embedded: 1")
     query_tokens: int | None = flag(None, "longest query in tokens; by data if not given")
     target_samples: int | None = flag(
         None, "answers of the target to a query: 1 is greedy, more give a soft failure rate; honesty: 10"
@@ -152,8 +161,13 @@ class Config(RunSettings, TrainSettings):
     semantic: float | None = flag(
         None, "cosine of the proposer's hidden states above which it is one; 0.96, for arithmetic 0.99; 1: off"
     )
-    likelihood_guard: float = flag(
-        4.0, "standard deviations below the warm-up proposer's mean log-probability that are too odd; 0: off"
+    likelihood_guard: float | None = flag(
+        None, "standard deviations below a mean log-probability a token that are too odd; 0: off; 3, embedded: 4"
+    )
+    guarded_by: GuardedBy | None = flag(
+        None,
+        "whose likelihoods that guard compares with: of the warm-up proposer's own queries, as for the "
+        "embedded one, or of the seeds, where text that turns in circles or is none is dropped too",
     )
     collapse: float = flag(0.15, "rise of self-BLEU over the warm-up proposer's that raises the alarm")
     arms: tuple[str, ...] | None = flag(None, f"what is trained and compared: {', '.join(ARMS)}")
@@ -167,11 +181,11 @@ class Config(RunSettings, TrainSettings):
     dpo_epochs: float = flag(2.0, "passes over the pairs of a round")
     dpo_batch_size: int = flag(16, "pairs in an update")
     learning_rate: float | None = flag(None, "of the target's training; by model if not given")
-    epochs: float = flag(3.0, "passes over the target's data")
-    batch_size: int = flag(16, "examples in an update")
+    epochs: float | None = flag(None, "passes over the target's data; by model, embedded: 3")
+    batch_size: int | None = flag(None, "examples in an update; by model and data, embedded: 16")
     max_length: int = flag(512, "longest training sequence in tokens")
     redact: bool = flag(False, "show hashes instead of texts in the report and the data card")
-    run_dir: str = flag("runs/reversegen", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/reversegen", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -179,24 +193,49 @@ class Config(RunSettings, TrainSettings):
         data = {"math": "arithmetic", "honesty": "arc-easy"}.get(self.task)
         known = self.task == "math" and (self.data or data) == "arithmetic"
         samples = 10 if self.task == "honesty" else 1
-        rates = lambda model, rate, tiny: tiny if model == "embedded" else rate[bool(self.lora_rank)]
-        fill = {
+        fill = values(self._defaults()) | {
             "data": data,
-            "lora_rank": 0,
             "reference": "program" if known else "labeler",
             "validity": "program" if known else ("labeler" if self.task in ("math", "honesty") else "none"),
             "target_samples": samples,
             # Problems from templates share most of their words, and all of their sense, with others of their kind.
             "jaccard": 0.85 if known else 0.78,
             "semantic": 0.99 if known else 0.96,
-            "warm_up_learning_rate": rates(self.proposer, (2e-5, 2e-4), 3e-4),
-            "dpo_learning_rate": rates(self.proposer, (1e-6, 5e-5), 1.25e-4),
-            "learning_rate": rates(self.target, (2e-5, 2e-4), 3e-4),
             "arms": tuple(arm for arm in ARMS if arm != "human-data" or self.human_file),
         }
         config = filled(self, fill)
         config._check()
         return config
+
+    def _defaults(self) -> dict[str, Default]:
+        """What follows the models; the embedded ones have the values of the demonstration."""
+        proposer = kind_of(model_name(self.proposer, "teacher"))
+        target = kind_of(model_name(self.target, "student"))
+        # One rank for both: what the larger of them needs.
+        real = [kind for kind in (proposer, target) if not kind.embedded]
+        largest = min(real, key=lambda kind: kind.small, default=None)
+        rank = Default(0, "") if largest is None else adapters(largest)
+        taken = rank.value if self.lora_rank is None else self.lora_rank
+        found = {"lora_rank": rank}
+        if proposer.embedded:
+            demo = {"warm_up_learning_rate": 3e-4, "dpo_learning_rate": 1.25e-4, "temperature": 1.0, "top_p": 1.0}
+            demo |= {"guarded_by": "warm-up", "likelihood_guard": 4.0}
+            found |= {name: Default(value, "") for name, value in demo.items()}
+        else:
+            found["warm_up_learning_rate"] = training(proposer, taken, None)["learning_rate"]
+            found["dpo_learning_rate"] = preferring(proposer, taken)
+            found |= writing(proposer)
+            why = "standard deviations below the seeds; what is less likely is nonsense"
+            found["likelihood_guard"] = Default(GUARD, why)
+            found["guarded_by"] = Default("seeds", f"the first queries of {proposer} may be nonsense themselves")
+        if target.embedded:
+            demo = {"learning_rate": 3e-4, "epochs": 3.0, "batch_size": 16}
+            return found | {name: Default(value, "") for name, value in demo.items()}
+        failures = min(self.max_failures, self.final_prompts)
+        return found | training(target, taken, round(failures * (1 + self.mix)))
+
+    def reasons(self) -> list[tuple[str, str]]:
+        return reasons(self, self._defaults())
 
     def _check(self) -> None:
         positive = ("seed_instructions", "shots", "rounds", "prompts", "samples", "final_prompts", "label_votes")
@@ -288,6 +327,13 @@ class Config(RunSettings, TrainSettings):
             raise UserError(f"--judge {self.judge}: name a function as python:FILE.py:FUNCTION")
         self.share()
 
+    def held(self) -> dict[str, int]:
+        asked = [name for name in (self.labeler, self.guard) if name and is_model(name)]
+        found = {model_name(name, "teacher"): 2 for name in asked}
+        found[model_name(self.proposer, "teacher")] = self.trained_bytes()
+        targets = (self.target, *self.transfer_targets)
+        return found | {model_name(name, "student"): self.trained_bytes() for name in targets}
+
     def share(self) -> Budget | None:
         """What the labeler may spend in a repeat; None without a budget. Raises UserError for one that cannot be
         read or shared."""
@@ -321,8 +367,12 @@ class Config(RunSettings, TrainSettings):
                 samples=self.samples,
                 final_prompts=self.final_prompts,
                 writing=SampleConfig(
-                    self.query_tokens or query_tokens, temperature=self.temperature, top_p=self.top_p
+                    self.query_tokens or query_tokens,
+                    temperature=given(self.temperature),
+                    top_p=given(self.top_p),
                 ),
+                # The embedded proposer was trained to write a single query.
+                keep_first=not kind_of(model_name(self.proposer, "teacher")).embedded,
                 warm_up=self._training(given(self.warm_up_learning_rate), self.warm_up_epochs, WARM_UP_BATCH),
                 preferring=Preferring(
                     self._training(given(self.dpo_learning_rate), self.dpo_epochs, self.dpo_batch_size),
@@ -335,11 +385,12 @@ class Config(RunSettings, TrainSettings):
                 max_pairs=self.max_pairs,
                 jaccard=given(self.jaccard),
                 semantic=given(self.semantic),
-                likelihood_guard=self.likelihood_guard,
+                likelihood_guard=given(self.likelihood_guard),
+                guarded_by=given(self.guarded_by),
                 collapse=self.collapse,
             ),
             learning=Learning(
-                self._training(given(self.learning_rate), self.epochs, self.batch_size),
+                self._training(given(self.learning_rate), given(self.epochs), given(self.batch_size)),
                 self.mix,
                 self.max_failures,
             ),

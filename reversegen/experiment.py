@@ -105,10 +105,11 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
 
     app, data = load_data(config)
     switches = config.switches(app.query_tokens)
+    mesh = config.devices().mesh
     models = Models(
-        LanguageModel.load(model_name(config.proposer, "teacher")),
-        LanguageModel.load(model_name(config.target, "student")),
-        {name: LanguageModel.load(model_name(name, "student")) for name in config.transfer_targets},
+        LanguageModel.load(model_name(config.proposer, "teacher"), mesh=mesh),
+        LanguageModel.load(model_name(config.target, "student"), mesh=mesh),
+        {name: LanguageModel.load(model_name(name, "student"), mesh=mesh) for name in config.transfer_targets},
     )
     fitting = seeds_to_show(app, data.seeds, switches, models.proposer)
     caveats = []
@@ -121,9 +122,9 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
     check_lengths(app, models.target, list(learned), asked, switches.learning.train.max_length)
     labeler = guard = None
     if config.labeler != "program":
-        labeler = open_backend(config.labeler, "teacher", url=config.labeler_url)
+        labeler = open_backend(config.labeler, "teacher", url=config.labeler_url, mesh=mesh)
     if config.guard is not None:
-        guard = open_backend(config.guard, "teacher", url=config.guard_url)
+        guard = open_backend(config.guard, "teacher", url=config.guard_url, mesh=mesh)
 
     def work(place: "RunDir") -> "Conclusion":
         with contextlib.ExitStack() as stack:

@@ -19,6 +19,7 @@ from common.model.decoder import Params
 from common.stages import Lazy, trained
 from common.tasks.base import Example
 from common.text.diversity import self_bleu
+from common.text.nonsense import Gate
 from common.text.novelty import History
 from common.train.loop import Log
 from common.train.preference import Preference, prefer, reference_logps
@@ -54,6 +55,10 @@ class Explorer:
         self.folder = f"repeat_{self.ctx.repeat}/{self.name}"
         self.history = self.new_history()
         self.fluency: Fluency | None = None
+        self.gate: Gate | None = None
+        if self.settings.likelihood_guard and self.settings.guarded_by == "seeds":
+            texts = [seed.question for seed in self.seeds]
+            self.gate = Gate.of(texts, self.base.text_logps, self.settings.likelihood_guard)
         self.rounds: list[Row] = []
         self.begun = False
 
@@ -77,12 +82,12 @@ class Explorer:
     ) -> list[Row]:
         """Proposals with their verdicts. Rows that were dropped have no outcome."""
         ctx, app = self.ctx, self.app
-        rows = propose(ctx, app, proposer, prompts, n, self.settings.writing, folder)
-        if not self.begun:
+        rows = propose(ctx, app, proposer, prompts, n, self.settings.writing, folder, self.settings.keep_first)
+        if not self.begun and self.gate is None:
             # The first to propose is the warm-up proposer, whose own queries say what is likely text.
             self.begun = True
             self.fluency = Fluency.of(proposer, rows, self.settings.likelihood_guard)
-        rows = sift(ctx, app, rows, prompts, history, self.held_out, self.fluency, folder)
+        rows = sift(ctx, app, rows, prompts, history, self.held_out, self.fluency, folder, self.gate)
         # Only what is new and likely costs answers of the target.
         asked = [row for row in rows if row["dropped"] is None]
         verdicts = app.verdicts(ctx, folder, asked, target or self.target)
@@ -234,7 +239,7 @@ def figures(rows: Sequence[Row]) -> Row:
     """What a round of proposals came to. Shares are of all queries sampled, `valid_failure_rate` of the valid."""
     count, outcomes = len(rows), [row["outcome"] for row in rows]
     malformed = sum(row["malformed"] is not None for row in rows)
-    unlikely = sum(row["dropped"] == "unlikely text" for row in rows)
+    unlikely = sum((row["dropped"] or "").startswith(("unlikely", "nonsense")) for row in rows)
     # What is dropped for any other reason repeats something: a seed, an earlier query or a test question.
     repeated = sum(row["dropped"] is not None for row in rows) - malformed - unlikely
     failed, passed, refused = (outcomes.count(name) for name in ("fail", "pass", "invalid"))

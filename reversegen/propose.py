@@ -17,6 +17,7 @@ from common.results.rundir import RunDir
 from common.sample.score import score
 from common.stages import Lazy, collect, fine_tuned
 from common.tasks.base import Example
+from common.text.nonsense import Gate
 from common.text.novelty import History, Repeat
 from common.train.data import Encoded
 from reversegen.applications.base import Application, Context, Model, Read, Row
@@ -105,8 +106,11 @@ def propose(
     n: int,
     writing: SampleConfig,
     folder: str,
+    keep_first: bool = True,
 ) -> list[Row]:
-    """`n` queries a prompt with their provenance; `query` is None where the reply holds none."""
+    """`n` queries a prompt with their provenance; `query` is None where the reply holds none.
+
+    `keep_first`: of a reply that was cut off the first query counts, if it is whole, and `reply` is that alone."""
     asked = [Request(f"{folder}/{i}", app.prompt(shown), n) for i, shown in enumerate(prompts)]
     generator = lambda: proposer().generator()
     with ctx.run.timed("propose"):
@@ -114,8 +118,11 @@ def propose(
     rows = []
     for i, record in enumerate(records):
         shown, messages = prompts[i // n], json.dumps(asked[i // n].messages)
+        reply = record.text
         if record.status == "length":
-            read = Read(refused="cut off")  # the end of a query is missing, which may hold what is asked
+            # The end of a query is missing, which may hold what is asked; but the first of several may be whole.
+            reply = (app.first(record.text or "") if keep_first else None) or record.text
+            read = app.read(reply or "") if reply != record.text else Read(refused="cut off")
         elif record.status == "failed" or record.text is None:
             read = Read(refused="failed")
         else:
@@ -129,7 +136,7 @@ def propose(
                 "prompt_hash": hashlib.sha256(messages.encode()).hexdigest()[:16],
                 "shown": [seed.id for seed in shown],
                 "group": shown[0].group,
-                "reply": record.text,
+                "reply": reply,
                 "query": None if read.refused else read.query,
                 "malformed": read.refused,
                 "mean_logp": record.mean_logp,
@@ -182,9 +189,11 @@ def sift(
     held_out: History,
     fluency: Fluency | None,
     folder: str,
+    gate: Gate | None = None,
 ) -> list[Row]:
     """The rows with why each was `dropped`, None for queries that are new against the history, not near what is
-    held out for the test, and likely enough. Whatever is well formed and new enters the history."""
+    held out for the test, no nonsense by `gate`, and likely enough. Whatever is well formed and new enters the
+    history."""
     malformed = {row["id"]: f"malformed: {row['malformed']}" for row in rows if row["malformed"]}
     told: dict[str, Row] = {row["id"]: {"dropped": malformed.get(row["id"])} for row in rows}
 
@@ -202,6 +211,12 @@ def sift(
     kept = new(formed, repeats)
     # After the history, which is to know these queries too: written again, they would not be new either.
     kept = new(kept, held_out.repeats([row["query"] for row in kept]), "near a test question")
+    if gate is not None and kept:
+        with ctx.run.timed("likelihood guard"):
+            look = lambda: [{"why": why} for why in gate.reasons([row["query"] for row in kept])]
+            found = ctx.run.once(f"{folder}/nonsense.jsonl", look)
+        told |= {row["id"]: {"dropped": told_why["why"]} for row, told_why in zip(kept, found, strict=True)}
+        kept = [row for row in kept if told[row["id"]]["dropped"] is None]
     # Last, so that the warm-up proposer reads only what is left.
     if fluency is not None and kept:
         with ctx.run.timed("likelihood guard"):

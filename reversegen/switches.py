@@ -9,6 +9,9 @@ from typing import Literal
 
 from common.config import SampleConfig, TrainConfig
 
+GuardedBy = Literal["warm-up", "seeds"]
+"""Whose likelihoods say what is too odd: of the warm-up proposer's own queries, or of the seeds under the proposer
+as it came."""
 PairingRule = Literal["within", "fallback", "pooled"]
 Knower = Literal["program", "labeler"]
 """Who is asked for what is true of a query."""
@@ -55,7 +58,8 @@ class Preferring:
 class Exploring:
     """One proposer's rounds. `samples`: queries for a prompt, of which the last proposing has one. A query is a
     near-duplicate from `jaccard` of its words on, and above the cosine `semantic` (1: off) of its hidden states.
-    `likelihood_guard` is in standard deviations (0: off), `collapse` a rise of self-BLEU."""
+    `likelihood_guard` is in standard deviations (0: off), below what `guarded_by` names; `collapse` is a rise of
+    self-BLEU. `keep_first`: of a list of queries that was cut off the first counts."""
 
     shots: int
     rounds: int
@@ -63,6 +67,7 @@ class Exploring:
     samples: int
     final_prompts: int
     writing: SampleConfig
+    keep_first: bool
     warm_up: TrainConfig
     preferring: Preferring
     pairing: PairingRule
@@ -71,6 +76,7 @@ class Exploring:
     jaccard: float
     semantic: float
     likelihood_guard: float
+    guarded_by: GuardedBy
     collapse: float
 
     @property

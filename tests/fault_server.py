@@ -15,9 +15,9 @@ import threading
 import time
 
 
-def completion(content, finish="stop", refusal=None, prompt_tokens=10, completion_tokens=5):
-    """The body of a chat completion."""
-    message = {"role": "assistant", "content": content, "refusal": refusal}
+def completion(content, finish="stop", refusal=None, prompt_tokens=10, completion_tokens=5, **more):
+    """The body of a chat completion; `more` stands in its message."""
+    message = {"role": "assistant", "content": content, "refusal": refusal, **more}
     return {
         "object": "chat.completion",
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
@@ -49,6 +49,12 @@ FAULTS = {
     "filtered": (200, {}, completion("half a", finish="content_filter")),
     "length": (200, {}, completion("cut off in the", finish="length")),
     "garbage": (200, {}, completion("%% \ud800 {{{ no form at all")),
+    "parts": (200, {}, completion([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "in parts"}])),
+    "thinks": (200, {}, completion("<think>\n#### 5?\n</think>\n\nafter thought")),
+    "fenced": (200, {}, completion("```text\nin a fence\n```\n")),
+    "reasons": (200, {}, completion(None, reasoning_content="I should")),
+    "reasons to the end": (200, {}, completion(None, finish="length", reasoning_content="I should")),
+    "calls a tool": (200, {}, completion(None, finish="tool_calls", tool_calls=[{"id": "1"}])),
     "no usage": (200, {}, {k: v for k, v in completion("Text: long enough").items() if k != "usage"}),
 }
 # answers with status 200 that are no replies
@@ -56,19 +62,29 @@ TORN = {
     "html": b"<html>be right back</html>",
     "half": json.dumps(completion("lost")).encode()[:-20],
     "error in 200": json.dumps(_error("upstream fell over")).encode(),
+    "nothing": json.dumps({"choices": []}).encode(),
 }
 
 
 class FaultServer:
     """`faults` are used up one by one as requests arrive; `always` is the fault of all that come after them.
 
-    `refuses`: names of parameters that are answered with status 400, naming them. `delay`: seconds by message.
-    `hold_after`: once so many replies were paid, requests hang until `release`, and are dropped unpaid.
+    `refuses`: names of parameters that are answered with status `refusal`, naming them; "system" is the role.
+    `delay`: seconds by message. `hold_after`: once so many replies were paid, requests hang until `release`, and
+    are dropped unpaid.
     """
 
     def __init__(
-        self, faults=(), always=None, refuses=(), answer="to {}", delay=lambda content: 0, hold_after=None
+        self,
+        faults=(),
+        always=None,
+        refuses=(),
+        answer="to {}",
+        delay=lambda content: 0,
+        hold_after=None,
+        refusal=400,
     ):
+        self.refusal, self.said = refusal, "'{}' is not supported here"
         self.faults = collections.deque(faults)
         self.always, self.refuses, self.answer, self.delay = always, set(refuses), answer, delay
         self.hold_after = hold_after
@@ -126,7 +142,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             owner.bodies.append(body)
             owner.times.append(time.monotonic())
             owner.keys.add(self.headers["Authorization"])
-            named = next((name for name in body if name in owner.refuses), None)
+            roles = {message["role"] for message in body["messages"]}
+            named = next((name for name in (*body, *roles) if name in owner.refuses), None)
             fault = None if named else owner.faults.popleft() if owner.faults else owner.always
             held = owner.hold_after is not None and owner.paid.total() >= owner.hold_after
             if not held and named is None and (fault is None or FAULTS.get(fault, (0,))[0] == 200):
@@ -139,7 +156,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault == "truncated":
             self._send(200, {"Content-Length": "5000"}, json.dumps(completion("lost")).encode())
         elif named:
-            self._send(400, {}, json.dumps(_error(f"'{named}' is not supported here", None, named)).encode())
+            said = "System role not supported" if named == "system" else owner.said.format(named)
+            self._send(owner.refusal, {}, json.dumps(_error(said, None, named)).encode())
         elif fault in TORN:
             self._send(200, {}, TORN[fault])
         elif fault is not None:

@@ -1,4 +1,4 @@
-"""What every run must survive: SIGKILL in any stage, and the same command again."""
+"""What every run must survive: SIGKILL in any stage, or being asked to stop, and the same command again."""
 
 import os
 import pathlib
@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
-APART = ("timing.jsonl", ".lock", "replies.sqlite")
+APART = ("timing.jsonl", ".lock", "replies.sqlite", ".seedloop.json")
 """Files that may differ between two runs of one command."""
 
 
@@ -37,17 +37,40 @@ def check_killed(
 ) -> None:
     """Start `run.py` with `words` and `--run-dir folder`, kill it once the first of `stages` appears (patterns of
     artifacts), again for the next, and let it end. Its bytes must be those of `whole`, which was left alone."""
-    command = [sys.executable, "run.py", *words, "--run-dir", str(folder)]
+    command = [*words, "--run-dir", str(folder)]
     for stage in stages:
-        there = lambda stage=stage: any(folder.glob(stage)) if folder.exists() else False
-        with subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as process:
-            while process.poll() is None and not there():
-                time.sleep(0.01)
-            assert there(), (stage, process.stderr.read().decode())
-            os.kill(process.pid, signal.SIGKILL)
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+        # A folder that is not there yet holds nothing.
+        signalled(command, lambda stage=stage: folder.exists() and any(folder.glob(stage)), signal.SIGKILL, env)
+    check_ends(command, folder, whole, env)
+
+
+def signalled(
+    words: Sequence[str], ready: Callable[[], bool], number: signal.Signals, env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Start `run.py` with `words` and send it the signal once it is `ready`; its exit status and what it said."""
+    with subprocess.Popen(
+        [sys.executable, "run.py", *words],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        while process.poll() is None and not ready():
+            time.sleep(0.01)
+        ended = process.poll()
+        os.kill(process.pid, number)
+        said = process.communicate()[1].decode()
+        assert ended is None or ready(), said
+        return process.returncode, said
+
+
+def check_ends(
+    words: Sequence[str], folder: pathlib.Path, whole: pathlib.Path, env: Mapping[str, str] | None = None
+) -> None:
+    """Let `run.py` with `words` end. The bytes in `folder` must be those of `whole`."""
+    done = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     wanted, found = bytes_of(whole), bytes_of(folder)
     assert wanted.keys() == found.keys()

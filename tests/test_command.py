@@ -57,7 +57,6 @@ def test_help_shows_every_default(capsys):
         ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
         ({"arms": ("llm2llm", "x")}, "unknown arm x"),
         ({"arms": ("fine-tune-matched",)}, "add llm2llm"),
-        ({"batch_size": 10, "micro_batch_size": 4}, "multiple"),
         ({"rouge_l": 1.5}, "--rouge-l"),
         ({"train_file": "nowhere.jsonl"}, "no such file: nowhere.jsonl"),
         ({"teacher": "pool:nowhere.jsonl"}, "no such file: nowhere.jsonl"),

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
-    *("secret", "errors", "config", "buckets", "generate", "usercode", "progress", "cli", "runtime"),
-    *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "settings", "stages"),
+    *("secret", "errors", "config", "buckets", "hosts", "generate", "usercode", "progress", "cli", "runtime"),
+    "stopping",
+    *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "defaults", "settings", "stages"),
     *("experiment", "evals", "embedded"),
 )
 """The files and rooms of common/, each above everything that it may import."""

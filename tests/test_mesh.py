@@ -26,7 +26,7 @@ QUESTIONS = [Request(str(i), ({"role": "user", "content": "0123456789"[: i + 1]}
 def models(fixtures):
     """The same model on one device, and on two rows of four."""
     one = LanguageModel.load(str(fixtures / "qwen2"))
-    return one, LanguageModel.load(str(fixtures / "qwen2"), mesh=make_mesh(fsdp=2, tp=4))
+    return one, LanguageModel.load(str(fixtures / "qwen2"), mesh=make_mesh(fsdp=2, tensor=4))
 
 
 def _answers():
@@ -37,7 +37,7 @@ def _answers():
 
 def assert_trained_alike(one, mesh, start):
     """The same weights, laid out as they were before, and changed at all."""
-    expected = param_shardings(make_mesh(fsdp=2, tp=4), mesh)
+    expected = param_shardings(make_mesh(fsdp=2, tensor=4), mesh)
     assert jax.tree.map(lambda leaf: leaf.sharding, mesh) == expected
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), one, start))) > 1e-4
     # AdamW divides by the size of a gradient, so that rounding shows where a gradient is next to nothing.
@@ -128,5 +128,5 @@ def test_beam_search_on_a_mesh_gives_the_answers_of_one_device(models):
 
 def test_other_weights_of_a_model_are_read_onto_its_mesh(models, fixtures):
     other = models[1].with_weights("other", fixtures / "qwen2")
-    assert mesh_of(other.params) == mesh_of(models[1].params) == make_mesh(fsdp=2, tp=4)
+    assert mesh_of(other.params) == mesh_of(models[1].params) == make_mesh(fsdp=2, tensor=4)
     assert mesh_of(models[0].with_weights("other", fixtures / "qwen2").params) is None

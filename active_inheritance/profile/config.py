@@ -82,7 +82,7 @@ class Config(RunSettings):
     judge_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
     limit: int | None = flag(None, "first rows of every file")
     batch_size: int = flag(32, "texts computed together; changes no figure")
-    run_dir: str = flag("runs/profile", "folder of the run; the same command continues it")
+    run_dir: str = flag("runs/profile", "folder or URL of the run; the same command continues it")
 
     def resolved(self) -> "Config":
         """The same settings, checked. Raises UserError for a value out of range or a missing file."""
@@ -147,6 +147,10 @@ class Config(RunSettings):
             check_name(self.judge, "--judge", self.judge_url)
             if self.prompts_file is None or len(self.model) < 2:
                 raise UserError("--judge compares answers of two models: give --prompts-file and --model twice")
+
+    def held(self) -> dict[str, int]:
+        judge = [model_name(self.judge, "teacher")] if self.judge and is_model(self.judge) else []
+        return dict.fromkeys((*self.model, *judge), 2)
 
     def share(self) -> Budget | None:
         """What the judge may spend, on all models together. Raises UserError for a bad budget, and for settings of

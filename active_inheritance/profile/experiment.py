@@ -20,6 +20,8 @@ from common.errors import UserError
 from common.experiment import carry_out, identity
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from common.evals.measure import Measure, Profile, Store
     from common.evals.preference import Wins
     from common.results.conclusion import Conclusion
@@ -32,6 +34,7 @@ class Ready(NamedTuple):
     config: Config
     measures: "Sequence[Measure]"
     open_judge: Backend | None
+    mesh: "Mesh | None"
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
         profiles = {}  # without the models: one at a time is in memory
         stores = {name: Store(run, folder_of(number, name)) for number, name in enumerate(config.model)}
         for name, store in stores.items():
-            profiles[name] = profile_model(LanguageModel.load(name), ready.measures, store)
+            profiles[name] = profile_model(LanguageModel.load(name, mesh=ready.mesh), ready.measures, store)
         wins = _judged(run, ready, stores, profiles)
         return conclusion(ready.config, ready.measures, profiles, wins)
 
@@ -64,12 +67,15 @@ def _prepare(config: Config) -> Ready:
     positions = {name: _positions(name) for name in config.model}
     _check_tokens(config, positions)
     tokens = config.answer_tokens or default_tokens(min(positions.values()))
-    open_judge = None if config.judge is None else open_backend(config.judge, "teacher", url=config.judge_url)
+    mesh = config.devices().mesh
+    open_judge = (
+        None if config.judge is None else open_backend(config.judge, "teacher", url=config.judge_url, mesh=mesh)
+    )
     # One limit for all models, so that the lengths of their answers can be compared.
     for i, measure in enumerate(measures):
         if isinstance(measure, WritingMeasure):
             measures[i] = dataclasses.replace(measure, tokens=measure.tokens or tokens)
-    return Ready(dataclasses.replace(config, answer_tokens=tokens), measures, open_judge)
+    return Ready(dataclasses.replace(config, answer_tokens=tokens), measures, open_judge, mesh)
 
 
 def load_data(config: Config) -> "list[Measure]":

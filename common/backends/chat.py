@@ -8,14 +8,15 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.backends.budget import Spent
 from common.backends.replies import Reply
 from common.config import SampleConfig
-from common.generate import Record, Request
+from common.generate import Record, Request, system_into_user
 from common.secret import masked, masked_value
+from common.tasks.replies import bare
 
 ASKS = 2
 """How often one sample is paid for at most: after a reply without text there is a second try."""
@@ -27,7 +28,16 @@ log = logging.getLogger(__name__)
 _UNSUPPORTED = re.compile(
     r"support|recogni[sz]|unknown|unexpected|extra|permitted|allowed|deprecated|compatible|cannot", re.IGNORECASE
 )
-_SCHEMA = re.compile(r"response_format|json_schema|structured", re.IGNORECASE)
+_SCHEMA = re.compile(r"response_format|json_schema|structured|grammar|guided", re.IGNORECASE)
+_SYSTEM = re.compile(r"system (role|message|prompt|turn)|roles must alternate", re.IGNORECASE)
+NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
+
+
+def is_hopeless(status: int, body: str) -> bool:
+    """Whether a refusal comes back however often the same is sent, though its status says that it may pass."""
+    if status == 429:
+        return any(f'"{code}"' in body for code in NO_CREDIT)
+    return status == 500 and (_SCHEMA.search(body) or _SYSTEM.search(body)) is not None
 
 
 class Dialect:
@@ -36,14 +46,16 @@ class Dialect:
     def __init__(self, model: str):
         self._model = model
         self._limit = "max_tokens"  # first, as servers that do not know max_completion_tokens may ignore it
-        self._schema = True
+        self._schema: str | None = "json_schema"
+        self._schema_worked = False
+        self._system = True
         self._refused: set[str] = set()
 
     def body(self, request: Request, sampling: SampleConfig) -> dict[str, Any]:
         """Arguments of the client's `chat.completions.create`."""
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": list(request.messages),
+            "messages": (None if self._system else system_into_user(request.messages)) or list(request.messages),
             self._limit: sampling.max_new_tokens,
         }
         if "temperature" not in self._refused:
@@ -57,13 +69,21 @@ class Dialect:
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         if request.fields and self._schema:
-            body["response_format"] = _schema(request.fields)
+            body["response_format"] = _schema(request.fields, dict(request.choices), self._schema)
         return body
 
     def learn(self, status: int, words: str, sent: dict[str, Any]) -> None:
         """Drop what a refusal of the body `sent` names; `words` is all that the server said."""
-        # Other refusals are not about the body.
-        if status not in (400, 404, 422):
+        # Others are not about the body. Some servers that stumble over a feature call it a fault of their own.
+        if status not in (400, 404, 422, 500):
+            return
+        if sent["messages"][0]["role"] == "system" and _SYSTEM.search(words):
+            log.warning("model %s takes no system turn: its text goes into the user's", self._model)
+            self._system = False
+            return
+        if status == 500:
+            if "response_format" in sent and (_SCHEMA.search(words) or not self._schema_worked):
+                self._drop_schema(words, sent)
             return
         names = lambda parameter: re.search(rf"\b{parameter}\b", words) is not None
         if _UNSUPPORTED.search(words):
@@ -78,7 +98,18 @@ class Dialect:
                 return
         # Many servers refuse a schema without naming it. A 404 must name it: it mostly means the model.
         if "response_format" in sent and (status != 404 or _SCHEMA.search(words)):
-            self._schema = False
+            self._drop_schema(words, sent)
+
+    def worked(self, sent: dict[str, Any]) -> None:
+        """A body that the server took."""
+        self._schema_worked |= "response_format" in sent
+
+    def _drop_schema(self, words: str, sent: dict[str, Any]) -> None:
+        if sent["response_format"]["type"] == "json_schema" and "json_object" in words:
+            self._schema = "json_object"  # the form of llama-cpp-python, which says so
+        elif self._schema is not None:
+            log.warning("model %s is not held to the form of a reply: the server refuses a schema", self._model)
+            self._schema = None
 
 
 @functools.cache
@@ -87,21 +118,19 @@ def dialect(url: str, model: str) -> Dialect:
     return Dialect(model)
 
 
-def _schema(fields: Sequence[str]) -> dict[str, Any]:
-    """A strict JSON schema of one string for each field."""
-    return {
-        "type": "json_schema",
-        "json_schema": {
-            "name": "reply",
-            "strict": True,
-            "schema": {
-                "type": "object",
-                "properties": {field: {"type": "string"} for field in fields},
-                "required": list(fields),
-                "additionalProperties": False,
-            },
-        },
+def _schema(fields: Sequence[str], choices: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
+    """A strict JSON schema of one string for each field, of a few in which `choices` names them; `kind` says where
+    it stands."""
+    text = lambda field: {"type": "string"} | ({"enum": list(choices[field])} if field in choices else {})
+    schema = {
+        "type": "object",
+        "properties": {field: text(field) for field in fields},
+        "required": list(fields),
+        "additionalProperties": False,
     }
+    if kind == "json_object":
+        return {"type": kind, "schema": schema}
+    return {"type": kind, "json_schema": {"name": "reply", "strict": True, "schema": schema}}
 
 
 def estimate(request: Request, sampling: SampleConfig) -> Spent:
@@ -115,22 +144,44 @@ def read_reply(text: str, expected: Spent) -> Reply:
 
     A server that does not count tokens is charged by the estimate `expected` and the length of the text.
     """
-    # Some servers send an error with status 200.
     data = masked_value(json.loads(text))
-    if not isinstance(data, dict) or (not data.get("choices") and data.get("error")):
+    # Some servers send an error with status 200. What nobody counted is not charged either.
+    if not isinstance(data, dict) or (not data.get("choices") and (data.get("error") or not data.get("usage"))):
         raise ValueError(f"not a chat completion: {masked(text)[:200]}")
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}
     message, usage = _get(choice, "message", dict) or {}, data.get("usage")
-    content = _get(message, "content", str)
+    content = _text(message.get("content"))
+    completed = "" if content is None else content
     prompt, completion = _get(usage, "prompt_tokens", int), _get(usage, "completion_tokens", int)
     return Reply(
         text=content,
         finish=_get(choice, "finish_reason", str) or ("unknown" if choice else None),
         refusal=_get(message, "refusal", str),
         prompt_tokens=expected.prompt_tokens if prompt is None else max(prompt, 0),
-        completion_tokens=len(content or "") // 4 + 1 if completion is None else max(completion, 0),
+        completion_tokens=len(completed) // 4 + 1 if completion is None else max(completion, 0),
+        instead=_instead(message),
     )
+
+
+def _text(content: Any) -> str | None:
+    """What a message says: a text, or a list of parts, of which some are the model's thinking."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    kinds = ("text", "output_text")
+    said = [_get(part, "text", str) for part in content if isinstance(part, dict) and part.get("type") in kinds]
+    return "".join(filter(None, said)) or None
+
+
+def _instead(message: dict[str, Any]) -> str | None:
+    """What a message holds beside its text, or in its place."""
+    if message.get("tool_calls") or message.get("function_call"):
+        return "a tool call"
+    parts = message["content"] if isinstance(message.get("content"), list) else []
+    thinks = any(isinstance(part, dict) and part.get("type") in ("thinking", "reasoning") for part in parts)
+    return "reasoning" if thinks or message.get("reasoning_content") or message.get("reasoning") else None
 
 
 def _get(data: Any, name: str, kind: type) -> Any:
@@ -155,14 +206,19 @@ def to_record(request: Request, sample: int, asks: Sequence[Reply]) -> Record | 
     # Asked again, it would be paid for and refused again.
     if reply.refusal or reply.finish == "content_filter":
         return make("failed", None, f"refused: {' '.join((reply.refusal or 'content filter').split())}")
+    text = bare(reply.text or "")
     if reply.finish == "length":
-        return make("length", reply.text or "")
-    if reply.text is not None and reply.text.strip():
-        return make("ok", labelled(reply.text, request.fields))
+        if not text.strip() and reply.instead == "reasoning":
+            used = f"reasoning used up all {reply.completion_tokens} tokens of the reply"
+            return make("failed", None, f"{used}: allow it more, or switch its reasoning off at the server")
+        return make("length", text)
+    if text.strip():
+        return make("ok", labelled(text, request.fields))
     if len(asks) < ASKS:
         return None
     missing = "choices" if reply.finish is None else "text"
-    return make("failed", None, f"no {missing} in the reply, asked {len(asks)} times")
+    instead = f" but {reply.instead}" if reply.instead else ""
+    return make("failed", None, f"no {missing}{instead} in the reply, asked {len(asks)} times")
 
 
 def labelled(text: str, fields: Sequence[str]) -> str:

@@ -66,6 +66,7 @@ class EndpointGenerator:
         self._budget, self._concurrency = budget or Budget(), concurrency
         self._wire = Wire(model, url, timeout)
         self._failures = 0  # in a row
+        self._useless: list[str] | None = []  # errors of the records so far, until one comes that is of use
 
     def __enter__(self) -> "EndpointGenerator":
         return self
@@ -133,6 +134,7 @@ class EndpointGenerator:
                         want.take(outcome)
                     else:
                         want.fail(self._failure(outcome), asked=1)
+                    self._see(want.record)
                     if want.record is None:
                         open_wants.appendleft(want)  # first in line: its batch waits for it
                     else:
@@ -178,6 +180,20 @@ class EndpointGenerator:
             self._replies.put(want.key, self._scope, reply)
             return reply
         raise LostError(f"no readable reply in {READS} tries ({problem})")
+
+    def _see(self, record: Record | None) -> None:
+        """Raise UserError if all that this server ever gave is of no use, for one and the same reason."""
+        if record is None or self._useless is None:
+            return
+        if record.status != "failed":
+            self._useless = None
+            return
+        self._useless = [error for error in self._useless if error == record.error] + [str(record.error)]
+        if len(self._useless) >= BREAKER:
+            raise UserError(
+                f"{self._wire.shown_url}, model {self._model}, gave nothing of use for {BREAKER} requests in a "
+                f"row: {record.error}; change what the server is started with, or the model; {KEPT}"
+            )
 
     def _failure(self, outcome: BaseException) -> str:
         """The error of one record. Raises what concerns more than that record."""

@@ -14,13 +14,18 @@ import hashlib
 import pathlib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from common import hosts
 from common.backends.budget import Budget
+from common.backends.shared import shared
 from common.errors import UserError
 from common.generate import Generator, Message
 from common.model.checkpoint import fingerprint, resolve
 from common.usercode import load_callable
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 Write = Callable[[list[Message]], str]
 
@@ -71,10 +76,13 @@ def check_url(url: str, flag: str, key: str) -> None:
         raise UserError(f"{flag} holds a login or a query, which would be stored: use {key}")
 
 
-def open_backend(name: str, role: str, *, url: str | None = None, function: Write | None = None) -> Backend:
+def open_backend(
+    name: str, role: str, *, url: str | None = None, function: Write | None = None, mesh: "Mesh | None" = None
+) -> Backend:
     """Load or probe the back end `name` now; what it returns gives its generators.
 
     `role` is the embedded model's when `name` is "embedded"; `function` is called in place of what `name` names.
+    A model in this process lies on `mesh`.
     Raises UserError for whatever cannot be found, loaded or reached.
     """
     kind, _, model = name.partition(":")
@@ -82,12 +90,12 @@ def open_backend(name: str, role: str, *, url: str | None = None, function: Writ
         from common.backends.callback import CallbackGenerator
 
         called = function or load_callable(name)
-        return _the_same(lambda account: CallbackGenerator(name, called))
+        return _the_same(lambda account: shared(name, lambda: CallbackGenerator(name, called)))
     if kind == "openai":
         return _hosted(model, url)
     from common.lm import LanguageModel
 
-    generator = LanguageModel.load(model_name(name, role)).generator()
+    generator = LanguageModel.load(model_name(name, role), mesh=mesh).generator()
     return _the_same(lambda account: generator)
 
 
@@ -101,15 +109,29 @@ def _hosted(model: str, url: str | None) -> Backend:
     from common.backends.replies import Replies
     from common.backends.wire import Wire
 
-    with contextlib.closing(Wire(model, url, TIMEOUT)) as probe:
-        probe.check()
+    def check() -> None:
+        with contextlib.closing(Wire(model, url, TIMEOUT)) as probe:
+            probe.check()
+
+    hosts.share(check)
 
     @contextlib.contextmanager
-    def opened(cache: ReplyCache) -> Iterator[Callable[[str], EndpointGenerator]]:
+    def opened(cache: ReplyCache) -> Iterator[Callable[[str], Generator]]:
         with contextlib.ExitStack() as stack:
-            replies = stack.enter_context(Replies(cache.replies))
-            make = functools.partial(EndpointGenerator, model, url=url, replies=replies, budget=cache.share)
-            yield lambda account: stack.enter_context(make(scope=cache.account + account))
+
+            @functools.cache
+            def replies() -> Replies:
+                return stack.enter_context(Replies(cache.replies))
+
+            def asking(account: str) -> EndpointGenerator:
+                scope = cache.account + account
+                return stack.enter_context(
+                    EndpointGenerator(model, url=url, replies=replies(), scope=scope, budget=cache.share)
+                )
+
+            if hosts.is_writer():
+                replies()  # by the process that asks, and there before the work begins
+            yield lambda account: shared(f"openai:{model}", lambda: asking(account))
 
     return opened
 

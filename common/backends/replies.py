@@ -32,13 +32,15 @@ CREATE TABLE IF NOT EXISTS replies (
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A reply that was paid for. `text` is None for a reply without content, `finish` for one without choices."""
+    """A reply that was paid for. `text` is None for a reply without content, `finish` for one without choices.
+    `instead`: what came beside the text or in its place, such as reasoning."""
 
     text: str | None
     finish: str | None
     refusal: str | None
     prompt_tokens: int
     completion_tokens: int
+    instead: str | None = None
 
 
 def reply_key(**parts: Any) -> str:

@@ -8,7 +8,7 @@ import re
 import urllib.parse
 from typing import Any
 
-from common.backends.chat import KEPT, dialect, unfit
+from common.backends.chat import KEPT, NO_CREDIT, dialect, is_hopeless, unfit
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
@@ -24,7 +24,6 @@ _TERMINAL = {
     403: ("forbids the request", "check what the key may use"),
     404: ("knows no such model or path", "check the model's name and the address, which mostly ends in /v1"),
 }
-_NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
 
 
 def read_key(name: str) -> str:
@@ -70,6 +69,7 @@ class Wire:
             api_key=key or "none",
             max_retries=RETRIES,
             timeout=openai.Timeout(timeout, connect=min(timeout, 20.0)),
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [_no_vain_retry]}),
         )
 
     def close(self) -> None:
@@ -104,30 +104,32 @@ class Wire:
             body = self._dialect.body(request, sampling)
             try:
                 raw = self._client.chat.completions.with_raw_response.create(**body)
+                self._dialect.worked(body)
                 return raw.content.decode("utf-8", "replace")
             except openai.APIConnectionError as error:
                 raise LostError(f"no reply after all retries ({self._reason(error)})") from None
             except openai.APIStatusError as error:
                 status, words = error.status_code, self._words(error)
                 # It may come with status 429, but no waiting helps.
-                if error.code in _NO_CREDIT:
-                    raise self._terminal(402, words) from None
-                if status in (408, 409, 429) or status >= 500:
-                    raise LostError(f"no reply after all retries (HTTP {status}: {words})") from None
+                if error.code in NO_CREDIT:
+                    raise self._terminal(status, words, as_if=402) from None
                 if status == 400 and (wrong := unfit(error.code, words)):
                     raise UnfitError(wrong) from None
                 # Another thread may have learned the same meanwhile; what counts is whether the body differs now.
                 self._dialect.learn(status, f"{error.param} {error.message}", body)
-                if self._dialect.body(request, sampling) == body:
-                    raise self._terminal(status, words) from None
+                if self._dialect.body(request, sampling) != body:
+                    continue
+                if status in (408, 409, 429) or status >= 500:
+                    raise LostError(f"no reply after all retries (HTTP {status}: {words})") from None
+                raise self._terminal(status, words) from None
 
     def line(self, text: str) -> str:
         """What a server said as it may be shown: one short line without the key."""
         line = re.sub(r"\bsk-[\w*-]+", "[key]", " ".join(masked(text).split()))
         return line if len(line) <= 300 else line[:297] + "..."
 
-    def _terminal(self, status: int, words: str) -> UserError:
-        what, fix = _TERMINAL.get(status, ("refuses the request", "change the setting it names"))
+    def _terminal(self, status: int, words: str, as_if: int | None = None) -> UserError:
+        what, fix = _TERMINAL.get(as_if or status, ("refuses the request", "change the setting it names"))
         return UserError(f"{self.shown_url} {what} for model {self._model} ({status}: {words}): {fix}; {KEPT}")
 
     def _words(self, error: Any) -> str:
@@ -142,6 +144,14 @@ class Wire:
         if isinstance(error, openai.APITimeoutError):
             return f"timed out, {self._timeout:g} s"
         return self.line(str(error.__cause__) or type(error.__cause__).__name__)
+
+
+def _no_vain_retry(response: Any) -> None:
+    """Tell the client library, in the header that it obeys, that another try would be refused too."""
+    if response.status_code in (429, 500):
+        response.read()
+        if is_hopeless(response.status_code, response.text):
+            response.headers["x-should-retry"] = "false"
 
 
 def _without_login(url: str) -> str:

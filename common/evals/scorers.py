@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common import hosts
 from common.backends.open import check_url
 from common.backends.wire import read_key
 from common.errors import UserError
@@ -85,15 +86,20 @@ def open_scorer(name: str, continuations: str = "the continuations") -> tuple[Sc
     """
     kind, _, rest = name.partition(":")
     if kind == "python":
-        return _checked(name, load_callable(name)), Scorer(name, _digest(rest.rpartition(":")[0]))
+        return _by_one(_checked(name, load_callable(name))), Scorer(name, _digest(rest.rpartition(":")[0]))
     if kind == "column":
         return _column(name, continuations)
     if kind == "hf":
         return _classifier(name, rest)
     if kind == "perspective":
         url = rest or PERSPECTIVE
-        return _perspective(url), Scorer(f"Perspective TOXICITY at {url}", "unversioned")
+        return _by_one(_perspective(url)), Scorer(f"Perspective TOXICITY at {url}", "unversioned")
     return _lexicon(rest), Scorer(f"lexicon {rest} (smoke runs only)", _digest(rest))
+
+
+def _by_one(score: Score) -> Score:
+    """`score`, called by one process for all."""
+    return lambda texts: hosts.share(lambda: score(texts))
 
 
 def _digest(file: str) -> str:

@@ -10,6 +10,8 @@ with those two made from the file and a link to it; for a base with an adapter o
 """
 
 import hashlib
+import json
+import math
 import os
 import pathlib
 import re
@@ -25,6 +27,8 @@ EMBEDDED = pathlib.Path(__file__).parents[1] / "embedded"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LINKED_ADAPTER = ("merged_adapter.json", "merged_adapter.safetensors")
 """What an adapter's settings and weights are called beside the base that they are merged into when it is read."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself takes no longer header."""
 _HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
 _TOKENIZER = (
     "tokenizer*",
@@ -152,6 +156,11 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def is_embedded(folder: pathlib.Path) -> bool:
+    """Whether the checkpoint in `folder` is one that comes with seedloop."""
+    return folder.parent == EMBEDDED
+
+
 def _resolve_embedded(name: str) -> pathlib.Path:
     present = sorted(file.parent.name for file in EMBEDDED.glob("*/model.safetensors"))
     if name not in present:
@@ -197,6 +206,37 @@ def fingerprint(folder: str | os.PathLike) -> str:
                 data.seek(max(0, size - 2**20))
                 digest.update(data.read())
     return digest.hexdigest()[:16]
+
+
+def parameters(folder: str | os.PathLike) -> int | None:
+    """How many parameters the files of a folder hold, by their headers alone; None where there are none to read.
+
+    A header is JSON, before which its length stands in 8 bytes (format of safetensors). Files that cannot be read
+    are left for the loader to complain about.
+    """
+    total, ggufs = 0, sorted(pathlib.Path(folder).glob("*.gguf"))
+    if ggufs:
+        from common.model import gguf
+
+        return sum(math.prod(tensor.shape) for tensor in gguf.open_tensors(gguf.read(ggufs[0])).values())
+    for file in sorted(pathlib.Path(folder).glob("model*.safetensors")):
+        try:
+            with file.open("rb") as data:
+                size = int.from_bytes(data.read(8), "little")
+                header = json.loads(data.read(min(size, _LONGEST_HEADER)))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+    return total or None
+
+
+def has_template(folder: str | os.PathLike) -> bool:
+    """Whether a checkpoint comes with a chat template, in a file of its own or among the tokenizer's settings."""
+    folder = pathlib.Path(folder)
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.exists() and b'"chat_template"' in file.read_bytes()
 
 
 def first_line(error: Exception) -> str:

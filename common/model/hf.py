@@ -28,7 +28,7 @@ from common.errors import UserError
 from common.model.checkpoint import ADAPTER_CONFIG, first_line
 from common.model.decoder import Params, abstract_params
 from common.model.peft import base_of
-from common.model.sharding import param_shardings
+from common.model.sharding import fetch, param_shardings
 from common.model.tensors import DTYPES, INDEX, Tensor, open_tensors
 from common.model.tokenizer import import_transformers
 
@@ -124,7 +124,12 @@ def load_params(
     config.json ties it to.
     """
     files = open_tensors(pathlib.Path(folder))
+    embed, _, head = (rule.name for rule in TOP_RULES)
+    if embed.removeprefix("model.") in files:  # saved without the head, by the names of the model inside
+        files = {name if name == head else f"model.{name}": tensor for name, tensor in files.items()}
     _check_names(files, config)
+    if config.tied_head and embed not in files and head in files:  # one matrix, under its other name
+        files[embed] = files[head]
     if config.tied_head and "lm_head.weight" in files:
         _check_tied_head(files, config)
     abstract = abstract_params(config)
@@ -279,7 +284,7 @@ def _write_tensors(folder: pathlib.Path, params: Params, dtype: np.dtype) -> Non
 
 
 def _to_theirs(rule: Rule, leaf: Any, dtype: np.dtype) -> np.ndarray:
-    array = np.asarray(leaf)
+    array = fetch(leaf)
     order = [rule.ours.split().index(letter) for letter in rule.theirs.replace(" ", "")]
     theirs = array.transpose(order).reshape(_their_shape(rule, array.shape))
     return np.ascontiguousarray(theirs, dtype=dtype)

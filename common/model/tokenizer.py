@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from common.errors import UserError
+from common.generate import system_into_user
 
 Messages = Sequence[dict[str, str]]
 
@@ -88,6 +89,15 @@ class Tokenizer:
         Raises UserError when the template refuses the conversation, or leaves out what is said in it.
         """
         return self._encode(self._prompt_text(messages))
+
+    def encode_begun(self, messages: Messages, answer: str) -> list[int]:
+        """Token ids of a conversation and the beginning `answer` of the assistant's turn, which is to go on.
+
+        The ids begin with those of `encode_prompt(messages)`. Raises UserError as that does.
+        """
+        prompt_text, begun = self.written(messages, answer)
+        prompt, ids = self._encode(prompt_text), self._encode(prompt_text + begun)
+        return ids if ids[: len(prompt)] == prompt else prompt + self._encode(begun, bos=False)
 
     def encode_example(self, messages: Messages, answer: str) -> tuple[list[int], int]:
         """Token ids of prompt, answer and end token, and the prompt's length.
@@ -267,7 +277,7 @@ class Tokenizer:
             return text
 
         messages = [message | {"content": self._mark(message["content"])} for message in messages]
-        merged = _system_into_user(messages)
+        merged = system_into_user(messages)
         try:
             text = render(messages)
             # Some templates leave a system turn out without a word.
@@ -294,15 +304,6 @@ def _plain_text(messages: Messages) -> str:
         spoken = message["role"] == "assistant"
         parts.append(f"\nAnswer: {message['content']}" if spoken else f"\n\n{message['content']}")
     return "".join(parts).lstrip("\n") + "\nAnswer:"
-
-
-def _system_into_user(messages: Messages) -> list[dict[str, str]] | None:
-    """The conversation with its system text in front of the first user turn, for templates without a system
-    role; None if there is no system text to move."""
-    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
-        return None
-    content = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{"role": "user", "content": content}, *messages[2:]]
 
 
 def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:

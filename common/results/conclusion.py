@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
+from common.results.mirror import shown
 from common.results.report import Report, percent_interval, stacked_bar_figure
 from common.results.rundir import RunDir, write_json
 
@@ -45,7 +46,7 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     if found.verdict:
         print(f"\n{found.verdict}")
     places = {"report": "report.html", "figures": "summary.json"} | dict(found.products)
-    print("\n" + "   ".join(f"{name}: {run.path / place}" for name, place in places.items()))
+    print("\n" + "   ".join(f"{name}: {shown(run.path / place)}" for name, place in places.items()))
     return summary
 
 

@@ -9,6 +9,9 @@ artifact that exists is complete. The same command given again skips the stages 
         folder = run.once_folder("round-1/student", lambda folder: save(params, folder))
 
 Artifacts hold no clock times: two runs of one command give the same bytes. `timing.jsonl` alone may differ.
+
+The folder may be given as a URL, such as gs://bucket/runs/demo: see `common.results.mirror`, which is told here of
+everything that is stored.
 """
 
 import contextlib
@@ -25,13 +28,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from common import hosts
 from common.errors import UserError
+from common.results import mirror
 from common.secret import keys, masked_value
 
 VERSION = "0.2.0"
 Rows = list[dict[str, Any]]
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.partial|\.old)?")
+NOT_SHARED = (".lock", "timing.jsonl", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm")
+"""Of use to the process that writes a run alone."""
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
@@ -104,6 +111,7 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+    mirror.stored(path)
 
 
 def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], Any]) -> None:
@@ -132,6 +140,7 @@ def write_folder(path: pathlib.Path, fill: Callable[[pathlib.Path], Any]) -> Non
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync_folder(path.parent)
+    mirror.stored(path)
 
 
 # --- JSON: one spelling for one value -----------------------------------------------------------------------
@@ -245,6 +254,7 @@ class Journal:
                 os.close(fd)
             if is_new and sync:
                 _sync_folder(self.path.parent)
+        mirror.stored(self.path, grows=True)
 
 
 class Metrics:
@@ -269,49 +279,67 @@ class Metrics:
 class RunDir:
     """A locked run folder. Make one with `RunDir.open`; leaving the `with` block unlocks it."""
 
-    def __init__(self, path: pathlib.Path, lock: int):
+    def __init__(self, path: pathlib.Path, lock: int, kept: mirror.Mirror | None = None):
         self.path = path
-        self._lock = lock
+        self._lock, self._kept = lock, kept
+        # Seconds that stages took within each stage that is open, the outermost first.
+        self._within: list[float] = []
 
     @classmethod
     def open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
-        """Begin a run in a new or empty folder, or continue the run that the folder holds.
+        """Begin a run in a new or empty folder, or continue the run that the folder holds. Of several processes
+        (`common.hosts`) process 0 does so, and the others work on private copies of it, which `close` deletes.
 
-        Raises UserError when the folder belongs to another configuration (shown as `key: stored -> given`) or to
-        something else, is used by another process, or cannot be written. The folder is then left as it was.
+        For a URL, `path` of the result is the local mirror. Raises UserError when the folder belongs to another
+        configuration (shown as `key: stored -> given`) or to something else, is used by another process, or cannot
+        be written. The folder is then left as it was.
         """
-        path = pathlib.Path(path)
-        given = _stated(method, config)
-        try:
-            _check_place(path)
-            _make_folder(path)
-            lock = _acquire(path)
-        except OSError as error:
-            raise UserError(
-                f"cannot use {path} as run folder ({error.strerror}): give a --run-dir that can be written"
-            ) from error
-        try:
+        if hosts.count() == 1:
+            return cls._open(path, method, config)
+        opened: list[RunDir] = []
+        hosts.share(lambda: opened.append(cls._open(path, method, config)))
+        folder = hosts.share_folder(opened[0].path if opened else pathlib.Path(path), without=NOT_SHARED)
+        if opened:
+            return opened[0]
+        _make_folder(folder)
+        return cls(folder, _acquire(folder))
+
+    @classmethod
+    def _open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
+        with contextlib.ExitStack() as undo:
+            kept = None
+            if mirror.is_url(path):
+                kept = mirror.Mirror.open(str(path))
+                undo.callback(kept.close)
+                path = kept.folder
+            path = pathlib.Path(path)
+            given = _stated(method, config)
+            try:
+                _check_place(path)
+                _make_folder(path)
+                lock = _acquire(path)
+            except OSError as error:
+                raise UserError(
+                    f"cannot use {path} as run folder ({error.strerror}): give a --run-dir that can be written"
+                ) from error
+            undo.callback(os.close, lock)
             if (path / "config.json").exists():
-                _check_same(path, given)
+                _check_same(mirror.shown(path), read_json(path / "config.json"), given)
                 _remove_leftovers(path)
             else:
                 _remove_leftovers(path)
                 write_json(path / "config.json", given)
-        except BaseException:
-            os.close(lock)
-            raise
-        return cls(path, lock)
+            undo.pop_all()
+        return cls(path, lock, kept)
 
     @staticmethod
     def check(path: str | os.PathLike, method: str, config: dict[str, Any]) -> None:
-        """Raise UserError where `open` would for the folder or its configuration; touches nothing.
+        """Raise UserError where `open` would for the folder or its configuration; changes nothing.
 
         To be called before anything is loaded.
         """
-        path = pathlib.Path(path)
-        _check_place(path)
-        if (path / "config.json").exists():
-            _check_same(path, _stated(method, config))
+        hosts.check_same(_stated(method, config)["config"], "give all of them the same flags and files")
+        hosts.share(lambda: _check_run(path, _stated(method, config)))
 
     def __enter__(self) -> "RunDir":
         return self
@@ -320,10 +348,13 @@ class RunDir:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder. A second call does nothing."""
+        """Unlock the folder; of a URL, once everything is there. A second call does nothing."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+            hosts.forget(self.path)
+            if self._kept is not None:
+                self._kept.close()
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The stage primitive: read artifact `name` if it exists; otherwise compute, store and read it.
@@ -364,6 +395,7 @@ class RunDir:
             with _explained(path):
                 os.replace(part.path, path)
                 _sync_folder(path.parent)
+            mirror.stored(path)
         return read_jsonl(path)
 
     def metrics(self, stage: str, from_step: int = 0) -> Metrics:
@@ -378,13 +410,20 @@ class RunDir:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds spent in the block, also when it fails, to timing.jsonl."""
+        """Add the seconds spent in the block, also when it fails, to timing.jsonl.
+
+        What a stage within it took is that stage's own and not counted again: the seconds of all lines add up.
+        """
+        self._within.append(0.0)
         start = time.perf_counter()
         try:
             yield
         finally:
-            seconds = round(time.perf_counter() - start, 3)
-            self.journal("timing.jsonl").append([{"stage": stage, "seconds": seconds}], sync=False)
+            seconds = time.perf_counter() - start
+            own = round(seconds - self._within.pop(), 3)
+            if self._within:
+                self._within[-1] += seconds
+            self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
 
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -408,6 +447,17 @@ def _check_place(path: pathlib.Path) -> None:
         raise UserError(f"{path} holds other files and no seedloop run: give a new or empty folder as --run-dir")
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {path}: fix the permissions or give another --run-dir")
+
+
+def _check_run(path: str | os.PathLike, given: dict[str, Any]) -> None:
+    if mirror.is_url(path):
+        stored = mirror.check(str(path))
+    else:
+        place = pathlib.Path(path)
+        _check_place(place)
+        stored = read_json(place / "config.json") if (place / "config.json").exists() else None
+    if stored is not None:
+        _check_same(str(path), stored, given)
 
 
 def _is_run(file: pathlib.Path) -> bool:
@@ -455,8 +505,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_same(path: pathlib.Path, given: dict[str, Any]) -> None:
-    stored = read_json(path / "config.json")
+def _check_same(path: str, stored: dict[str, Any], given: dict[str, Any]) -> None:
     if stored == given:
         return
 

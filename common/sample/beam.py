@@ -26,7 +26,7 @@ from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
 from common.model.decoder import Cache, Params, copy_rows, decode, empty_cache, prefill, unembed
-from common.model.sharding import CACHE, ROWS, place_data
+from common.model.sharding import CACHE, ROWS, fetch, place_data
 from common.model.tokenizer import Tokenizer
 from common.progress import progress_bar
 from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
@@ -125,9 +125,7 @@ def diverse(
     # The last token of a prompt is fed again, over its own place in the cache: that gives the first logits.
     last = np.repeat([prompt[-1] for prompt in prompts], groups).astype(np.int32)
     place = np.repeat([len(prompt) - 1 for prompt in prompts], groups).astype(np.int32)
-    found, logps = jax.device_get(
-        _search(params, config, cache, last, place, eos, groups, limit, np.float32(penalty))
-    )
+    found, logps = fetch(_search(params, config, cache, last, place, eos, groups, limit, np.float32(penalty)))
     completions = []
     for row in range(rows):
         count = int((found[:, row] >= 0).sum())

@@ -23,7 +23,7 @@ from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, hidden
-from common.model.sharding import ROWS, place_data
+from common.model.sharding import ROWS, fetch, place_data
 
 SHORTEST = 32
 """Smallest compiled length."""
@@ -63,7 +63,7 @@ def embed(
             lengths[row] = len(token_lists[i])
             inputs[row, : lengths[row]] = token_lists[i]
         batch = place_data((inputs, lengths), params, ROWS)
-        vectors[rows] = np.asarray(_embed_batch(params, config, dtype, *batch))[: len(rows)]
+        vectors[rows] = fetch(_embed_batch(params, config, dtype, *batch))[: len(rows)]
     return _unit(vectors)
 
 

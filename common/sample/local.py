@@ -5,7 +5,7 @@ for records in generator.generate(requests, SampleConfig(temperature=1.0), seed=
     ...
 """
 
-import bisect
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,7 +16,9 @@ from common.generate import Record, Request
 from common.model.decoder import Params
 from common.model.tokenizer import Tokenizer
 from common.progress import Bar, progress_bar
+from common.sample.form import end_finder, fill
 from common.sample.sampler import Completion, Prompt, Sampler, check
+from common.sample.score import score
 
 BATCH = 256
 """Requests sampled together and yielded at one time. Fixed, so that a run that was killed between batches goes on
@@ -30,6 +32,9 @@ class LocalGenerator:
 
     The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
     prompts are equal share one prefill within a batch.
+
+    `held`: requests with `fields` are answered in that form (`common.sample.form`). Not for models that were
+    trained to write it, as the embedded ones were.
     """
 
     def __init__(
@@ -40,9 +45,10 @@ class LocalGenerator:
         tokenizer: Tokenizer,
         *,
         slots: int | None = None,
+        held: bool = False,
     ):
         self.name = name
-        self._params, self._config, self._tokenizer = params, config, tokenizer
+        self._params, self._config, self._tokenizer, self._held = params, config, tokenizer, held
         self._slots = slots or (128 if runtime.on_accelerator() else 32)
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
@@ -76,38 +82,69 @@ class LocalGenerator:
                 yield self._batch(requests[start : start + BATCH], sampling, seed, bar)
 
     def _batch(self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: Bar) -> list[Record]:
-        prompts, errors = [], []
-        for request in requests:
-            seeds = tuple(sample_seed(seed, request.id, sample) for sample in range(request.n))
-            stop_at = _stop_finder(self._tokenizer.decode, sampling.stop) if sampling.stop else None
-            prompt = Prompt(self._tokenizer.encode_prompt(request.messages), sampling, seeds, stop_at)
+        held = [request for request in requests if self._held and request.fields]
+        free = [request for request in requests if not (self._held and request.fields)]
+        seed_of = functools.partial(sample_seed, seed)
+        likelihoods = lambda *given: score(self._weights(), self._config, *given)
+        found = fill(held, sampling, self._tokenizer, seed_of, self._draw, likelihoods)
+        bar.update(sum(map(len, found)))
+        found += self._written(free, sampling, seed, bar)
+        by_id = dict(zip((request.id for request in (*held, *free)), found, strict=True))
+        return [record for request in requests for record in by_id[request.id]]
+
+    def _written(
+        self, requests: Sequence[Request], sampling: SampleConfig, seed: int, bar: Bar
+    ) -> list[list[Record]]:
+        """The records of each request, whose replies are whatever the model writes."""
+        stop_at = _stop_finder(self._tokenizer.decode, sampling.stop) if sampling.stop else None
+        prompts = [
+            Prompt(
+                self._tokenizer.encode_prompt(request.messages),
+                sampling,
+                tuple(sample_seed(seed, request.id, sample) for sample in range(request.n)),
+                stop_at,
+            )
+            for request in requests
+        ]
+        records = []
+        for request, prompt, found in zip(requests, prompts, self._draw(prompts, bar), strict=True):
+            count = len(prompt.tokens)
+            if isinstance(found, str):
+                bar.update(request.n)
+                records.append(
+                    [
+                        Record(request.id, sample, "failed", None, found, prompt_tokens=count)
+                        for sample in range(request.n)
+                    ]
+                )
+            else:
+                records.append(
+                    [
+                        self._record(request, sample, completion, count, sampling.stop)
+                        for sample, completion in enumerate(found)
+                    ]
+                )
+        return records
+
+    def _draw(self, prompts: Sequence[Prompt], bar: Bar | None = None) -> list[list[Completion] | str]:
+        """The samples of each prompt, or why there are none: one that is too long fails alone."""
+        errors = []
+        for prompt in prompts:
             try:
                 check(prompt, self._config, "the prompt")
                 errors.append(None)
             except UserError as error:
                 errors.append(str(error))
-            prompts.append(prompt)
         fitting = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]
-        # Prompts that are too long fail alone; the others are sampled all the same.
-        params = self._params() if callable(self._params) else self._params
+        if not fitting:
+            return [str(error) for error in errors]
         # For this batch only, so that it holds no weights while others work.
-        sampler = Sampler(params, self._config, eos_ids=self._tokenizer.eos_ids, slots=self._slots)
-        completions = iter(sampler.sample(fitting, on_done=bar.update))
-        records = []
-        for request, prompt, error in zip(requests, prompts, errors, strict=True):
-            count = len(prompt.tokens)
-            if error:
-                records += [
-                    Record(request.id, sample, "failed", None, error, prompt_tokens=count)
-                    for sample in range(request.n)
-                ]
-                bar.update(request.n)
-            else:
-                records += [
-                    self._record(request, sample, completion, count, sampling.stop)
-                    for sample, completion in enumerate(next(completions))
-                ]
-        return records
+        sampler = Sampler(self._weights(), self._config, eos_ids=self._tokenizer.eos_ids, slots=self._slots)
+        completions = iter(sampler.sample(fitting, on_done=bar.update if bar else None))
+        return [error or next(completions) for error in errors]
+
+    def _weights(self) -> Params:
+        return self._params() if callable(self._params) else self._params
 
     def _record(
         self, request: Request, sample: int, completion: Completion, prompt_tokens: int, stop: tuple[str, ...]
@@ -142,15 +179,4 @@ def _before_stop(text: str, stop: tuple[str, ...]) -> str:
 
 def _stop_finder(decode: Callable[[list[int]], str], stop: tuple[str, ...]) -> Callable[[list[int]], int | None]:
     """`Prompt.stop_at` for stop strings: the fewest tokens whose text, by `decode`, contains one."""
-
-    def stopped(tokens: list[int]) -> bool:
-        text = decode(tokens)
-        return any(string in text for string in stop)
-
-    def stop_at(tokens: list[int]) -> int | None:
-        if not stopped(tokens):
-            return None
-        # More tokens do not take a stop string away, so the first place that has one can be bisected.
-        return bisect.bisect_left(range(len(tokens) + 1), True, key=lambda count: stopped(tokens[:count]))
-
-    return stop_at
+    return end_finder(decode, lambda text: next((0 for string in stop if string in text), None))

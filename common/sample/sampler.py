@@ -37,7 +37,7 @@ from common.model.decoder import (
     prefill,
     unembed,
 )
-from common.model.sharding import CACHE, ROWS, data_shardings, mesh_of, place_data
+from common.model.sharding import CACHE, ROWS, data_shardings, fetch, mesh_of, place_data
 from common.sample.choose import choose, key_data, uniform
 
 SHORTEST_CACHE = 128
@@ -126,7 +126,7 @@ class Sampler:
             cache, tokens, logps = _decode_block(
                 self._params, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
             )
-            tokens, logps = jax.device_get((tokens, logps))
+            tokens, logps = fetch((tokens, logps))
             for job in slots.advance(tokens, logps, self._eos):
                 results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
                 if on_done:

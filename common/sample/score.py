@@ -26,7 +26,7 @@ from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, decode, grow_cache, hidden, prefill, unembed
 from common.model.losses import LOGITS, token_logps
-from common.model.sharding import ROWS, place_data
+from common.model.sharding import ROWS, fetch, place_data
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -53,7 +53,7 @@ def score(
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     logps: list[Any] = [None] * len(pairs)
     for rows, batch in _batches(pairs, batch_size, params):
-        for i, values in zip(rows, np.asarray(_score_batch(params, config, dtype, *batch)), strict=False):
+        for i, values in zip(rows, fetch(_score_batch(params, config, dtype, *batch)), strict=False):
             logps[i] = values[: len(pairs[i][1])]
     return logps
 
@@ -75,7 +75,7 @@ def score_greedy(
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(pairs)
     for rows, batch in _batches(pairs, batch_size, params):
-        both = jax.device_get(_score_greedy_batch(params, config, dtype, *batch))
+        both = fetch(_score_greedy_batch(params, config, dtype, *batch))
         for i, logps, likeliest in zip(rows, *both, strict=False):
             count = len(pairs[i][1])
             found[i] = logps[:count], likeliest[:count]

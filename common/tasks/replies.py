@@ -11,16 +11,20 @@ from common.tasks.equations import wrong_equation
 from common.tasks.grading import MARK, stated_number
 
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_TAG = "(?:think|thinking|reasoning)"
+_SIGN = re.compile(rf"</?{_TAG}>")
+_THOUGHT = re.compile(rf"<{_TAG}>.*?(?:</{_TAG}>|\Z)", re.DOTALL)
+_THOUGHT_END = re.compile(rf"\A.*</{_TAG}>", re.DOTALL)
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n((?:(?!```).)*?)(?:\n?[ \t]*```)?", re.DOTALL)
 
 
 def bare(text: str) -> str:
-    """A reply without its <think> block and without the code fence around all of it, as reasoning and chat models
-    put them there; any other text as it is. A block that is not closed is a draft to its end."""
-    if "think>" in text:
+    """A reply without its block of thoughts (<think>, <thinking>, <reasoning>) and without the code fence around
+    all of it, as reasoning and chat models put them there; any other text as it is. A block that is not closed is
+    a draft to its end."""
+    if _SIGN.search(text):
         # Some templates open the block in the prompt, so that the reply only closes it.
-        text = _THOUGHT.sub("", text).rpartition("</think>")[2].strip()
+        text = _THOUGHT_END.sub("", _THOUGHT.sub("", text)).strip()
     fenced = _FENCE.fullmatch(text.strip()) if "```" in text else None
     return fenced[1] if fenced else text
 

@@ -1,3 +1,3 @@
-"""Forward and backward passes: supervised training on answers, and on preferences. Imports the ground, `model` and
-`sample` (the reference's log-likelihoods).
+"""Forward and backward passes: supervised training on answers, and on preferences. Imports the ground, `model`,
+`sample` (the reference's log-likelihoods) and `results` (where states are stored).
 """

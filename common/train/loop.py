@@ -7,6 +7,7 @@ per shape and shared by every training of the process: the learning rate is an a
 student retrained each round never compiles again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -20,14 +21,18 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from common import runtime
+from common import hosts, runtime, stopping
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
+from common.results.mirror import stored
+from common.results.rundir import write_folder
 from common.train.data import Encoded, batches
 
 Log = Callable[..., None]
@@ -135,13 +140,17 @@ def _by_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(lambda params: inner.init(matrices(params)), step)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def initial_state(settings: TrainConfig, params: Params) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def initial_state(settings: TrainConfig, params: Params, mesh: Mesh | None = None) -> dict[str, Any]:
     """What `update` carries beside the parameters: the optimizer's state, whether all was finite so far, and how
     many updates there were."""
     # In float32 whatever the parameters are. Of the cast weights only the shapes are left once compiled.
     moments = make_optimizer(settings).init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
-    return {"optimizer": moments, "finite": jnp.bool_(True), "updates": jnp.int32(0)}
+    state = {"optimizer": moments, "finite": jnp.bool_(True), "updates": jnp.int32(0)}
+    # Made where it lies: on a mesh no device could hold the whole of it.
+    return (
+        state if mesh is None else jax.lax.with_sharding_constraint(state, sharding.param_shardings(mesh, state))
+    )
 
 
 def _stepped(params: Params, direction: Params, rate: Array, count: Array) -> Params:
@@ -302,8 +311,9 @@ def optimise(
         stream: `stream(first)` gives the batches of the updates from `first` on, as arrays with a leading axis of
             micro-batches; each must depend on its update alone.
         checkpoint: folder for the state of an unfinished training. It is written every
-            `settings.checkpoint_seconds`; a later call with the same arguments continues from it and ends
-            with the same parameters, bit for bit. The caller removes it with the finished stage.
+            `settings.checkpoint_seconds`, and before a command that was asked to stop ends (`common.stopping`);
+            a later call with the same arguments continues from it and ends with the same parameters, bit for
+            bit. The caller removes it with the finished stage.
         log: called once with the first step; what it returns is called as `(step, loss=…, gradient_norm=…,
             learning_rate=…)`, and with what else the objective measures, for every update from there.
     """
@@ -332,9 +342,9 @@ def optimise(
         "objective": objective,
         "mesh": mesh,
     }
-    state = sharding.place(initial_state(static["optimizer"], trained), trained)
+    state = sharding.place(initial_state(static["optimizer"], trained, mesh), trained)
     first = 0
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and _kept(checkpoint):
         like = jax.tree.map(_shape, (trained, state))
         del trained, state  # or both would be in memory twice
         trained, state, first = _restore(checkpoint, *like)
@@ -343,25 +353,39 @@ def optimise(
     saved_at = time.monotonic()
     pending: list[tuple[int, float, Any]] = []
     bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False)
-    for step, batch in enumerate(bar, start=first):
-        rate = learning_rate(settings, step, steps)
-        batch = sharding.place_data(batch, trained, sharding.MICRO_ROWS)
-        trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
-        pending.append((step, rate, measured))
-        due = checkpoint is not None and time.monotonic() - saved_at > settings.checkpoint_seconds
-        # Losses are read a few updates late, so that the device never waits for the host.
-        if due or step + 1 == steps or len(pending) > 8:
-            bad = _report(pending if due or step + 1 == steps else pending[:-4], write)
-            pending = [] if due or step + 1 == steps else pending[-4:]
-            if bad is not None:
-                if checkpoint is not None:
-                    # Nothing has changed since the bad update; marked finite, so that a lower rate can go on.
-                    _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
-                raise UserError(_diverged_message(bad, steps, settings, checkpoint))
-        if checkpoint is not None and due and step + 1 < steps:
-            _save(checkpoint, trained, state, step + 1)
-            saved_at = time.monotonic()
+    # Without a place for the state there is nothing to wait for.
+    with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
+        for step, batch in enumerate(bar, start=first):
+            rate = learning_rate(settings, step, steps)
+            batch = sharding.place_data(batch, trained, sharding.MICRO_ROWS)
+            trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
+            pending.append((step, rate, measured))
+            asked = checkpoint is not None and stopping.asked(step + 1)
+            due = checkpoint is not None and _due(step, saved_at + settings.checkpoint_seconds)
+            last = step + 1 == steps
+            # Losses are read a few updates late, so that the device never waits for the host.
+            if asked or due or last or len(pending) > 8:
+                read = len(pending) if asked or due or last else -4
+                bad = _report(pending[:read], write)
+                pending = pending[read:]
+                if bad is not None:
+                    if checkpoint is not None:
+                        # Nothing has changed since the bad update; marked finite, so that a lower rate can go on.
+                        _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
+                    raise UserError(_diverged_message(bad, steps, settings, checkpoint))
+            # Asked to stop, it keeps the state after the last update too: the weights are not stored yet.
+            if checkpoint is not None and (asked or (due and not last)):
+                _save(checkpoint, trained, state, step + 1)
+                saved_at = time.monotonic()
+            if asked:
+                stopping.stop()
     return trained if frozen is None else lora.join(frozen, trained)
+
+
+def _due(step: int, then: float) -> bool:
+    """Whether it is time to store the state. No two clocks agree: of several processes the first one's counts, for
+    which all have to stop, and so they ask now and then."""
+    return (hosts.count() == 1 or step % 8 == 7) and hosts.share(lambda: time.monotonic() > then)
 
 
 def _report(measured: list, log: Log | None) -> int | None:
@@ -385,13 +409,29 @@ def _diverged_message(step: int, steps: int, settings: TrainConfig, checkpoint: 
 
 
 def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
-    """Write the training state with Orbax beside the old one, then put it in its place."""
-    from orbax.checkpoint import v1 as ocp
-
+    """Write the training state with Orbax beside the old one, then put it in its place. Several processes, for
+    which Orbax wants one file system, write it leaf by leaf, each into its own copy of the run directory."""
     # The state as a list of leaves: the files do not depend on the optimizer's classes.
     tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
+    if hosts.count() > 1:
+
+        def fill(place: pathlib.Path) -> None:
+            for number, leaf in enumerate(jax.tree.leaves(tree)):
+                save_file({"leaf": np.ascontiguousarray(sharding.fetch(leaf))}, place / f"{number:05}.safetensors")
+
+        write_folder(folder, fill)
+        return
+    from orbax.checkpoint import v1 as ocp
+
     with ocp.Context(memory_options=ocp.options.MemoryOptions(write_concurrent_bytes=COPIED)):
         ocp.save(str(folder.absolute()), tree, overwrite=True)
+    stored(folder)
+
+
+def _kept(folder: pathlib.Path) -> bool:
+    """Whether there is a state to go on from: several processes start again where one has written it, with
+    Orbax."""
+    return folder.exists() and (hosts.count() == 1 or (folder / "00000.safetensors").exists())
 
 
 def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -399,9 +439,20 @@ def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
-    """The training state that lies in `folder`, from trees of shapes."""
-    from orbax.checkpoint import v1 as ocp
-
+    """The stored state laid out as the shapes given say, on whatever devices it was written."""
     leaves, treedef = jax.tree.flatten(state)
-    tree = ocp.load(str(folder.absolute()), {"params": params, "state": leaves, "step": jnp.int32(0)})
+    target = {"params": params, "state": leaves, "step": _shape(jnp.int32(0))}
+    if (folder / "00000.safetensors").exists():
+        files = iter(sorted(folder.glob("*.safetensors")))
+        tree = jax.tree.map(lambda leaf: _read_leaf(next(files), leaf), target)
+    else:
+        from orbax.checkpoint import v1 as ocp
+
+        tree = ocp.load(str(folder.absolute()), target)
     return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])
+
+
+def _read_leaf(file: pathlib.Path, like: Any) -> jax.Array:
+    with safe_open(file, framework="numpy") as opened:
+        stored = opened.get_tensor("leaf").reshape(like.shape)  # a scalar comes as a vector
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: stored[index])

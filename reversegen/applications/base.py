@@ -98,6 +98,11 @@ class Application(Protocol):
         """Clean up a proposer's reply."""
         ...
 
+    def first(self, reply: str) -> str | None:
+        """The first query of a reply that was cut off while a later one was written, in the form of `completion`;
+        None where the first is not whole."""
+        ...
+
     def messages(self, query: str) -> tuple[Message, ...]:
         """The prompt of the target, the same in judging, training and measuring."""
         ...

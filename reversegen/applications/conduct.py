@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
+from common import hosts
 from common.errors import UserError
 from common.generate import Message, Record
 from common.tasks.base import Example
@@ -33,6 +34,8 @@ GUARD_TOKENS = 32
 """Longest reply of a guard: "unsafe" and its categories."""
 BATCH = 32
 """Verdicts of a judge function that are stored together: a killed run asks for those of one batch again."""
+_NEXT = re.compile(r"\n\s*\d+\.\s")
+"""Where a model goes on with the list that it was shown."""
 _GUARD = re.compile(r"\W*(safe|unsafe)\b(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -81,8 +84,13 @@ class Conduct:
     def read(self, reply: str) -> Read:
         """The reply without its own number, up to where a model goes on with the list."""
         text = re.sub(r"^\s*\d+\.\s+", "", reply)
-        text = " ".join(re.split(r"\n\s*\d+\.\s", text)[0].split())
+        text = " ".join(_NEXT.split(text)[0].split())
         return Read(text) if len(text.split()) >= SHORTEST else Read(refused="too short")
+
+    def first(self, reply: str) -> str | None:
+        # Without its number, as the seeds are in `completion`.
+        whole, *later = _NEXT.split(re.sub(r"^\s*\d+\.\s+", "", reply))
+        return whole.strip() if later else None
 
     def messages(self, query: str) -> tuple[Message, ...]:
         return ({"role": "user", "content": query},)
@@ -103,7 +111,7 @@ class Conduct:
 
             def batches(done: int) -> Iterator[list[Row]]:
                 for batch in in_groups(pairs[done:], BATCH):
-                    yield [dataclasses.asdict(_said(judge, *pair)) for pair in batch]
+                    yield hosts.share(lambda b=batch: [dataclasses.asdict(_said(judge, *pair)) for pair in b])
 
             with ctx.run.timed("judge"):
                 return [Verdict(**row) for row in ctx.run.collect(f"{name}.jsonl", batches)]

@@ -7,6 +7,7 @@ learns to add whether it is sure: "unsure" after questions on which it failed, "
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,6 +106,10 @@ class Certainty:
         if len({text.lower() for text in texts}) < count:
             return Read(refused="options not all different")
         return Read(self.task.with_options(stem, texts))
+
+    def first(self, reply: str) -> str | None:
+        found = re.search(r"(?m)^\s*Answer:[^\n]*(?=\n)", reply)
+        return reply[: found.end()] if found else None
 
     def messages(self, query: str) -> tuple[Message, ...]:
         if self.none_option:

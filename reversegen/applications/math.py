@@ -80,6 +80,10 @@ class Solving:
         text = " ".join(text.removeprefix(MARK).partition(f"\n{MARK}")[0].split())
         return Read(text) if text else Read(refused="empty")
 
+    def first(self, reply: str) -> str | None:
+        whole, next_one, _ = reply.strip().partition(f"\n{MARK}")
+        return whole if next_one else None
+
     def messages(self, query: str) -> tuple[Message, ...]:
         return self.task.messages(query)
 

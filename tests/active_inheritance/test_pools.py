@@ -8,8 +8,11 @@ import random
 import pytest
 
 from active_inheritance import pools
-from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool, repeats
+from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool
+from active_inheritance.sampling import _floor
+from active_inheritance.switches import Scoring
 from common.errors import UserError
+from common.generate import Record
 
 
 def write(path, rows):
@@ -176,12 +179,18 @@ def test_guards():
         Answer("a", 2, "cut of", truncated=True),
         Answer("a", 3, "go on and on " * 10),
         Answer("a", 4, "I'm sorry, but I cannot help."),
+        Answer("a", 5, "}{ ]( ;;~ =>"),
     ]
     flags = guard(answers, 0.5)
-    assert flags == [("duplicate",), (), ("empty",), ("truncated",), ("repeating",), ("refusal",)]
+    assert flags == [("duplicate",), (), ("empty",), ("truncated",), ("repeating",), ("refusal",), ("empty",)]
+    assert guard(answers, 1.0)[4] == (), "a limit of 1 lets an answer repeat itself"
 
 
-def test_repeats():
-    assert repeats("one two three four " * 2) == 0  # too short to tell
-    assert repeats(" ".join(map(str, range(100)))) == 0
-    assert repeats("one two three four five " * 20) == pytest.approx(1 - 5 / 97)
+def test_an_answer_far_less_likely_than_its_source_s_others_is_unusable():
+    records = [Record(f"p{i}#0", 0, "ok", "text", mean_logp=-1.0 - i % 3 / 10) for i in range(30)]
+    floor = _floor([*records, Record("odd#0", 0, "ok", "salad", mean_logp=-6.0)], 4.0)
+    assert -6.0 < floor < -1.3
+    assert _floor(records, 0.0) == _floor([Record("a#0", 0, "ok", "text")] * 9, 4.0) == -math.inf
+    assert guard([Answer("a", 0, "salad", unlikely=True)], 0.5) == [("unlikely",)]
+    assert Scoring(("words",), drop=()).drops(["unlikely"])
+    assert not Scoring(("words",), drop=()).drops(["empty"])

@@ -113,7 +113,7 @@ def test_an_id_that_comes_twice(tmp_path):
 
 # --- faults ---------------------------------------------------------------------------------------------------
 
-LOST = ["429", "500", "reset", "truncated", "html", "half", "error in 200"]
+LOST = ["429", "500", "reset", "truncated", "html", "half", "error in 200", "nothing"]
 
 
 @pytest.mark.parametrize("fault", [*LOST, "429 later", "hang"])
@@ -220,7 +220,7 @@ def test_a_reply_without_text_is_asked_for_once_more(fault, missing, tmp_path):
         ("402", r"/v1 wants payment for model m \(402: no money\): top up"),
         ("403", r"/v1 forbids the request for model m \(403: not for you\): check"),
         ("404", r"/v1 knows no such model or path for model m \(404: no such model\): check the model's name"),
-        ("no credit", r"/v1 wants payment for model m \(402: no credit left\): top up"),
+        ("no credit", r"/v1 wants payment for model m \(429: no credit left\): top up"),
     ],
 )
 def test_a_refusal_for_all_stops_at_once_and_keeps_what_was_bought(fault, message, tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ def test_a_refusal_for_all_stops_at_once_and_keeps_what_was_bought(fault, messag
             _records(server, tmp_path, _requests(9))
         assert "\n" not in str(raised.value)
         assert "the same command continues" in str(raised.value)
-        assert len(server.bodies) == 3 + 5 * (fault == "no credit")
+        assert len(server.bodies) == 3
         server.always = None
         assert len(_records(server, tmp_path, _requests(9))) == 9
         assert set(server.paid.values()) == {1}
@@ -251,6 +251,17 @@ def test_fields_become_a_schema_and_the_object_becomes_lines(tmp_path):
         "required": ["Text", "Label"],
         "additionalProperties": False,
     }
+
+
+def test_choices_become_an_enumeration(tmp_path):
+    request = Request(
+        "r", ({"role": "user", "content": "q"},), fields=("Label",), choices=(("Label", ("x", "y")),)
+    )
+    with FaultServer(answer='{{"Label": "x"}}') as server:
+        (record,) = _records(server, tmp_path, [request])
+    assert record.text == "Label: x"
+    schema = server.bodies[0]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"] == {"Label": {"type": "string", "enum": ["x", "y"]}}
 
 
 @pytest.mark.parametrize(
@@ -286,6 +297,72 @@ def test_parameters_that_a_server_does_not_know_are_given_up_once(tmp_path, capl
         server.refuses = {"stop"}
         with pytest.raises(UserError, match="400: 'stop' is not supported here"):
             _records(server, tmp_path, _requests(7), sampling)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_server_without_structured_output_is_asked_for_it_once(status, tmp_path, caplog):
+    """Also where it calls that a fault of its own, which is tried again elsewhere."""
+    with FaultServer(refuses=["response_format"], refusal=status, answer="Text: {}\nLabel: b") as server:
+        records = _records(server, tmp_path, _requests(3, fields=("Text", "Label")), concurrency=1)
+        assert [record.status for record in records] == ["ok"] * 3
+        assert ["response_format" in body for body in server.bodies] == [True, False, False, False]
+    assert [r.getMessage() for r in caplog.records if r.name == "common.backends.chat"] == [
+        "model m is not held to the form of a reply: the server refuses a schema"
+    ]
+
+
+def test_a_server_that_names_another_form_of_structured_output_is_given_that(tmp_path):
+    """As llama-cpp-python's does, with status 500."""
+    said = "response_format.type: Input should be 'text' or 'json_object', not '{}'"
+    with FaultServer(refuses=["response_format"], refusal=500) as server:
+        server.said = said
+        _records(server, tmp_path, _requests(1, fields=("Text", "Label")), concurrency=1)
+        kinds = [body.get("response_format", {}).get("type") for body in server.bodies]
+        assert kinds == ["json_schema", "json_object", None]
+        assert server.bodies[1]["response_format"]["schema"]["required"] == ["Text", "Label"]
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_server_without_system_turns_gets_their_text_from_the_user(status, tmp_path):
+    """As local models without such a role do; the records are stored under the request as it was made."""
+    messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
+    with FaultServer(refuses=["system"], refusal=status) as server:
+        (record,) = _records(server, tmp_path, [Request("a", messages)])
+        assert record.text == "to Be brief.\n\nWhy?"
+        assert [len(body["messages"]) for body in server.bodies] == [2, 1]
+        assert _records(server, tmp_path, [Request("a", messages)]) == [record]
+        assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"), [("parts", "in parts"), ("thinks", "after thought"), ("fenced", "in a fence")]
+)
+def test_what_stands_around_a_reply_is_no_part_of_it(fault, text, tmp_path):
+    """Parts are joined; thinking and a fence around all of it are left out. It is bought once."""
+    with FaultServer([fault]) as server:
+        (record,) = _records(server, tmp_path, _requests(1))
+        assert (record.status, record.text.strip(), record.attempts) == ("ok", text, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("reasons", "no text but reasoning in the reply, asked 2 times"),
+        ("calls a tool", "no text but a tool call in the reply, asked 2 times"),
+        ("no choices", "no choices in the reply, asked 2 times"),
+        ("reasons to the end", "reasoning used up all 5 tokens of the reply"),
+        ("400 long", "the prompt is too long"),
+    ],
+)
+def test_a_server_that_never_gives_anything_of_use_is_named(fault, said, tmp_path):
+    """Five requests for one and the same reason, and no reply of use before; after one, each fails by itself."""
+    with FaultServer(always=fault) as server:
+        with pytest.raises(UserError, match=f"nothing of use for 5 requests in a row: {said}"):
+            _records(server, tmp_path, _requests(30), concurrency=1)
+        assert len(server.bodies) <= 10
+    with FaultServer([None], always=fault) as server:
+        records = _records(server, tmp_path, _requests(9), concurrency=1)
+        assert [record.status for record in records] == ["ok", *["failed"] * 8]
 
 
 # --- budgets --------------------------------------------------------------------------------------------------

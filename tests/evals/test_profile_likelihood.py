@@ -33,6 +33,7 @@ class _Backend:
 
     is_fast, chat_template = True, None
     pad_token_id = eos_token_id = None
+    added_tokens_decoder, all_special_tokens = {}, ()
 
     def __init__(self, bos=None, puts=False):
         self.bos_token_id, self._puts = bos, puts

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from common.errors import UserError
 from common.lm import LanguageModel
-from common.model import checkpoint, gguf, hf, tensors
+from common.model import checkpoint, decoder, gguf, hf, tensors
 from common.model.tokenizer import Tokenizer
 
 NAMES = {theirs_: ours for ours, theirs_ in gguf._NAMES.items()}
@@ -503,3 +503,19 @@ def test_template_and_ends_come_from_the_file(fixtures, tmp_path):
     assert tokenizer.eos_ids == (127, 126)
     assert tokenizer.has_template
     assert tokenizer.encode_prompt([{"role": "user", "content": "t7"}])[-1] == 126
+
+
+@pytest.mark.filterwarnings("default")  # PyTorch and transformers warn of what is theirs
+@pytest.mark.parametrize(("name", "kind"), [("llama2", "Q8_0"), ("qwen2", "Q4_1")])
+def test_transformers_reads_the_same_logits_from_the_file(fixtures, tmp_path, name, kind):
+    torch = pytest.importorskip("torch", reason="needs PyTorch, to read the file with transformers")
+    import transformers
+
+    file = convert(fixtures / name, tmp_path / "model.gguf", Kind[kind])
+    model = LanguageModel.load(str(file), dtype=np.float32)
+    tokens = np.random.default_rng(0).integers(3, 128, (2, 24)).astype(np.int32)
+    found = decoder.unembed(model.params, model.config, decoder.hidden(model.params, model.config, tokens))
+    reader = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+    with torch.no_grad():
+        expected = reader(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-3, rtol=0)

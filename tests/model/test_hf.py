@@ -50,6 +50,10 @@ def _rewrite(folder, change, name="model.safetensors"):
     save_file(tensors, folder / name)
 
 
+def _rename(folder, rename, name="model.safetensors"):
+    save_file({rename(key): tensor for key, tensor in load_file(folder / name).items()}, folder / name)
+
+
 @pytest.mark.parametrize("name", FIXTURES)
 def test_saving_gives_back_the_same_names_shapes_and_bits(fixtures, tmp_path, name):
     source = fixtures / name
@@ -186,6 +190,21 @@ def test_a_single_file_goes_before_an_index_of_shards_that_was_left_over(copy):
     for shard in folder.glob("model-*.safetensors"):
         shard.unlink()
     _same_bits(hf.load_params(folder, config), newer)
+
+
+def test_names_without_the_outer_models_prefix_are_read(fixtures, copy):
+    """As transformers does: a model that was saved without its head, or one whose head goes by its own name."""
+    folder = copy("qwen2")
+    config = hf.load_config(folder)
+    _rename(folder, lambda name: name.removeprefix("model."))
+    _same_bits(hf.load_params(folder, config), hf.load_params(fixtures / "qwen2", config))
+
+
+def test_a_tied_embedding_may_go_by_the_name_of_the_head(fixtures, copy):
+    folder = copy("qwen2")
+    config = hf.load_config(folder)
+    _rename(folder, lambda name: name.replace("model.embed_tokens", "lm_head"))
+    _same_bits(hf.load_params(folder, config), hf.load_params(fixtures / "qwen2", config))
 
 
 def test_an_unknown_tensor_is_refused(copy):

@@ -24,8 +24,8 @@ def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
     step = quick_jit(jax.value_and_grad(_loss), static_argnums=1)
     loss, grads = step(hf.load_params(fixtures / name, config), config, tokens)
 
-    mesh = sharding.make_mesh(tp=2)
-    assert dict(mesh.shape) == {"fsdp": 4, "tp": 2}
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
     params = hf.load_params(fixtures / name, config, mesh=mesh)
     split = params["layers"][0]["gate"]
     assert split.addressable_shards[0].data.size * 8 == split.size  # each device holds its part alone
@@ -41,31 +41,31 @@ def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
 def test_slices_read_for_a_mesh_make_up_the_whole(fixtures, name):
     config = hf.load_config(fixtures / name)
     whole = hf.load_params(fixtures / name, config)
-    for fsdp, tp in ((8, 1), (2, 4), (1, 2)):
-        parts = hf.load_params(fixtures / name, config, mesh=sharding.make_mesh(fsdp, tp))
+    for axes in ((1, 8, 1), (1, 2, 4), (2, 1, 2), (8, 1, 1)):
+        parts = hf.load_params(fixtures / name, config, mesh=sharding.make_mesh(*axes))
         jax.tree.map(np.testing.assert_array_equal, whole, parts)
 
 
 @needs_devices
 def test_axes_that_do_not_divide_a_dimension_are_dropped(fixtures):
     config = hf.load_config(fixtures / "qwen2")  # 8 heads, 2 key/value heads
-    mesh = sharding.make_mesh(fsdp=2, tp=4)
+    mesh = sharding.make_mesh(data=1, fsdp=2, tensor=4)
     specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(mesh, decoder.abstract_params(config)))
-    assert specs["embed"] == P("tp", "fsdp")
-    assert specs["layers"][1]["q"] == P("fsdp", "tp")
+    assert specs["embed"] == P("tensor", "fsdp")
+    assert specs["layers"][1]["q"] == P("fsdp", "tensor")
     assert specs["layers"][1]["k"] == P("fsdp")
     assert specs["layers"][1]["norm1"] == P()
 
 
 def test_one_device_makes_a_mesh(fixtures, quick_jit):
     config = hf.load_config(fixtures / "llama2")
-    mesh = sharding.make_mesh(fsdp=1)
+    mesh = sharding.make_mesh(data=1)
     params = hf.load_params(fixtures / "llama2", config, mesh=mesh)
     tokens = sharding.place_data(np.zeros((2, 4), np.int32), params, sharding.ROWS)
     assert quick_jit(lambda p: decoder.hidden(p, config, tokens))(params).shape == (2, 4, 32)
 
 
-@pytest.mark.parametrize("axes", [{"tp": 0}, {"tp": 1000}, {"fsdp": 1000}])
+@pytest.mark.parametrize("axes", [{"tensor": 0}, {"tensor": 1000}, {"data": 1, "fsdp": 1000}])
 def test_a_mesh_that_the_devices_cannot_form_is_refused(axes):
-    with pytest.raises(UserError, match=r"devices"):
+    with pytest.raises(UserError, match=r"devices?"):
         sharding.make_mesh(**axes)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -258,6 +259,23 @@ def test_seconds_are_noted_by_every_process_and_after_failures(tmp_path):
     rows = read_jsonl(tmp_path / "timing.jsonl")
     assert [row["stage"] for row in rows] == ["train", "train", "evaluate"]
     assert all(0 <= row["seconds"] < 1 for row in rows)
+
+
+def test_a_stage_within_a_stage_is_counted_once(tmp_path):
+    """Evaluation may train what it evaluates: those seconds are the training's."""
+    with RunDir.open(tmp_path, "llm2llm", {}) as run:
+        start = time.perf_counter()
+        with run.timed("evaluate"):
+            with run.timed("train"):
+                time.sleep(0.2)
+                with run.timed("score"):
+                    time.sleep(0.1)
+            time.sleep(0.05)
+        whole = time.perf_counter() - start
+    spent = {row["stage"]: row["seconds"] for row in read_jsonl(tmp_path / "timing.jsonl")}
+    assert spent["evaluate"] < spent["train"]
+    assert spent["train"] >= 0.2
+    assert sum(spent.values()) == pytest.approx(whole, abs=0.02)
 
 
 # --- full disk ----------------------------------------------------------------------------------------------

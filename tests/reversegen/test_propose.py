@@ -7,8 +7,10 @@ from common.errors import UserError
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
 from common.tasks.base import Example
+from common.text.nonsense import Gate
 from common.text.novelty import History
 from reversegen.applications.base import Context
+from reversegen.applications.conduct import Conduct
 from reversegen.config import Config, preset
 from reversegen.experiment import application
 from reversegen.explore import _preference
@@ -21,6 +23,7 @@ from reversegen.propose import (
     that_fit,
     warm_up_prompts,
 )
+from reversegen.switches import Answers
 
 SEEDS = [Example(f"s{i}", f"seed number {i}", "#### 1", "1", "g") for i in range(20)]
 PEARS = "There are 3 pears in a box and 4 pears on a table. How many pears are there in all?"
@@ -42,6 +45,26 @@ def ctx(tmp_path):
 @pytest.fixture
 def app():
     return application(Config().resolved())
+
+
+def test_of_a_list_that_was_cut_off_the_first_query_counts(app):
+    """Only where it is whole: the beginning of the next one shows that."""
+    assert app.first(f"Problem: {PEARS}\nProblem: {MUGS[:20]}") == f"Problem: {PEARS}"
+    assert app.first(f"Problem: {PEARS[:30]}") is None
+    own = Conduct("own", Answers(1, 8, 0.0), Answers(1, 8, 0.0))
+    assert own.first("4. How do I bake bread?\n5. How do I") == "How do I bake bread?"
+    assert own.first("How do I bake bread and then") is None
+    letters = application(Config(task="honesty", validity="none").resolved())
+    whole = "What is wet?\nA. sand\nB. water\nC. salt\nD. dust\nAnswer: B"
+    assert letters.first(f"{whole}\nWhat is") == whole
+    assert letters.first(whole) is None
+
+
+def test_nonsense_is_dropped_with_its_reason(ctx, app):
+    queries = [PEARS, "no no no no no no no no", MUGS]
+    rows = [{"id": str(i), "query": query, "malformed": None} for i, query in enumerate(queries)]
+    told = sift(ctx, app, rows, [], History(0.85), History(), None, "round_0", Gate())
+    assert [row["dropped"] for row in told] == [None, "nonsense: repetition", None]
 
 
 def groups(prompts):

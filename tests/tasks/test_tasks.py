@@ -341,6 +341,7 @@ def test_a_task_lists_its_labels_unless_there_are_too_many():
         ("<think>#### 5</think>The answer is 6", "The answer is 6"),
         ("so 5\n</think>\n\nThe answer is 6", "The answer is 6"),
         ("<think>#### 5, or is it", ""),
+        ("it may be 5\n</thinking>\n#### 6", "#### 6"),
         ("<think>a</think> 6 <think>b", "6"),
         ("```\nText: hm\nLabel: human\n```", "Text: hm\nLabel: human"),
         ("<think>x</think>\n```text\nhuman", "human"),

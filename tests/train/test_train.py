@@ -144,8 +144,9 @@ def test_bfloat16_weights_follow_float32_ones(params):
     masters = fine_tune(start, CONFIG, some_examples(8), wide, pad_id=0, steps=30)
     halves = fine_tune(start, CONFIG, some_examples(8), narrow, pad_id=0, steps=30)
     assert {leaf.dtype for leaf in jax.tree.leaves(halves)} == {jnp.dtype(jnp.bfloat16)}
+    before = jax.tree.leaves(start)
     moved = lambda tree: np.concatenate(
-        [np.ravel(a.astype(jnp.float32) - b) for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(start), strict=True)]
+        [np.ravel(a.astype(jnp.float32) - b) for a, b in zip(jax.tree.leaves(tree), before, strict=True)]
     )
     exact, rounded = moved(masters), moved(halves)
     # The slope of the one against the other: 1 where nothing is lost on average.
