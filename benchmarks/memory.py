@@ -28,7 +28,10 @@ VERBS = ("Tell me about", "Write a short note on", "Describe", "What is good abo
 JUDGE = """from reversegen.judge import Verdict
 
 def judge(query, answer):
-    return Verdict("fail" if len(answer) % 2 == 0 else "pass")
+    return Verdict("pass" if answer.startswith("Gladly") or len(answer) % 3 == 0 else "fail")
+
+def label(messages):
+    return "Gladly: here it is."
 """
 
 
@@ -49,22 +52,23 @@ def commands(model: str, place: pathlib.Path, old: bool) -> dict[str, list[str]]
     taught = ["--teacher", f"pool:{place}/pool.jsonl", "--arms", "base,fine-tune,llm2llm", "--seed-examples", "8"]
     small = ["--rounds", "2", "--per-wrong", "1", "--batch-size", "4", "--max-length", "256"]
     llm2llm = ["llm2llm", "--student", model, *labelled, *taught, *small]
-    roles = [word for role in ("proposer", "target", "labeler") for word in (f"--{role}", model)]
+    roles = [word for role in ("proposer", "target") for word in (f"--{role}", model)]
     asked = ["--task", "own", "--judge", f"python:{place}/judge.py:judge", "--seeds-file", f"{place}/train.jsonl"]
     few = ["--seed-instructions", "12", "--shots", "2", "--prompts", "6", "--final-prompts", "6", "--rounds", "1"]
     few += ["--samples", "3", "--query-tokens", "24", "--answer-tokens", "24", "--min-pairs", "1"]
-    few += ["--arms", "target-before,target-after", "--likelihood-guard", "0", "--semantic", "1"]
-    few += ["--batch-size", "4", "--dpo-batch-size", "4", "--label-votes", "1", "--mix", "0.5", "--test-file",
-    f"{place}/test.jsonl"]
+    few += ["--arms", "target-before,target-after", "--likelihood-guard", "0", "--semantic", "1", "--jaccard", "1"]
+    few += ["--batch-size", "4", "--dpo-batch-size", "4", "--label-votes", "1", "--mix", "0.5"]
+    few += ["--test-file", f"{place}/test.jsonl", "--labeler", f"python:{place}/judge.py:label"]
     reversegen = ["reversegen", *roles, *asked, *few]
     sampled = ["--prompts-file", f"{place}/prompts.jsonl", "--prompts", "24", "--k", "3", "--answer-tokens", "32"]
     learned = ["--batch-size", "8", "--epochs", "1", "--max-length", "256", "--arms", "base,random,selected"]
     measured = ["--min-words", "0", "--profile", "none", "--test-prompts", "6", "--objective", "words:max"]
     inherit = ["active-inheritance", "--source", model, "--student", model, *sampled, *learned, *measured]
-       
-       
-        found = { "llm2llm, all weights": llm2llm, "reversegen, adapters": [*reversegen, "--lora-rank",
-        "16"], "active-inheritance, all weights": [*inherit, "--lora-rank", "0"], "active-inheritance, adapters": [*inherit, "--lora-rank", "16"],
+    found = {
+        "llm2llm, all weights": llm2llm,
+        "reversegen, adapters": [*reversegen, "--lora-rank", "16"],
+        "active-inheritance, all weights": [*inherit, "--lora-rank", "0"],
+        "active-inheritance, adapters": [*inherit, "--lora-rank", "16"],
     }
     return found if old else found | {"llm2llm, adapters": [*llm2llm, "--lora-rank", "16"]}
 

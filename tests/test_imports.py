@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
     *("secret", "errors", "config", "buckets", "hosts", "generate", "usercode", "progress", "cli", "runtime"),
     "stopping",
-    *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "defaults", "settings", "stages"),
+    *("results", "model", "sample", "train", "tasks", "text", "lm", "memory", "backends", "defaults", "settings", "stages"),
     *("experiment", "evals", "embedded"),
 )
 """The files and rooms of common/, each above everything that it may import."""
