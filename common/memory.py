@@ -15,7 +15,8 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from common.buckets import bucket
 from common.config import ModelConfig, TrainConfig
@@ -202,9 +203,19 @@ def check(needs: Iterable[Need], room: int | None) -> None:
     )
 
 
-def room_on_devices() -> int | None:
-    """Bytes of the accelerator that arrays may take, or of main memory on CPU. Loads jax."""
+def refuse(needs: Callable[[str, int], Iterable[Need]], mesh: Any) -> None:
+    """`check` on this machine: `needs` are told the kind of device and over how many of the `mesh` a model is
+    split. Loads jax. Raises UserError."""
     import jax
 
-    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    return available() if stats is None else stats.get("bytes_limit")
+    if jax.default_backend() == "cpu":  # of which all devices are one
+        check(needs("cpu", 1), available())
+        return
+    shards = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
+    told = jax.local_devices()[0].memory_stats() or {}
+    check(needs("accelerator", shards), told.get("bytes_limit"))
+
+
+def tokens_in(letters: int) -> int:
+    """About how many tokens a text has, its template included."""
+    return letters // 3 + 40
