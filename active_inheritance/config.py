@@ -50,8 +50,8 @@ class Config(RunSettings, TrainSettings):
 
     source: tuple[str, ...] = flag(
         (),
-        "who answers the prompts: embedded:student, embedded:teacher, a Hugging Face id, a folder, openai:MODEL, "
-        "python:FILE.py:FUNCTION; several share k",
+        "who answers the prompts: embedded:student, embedded:teacher, smollm2, a Hugging Face id, a folder, "
+        "openai:MODEL, python:FILE.py:FUNCTION; several share k",
     )
     source_url: str | None = flag(None, "base URL of sources openai:MODEL; else OPENAI_BASE_URL or the client's")
     budget: str | None = flag(None, "limits for hosted sources, such as calls=500,tokens=200000,usd=2.5")
@@ -116,7 +116,7 @@ class Config(RunSettings, TrainSettings):
     likelihood_guard: float | None = flag(
         None,
         "standard deviations below a source's mean log-probability at which its answer is unlikely and not used; "
-        "models in this process only; 0: off, as for the embedded ones, else 4",
+        "models in this process only; 0: off, as for the embedded ones, else 3",
     )
     select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
     student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")
@@ -374,8 +374,8 @@ class Config(RunSettings, TrainSettings):
         """What --profile asks for. Raises UserError for what is no flag of a profile."""
         return dataclasses.replace(ProfileConfig.asked(self.profile or (), "--profile"), seed=self.seed)
 
-    def held(self) -> dict[str, float]:
-        found = {name: 2.0 for name in self.source if is_model(name)}
+    def held(self) -> dict[str, int]:
+        found = {name: 2 for name in self.source if is_model(name)}
         learning = {model_name(self.student, "student"): self.trained_bytes()} if self.trains else {}
         return found | learning
 

@@ -23,7 +23,7 @@ SMALL = 6e8
 UPDATES = 8
 """Optimizer updates that a pass over the data should have at least: with fewer, a few passes teach nothing."""
 SMALLEST_BATCH = 4
-GUARD = 4.0
+GUARD = 3.0
 """Standard deviations below the mean log-likelihood of the seeds at which a new text is nonsense."""
 
 

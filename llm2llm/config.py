@@ -55,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "when_none_wrong": "stop",
         "detect": "in-sample",
         "likelihood_guard": 0.0,
+        "lora_rank": 0,
         "learning_rate": 2e-5,
         "epochs": 3.0,
         "batch_size": 128,
@@ -81,10 +82,10 @@ class Config(RunSettings, TrainSettings):
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
     task: str = flag("arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file")
-    student: str = flag("embedded", "embedded, a Hugging Face id, or a folder")
+    student: str = flag("embedded", "embedded, smollm2, a Hugging Face id, a folder, a GGUF file, MODEL+ADAPTER")
     teacher: str = flag(
         "embedded",
-        "embedded, a Hugging Face id, a folder, openai:MODEL, pool:FILE of real examples, or "
+        "embedded, smollm2, a Hugging Face id, a folder, a file, openai:MODEL, pool:FILE of real examples, or "
         "python:FILE.py:FUNCTION",
     )
     teacher_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
@@ -145,7 +146,7 @@ class Config(RunSettings, TrainSettings):
     likelihood_guard: float | None = flag(
         None,
         "refuse nonsense: new questions that turn in circles or are no text, or this many standard deviations "
-        "less likely than the seeds under the student as it came; 0: off, as for the embedded student, else 4",
+        "less likely than the seeds under the student as it came; 0: off, as for the embedded student, else 3",
     )
     balance: bool = flag(False, "ask for no more examples of a class than evens out the classes")
     max_per_seed: int | None = flag(None, "most new examples of one seed in the whole run")
@@ -310,9 +311,9 @@ class Config(RunSettings, TrainSettings):
         Raises UserError for one that cannot be read or shared."""
         return hosted_share(self, "teacher", [self.teacher], runs * self.repeats * max(1, self.teaching_arms))
 
-    def held(self) -> dict[str, float]:
+    def held(self) -> dict[str, int]:
         teacher = [self.teacher] if is_model(self.teacher) else []
-        found = {model_name(name, "teacher"): 2.0 for name in teacher}
+        found = {model_name(name, "teacher"): 2 for name in teacher}
         return found | {model_name(self.student, "student"): self.trained_bytes()}
 
     def training(self) -> TrainConfig:

@@ -15,7 +15,7 @@ from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
 from common.cli import check_ranges, flag
 from common.config import SampleConfig, TrainConfig
-from common.defaults import Default, adapters, kind_of, preferring, reasons, training, values, writing
+from common.defaults import GUARD, Default, adapters, kind_of, preferring, reasons, training, values, writing
 from common.errors import UserError
 from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
@@ -51,7 +51,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "samples": 5,
         "rounds": 3,
         "pairing": "fallback",
+        "temperature": 1.0,
         "top_p": 0.95,
+        "lora_rank": 0,
+        "likelihood_guard": 4.0,
+        "guarded_by": "warm-up",
+        "batch_size": 16,
         "query_tokens": 512,
         "max_length": 2048,
         "mix": 0.0,
@@ -96,13 +101,14 @@ class Config(RunSettings, TrainSettings):
         "(common/tasks/README.md); safety, own: none",
     )
     proposer: str = flag(
-        "embedded", "the model that is trained to write queries: embedded, a Hugging Face id, a folder"
+        "embedded",
+        "the model that is trained to write queries: embedded, smollm2, a Hugging Face id, a folder, a file",
     )
     target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
     transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")
     labeler: str = flag(
         "embedded",
-        "what answers failing queries: embedded, a Hugging Face id, a folder, openai:MODEL, "
+        "what answers failing queries: embedded, smollm2, a Hugging Face id, a folder, openai:MODEL, "
         "python:FILE.py:FUNCTION, or program",
     )
     labeler_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
@@ -155,8 +161,8 @@ class Config(RunSettings, TrainSettings):
     semantic: float | None = flag(
         None, "cosine of the proposer's hidden states above which it is one; 0.96, for arithmetic 0.99; 1: off"
     )
-    likelihood_guard: float = flag(
-        4.0, "standard deviations below the warm-up proposer's mean log-probability that are too odd; 0: off"
+    likelihood_guard: float | None = flag(
+        None, "standard deviations below a mean log-probability a token that are too odd; 0: off; 3, embedded: 4"
     )
     guarded_by: GuardedBy | None = flag(
         None,
@@ -213,12 +219,14 @@ class Config(RunSettings, TrainSettings):
         found = {"lora_rank": rank}
         if proposer.embedded:
             demo = {"warm_up_learning_rate": 3e-4, "dpo_learning_rate": 1.25e-4, "temperature": 1.0, "top_p": 1.0}
-            demo["guarded_by"] = "warm-up"
+            demo |= {"guarded_by": "warm-up", "likelihood_guard": 4.0}
             found |= {name: Default(value, "") for name, value in demo.items()}
         else:
             found["warm_up_learning_rate"] = training(proposer, taken, None)["learning_rate"]
             found["dpo_learning_rate"] = preferring(proposer, taken)
             found |= writing(proposer)
+            why = "standard deviations below the seeds; what is less likely is nonsense"
+            found["likelihood_guard"] = Default(GUARD, why)
             found["guarded_by"] = Default("seeds", f"the first queries of {proposer} may be nonsense themselves")
         if target.embedded:
             demo = {"learning_rate": 3e-4, "epochs": 3.0, "batch_size": 16}
@@ -319,9 +327,9 @@ class Config(RunSettings, TrainSettings):
             raise UserError(f"--judge {self.judge}: name a function as python:FILE.py:FUNCTION")
         self.share()
 
-    def held(self) -> dict[str, float]:
+    def held(self) -> dict[str, int]:
         asked = [name for name in (self.labeler, self.guard) if name and is_model(name)]
-        found = {model_name(name, "teacher"): 2.0 for name in asked}
+        found = {model_name(name, "teacher"): 2 for name in asked}
         found[model_name(self.proposer, "teacher")] = self.trained_bytes()
         targets = (self.target, *self.transfer_targets)
         return found | {model_name(name, "student"): self.trained_bytes() for name in targets}
@@ -377,7 +385,7 @@ class Config(RunSettings, TrainSettings):
                 max_pairs=self.max_pairs,
                 jaccard=given(self.jaccard),
                 semantic=given(self.semantic),
-                likelihood_guard=self.likelihood_guard,
+                likelihood_guard=given(self.likelihood_guard),
                 guarded_by=given(self.guarded_by),
                 collapse=self.collapse,
             ),

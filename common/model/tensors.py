@@ -49,15 +49,15 @@ def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     """Every tensor of a folder. Raises UserError, naming the file, when one is missing, truncated, pickled or not
     understood."""
     tensors = _open_base(folder)
-    if "embed_tokens.weight" in tensors:  # saved without the head, by the name of the model inside
-        tensors = {name if name.startswith("lm_head.") else f"model.{name}": its for name, its in tensors.items()}
     config, weights = (folder / name for name in LINKED_ADAPTER)
     if not config.exists():
         return tensors
     adapter = peft.read(config.resolve(), weights.resolve())
     for module, factors in adapter.items():
-        name = f"{module}.weight"
-        if name not in tensors:
+        # The second where the base was saved without its head, by the names of the model inside.
+        names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
+        name = next((name for name in names if name in tensors), None)
+        if name is None:
             raise UserError(f"{config.resolve().parent} does not fit the model, which has no {module}")
         tensors[name] = _Adapted(tensors[name], factors)
     return tensors

@@ -35,10 +35,12 @@ def served(tmp_path_factory):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with subprocess.Popen(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE) as server:
+    # One thread: eight requests come at a time, and the cores are shared.
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
         deadline = time.monotonic() + 300
         while True:
-            assert server.poll() is None, server.stderr.read().decode()
+            assert server.poll() is None, f"ended by itself: {command}"
             assert time.monotonic() < deadline
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
@@ -47,7 +49,6 @@ def served(tmp_path_factory):
                 time.sleep(0.2)
         yield str(folder), f"http://127.0.0.1:{port}/v1"
         server.terminate()
-        server.stderr.close()
 
 
 def test_a_whole_run_learns_from_a_model_that_transformers_serves(served, tmp_path):
@@ -57,7 +58,7 @@ def test_a_whole_run_learns_from_a_model_that_transformers_serves(served, tmp_pa
     rows = [{"id": e.id, "question": e.question, "answer": e.answer} for e in drawn]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "run.py", "llm2llm", "--teacher", f"openai:{model}", "--teacher-url", url]
-    command += ["--rounds", "2", "--per-wrong", "1", "--seed-examples", "6", "--target", "all", "--epochs", "1"]
+    command += ["--rounds", "2", "--per-wrong", "1", "--seed-examples", "4", "--target", "all", "--epochs", "1"]
     command += [
         "--test-file",
         str(tmp_path / "test.jsonl"),
@@ -75,7 +76,7 @@ def test_a_whole_run_learns_from_a_model_that_transformers_serves(served, tmp_pa
             spent.append(replies.spent("repeat_0/llm2llm"))
         summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert spent[0] == spent[1]
-    assert spent[0].calls >= 6
+    assert spent[0].calls >= 4
     (folder,) = (tmp_path / "run").glob("repeat_0/llm2llm/round_0")
     records = [json.loads(line) for line in (folder / "teacher_1.jsonl").read_text().splitlines()]
     assert {record["status"] for record in records} <= {"ok", "length"}
