@@ -374,8 +374,8 @@ class Config(RunSettings, TrainSettings):
         """What --profile asks for. Raises UserError for what is no flag of a profile."""
         return dataclasses.replace(ProfileConfig.asked(self.profile or (), "--profile"), seed=self.seed)
 
-    def held(self) -> dict[str, float]:
-        found = {name: 2.0 for name in self.source if is_model(name)}
+    def held(self) -> dict[str, int]:
+        found = {name: 2 for name in self.source if is_model(name)}
         learning = {model_name(self.student, "student"): self.trained_bytes()} if self.trains else {}
         return found | learning
 

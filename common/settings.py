@@ -46,7 +46,7 @@ class RunSettings:
     processes: int | None = flag(None, "how many processes carry out this run, by the same command", DEVICES)
     process: int | None = flag(None, "which of them this one is, from 0", DEVICES)
 
-    def held(self) -> dict[str, float]:
+    def held(self) -> dict[str, int]:
         """Models that are in memory at one time, by name, and the bytes that each takes for a parameter."""
         return {}
 
@@ -110,7 +110,7 @@ class TrainSettings:
             **more,
         )
 
-    def trained_bytes(self) -> float:
+    def trained_bytes(self) -> int:
         """Bytes of memory that a model takes for a parameter where it is trained: what is kept to start from, and
         where all weights are trained, their copy, its gradients and two moments in float32."""
         return 2 if self.lora_rank else 18

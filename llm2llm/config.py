@@ -311,9 +311,9 @@ class Config(RunSettings, TrainSettings):
         Raises UserError for one that cannot be read or shared."""
         return hosted_share(self, "teacher", [self.teacher], runs * self.repeats * max(1, self.teaching_arms))
 
-    def held(self) -> dict[str, float]:
+    def held(self) -> dict[str, int]:
         teacher = [self.teacher] if is_model(self.teacher) else []
-        found = {model_name(name, "teacher"): 2.0 for name in teacher}
+        found = {model_name(name, "teacher"): 2 for name in teacher}
         return found | {model_name(self.student, "student"): self.trained_bytes()}
 
     def training(self) -> TrainConfig:

@@ -130,7 +130,8 @@ def _choose(
 ) -> tuple[list[Example], dict[str, Row], Row]:
     """The examples for the teacher, the student's answers by the example's id, and how they were chosen."""
     targeting = arm.setting.switches.targeting
-    rows, how = list(graded), {}
+    rows = list(graded)
+    how: dict[str, Any] = {}
     # A student that knows its seeds by heart shows no errors on them; one trained without them does.
     memorised = accuracy(graded) >= MEMORISED
     if targeting.detect == "out-of-fold" or (targeting.detect == "auto" and memorised):

@@ -327,9 +327,9 @@ class Config(RunSettings, TrainSettings):
             raise UserError(f"--judge {self.judge}: name a function as python:FILE.py:FUNCTION")
         self.share()
 
-    def held(self) -> dict[str, float]:
+    def held(self) -> dict[str, int]:
         asked = [name for name in (self.labeler, self.guard) if name and is_model(name)]
-        found = {model_name(name, "teacher"): 2.0 for name in asked}
+        found = {model_name(name, "teacher"): 2 for name in asked}
         found[model_name(self.proposer, "teacher")] = self.trained_bytes()
         targets = (self.target, *self.transfer_targets)
         return found | {model_name(name, "student"): self.trained_bytes() for name in targets}

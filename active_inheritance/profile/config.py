@@ -148,9 +148,9 @@ class Config(RunSettings):
             if self.prompts_file is None or len(self.model) < 2:
                 raise UserError("--judge compares answers of two models: give --prompts-file and --model twice")
 
-    def held(self) -> dict[str, float]:
+    def held(self) -> dict[str, int]:
         judge = [model_name(self.judge, "teacher")] if self.judge and is_model(self.judge) else []
-        return dict.fromkeys((*self.model, *judge), 2.0)
+        return dict.fromkeys((*self.model, *judge), 2)
 
     def share(self) -> Budget | None:
         """What the judge may spend, on all models together. Raises UserError for a bad budget, and for settings of

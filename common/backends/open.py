@@ -116,13 +116,22 @@ def _hosted(model: str, url: str | None) -> Backend:
     hosts.share(check)
 
     @contextlib.contextmanager
-    def opened(cache: ReplyCache) -> Iterator[Callable[[str], EndpointGenerator]]:
+    def opened(cache: ReplyCache) -> Iterator[Callable[[str], Generator]]:
         with contextlib.ExitStack() as stack:
-            # Opened by the process that asks.
-            replies = stack.enter_context(Replies(cache.replies)) if hosts.is_writer() else None
-            make = functools.partial(EndpointGenerator, model, url=url, replies=replies, budget=cache.share)
-            opened = lambda account: stack.enter_context(make(scope=cache.account + account))
-            yield lambda account: shared(f"openai:{model}", lambda: opened(account))
+
+            @functools.cache
+            def replies() -> Replies:
+                return stack.enter_context(Replies(cache.replies))
+
+            def asking(account: str) -> EndpointGenerator:
+                scope = cache.account + account
+                return stack.enter_context(
+                    EndpointGenerator(model, url=url, replies=replies(), scope=scope, budget=cache.share)
+                )
+
+            if hosts.is_writer():
+                replies()  # by the process that asks, and there before the work begins
+            yield lambda account: shared(f"openai:{model}", lambda: asking(account))
 
     return opened
 

@@ -37,7 +37,7 @@ class Devices(NamedTuple):
         return f"{sizes}{self.reason}"
 
 
-def choose(asked: str | None, held: Mapping[str, float]) -> Devices:
+def choose(asked: str | None, held: Mapping[str, int]) -> Devices:
     """The mesh that `asked` says, else one for the models of a run. `held`: those in memory at one time, by name,
     and the bytes that each takes for a parameter.
 

@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 REPETITION, NO_TEXT, SCRIPT, UNLIKELY = (
     f"nonsense: {why}" for why in ("repetition", "not text", "another script", "unlikely")
@@ -22,7 +22,7 @@ LEAST_LETTERS = 0.3
 FEWEST = 5
 """Seeds below which their spread says nothing of what is likely."""
 _LOOP = re.compile(r"(?<!\S)(\S+(?:\s+\S+){0,3})(?:\s+\1(?!\S)){5,}")
-_RUN = re.compile(r"([^\W\d_]{1,8}?)\1{7,}|([!?,;:])\2{15,}")
+_RUN = re.compile(r"((?:[^\W\d_]|[-_./,&]){1,12}?)\1{7,}|[!?,;:]{16,}")
 
 
 def repeats(text: str) -> float:
@@ -48,9 +48,9 @@ def nonsense(text: str, most_repeats: float = MOST_REPEATS) -> str | None:
         return NO_TEXT
     if not visible or sum(kind[0] in "LMN" for kind in kinds) < LEAST_LETTERS * len(visible):
         return NO_TEXT
-    # Rows of equal numbers are no loop.
-    loops = any(re.search(r"[^\W\d_]", found[1]) for found in _LOOP.finditer(text))
-    if loops or _RUN.search(text) or repeats(text) > most_repeats:
+    # Rows of equal numbers are no loop, and neither is a line of dots or dashes.
+    loops = [found[1] for kind in (_LOOP, _RUN) for found in kind.finditer(text)]
+    if any(loop is None or re.search(r"[^\W\d_]", loop) for loop in loops) or repeats(text) > most_repeats:
         return REPETITION
     return None
 
@@ -67,11 +67,11 @@ class Gate:
 
     scripts: frozenset[str] = frozenset()
     floor: float | None = None
-    logps: Callable[[Sequence[str]], Sequence[float]] | None = None
+    logps: Callable[[Sequence[str]], Iterable[float]] | None = None
 
     @classmethod
     def of(
-        cls, known: Sequence[str], logps: Callable[[Sequence[str]], Sequence[float]], deviations: float
+        cls, known: Sequence[str], logps: Callable[[Sequence[str]], Iterable[float]], deviations: float
     ) -> "Gate":
         """From known texts: `deviations` standard deviations below their mean lies the floor."""
         there = frozenset().union(*map(scripts, known))
@@ -98,5 +98,7 @@ class Gate:
             return why
         # Names from elsewhere are no reason: a text must be mostly of scripts that none of the known ones has.
         letters = [c for c in text if c.isalpha()]
+        if self.scripts and not letters:
+            return NO_TEXT
         foreign = sum(unicodedata.name(c, "").partition(" ")[0] not in self.scripts for c in letters)
         return SCRIPT if self.scripts and foreign > len(letters) / 3 else None

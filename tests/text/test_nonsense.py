@@ -20,6 +20,8 @@ def test_repeats():
         ("the capital of the capital of the capital of the capital of the capital of the capital of", REPETITION),
         ("no no no no no no no", REPETITION),
         ("hahahahahahahahahahahaha", REPETITION),
+        (f"Who directed JAS-JAW{'-SHOCK' * 13}?", REPETITION),
+        ("To be continued ........................", None),
         ("What on earth is it supposed to be????????????????", REPETITION),
         ("}{ ]( ;;~ => //", NO_TEXT),
         ("caf\ufffd au lait", NO_TEXT),
@@ -59,3 +61,4 @@ def test_another_script_is_refused_where_it_prevails():
     assert gate.floor is None
     asked = ["Сколько ног у паука?", "Who was Пушкин, the poet of whom they speak?"]
     assert gate.reasons(asked) == [SCRIPT, None]
+    assert gate.reasons(["1. 1"]) == [NO_TEXT]
