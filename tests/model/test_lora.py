@@ -165,7 +165,7 @@ def test_state_is_kept_of_adapters_alone_and_the_base_in_its_dtype(params, examp
     settings = dataclasses.replace(SETTINGS, checkpoint_seconds=0.0)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(half, CONFIG, examples, settings, pad_id=0, steps=6, checkpoint=folder, log=stop)
-    counters = 2  # Adam's, and whether all was finite
+    counters = 3  # of Adam, of updates, and whether all was finite
     size = decoder.count_params(lora.init(ADAPTED, jax.random.key(0)))
     assert decoder.count_params(saved[0]) == 3 * size + counters
     assert {leaf.dtype for leaf in jax.tree.leaves(saved[0][0])} == {jnp.dtype(jnp.float32)}
