@@ -3,6 +3,7 @@
 from active_inheritance.config import Config
 from active_inheritance.experiment import load_data, run
 from common.experiment import main as run_command
+from common.memory import lines_of
 
 
 def main(argv: list[str]) -> None:
@@ -12,9 +13,10 @@ def main(argv: list[str]) -> None:
 
 
 def _plan(config: Config) -> list[tuple[str, str]]:
-    from active_inheritance.plan import plan
+    from active_inheritance.plan import needs, plan
 
-    return plan(config, load_data(config))
+    data = load_data(config)
+    return plan(config, data) + lines_of(needs(config, data))
 
 
 def _run(config: Config) -> None:

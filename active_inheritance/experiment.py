@@ -16,6 +16,7 @@ from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.switches import COLUMN
 from common.backends.open import Backend, model_name
 from common.experiment import carry_out, identity
+from common.memory import refuse
 
 if TYPE_CHECKING:
     from active_inheritance.loop import Setting
@@ -108,6 +109,10 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -
     switches = config.switches()
     # A selection alone needs no jax.
     mesh = config.devices().mesh if config.held() else None
+    if config.held():
+        from active_inheritance.plan import needs
+
+        refuse(lambda device, shards: needs(config, data, device, shards), mesh)
     if sources is None:
         sources = {}
         if config.source:

@@ -26,8 +26,6 @@ from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
     from common.evals.measure import Measure
     from common.lm import LanguageModel
 
@@ -72,7 +70,6 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
         learned_rows,
         train_students,
     )
-    from common.model.sharding import mesh_of
 
     student, learning, testing = setting.student, switches.learning, switches.testing
     # By the run's seed: repeats that share a pool are tested on the same prompts.
@@ -86,10 +83,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
         if number:
             # Any arm would do: all of them learned from the same prompts.
             prompts = _learnable(rounds[0].students["selected"], student, testing.sampling.max_new_tokens)
-            own = {
-                arm: _own_answers(run, switches, prompts, repeat, number, arm, mesh_of(student.params))
-                for arm in LINEAGES
-            }
+            own = {arm: _own_answers(run, switches, student, prompts, repeat, number, arm) for arm in LINEAGES}
             selections = {arm: selection for arm, (selection, _) in own.items()}
             costs = {arm: cost for arm, (_, cost) in own.items()}
         learned, left_out = learned_rows(student, selections, held_out, learning)
@@ -130,11 +124,11 @@ def _learnable(first: Student, student: "LanguageModel", answer_tokens: int) -> 
 def _own_answers(
     run: RunDir,
     switches: Switches,
+    base: "LanguageModel",
     prompts: Sequence[Prompt],
     repeat: int,
     number: int,
     arm: str,
-    mesh: "Mesh | None",
 ) -> tuple[Selection, Row]:
     """A pool that the arm's own student answers, the choice from it, and what it cost. The student is deleted once
     it has answered."""
@@ -143,7 +137,8 @@ def _own_answers(
     before = run.path / folder_of(repeat, number - 1) / arm / "student"
     own, name = f"{folder_of(repeat, number)}/{arm}", f"{arm} student {number - 1}"
     seed = switches.rule.seed + repeat + NEW_SEED * number
-    source = {name: from_folder(str(before), switches.answering, mesh)}
+    trained = str(before) if switches.learning.train.lora is None else f"{base.origin}+{before}"
+    source = {name: from_folder(trained, switches.answering, base.base.mesh)}
     sampled = sample_pool(run, switches.answering, source, prompts, own, seed)
     shutil.rmtree(before, ignore_errors=True)
     scored = score_pool(run, sampled, switches.scoring, own)

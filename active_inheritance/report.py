@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ from common.results.report import (
     share_figure,
     terminal_table,
 )
-from common.results.rundir import RunDir, write_folder
+from common.results.rundir import RunDir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,9 +66,10 @@ def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome
                 write_dataset(run.path / folder, rows, _card(summary, arm))
         products = {"data set": "dataset", "controls": "controls"}
         if trained:
-            chosen = run.path / folder_of(0, switches.rounds - 1) / "selected/student"
-            write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
+            from common.stages import publish  # a selection alone needs no jax
+
             products["student"] = "model"
+            products |= publish(run, f"{folder_of(0, switches.rounds - 1)}/selected/student")
         page = _page(summary, first, switches, redact)
     said = _verdict(summary) if trained else None
     return Conclusion(summary, final_tables(summary), page, notes, said, products)

@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from common.errors import UserError
@@ -65,6 +66,8 @@ def cluster() -> str | None:
         return "SLURM"
     if "OMPI_MCA_orte_hnp_uri" in os.environ and several("OMPI_COMM_WORLD_SIZE"):
         return "Open MPI"
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys() and find_spec("kubernetes"):
+        return "Kubernetes"
     # On one host a TPU's processes have nobody to find.
     if "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ:
         return "TPU"

@@ -19,10 +19,10 @@ from common import runtime
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.generate import Message
-from common.model import checkpoint, hf
+from common.model import checkpoint, hf, lora, sharding
 from common.model.decoder import Params
-from common.model.sharding import mesh_of
 from common.model.tokenizer import Tokenizer
+from common.model.weights import Weights, release
 from common.sample.embed import embed
 from common.sample.local import LocalGenerator
 from common.sample.score import score
@@ -35,18 +35,26 @@ from common.train.preference import Preference, prefer, reference_logps
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
     """`folder` is the checkpoint that config and tokenizer come from; `weights` is where `params` are from, None
-    where they are in memory alone."""
+    where they are in memory alone.
+
+    `origin` is what it was loaded by. `base`: all weights, or those that `adapters` stand beside, which
+    `config.lora` tells of then. Models of one folder share them, and they are read again after
+    `common.model.weights.release`."""
 
     name: str
     folder: pathlib.Path
     config: ModelConfig
-    params: Params
+    base: Weights
     tokenizer: Tokenizer
     weights: pathlib.Path | None
+    origin: str
+    adapters: Params | None = None
 
     @classmethod
     def load(cls, name: str, dtype: Any = None, *, mesh: Mesh | None = None) -> "LanguageModel":
-        """Load a hub id, a local folder or `embedded:NAME`; by default in the dtype of this machine's computing.
+        """Load whatever `common.model.checkpoint.resolve` finds, by default in the dtype of this machine's
+        computing: bfloat16 on accelerators, float32 on CPU. (There, weights kept in bfloat16 would be cast for
+        each product, and the compiler casts all of them at once: more memory than float32, and less speed.)
 
         With a `mesh` (`common.model.sharding.make_mesh`) the weights are read onto its devices, and sampling,
         scoring and training of this model take place there.
@@ -61,21 +69,53 @@ class LanguageModel:
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}: they "
                 "do not belong together, or the embedding was not resized"
             )
-        params = hf.load_params(folder, config, dtype=dtype or runtime.compute_dtype(), mesh=mesh)
-        return cls(name, folder, config, params, tokenizer, folder)
+        base = Weights.of(folder, config, dtype or runtime.compute_dtype(), mesh)
+        base()  # what is wrong with the files shows now
+        return cls(name, folder, config, base, tokenizer, folder, name)
 
-    def with_weights(self, name: str, folder: pathlib.Path) -> "LanguageModel":
-        """The same model with the weights stored in `folder`, on the same devices."""
-        params = hf.load_params(folder, self.config, dtype=runtime.compute_dtype(), mesh=mesh_of(self.params))
-        return dataclasses.replace(self, name=name, params=params, weights=folder)
+    @property
+    def params(self) -> Params:
+        """All parameters, read from the files if they are not in memory."""
+        return self.base() if self.adapters is None else lora.join(self.base(), self.adapters)
 
-    def starting_weights(self, settings: TrainConfig) -> Params:
-        """The weights to start a training from: in float32 when all are trained, as loaded when adapters are."""
-        if settings.lora is not None or not runtime.on_accelerator():
+    def trained(self, name: str, folder: pathlib.Path) -> "LanguageModel":
+        """What was trained from this model and stored in `folder`, on the same devices: an adapter beside these
+        weights, or weights of its own."""
+        plain = dataclasses.replace(self.config, lora=None)
+        if (folder / lora.CONFIG).exists():
+            nothing: Params = {"layers": [{}] * plain.num_layers}  # the weights may stay unread
+            adapters, config = lora.load_adapter(folder, nothing, plain)
+            adapters = sharding.place(adapters, self.base())
+            return dataclasses.replace(self, name=name, config=config, adapters=adapters, weights=folder)
+        own = Weights.of(folder, plain, runtime.compute_dtype(), self.base.mesh)
+        return dataclasses.replace(self, name=name, config=plain, base=own, adapters=None, weights=folder)
+
+    def start(self, settings: TrainConfig) -> Params:
+        """The weights that a training starts from, for it alone to hold where that spares memory: what is idle is
+        let go of, this model's own weights too when all of them are trained, which are read anew."""
+        dtype = jnp.dtype(settings.param_dtype)
+        if settings.lora is not None:
+            release(keep=(self.base,))
             return self.params
         if self.weights is None:
-            return jax.tree.map(lambda w: w.astype(jnp.float32), self.params)
-        return hf.load_params(self.weights, self.config, mesh=mesh_of(self.params))
+            return jax.tree.map(lambda w: jnp.array(w, dtype), self.params)
+        release()
+        return hf.load_params(self.weights, self.config, dtype=dtype, mesh=self.base.mesh)
+
+    def _merged_for(self, settings: TrainConfig) -> "LanguageModel":
+        """This model, with its adapters merged into its weights unless `settings` go on with them."""
+        if self.adapters is None or self.config.lora == settings.lora:
+            return self
+        base = Weights.held(lora.merge(self.params, self.config))
+        config = dataclasses.replace(self.config, lora=None)
+        return dataclasses.replace(self, base=base, config=config, adapters=None, weights=None)
+
+    def with_params(self, params: Params, settings: TrainConfig) -> "LanguageModel":
+        """This model with what a training by `settings` returned, in memory."""
+        if settings.lora is None:
+            return dataclasses.replace(self, base=Weights.held(params), weights=None)
+        config, (_, adapters) = dataclasses.replace(self.config, lora=settings.lora), lora.split(params)
+        return dataclasses.replace(self, config=config, adapters=adapters, weights=None)
 
     def fine_tuned(self, rows: Sequence[tuple[Sequence[Message], str]], settings: TrainConfig) -> "LanguageModel":
         """This model after supervised training on (messages, answer) rows, in memory; see `save`.
@@ -85,9 +125,9 @@ class LanguageModel:
         examples = [self.tokenizer.encode_example(messages, answer) for messages, answer in rows]
         encoded = [Encoded(tuple(tokens), start) for tokens, start in examples]
         self._check_lengths([len(row.tokens) for row in encoded], settings.max_length)
-        start = self.starting_weights(settings)
-        params = fine_tune(start, self.config, encoded, settings, pad_id=self.tokenizer.pad_id)
-        return dataclasses.replace(self, params=params, weights=None)
+        model, pad_id = self._merged_for(settings), self.tokenizer.pad_id
+        start = lambda: model.start(settings)
+        return model.with_params(fine_tune(start, model.config, encoded, settings, pad_id=pad_id), settings)
 
     def preference_tuned(
         self, rows: Sequence[tuple[Sequence[Message], str, str]], settings: TrainConfig, beta: float = 0.1
@@ -101,10 +141,10 @@ class LanguageModel:
         longest = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
         self._check_lengths(longest, settings.max_length)
         reference = reference_logps(self.params, self.config, pairs)
-        start = self.starting_weights(settings)
-        pad_id = self.tokenizer.pad_id
-        params = prefer(start, self.config, pairs, reference, settings, pad_id=pad_id, beta=beta)
-        return dataclasses.replace(self, params=params, weights=None)
+        model, pad_id = self._merged_for(settings), self.tokenizer.pad_id
+        start = lambda: model.start(settings)
+        params = prefer(start, model.config, pairs, reference, settings, pad_id=pad_id, beta=beta)
+        return model.with_params(params, settings)
 
     def _check_lengths(self, lengths: Sequence[int], max_length: int) -> None:
         limit = min(max_length, self.config.max_positions)
@@ -113,16 +153,17 @@ class LanguageModel:
                 raise UserError(f"row {number} has {length} tokens, more than the limit of {limit}: shorten it")
 
     def save(self, folder: str | os.PathLike) -> "LanguageModel":
-        """Write a Hugging Face folder with these weights, and this tokenizer and settings; returns the model that
-        lies there. Raises UserError for a folder that cannot be written."""
-        path = hf.save(pathlib.Path(folder), self.params, self.folder)
-        return dataclasses.replace(self, name=str(folder), folder=path, weights=path)
+        """Write a Hugging Face folder with these weights, adapters merged into them, and this tokenizer and
+        settings; returns the model that lies there. Raises UserError for a folder that cannot be written."""
+        params = self.params if self.adapters is None else lora.merge(self.params, self.config)
+        path = hf.save(pathlib.Path(folder), params, self.folder)
+        return dataclasses.replace(self.trained(str(folder), path), folder=path)
 
     def generator(self) -> LocalGenerator:
         """This model as a back end of `common.generate`; all but the embedded ones are held to the form of a
         reply."""
         held = not checkpoint.is_embedded(self.folder)
-        return LocalGenerator(self.name, self.params, self.config, self.tokenizer, held=held)
+        return LocalGenerator(self.name, lambda: self.params, self.config, self.tokenizer, held=held)
 
     def encode(self, task: Task, examples: Sequence[Example], max_length: int) -> list[Encoded]:
         """Training sequences of `examples` under the task's one template.

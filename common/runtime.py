@@ -65,3 +65,26 @@ def compute_dtype() -> "np.dtype":
     import jax.numpy as jnp
 
     return jnp.dtype(jnp.bfloat16 if on_accelerator() else jnp.float32)
+
+
+MOST_PROGRAMS = 400
+"""Programs compiled in a process, small ones included, after which they are forgotten."""
+_compiled: list[int] = []
+
+
+def forget_programs() -> None:
+    """Free all compiled programs once there are many: jax keeps each of them for as long as the process lives,
+    until the compiler finds no memory for more. Called between stages, as what is still needed is then compiled
+    (or read from disk) again. Counts from its first call on."""
+    import jax
+
+    if not _compiled:
+        _compiled.append(0)
+
+        def count(event: str, *_: Any, **__: Any) -> None:
+            _compiled[0] += event.endswith("backend_compile_duration")
+
+        jax.monitoring.register_event_duration_secs_listener(count)
+    elif _compiled[0] > MOST_PROGRAMS:
+        _compiled[0] = 0
+        jax.clear_caches()

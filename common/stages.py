@@ -10,13 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from common import stopping
+from common import runtime, stopping
 from common.config import SampleConfig, TrainConfig
 from common.generate import Generator, Record, Request
 from common.lm import LanguageModel
-from common.model import hf
+from common.model import hf, lora, peft
 from common.model.decoder import Params
-from common.results.rundir import RunDir
+from common.results.rundir import RunDir, write_folder
 from common.train.data import Encoded
 from common.train.loop import Log, fine_tune
 
@@ -58,8 +58,11 @@ def _opened(generator: Generator | Callable[[], Generator]) -> Generator:
     return generator() if callable(generator) else generator
 
 
-def trained(run: RunDir, name: str, base: LanguageModel, fit: Fit, stage: str = "train") -> LanguageModel:
-    """`base` with the weights stored as the folder `name` of the run, made by `fit` if they are not there.
+def trained(
+    run: RunDir, name: str, base: LanguageModel, fit: Fit, settings: TrainConfig, stage: str = "train"
+) -> LanguageModel:
+    """`base` after the training that is stored as the folder `name` of the run, made by `fit` if it is not there:
+    an adapter in PEFT's form where `settings` train one, else a Hugging Face folder in the dtype of computing.
 
     The state of an unfinished training lies beside the folder and is deleted with the finished one; updates are
     logged under the name of the folder above.
@@ -70,11 +73,22 @@ def trained(run: RunDir, name: str, base: LanguageModel, fit: Fit, stage: str = 
         with run.timed(stage):
             params = fit(state, lambda first: run.metrics(logged, first).log)
             with stopping.deferred():  # a training's last updates may be in no state
-                run.once_folder(name, lambda place: hf.save(place, params, base.folder))
+                run.once_folder(name, lambda place: _store(place, params, base, settings))
+            del params
+        runtime.forget_programs()
     # Only now: until the weights are stored, the state is all there is.
     shutil.rmtree(state, ignore_errors=True)
     # Read back even when just trained, so that a continued run works on the very same weights.
-    return base.with_weights(logged, path)
+    return base.trained(logged, path)
+
+
+def _store(place: pathlib.Path, params: Params, base: LanguageModel, settings: TrainConfig) -> None:
+    if settings.lora is None:
+        dtype = params["embed"].dtype if settings.param_dtype == "bfloat16" else runtime.compute_dtype()
+        hf.save(place, params, base.folder, dtype=dtype)
+    else:
+        config = dataclasses.replace(base.config, lora=settings.lora)
+        lora.save_adapter(place, params, config, base.origin)
 
 
 def fine_tuned(
@@ -90,7 +104,7 @@ def fine_tuned(
 
     def fit(state: pathlib.Path, log: Callable[[int], Log]) -> Params:
         return fine_tune(
-            base.starting_weights(settings),
+            lambda: base.start(settings),
             base.config,
             examples(),
             settings,
@@ -101,7 +115,22 @@ def fine_tuned(
             label=str(pathlib.PurePosixPath(name).parent),
         )
 
-    return trained(run, name, base, fit, stage)
+    return trained(run, name, base, fit, settings, stage)
+
+
+def publish(run: RunDir, stored: str, name: str = "model") -> dict[str, str]:
+    """Copy the trained model in the folder `stored` to the folder `name` at the top of the run, as transformers
+    and vLLM load it. What is stored as an adapter is merged there, and copied beside it to `adapter` (of another
+    name than `model`: NAME_adapter). Returns the names of both by what they are."""
+    chosen, beside = run.path / stored, "adapter" if name == "model" else f"{name}_adapter"
+    copied = lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True)
+    if not (chosen / lora.CONFIG).exists():
+        write_folder(run.path / name, copied)
+        return {}
+    whole = f"{peft.base_of(chosen / lora.CONFIG)}+{chosen}"
+    write_folder(run.path / beside, copied)
+    write_folder(run.path / name, lambda place: LanguageModel.load(whole).save(place))
+    return {beside.replace("_", " "): beside}
 
 
 class Lazy:

@@ -1,9 +1,10 @@
 """`python run.py llm2llm`: flags, a plan or a run, a sweep of ablations."""
 
 from common.experiment import main as run_command
+from common.memory import lines_of
 from llm2llm.config import PRESETS, Config
 from llm2llm.experiment import load_data, run
-from llm2llm.plan import plan, sweep_plan
+from llm2llm.plan import needs, plan, sweep_plan
 
 
 def main(argv: list[str]) -> None:
@@ -13,8 +14,8 @@ def main(argv: list[str]) -> None:
 
 
 def _plan(config: Config) -> list[tuple[str, str]]:
-    load_data(config)  # refuses what a run would refuse
-    return sweep_plan(config) if config.sweep else plan(config)
+    data = load_data(config)  # refuses what a run would refuse
+    return (sweep_plan(config) if config.sweep else plan(config)) + lines_of(needs(config, data))
 
 
 def _run(config: Config) -> None:

@@ -16,6 +16,7 @@ from common.backends.open import Backend, ReplyCache, Write, model_name, open_ba
 from common.errors import UserError
 from common.experiment import carry_out, identity
 from common.generate import Generator
+from common.memory import refuse
 from common.settings import given
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
@@ -70,7 +71,10 @@ def run(
     switches = config.switches(data.task)
 
     def prepare() -> "tuple[LanguageModel, Backend]":
+        from llm2llm.plan import needs
+
         mesh = config.devices().mesh
+        refuse(lambda device, shards: needs(config, data, device, shards), mesh)
         base = load_student(config.student, data, switches, config.repeats, mesh)
         if config.pool is not None:
             return base, pool_teacher(config, data.task)

@@ -3,8 +3,11 @@
 import dataclasses
 from typing import Any
 
+from common.backends.open import is_model, model_name
+from common.memory import Model, Need, sampling, tokens_in, training
 from common.settings import given
 from llm2llm.config import MATCHED, Config
+from llm2llm.experiment import Data
 
 FULL = "full method"
 CONTROLS = ("fine-tune-matched", "llm2llm", "untargeted")
@@ -51,6 +54,26 @@ def plan(config: Config) -> list[tuple[str, str]]:
         advice = "raise --epochs or lower --batch-size, or its result says little about the data"
         lines.append(("warning", f"the first training has only {updates[0]} updates: {advice}"))
     return lines
+
+
+def needs(config: Config, data: Data, device: str = "cpu", shards: int = 1) -> list[Need]:
+    """Memory of the stages, of models that are on this machine."""
+    letters = lambda e: sum(len(m["content"]) for m in data.task.messages(e.question)) + len(e.answer)
+    examples = (*data.train, *data.dev, *data.test)
+    length = tokens_in(letters(max(examples, key=lambda e: len(e.question) + len(e.answer))))
+    where = {"device": device, "shards": shards}
+    found = []
+    student = Model.read(model_name(config.student, "student"))
+    if student is not None:
+        settings, answer = config.training(), config.switches(data.task).learning.answering.max_new_tokens
+        found.append(training(student, settings, length, stage="training a student", **where))
+        rank = given(config.lora_rank)
+        found.append(sampling(student, length + answer, stage="answering", rank=rank, **where))
+    teacher = Model.read(model_name(config.teacher, "teacher")) if is_model(config.teacher) else None
+    if teacher is not None:
+        asked = 2 * length + data.task.example_tokens
+        found.append(sampling(teacher, asked, stage="asking the teacher", **where))
+    return found
 
 
 def variants(config: Config) -> dict[str, dict[str, Any]]:

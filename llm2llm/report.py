@@ -2,7 +2,6 @@
 
 import itertools
 import operator
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,8 @@ from common.results.conclusion import (
 from common.results.dataset import DatasetCard, Field, write_dataset
 from common.results.estimate import ArmResult
 from common.results.report import Report, line_figure, percent_interval, terminal_table
-from common.results.rundir import RunDir, read_jsonl, write_folder
+from common.results.rundir import RunDir, read_jsonl
+from common.stages import publish
 from llm2llm.config import Config
 from llm2llm.select import Row
 from llm2llm.students import Setting
@@ -53,9 +53,8 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
     if "llm2llm" in summary.arms:
         rows = _synthetic(run, len(repeats))
         write_dataset(run.path / "dataset", rows, _card(config, written_by, summary, rows))
-        chosen = run.path / repeats[0]["arms"]["llm2llm"]["student"]
-        write_folder(run.path / "model", lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True))
-        products = {"data set": "dataset", "student": "model"}
+        adapter = publish(run, repeats[0]["arms"]["llm2llm"]["student"])
+        products = {"data set": "dataset", "student": "model", **adapter}
     page = _page(run, config, written_by, setting, summary, rows)
     return Conclusion(
         summary, final_table(summary), page, caveats(run, setting, summary), _verdict(summary), products

@@ -1,9 +1,10 @@
 """`python run.py reversegen`: flags, then a plan or a run."""
 
 from common.experiment import main as run_command
+from common.memory import lines_of
 from reversegen.config import PRESETS, Config
 from reversegen.experiment import load_data, run
-from reversegen.plan import plan
+from reversegen.plan import needs, plan
 
 
 def main(argv: list[str]) -> None:
@@ -13,5 +14,5 @@ def main(argv: list[str]) -> None:
 
 
 def _plan(config: Config) -> list[tuple[str, str]]:
-    app, _ = load_data(config)  # refuses what a run would refuse
-    return plan(config, config.switches(app.query_tokens))
+    app, data = load_data(config)  # refuses what a run would refuse
+    return plan(config, config.switches(app.query_tokens)) + lines_of(needs(config, app, data))

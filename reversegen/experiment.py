@@ -17,6 +17,7 @@ from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, model_name, open_backend
 from common.errors import UserError
 from common.experiment import carry_out, identity
+from common.memory import refuse
 from common.settings import given
 from reversegen.config import Config
 from reversegen.switches import Switches
@@ -100,12 +101,14 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
     from common.lm import LanguageModel
     from reversegen.applications.base import Context
     from reversegen.loop import Models, draw_seeds, run_repeat
+    from reversegen.plan import needs
     from reversegen.report import conclusion
     from reversegen.targets import check_lengths
 
     app, data = load_data(config)
     switches = config.switches(app.query_tokens)
     mesh = config.devices().mesh
+    refuse(lambda device, shards: needs(config, app, data, device, shards), mesh)
     models = Models(
         LanguageModel.load(model_name(config.proposer, "teacher"), mesh=mesh),
         LanguageModel.load(model_name(config.target, "student"), mesh=mesh),

@@ -210,7 +210,7 @@ def preference_round(
         stored = ctx.run.once(f"{folder}/reference_logps.jsonl", compute)
         logps = np.array([[row[end] for end in ENDS] for row in stored], np.float32)
         return prefer(
-            policy().starting_weights(settings),
+            lambda: policy().start(settings),
             explorer.base.config,
             encoded,
             logps,
@@ -224,7 +224,7 @@ def preference_round(
         )
 
     # A continued run may have all that this proposer wrote, and then needs no weights.
-    return Lazy(lambda: trained(ctx.run, f"{folder}/proposer", explorer.base, fit, "train the proposer"))
+    return Lazy(lambda: trained(ctx.run, f"{folder}/proposer", explorer.base, fit, settings, "train the proposer"))
 
 
 def _preference(model: LanguageModel, app: Application, shown: Shown, chosen: str, rejected: str) -> Preference:

@@ -1,8 +1,15 @@
 """What a run will do at most, line by line, before any model is loaded: `--dry-run`."""
 
+from typing import TYPE_CHECKING
+
+from common.backends.open import is_model, model_name
+from common.memory import Model, Need, sampling, tokens_in, training
 from common.settings import given
 from reversegen.config import Config
 from reversegen.switches import Switches
+
+if TYPE_CHECKING:
+    from reversegen.applications.base import Application, Data
 
 
 def plan(config: Config, switches: Switches) -> list[tuple[str, str]]:
@@ -39,3 +46,33 @@ def plan(config: Config, switches: Switches) -> list[tuple[str, str]]:
     if config.budget:
         lines.append(("budget", f"{config.budget} for the whole run, in equal shares for repeats"))
     return lines
+
+
+def needs(config: Config, app: "Application", data: "Data", device: str = "cpu", shards: int = 1) -> list[Need]:
+    """Memory of the stages, of models that are on this machine."""
+    switches, where = config.switches(app.query_tokens), {"device": device, "shards": shards}
+    exploring, rank = switches.exploring, given(config.lora_rank)
+    letters = lambda messages: sum(len(message["content"]) for message in messages)
+    seed = max(data.seeds, key=lambda e: len(e.question))
+    written = exploring.writing.max_new_tokens
+    prompt = tokens_in(letters(app.prompt([seed] * exploring.shots)))
+    asked = max(data.test, key=lambda e: len(e.question) + len(e.answer))
+    question = tokens_in(letters(app.messages(asked.question)) + len(asked.answer))
+    answer = app.answers.tokens
+    found = []
+    proposer = Model.read(model_name(config.proposer, "teacher"))
+    if proposer is not None:
+        warm_up, preferring = exploring.warm_up, exploring.preferring.train
+        shown = prompt + tokens_in(len(seed.question))
+        found.append(training(proposer, warm_up, shown, stage="training the proposer", **where))
+        found.append(training(proposer, preferring, prompt + written, stage="DPO", pairs=True, **where))
+        found.append(sampling(proposer, prompt + written, stage="proposing", rank=rank, **where))
+    target = Model.read(model_name(config.target, "student"))
+    if target is not None:
+        learned = question + answer
+        found.append(training(target, switches.learning.train, learned, stage="training the target", **where))
+        found.append(sampling(target, learned, stage="answering", rank=rank, **where))
+    labeler = Model.read(model_name(config.labeler, "teacher")) if is_model(config.labeler) else None
+    if labeler is not None:
+        found.append(sampling(labeler, question + answer, stage="labelling", **where))
+    return found

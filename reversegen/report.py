@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import operator
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from common.results.conclusion import arm_table as table_of
 from common.results.dataset import DatasetCard, Field, write_dataset
 from common.results.estimate import Estimate
 from common.results.report import Report, line_figure, percent_interval, terminal_table
-from common.results.rundir import RunDir, read_jsonl, write_folder
+from common.results.rundir import RunDir, read_jsonl
 from common.settings import given
+from common.stages import publish
 from reversegen.applications.base import Application, Row
 from reversegen.config import Config
 from reversegen.loop import Repeat
@@ -53,16 +53,14 @@ def conclusion(
     summary = summarise(run, app, given(config.arms), repeats)
     rows = [row for number in range(len(repeats)) for row in _learned(run, number)]
     write_dataset(run.path / "dataset", rows, _card(config, app, rows, summary))
-    for name, folder in (("model", "repeat_0/target-after/target"), ("proposer", repeats[0].proposer)):
-        chosen = run.path / folder
-        write_folder(run.path / name, lambda place, c=chosen: shutil.copytree(c, place, dirs_exist_ok=True))
+    adapters = publish(run, "repeat_0/target-after/target") | publish(run, repeats[0].proposer, "proposer")
     return Conclusion(
         summary.stored(),
         final_tables(summary),
         _page(config, app, summary, rows),
         [*known, *doubts(config), *caveats(summary, given(config.arms))],
         main_verdict(summary),
-        {"data set": "dataset", "target": "model", "proposer": "proposer"},
+        {"data set": "dataset", "target": "model", "proposer": "proposer", **adapters},
     )
 
 

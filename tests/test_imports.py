@@ -11,8 +11,21 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
     *("secret", "errors", "config", "buckets", "hosts", "generate", "usercode", "progress", "cli", "runtime"),
     "stopping",
-    *("results", "model", "sample", "train", "tasks", "text", "lm", "backends", "defaults", "settings", "stages"),
-    *("experiment", "evals", "embedded"),
+    *(
+        "results",
+        "model",
+        "sample",
+        "train",
+        "tasks",
+        "text",
+        "lm",
+        "memory",
+        "backends",
+        "defaults",
+        "settings",
+        "stages",
+    ),
+    *("stages", "experiment", "evals", "embedded"),
 )
 """The files and rooms of common/, each above everything that it may import."""
 METHODS = ("llm2llm", "reversegen", "active_inheritance")

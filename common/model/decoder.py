@@ -26,9 +26,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from common.config import ModelConfig, Rope
+from common.config import ModelConfig, Remat, Rope
 from common.model.attention import attention_mask
 from common.model.block import Block, KeysValues, matrix, norm_params, normed
+from common.model.remat import recomputing
 from common.model.rope import frequencies
 
 Params = dict[str, Any]
@@ -57,17 +58,19 @@ class Decoder(nnx.Module):
         if "head" in config.biases:
             self.head_bias = nnx.Param(jnp.zeros(config.vocab_size))
 
-    def hidden(self, tokens: PerToken, *, dtype: Any = jnp.float32, remat: bool = False) -> Float[Array, "B T D"]:
+    def hidden(
+        self, tokens: PerToken, *, dtype: Any = jnp.float32, remat: Remat = "none"
+    ) -> Float[Array, "B T D"]:
         """See the function `hidden`."""
         return self._whole(tokens, dtype, remat=remat)[0]
 
     def prefill(self, tokens: PerToken, *, dtype: Any = jnp.float32) -> Cache:
         """See the function `prefill`."""
-        _, made = self._whole(tokens, dtype, remat=False)
+        _, made = self._whole(tokens, dtype, remat="none")
         return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
 
     def _whole(
-        self, tokens: PerToken, dtype: Any, *, remat: bool
+        self, tokens: PerToken, dtype: Any, *, remat: Remat
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """Final hidden states, and keys and values of every layer, which the compiler leaves out if unused."""
         B, T = tokens.shape
@@ -76,7 +79,7 @@ class Decoder(nnx.Module):
         # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
         windows = {block.window for block in self.layers}
         masks = {w: attention_mask(positions[:1], T, w) if 0 < w < T else None for w in windows}
-        run = jax.checkpoint(Block.__call__) if remat else Block.__call__
+        run = recomputing(remat)
         x, made = self._embedded(tokens, positions, dtype), []
         for block in self.layers:
             x, keys_and_values = run(block, x, angles[block.rope], masks[block.window])
@@ -160,10 +163,10 @@ def hidden(
     tokens: PerToken,
     *,
     dtype: Any = jnp.float32,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
-    so no mask is taken. `remat` recomputes each layer in the backward pass to save memory."""
+    so no mask is taken. `remat`: what of each layer is computed again in the backward pass, to save memory."""
     return module(params, config).hidden(tokens, dtype=dtype, remat=remat)
 
 

@@ -27,7 +27,8 @@ with the same batches, and so with the same bits."""
 
 class LocalGenerator:
     """Samples from `params` through the tokenizer's chat template. `slots` samples decode together: by default 32,
-    or 128 on an accelerator, where a step takes about as long for many rows as for one.
+    or 128 on an accelerator, where a step takes about as long for many rows as for one. A function in place of the
+    parameters is asked for them for every batch.
 
     The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
     prompts are equal share one prefill within a batch.
@@ -39,7 +40,7 @@ class LocalGenerator:
     def __init__(
         self,
         name: str,
-        params: Params,
+        params: Params | Callable[[], Params],
         config: ModelConfig,
         tokenizer: Tokenizer,
         *,
@@ -48,8 +49,7 @@ class LocalGenerator:
     ):
         self.name = name
         self._params, self._config, self._tokenizer, self._held = params, config, tokenizer, held
-        slots = slots or (128 if runtime.on_accelerator() else 32)
-        self._sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids, slots=slots)
+        self._slots = slots or (128 if runtime.on_accelerator() else 32)
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield the records of `BATCH` requests at a time; see `common.generate.Generator`.
@@ -85,7 +85,7 @@ class LocalGenerator:
         held = [request for request in requests if self._held and request.fields]
         free = [request for request in requests if not (self._held and request.fields)]
         seed_of = functools.partial(sample_seed, seed)
-        likelihoods = functools.partial(score, self._params, self._config)
+        likelihoods = lambda *given: score(self._weights(), self._config, *given)
         found = fill(held, sampling, self._tokenizer, seed_of, self._draw, likelihoods)
         bar.update(sum(map(len, found)))
         found += self._written(free, sampling, seed, bar)
@@ -136,8 +136,15 @@ class LocalGenerator:
             except UserError as error:
                 errors.append(str(error))
         fitting = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]
-        completions = iter(self._sampler.sample(fitting, on_done=bar.update if bar else None) if fitting else ())
+        if not fitting:
+            return [str(error) for error in errors]
+        # For this batch only, so that it holds no weights while others work.
+        sampler = Sampler(self._weights(), self._config, eos_ids=self._tokenizer.eos_ids, slots=self._slots)
+        completions = iter(sampler.sample(fitting, on_done=bar.update if bar else None))
         return [error or next(completions) for error in errors]
+
+    def _weights(self) -> Params:
+        return self._params() if callable(self._params) else self._params
 
     def _record(
         self, request: Request, sample: int, completion: Completion, prompt_tokens: int, stop: tuple[str, ...]

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from common import hosts, runtime, stopping
-from common.config import ModelConfig, TrainConfig
+from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
@@ -38,7 +38,11 @@ from common.train.data import Encoded, batches
 Log = Callable[..., None]
 
 REMAT_ABOVE = 100_000_000
-"""Parameters from which layers are recomputed in the backward pass: below, activations fit easily."""
+"""Parameters from which layers are recomputed in the backward pass unless the settings say otherwise: below,
+activations fit easily."""
+
+COPIED = 2**28
+"""Bytes of a training's state that are copied at one time while it is stored."""
 
 
 class Objective(NamedTuple):
@@ -53,7 +57,9 @@ class Objective(NamedTuple):
     total: Callable[[Any], jax.Array | float]
 
 
-def answer_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: bool = False) -> jax.Array:
+def answer_loss(
+    params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: Remat = "none"
+) -> jax.Array:
     """Summed negative log-likelihood of the targets of one micro-batch (tokens, index, target, weight)."""
     tokens, index, target, weight = batch
     h = hidden(params, config, tokens, dtype=dtype, remat=remat)
@@ -178,7 +184,7 @@ def update(
     config: ModelConfig,
     optimizer: TrainConfig,
     dtype: np.dtype,
-    remat: bool,
+    remat: Remat,
     objective: Objective = TOKEN_MEAN,
     mesh: Mesh | None = None,
 ) -> tuple[Params, dict[str, Any], dict[str, Array]]:
@@ -247,7 +253,7 @@ def _optimizer_settings(settings: TrainConfig) -> TrainConfig:
 
 
 def fine_tune(
-    params: Params,
+    params: Params | Callable[[], Params],
     config: ModelConfig,
     examples: Sequence[Encoded],
     settings: TrainConfig,
@@ -258,15 +264,18 @@ def fine_tune(
     log: Callable[[int], Log] | None = None,
     label: str = "train",
 ) -> Params:
-    """Fine-tune a copy of `params` (float32) and return it; the given ones stay as they are.
+    """Fine-tune a copy of `params` and return it; the given ones stay as they are.
 
     Arguments:
+        params: a function in their place gives such as nobody else holds. These are trained themselves, so that
+            one copy of them is in memory.
         examples: what to learn; the loss covers tokens after each `prompt_length`.
         steps: optimizer updates, by default `settings.epochs` passes; data repeats as needed.
         checkpoint, log, label: see `optimise`.
 
-    With `settings.lora`, adapters alone are trained and at the end merged into the weights, which may be of any
-    dtype and keep it. Parameters that lie on a mesh (`common.model.sharding`) are trained there, and stay there.
+    With `settings.lora`, adapters alone are trained, new ones or those among `params`, and returned beside the
+    weights, which may be of any dtype (`common.model.lora.merge` makes one of both). Parameters that lie on a mesh
+    (`common.model.sharding`) are trained there, and stay there.
 
     Raises UserError if the loss becomes NaN or infinite; the last good state is then in `checkpoint`.
     """
@@ -285,7 +294,7 @@ def fine_tune(
 
 
 def optimise(
-    params: Params,
+    params: Params | Callable[[], Params],
     config: ModelConfig,
     stream: Callable[[int], Iterable[Any]],
     objective: Objective,
@@ -296,7 +305,7 @@ def optimise(
     log: Callable[[int], Log] | None,
     label: str,
 ) -> Params:
-    """The training loop: `steps` updates of a copy of `params`, or of new adapters for them; see `fine_tune`.
+    """The training loop: `steps` updates of `params`, or of adapters beside them; see `fine_tune`.
 
     Arguments:
         stream: `stream(first)` gives the batches of the updates from `first` on, as arrays with a leading axis of
@@ -308,14 +317,23 @@ def optimise(
         log: called once with the first step; what it returns is called as `(step, loss=…, gradient_norm=…,
             learning_rate=…)`, and with what else the objective measures, for every update from there.
     """
-    remat = count_params(params) > REMAT_ABOVE
-    mesh = sharding.mesh_of(params)
+    given, own = (params(), True) if callable(params) else (params, False)
+    # Two names for one tree: the caller's is not to be held here while its copy is trained.
+    del params
+    remat = settings.remat or ("full" if count_params(given) > REMAT_ABOVE else "none")
+    mesh = sharding.mesh_of(given)
     if settings.lora is None:
-        # `update` gives the memory of its arguments away, and the caller keeps these.
-        frozen, trained = None, jax.tree.map(jnp.copy, params)
+        # `update` gives the memory of its arguments away.
+        dtype = jnp.dtype(settings.param_dtype)
+        frozen, trained = None, jax.tree.map(lambda w: jnp.array(w, dtype, copy=not own), given)
     else:
         config = dataclasses.replace(config, lora=settings.lora)
-        frozen, trained = params, sharding.place(lora.init(config, jax.random.key(settings.seed)), params)
+        frozen, adapters = lora.split(given)
+        if count_params(adapters):
+            trained = jax.tree.map(jnp.copy, adapters)
+        else:
+            trained = sharding.place(lora.init(config, jax.random.key(settings.seed)), given)
+    del given
     static = {
         "config": config,
         "optimizer": _optimizer_settings(settings),
@@ -324,10 +342,12 @@ def optimise(
         "objective": objective,
         "mesh": mesh,
     }
-    state = sharding.place(initial_state(static["optimizer"], trained, mesh), params)
+    state = sharding.place(initial_state(static["optimizer"], trained, mesh), trained)
     first = 0
-    if checkpoint is not None and checkpoint.exists():
-        trained, state, first = _restore(checkpoint, trained, state)
+    if checkpoint is not None and _kept(checkpoint):
+        like = jax.tree.map(_shape, (trained, state))
+        del trained, state  # or both would be in memory twice
+        trained, state, first = _restore(checkpoint, *like)
     # It is told where the training goes on, so that no update after the restored state is logged twice.
     write = log(first) if log is not None else None
     saved_at = time.monotonic()
@@ -337,7 +357,7 @@ def optimise(
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
         for step, batch in enumerate(bar, start=first):
             rate = learning_rate(settings, step, steps)
-            batch = sharding.place_data(batch, params, sharding.MICRO_ROWS)
+            batch = sharding.place_data(batch, trained, sharding.MICRO_ROWS)
             trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))
             asked = checkpoint is not None and stopping.asked(step + 1)
@@ -359,7 +379,7 @@ def optimise(
                 saved_at = time.monotonic()
             if asked:
                 stopping.stop()
-    return trained if frozen is None else lora.merge(lora.join(frozen, trained), config)
+    return trained if frozen is None else lora.join(frozen, trained)
 
 
 def _due(step: int, then: float) -> bool:
@@ -403,21 +423,28 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
         return
     from orbax.checkpoint import v1 as ocp
 
-    ocp.save(str(folder.absolute()), tree, overwrite=True)
+    with ocp.Context(memory_options=ocp.options.MemoryOptions(write_concurrent_bytes=COPIED)):
+        ocp.save(str(folder.absolute()), tree, overwrite=True)
     stored(folder)
 
 
+def _kept(folder: pathlib.Path) -> bool:
+    """Whether there is a state to go on from: several processes start again where one has written it, with
+    Orbax."""
+    return folder.exists() and (hosts.count() == 1 or (folder / "00000.safetensors").exists())
+
+
+def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
 def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
-    """The stored state laid out as the given one, on whatever devices it was written."""
+    """The stored state laid out as the shapes given say, on whatever devices it was written."""
     leaves, treedef = jax.tree.flatten(state)
-    target = {"params": params, "state": leaves, "step": jnp.int32(0)}
-    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
-    target = jax.tree.map(like, target)
+    target = {"params": params, "state": leaves, "step": _shape(jnp.int32(0))}
     if (folder / "00000.safetensors").exists():
         files = iter(sorted(folder.glob("*.safetensors")))
         tree = jax.tree.map(lambda leaf: _read_leaf(next(files), leaf), target)
-    elif hosts.count() > 1:
-        return params, state, 0  # written by one process, with Orbax: the training starts again
     else:
         from orbax.checkpoint import v1 as ocp
 

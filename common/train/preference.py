@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from common.config import ModelConfig, TrainConfig
+from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model.decoder import Params, hidden
 from common.model.losses import token_logps
@@ -69,7 +69,7 @@ def reference_logps(
 
 
 def prefer(
-    params: Params,
+    params: Params | Callable[[], Params],
     config: ModelConfig,
     pairs: Sequence[Preference],
     reference: np.ndarray,
@@ -83,9 +83,10 @@ def prefer(
     log: Callable[[int], Log] | None = None,
     label: str = "dpo",
 ) -> Params:
-    """Train a copy of `params` (float32, or of any dtype with `settings.lora`) to prefer the chosen answers.
+    """Train `params`, or adapters beside them, to prefer the chosen answers; returns what `fine_tune` does.
 
     Arguments:
+        params: see `common.train.loop.fine_tune`.
         reference: log-probabilities (P, 2) from `reference_logps`, with the same `normalise`.
         settings: batch sizes count pairs; the loss is the mean over the pairs of an update.
         beta: how firmly the policy is held to the reference.
@@ -159,7 +160,7 @@ def collate_pairs(
     )
 
 
-def pair_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: bool = False) -> Any:
+def pair_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: Remat = "none") -> Any:
     """DPO loss of one micro-batch of `collate_pairs`, summed by the pairs' shares, and such sums of what `prefer`
     logs."""
     tokens, index, target, weight, reference, share, beta = batch

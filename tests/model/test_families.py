@@ -307,7 +307,7 @@ def test_sampling_agrees_with_a_full_forward_pass_a_token(name):
 
 def test_adapters_of_matrices_that_no_layer_has_are_refused():
     config = dataclasses.replace(_load("mixtral")[0], lora=LoraConfig(2, 8.0, ("gate", "up")))
-    with pytest.raises(UserError, match="no layer of this mixtral model has gate, up"):
+    with pytest.raises(UserError, match="mixtral model can have adapters beside gate, up"):
         lora.init(config, jax.random.key(0))
 
 

@@ -137,7 +137,8 @@ def test_training_moves_the_adapters_alone(params, examples):
     settings = dataclasses.replace(SETTINGS, learning_rate=0.1, lora=LoraConfig(3, 7.0, ("q", "down")))
     losses = []
     log = lambda first: lambda step, **values: losses.append(values["loss"])
-    after = fine_tune(params, CONFIG, examples[:4], settings, pad_id=0, steps=20, log=log)
+    adapted = dataclasses.replace(CONFIG, lora=settings.lora)
+    after = lora.merge(fine_tune(params, CONFIG, examples[:4], settings, pad_id=0, steps=20, log=log), adapted)
     assert losses[-1] < losses[0] - 0.2
     assert_same(before, params)
     for layer, start in zip(after["layers"], before["layers"], strict=True):
@@ -165,7 +166,7 @@ def test_state_is_kept_of_adapters_alone_and_the_base_in_its_dtype(params, examp
     settings = dataclasses.replace(SETTINGS, checkpoint_seconds=0.0)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(half, CONFIG, examples, settings, pad_id=0, steps=6, checkpoint=folder, log=stop)
-    counters = 3  # of Adam, of updates, and whether all was finite
+    counters = 3  # Adam's, that of updates, and whether all was finite
     size = decoder.count_params(lora.init(ADAPTED, jax.random.key(0)))
     assert decoder.count_params(saved[0]) == 3 * size + counters
     assert {leaf.dtype for leaf in jax.tree.leaves(saved[0][0])} == {jnp.dtype(jnp.float32)}

@@ -57,6 +57,18 @@ def test_axes_that_do_not_divide_a_dimension_are_dropped(fixtures):
     assert specs["layers"][1]["norm1"] == P()
 
 
+def test_rules_name_axes_of_a_mesh():
+    for pattern, spec in sharding.RULES:
+        assert {axis for axis in spec if axis} <= set(sharding.AXES), pattern
+
+
+@needs_devices
+def test_of_two_axes_on_one_dimension_the_one_that_divides_it_remains():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    spec = lambda rows: sharding.data_shardings(mesh, np.zeros((rows, 3)), sharding.ROWS).spec
+    assert [spec(rows) for rows in (8, 6, 4, 3)] == [P(("data", "fsdp")), P("data"), P("data"), P()]
+
+
 def test_one_device_makes_a_mesh(fixtures, quick_jit):
     config = hf.load_config(fixtures / "llama2")
     mesh = sharding.make_mesh(data=1)

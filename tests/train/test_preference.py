@@ -178,7 +178,8 @@ def test_training_starts_at_log_two_and_learns_to_prefer(params, pairs, adapters
     )
     assert_same(before, params)
     # What is returned really prefers, scored anew.
-    change = reference_logps(after, CONFIG, pairs, normalise=normalise) - reference
+    config = dataclasses.replace(CONFIG, lora=adapters)
+    change = reference_logps(after, config, pairs, normalise=normalise) - reference
     assert (change[:, 0] > change[:, 1]).all()
 
 

@@ -1,0 +1,221 @@
+"""What a run will need of memory, stage by stage, from shapes alone: before anything is loaded, and without jax.
+
+    model = Model.read("smollm2")
+    needs = [sampling(model, length=512), training(model, settings, length=512)]
+    lines = lines_of(needs)                                   # for a plan
+    check(needs, available())                                 # UserError with advice where it cannot fit
+
+Sizes are upper estimates of what is held at one time in a stage; every stage lets go of what it alone needs. On
+CPU weights and activations are float32, on accelerators bfloat16.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from common.buckets import bucket
+from common.config import ModelConfig, TrainConfig
+from common.errors import UserError
+
+GB = 10**9
+PROCESS = {"cpu": 0.75 * GB, "accelerator": 1.0 * GB}
+"""What a process has beside its arrays: on CPU Python, its libraries and the compiler; on an accelerator the
+driver's and the compiler's workspace."""
+PROGRAM = 6_000_000
+"""Bytes of main memory that compiling takes for each layer of a model on CPU."""
+LARGE = 100_000_000
+"""Parameters from which layers are recomputed unless the settings say otherwise
+(`common.train.loop.REMAT_ABOVE`)."""
+LOGITS = 2**28
+"""Most logits at one time in training (`common.model.losses.LOGITS`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Shape and number of parameters of a checkpoint."""
+
+    name: str
+    config: ModelConfig
+    parameters: int
+
+    @classmethod
+    def read(cls, name: str) -> "Model | None":
+        """Those of a checkpoint that is on this machine, from its config.json and the heads of its files; None for
+        one that is not here yet, and where config.json leaves its shape to transformers. Nothing is fetched."""
+        from common.model import checkpoint, tensors
+
+        if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not pathlib.Path(name).exists():
+            return None
+        try:
+            folder = checkpoint.resolve(name)
+            config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+            held = tensors.open_tensors(folder)
+        except (UserError, OSError, ValueError):
+            return None  # the run says what is wrong
+        left_out = ("rotary_emb.inv_freq", *(["lm_head.weight"] if config.tied_head else []))
+        count = sum(math.prod(tensor.shape) for key, tensor in held.items() if not key.endswith(left_out))
+        return cls(name, config, count)
+
+    def adapters(self, rank: int) -> int:
+        """Parameters of adapters of `rank` beside all matrices of all layers."""
+        c = self.config
+        D, F, N, K, H = c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim
+        sides = 2 * (D + N * H) + 2 * (D + K * H) + 3 * (D + F)
+        return c.num_layers * rank * sides
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes of one stage on one device by what they are for."""
+
+    stage: str
+    parts: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in self.parts.items() if size >= GB / 200)
+        return f"{self.total / GB:.2f} GB at most, in {self.stage}: {parts}"
+
+
+def sampling(
+    model: Model,
+    length: int,
+    *,
+    stage: str = "sampling",
+    device: str = "cpu",
+    shards: int = 1,
+    rank: int = 0,
+) -> Need:
+    """Of answering: weights, adapters beside them, and `slots` rows of cache of `length` tokens, with the logits
+    of a step. `shards`: devices that a model is split over."""
+    c, size = model.config, _size(device)
+    slots = 32 if device == "cpu" else 128
+    rows = bucket(min(length, c.max_positions), 128)
+    # While it grows, and while prompts are copied into it, an old one lies beside the new.
+    cache = 1.5 * slots * rows * 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
+    prefill = max(1, slots // 8) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
+    parts = {
+        "weights": model.parameters * size,
+        "adapters": 4.0 * model.adapters(rank),
+        "cache": cache,
+        "activations": float(prefill),
+        "logits": 3.0 * slots * c.vocab_size * 4,
+    }
+    return _need(stage, parts, model, device, shards)
+
+
+def training(
+    model: Model,
+    settings: TrainConfig,
+    length: int,
+    *,
+    stage: str = "training",
+    device: str = "cpu",
+    shards: int = 1,
+    pairs: bool = False,
+) -> Need:
+    """Of training by `settings` on sequences of at most `length` tokens, on `pairs` of them twice as many rows."""
+    c, size = model.config, _size(device)
+    length = bucket(min(length, settings.max_length, c.max_positions), 64)
+    rows = min(settings.micro_batch_size, settings.batch_size) * (2 if pairs else 1)
+    tokens, trained = rows * length, model.adapters(settings.lora.rank) if settings.lora else model.parameters
+    N, D, F = c.num_heads, c.hidden_size, c.intermediate_size
+    heads = (2 * N + 2 * c.num_kv_heads) * c.head_dim
+    # What the backward pass of a layer looks at: inputs of products and of norms, gates, attention's weights.
+    layer = tokens * (4 * D + heads + 4 * F) * size + 3 * rows * N * length * length * 4
+    remat = settings.remat or ("full" if model.parameters > LARGE else "none")
+    products = tokens * (3 * D + heads + 2 * F) * size
+    kept = {"none": layer, "full": tokens * D * size, "dots": products}[remat] * c.num_layers
+    own = 2 if settings.param_dtype == "bfloat16" and not settings.lora else 4
+    moments = {"adamw": 8, "lion": 4, "rmsprop": 4, "adafactor": 0}[settings.optimizer]
+    # Half of all positions are predicted, by a wide margin: prompts are not learned.
+    learned = min(tokens, max(tokens // 2, 1), max(1, LOGITS // c.vocab_size))
+    parts = {
+        "weights": float(model.parameters * size) if settings.lora else 0.0,
+        "adapters" if settings.lora else "trained weights": float(own * trained),
+        # Added up in float32 over micro-batches, beside those of the last one.
+        "gradients": 4.0 * trained * (2 if settings.batch_size > settings.micro_batch_size else 1),
+        "optimizer": float(moments * trained),
+        "activations": kept + (layer if remat != "none" else 0),
+        "logits": 3.0 * learned * c.vocab_size * 4,
+    }
+    return _need(stage, parts, model, device, shards)
+
+
+def _size(device: str) -> int:
+    """Bytes of a number."""
+    return 4 if device == "cpu" else 2
+
+
+def _need(stage: str, parts: dict[str, float], model: Model, device: str, shards: int) -> Need:
+    shared = {name: size / shards for name, size in parts.items()}
+    compiler = model.config.num_layers * PROGRAM if device == "cpu" else 0
+    return Need(stage, shared | {"process": PROCESS[device] + compiler})
+
+
+def available() -> int | None:
+    """Bytes of main memory that are free, or that a container grants; None where neither is told."""
+    found = []
+    try:
+        told = re.search(r"MemAvailable:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())
+        found += [1024 * int(told[1])] if told else []
+        for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+            if pathlib.Path(limit).exists():
+                word = pathlib.Path(limit).read_text().strip()
+                found += [int(word)] if word.isdigit() else []
+    except OSError:
+        pass
+    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min(found, default=None)
+
+
+def lines_of(needs: Iterable[Need]) -> list[tuple[str, str]]:
+    """The stage that needs most, as a line of a plan."""
+    needs, room = list(needs), available()
+    if not needs:
+        return [("memory", "unknown: no model of the run is on this machine yet")]
+    most = max(needs, key=lambda need: need.total)
+    has = "" if room is None else f"; {room / GB:.1f} GB are free"
+    return [("memory", f"{most}{has} (on CPU)")]
+
+
+def check(needs: Iterable[Need], room: int | None) -> None:
+    """Raises UserError, saying what could be done, where a stage needs more than `room` bytes."""
+    most = max(needs, key=lambda need: need.total, default=None)
+    if most is None or room is None or most.total <= room:
+        return
+    advice = ["--micro-batch-size 1", "--remat full", "a smaller --max-length", "more devices"]
+    if most.parts.get("optimizer", 0) and "trained weights" in most.parts:
+        advice = ["--lora-rank 16", "--param-dtype bfloat16 or --optimizer adafactor", *advice]
+    elif "cache" in most.parts:
+        advice = ["fewer answer tokens", "a smaller model", "more devices"]
+    raise UserError(
+        f"too little memory: {room / GB:.1f} GB are free, and this run needs {most}: use {', '.join(advice)}"
+    )
+
+
+def refuse(needs: Callable[[str, int], Iterable[Need]], mesh: Any) -> None:
+    """`check` on this machine: `needs` are told the kind of device and over how many of the `mesh` a model is
+    split. Loads jax. Raises UserError."""
+    import jax
+
+    if jax.default_backend() == "cpu":  # of which all devices are one
+        check(needs("cpu", 1), available())
+        return
+    shards = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
+    told = jax.local_devices()[0].memory_stats() or {}
+    check(needs("accelerator", shards), told.get("bytes_limit"))
+
+
+def tokens_in(letters: int) -> int:
+    """About how many tokens a text has, its template included."""
+    return letters // 3 + 40
