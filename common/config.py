@@ -150,7 +150,7 @@ class ModelConfig:
         return self.ropes[layer] if self.ropes else self.rope
 
     def adapted(self, matrix: str) -> bool:
-        """Whether adapters stand beside a matrix, in the layers that have it. In a model with experts they do so in
+        """Whether adapters stand beside a matrix, in the layers that have it. In a model with experts they do in
         attention alone: what PEFT's files say of MLPs is taken for the experts there."""
         possible = self.experts is None or matrix in PROJECTIONS[:4]
         return self.lora is not None and matrix in self.lora.targets and possible

@@ -50,8 +50,8 @@ def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """New adapters in float32 for `config.lora`: A random, B zero, together nothing at first.
 
-    A layer without one of the matrices has no adapter of it, see also `ModelConfig.adapted`. Raises UserError where
-    no layer has any.
+    A layer without one of the matrices has no adapter of it, see also `ModelConfig.adapted`. Raises UserError
+    where no layer has any.
     """
     _, shapes = split(decoder.abstract_params(config))
     if not any(shapes["layers"]):
