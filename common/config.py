@@ -92,7 +92,8 @@ class ModelConfig:
     norm: the kind of all norms but those of StableLM's queries and keys. RMS norms are `rms` (scaled in the
         activations' dtype), `rms32` (in float32) and `rms1p` (by 1 + weight, in float32); layer norms are `ln`,
         `ln_scale` (without biases) and `ln_bare` (without weights).
-    norms: those that a layer has: before attention and MLP (`norm1`, `norm2`), after them (`post1`, `post2`).
+    norms: those that a layer has: before attention and MLP (`norm1`, `norm2`), and after them (`post_norm1`,
+        `post_norm2`).
     parallel: attention and MLP read the same input, and their outputs are added together.
     qk_norm: queries and keys are normed before they are rotated: each head by the same weights ("head"), each by
         its own ("heads", always a layer norm without biases), or all heads as one vector ("flat").

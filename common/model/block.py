@@ -172,11 +172,11 @@ class Block(nnx.Module):
     def _finish(self, x: jax.Array, h: jax.Array, attended: jax.Array) -> jax.Array:
         """The layer's output from its input, the normed input and what attention found."""
         config = self.config
-        found = self._normed("post1", self._project(attended, "o", contract=2))
+        found = self._normed("post_norm1", self._project(attended, "o", contract=2))
         if config.parallel:
             return x + found + self._mlp(self._normed("norm2", x) if "norm2" in config.norms else h)
         x = x + self._scaled(found)
-        return x + self._scaled(self._normed("post2", self._mlp(self._normed("norm2", x))))
+        return x + self._scaled(self._normed("post_norm2", self._mlp(self._normed("norm2", x))))
 
     def _scaled(self, x: jax.Array) -> jax.Array:
         return x if self.config.residual_scale == 1 else x * self.config.residual_scale

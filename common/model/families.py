@@ -19,7 +19,11 @@ from common.errors import UserError
 from common.model.rope_fields import Fields, read_ropes
 
 QKV, ATTENTION, MLP = PROJECTIONS[:3], PROJECTIONS[:4], PROJECTIONS[4:]
-PRE, POST, AROUND = ("norm1", "norm2"), ("post1", "post2"), ("norm1", "post1", "norm2", "post2")
+PRE, POST, AROUND = (
+    ("norm1", "norm2"),
+    ("post_norm1", "post_norm2"),
+    ("norm1", "post_norm1", "norm2", "post_norm2"),
+)
 ALWAYS = ""
 """In the place of a field's name: the biases are there whatever config.json says."""
 

@@ -48,9 +48,18 @@ def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def init(config: ModelConfig, key: jax.Array) -> Params:
-    """New adapters in float32 for `config.lora`: A random, B zero, together nothing at first."""
-    # One by one: a program that drew those of all layers would take long to compile.
+    """New adapters in float32 for `config.lora`: A random, B zero, together nothing at first.
+
+    A layer without one of the matrices, as those with experts are, has no adapter of it. Raises UserError where no
+    layer has any.
+    """
     _, shapes = split(decoder.abstract_params(config))
+    if not any(shapes["layers"]):
+        names = ", ".join(_settings(config).targets)
+        raise UserError(
+            f"no layer of this {config.family} model has {names}: let adapters stand beside q, k, v, o"
+        )
+    # One by one: a program that drew those of all layers would take long to compile.
     keys = jax.random.split(jax.random.split(key, 3)[2], config.num_layers)  # as `Decoder` splits off its layers'
     adapters = []
     for layer, layer_key in zip(shapes["layers"], keys, strict=True):

@@ -44,7 +44,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"[qkv]_bias", P("tensor")),  # (N, H)
     (r"(gate|up)_bias", P("tensor")),  # (F,)
     (r"(o|down)_bias", P()),  # (D,)
-    (r"(norm[12]?|post[12]|[qk]_norm)(_bias)?", P()),
+    (r"((post_)?norm[12]?|[qk]_norm)(_bias)?", P()),
     (r"sinks", P("tensor")),  # (N,)
     (r"router", P("fsdp")),  # (D, E)
     (r"router_bias", P()),  # (E,)

@@ -305,6 +305,12 @@ def test_sampling_agrees_with_a_full_forward_pass_a_token(name):
         np.testing.assert_allclose(completion.logps, wanted.logps, atol=1e-4)
 
 
+def test_adapters_of_matrices_that_no_layer_has_are_refused():
+    config = dataclasses.replace(_load("mixtral")[0], lora=LoraConfig(2, 8.0, ("gate", "up")))
+    with pytest.raises(UserError, match="no layer of this mixtral model has gate, up"):
+        lora.init(config, jax.random.key(0))
+
+
 @pytest.mark.parametrize("settings", [None, LoraConfig(2, 8.0)], ids=["weights", "adapters"])
 def test_a_model_with_experts_learns(settings):
     """Adapters stand beside the matrices that the layers have: here those of attention."""
