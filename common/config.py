@@ -149,6 +149,12 @@ class ModelConfig:
         """Rotary embedding of a layer, None where it has none."""
         return self.ropes[layer] if self.ropes else self.rope
 
+    def adapted(self, matrix: str) -> bool:
+        """Whether adapters stand beside a matrix, in the layers that have it. In a model with experts they do in
+        attention alone: what PEFT's files say of MLPs is taken for the experts there."""
+        possible = self.experts is None or matrix in PROJECTIONS[:4]
+        return self.lora is not None and matrix in self.lora.targets and possible
+
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts in the place of an MLP."""
         return self.experts is not None and (self.experts.layers is None or self.experts.layers[layer])

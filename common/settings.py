@@ -113,7 +113,7 @@ class TrainSettings:
     def trained_bytes(self) -> int:
         """Bytes of memory that a model takes for a parameter where it is trained: what is kept to start from, and
         where all weights are trained, their copy, its gradients and two moments in float32."""
-        return 2.0 if self.lora_rank else 18.0
+        return 2 if self.lora_rank else 18
 
     def check_training(self) -> None:
         """Raises UserError for a value out of range, and for settings that exclude one another."""

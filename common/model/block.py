@@ -88,7 +88,7 @@ class Block(nnx.Module):
             self.sinks = nnx.Param(jnp.zeros(N))
         lora = config.lora
         for name in lora.targets if lora else ():
-            if lora and hasattr(self, name):  # declared; `lora.init` gives them numbers
+            if lora and config.adapted(name) and hasattr(self, name):  # declared; `lora.init` gives them numbers
                 shape, inner, rank = getattr(self, name).shape, 2 if name == "o" else 1, lora.rank
                 setattr(self, f"{name}_a", nnx.Param(jnp.zeros((*shape[:inner], rank))))
                 setattr(self, f"{name}_b", nnx.Param(jnp.zeros((rank, *shape[inner:]))))
@@ -107,7 +107,7 @@ class Block(nnx.Module):
         backward pass would form a gradient of the matrix' full size."""
         y = _dot(x, getattr(self, name), contract)
         lora = self.config.lora
-        if lora is not None and name in lora.targets:
+        if lora is not None and self.config.adapted(name):
             low = _dot(x, getattr(self, f"{name}_a"), contract)
             y = y + lora.alpha / lora.rank * _dot(low, getattr(self, f"{name}_b"))
         if name in self.config.biases:

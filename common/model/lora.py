@@ -50,14 +50,14 @@ def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def init(config: ModelConfig, key: jax.Array) -> Params:
     """New adapters in float32 for `config.lora`: A random, B zero, together nothing at first.
 
-    A layer without one of the matrices, as those with experts are, has no adapter of it. Raises UserError where no
-    layer has any.
+    A layer without one of the matrices has no adapter of it, see also `ModelConfig.adapted`. Raises UserError
+    where no layer has any.
     """
     _, shapes = split(decoder.abstract_params(config))
     if not any(shapes["layers"]):
         names = ", ".join(_settings(config).targets)
         raise UserError(
-            f"no layer of this {config.family} model has {names}: let adapters stand beside q, k, v, o"
+            f"no layer of this {config.family} model can have adapters beside {names}: name some of q, k, v, o"
         )
     # One by one: a program that drew those of all layers would take long to compile.
     keys = jax.random.split(jax.random.split(key, 3)[2], config.num_layers)  # as `Decoder` splits off its layers'
@@ -114,13 +114,13 @@ def merge(params: Params, config: ModelConfig) -> Params:
 
 def _modules(config: ModelConfig) -> dict[str, tuple[int, list[Rule]]]:
     """Every module that has an adapter, as PEFT names it: its layer, and the rules of all our matrices in it."""
-    targets, found = _settings(config).targets, {}
+    found: dict[str, tuple[int, list[Rule]]] = {}
     for layer in range(config.num_layers):
         for rule in layer_rules(config, layer):
             if rule.key in PROJECTIONS:
                 name = peft.PREFIX + rule.name.removesuffix(".weight")
                 found.setdefault(name, (layer, []))[1].append(rule)
-    return {name: at for name, at in found.items() if any(rule.key in targets for rule in at[1])}
+    return {name: at for name, at in found.items() if any(config.adapted(rule.key) for rule in at[1])}
 
 
 def _short(module: str, config: ModelConfig) -> str:

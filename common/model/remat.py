@@ -4,6 +4,7 @@ run = recomputing("full")
 x, keys_and_values = run(block, x, angles, mask)
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,8 @@ def recomputing(remat: Remat) -> Callable[..., Any]:
 
 def _first(tree: Any) -> jax.Array:
     """The sum of the first number of every array."""
-    return sum((leaf.ravel()[0].astype(jnp.float32) for leaf in jax.tree.leaves(tree)), jnp.float32(0))
+    firsts = [leaf.ravel()[0].astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.add, firsts, jnp.float32(0))
 
 
 def _one_by_one(

@@ -307,7 +307,7 @@ def test_sampling_agrees_with_a_full_forward_pass_a_token(name):
 
 def test_adapters_of_matrices_that_no_layer_has_are_refused():
     config = dataclasses.replace(_load("mixtral")[0], lora=LoraConfig(2, 8.0, ("gate", "up")))
-    with pytest.raises(UserError, match="no layer of this mixtral model has gate, up"):
+    with pytest.raises(UserError, match="mixtral model can have adapters beside gate, up"):
         lora.init(config, jax.random.key(0))
 
 
@@ -321,7 +321,6 @@ def test_a_model_with_experts_learns(settings):
     log = lambda first: lambda step, **values: losses.append(values["loss"])
     trained = fine_tune(params, config, rows, training, pad_id=0, steps=8, log=log)
     assert losses[-1] < losses[0] - 0.1
-    moved = {
-        name for name in trained["layers"][0] if (trained["layers"][0][name] != params["layers"][0][name]).any()
-    }
-    assert moved == ({"q", "k", "v", "o"} if settings else params["layers"][0].keys())
+    before, after = (tree["layers"][0] for tree in (params, trained))
+    moved = {name for name, leaf in after.items() if name not in before or (leaf != before[name]).any()}
+    assert moved == ({f"{name}_{part}" for name in "qkvo" for part in "ab"} if settings else before.keys())
