@@ -1,7 +1,7 @@
 """`python run.py active-inheritance`: flags, a plan or a run, a table of students by sources."""
 
 from active_inheritance.config import Config
-from active_inheritance.experiment import load_data, run
+from active_inheritance.experiment import load_data, needs, run
 from common.experiment import main as run_command
 from common.memory import lines_of
 
@@ -13,7 +13,7 @@ def main(argv: list[str]) -> None:
 
 
 def _plan(config: Config) -> list[tuple[str, str]]:
-    from active_inheritance.plan import needs, plan
+    from active_inheritance.plan import plan
 
     data = load_data(config)
     return plan(config, data) + lines_of(needs(config, data))

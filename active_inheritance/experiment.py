@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from active_inheritance.config import Config
 from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.switches import COLUMN
-from common.backends.open import Backend, model_name
+from common.backends.open import Backend, is_model, model_name
 from common.experiment import carry_out, identity
-from common.memory import refuse
+from common.memory import Model, Need, refuse, sampling, tokens_in, training
+from common.settings import given
 
 if TYPE_CHECKING:
     from active_inheritance.loop import Setting
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
     from common.tasks.prompts import Prompt
+
+LETTERS = 1500
+"""Of a pool's prompt, where they have not been read yet."""
 
 
 class Data(NamedTuple):
@@ -110,8 +114,6 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -
     # A selection alone needs no jax.
     mesh = config.devices().mesh if config.held() else None
     if config.held():
-        from active_inheritance.plan import needs
-
         refuse(lambda device, shards: needs(config, data, device, shards), mesh)
     if sources is None:
         sources = {}
@@ -131,3 +133,22 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -
     student = LanguageModel.load(model_name(config.student, "student"), mesh=mesh)
     held_out = fitting(data.held_out, student, switches.testing.sampling.max_new_tokens)
     return dataclasses.replace(setting, held_out=held_out, student=student, measures=measures)
+
+
+def needs(config: Config, data: Data, device: str = "cpu", shards: int = 1) -> list[Need]:
+    """Memory of the stages, of models that are on this machine."""
+    switches, where = config.switches(), {"device": device, "shards": shards}
+    longest = max((len(prompt.text) for prompt in (*data.prompts, *data.held_out)), default=LETTERS)
+    length = tokens_in(longest) + given(config.answer_tokens)
+    found = []
+    for name in filter(is_model, config.source):
+        source = Model.read(name)
+        if source is not None:
+            found.append(sampling(source, length, stage=f"sampling from {name}", **where))
+    for name in (config.students or (config.student,)) if config.trains else ():
+        student = Model.read(model_name(name, "student"))
+        if student is not None:
+            found.append(training(student, switches.learning.train, length, stage="training a student", **where))
+            rank = given(config.lora_rank)
+            found.append(sampling(student, length, stage="answering", rank=rank, **where))
+    return found

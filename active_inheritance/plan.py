@@ -4,12 +4,7 @@ from active_inheritance.config import Config
 from active_inheritance.experiment import Data
 from active_inheritance.forecast import expected_max, kl_bound
 from active_inheritance.pools import PoolFile
-from common.backends.open import is_model, model_name
-from common.memory import Model, Need, sampling, tokens_in, training
-from common.settings import given
 
-LETTERS = 1500
-"""Of a pool's prompt, where they have not been read yet."""
 DAY = 86_400
 """Seconds."""
 
@@ -82,22 +77,3 @@ def _file_lines(pool: PoolFile, top: int) -> tuple[int, list[tuple[str, str]]]:
         ("answers of a prompt", f"{min(sizes)} to {max(sizes)} in the first {len(sizes)} prompts"),
         ("sources", ", ".join(sources)),
     ]
-
-
-def needs(config: Config, data: Data, device: str = "cpu", shards: int = 1) -> list[Need]:
-    """Memory of the stages, of models that are on this machine."""
-    switches, where = config.switches(), {"device": device, "shards": shards}
-    longest = max((len(prompt.text) for prompt in (*data.prompts, *data.held_out)), default=LETTERS)
-    length = tokens_in(longest) + given(config.answer_tokens)
-    found = []
-    for name in filter(is_model, config.source):
-        source = Model.read(name)
-        if source is not None:
-            found.append(sampling(source, length, stage=f"sampling from {name}", **where))
-    for name in (config.students or (config.student,)) if config.trains else ():
-        student = Model.read(model_name(name, "student"))
-        if student is not None:
-            found.append(training(student, switches.learning.train, length, stage="training a student", **where))
-            rank = given(config.lora_rank)
-            found.append(sampling(student, length, stage="answering", rank=rank, **where))
-    return found

@@ -78,7 +78,7 @@ class LanguageModel:
         """All parameters, read from the files if they are not in memory."""
         return self.base() if self.adapters is None else lora.join(self.base(), self.adapters)
 
-    def trained(self, name: str, folder: pathlib.Path) -> "LanguageModel":
+    def with_weights(self, name: str, folder: pathlib.Path) -> "LanguageModel":
         """What was trained from this model and stored in `folder`, on the same devices: an adapter beside these
         weights, or weights of its own."""
         plain = dataclasses.replace(self.config, lora=None)
@@ -157,7 +157,7 @@ class LanguageModel:
         settings; returns the model that lies there. Raises UserError for a folder that cannot be written."""
         params = self.params if self.adapters is None else lora.merge(self.params, self.config)
         path = hf.save(pathlib.Path(folder), params, self.folder)
-        return dataclasses.replace(self.trained(str(folder), path), folder=path)
+        return dataclasses.replace(self.with_weights(str(folder), path), folder=path)
 
     def generator(self) -> LocalGenerator:
         """This model as a back end of `common.generate`; all but the embedded ones are held to the form of a

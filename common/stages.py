@@ -79,7 +79,7 @@ def trained(
     # Only now: until the weights are stored, the state is all there is.
     shutil.rmtree(state, ignore_errors=True)
     # Read back even when just trained, so that a continued run works on the very same weights.
-    return base.trained(logged, path)
+    return base.with_weights(logged, path)
 
 
 def _store(place: pathlib.Path, params: Params, base: LanguageModel, settings: TrainConfig) -> None:

@@ -15,7 +15,9 @@ def main(argv: list[str]) -> None:
 
 def _plan(config: Config) -> list[tuple[str, str]]:
     data = load_data(config)  # refuses what a run would refuse
-    return (sweep_plan(config) if config.sweep else plan(config)) + lines_of(needs(config, data))
+    return (sweep_plan(config) if config.sweep else plan(config)) + lines_of(
+        needs(config, data.task, data.examples)
+    )
 
 
 def _run(config: Config) -> None:

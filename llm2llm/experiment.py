@@ -22,6 +22,7 @@ from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
 from common.tasks.registry import get_task
 from llm2llm.config import Config
+from llm2llm.plan import needs
 from llm2llm.switches import Switches
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class Data(NamedTuple):
     dev: list[Example]
     test: list[Example]
 
+    @property
+    def examples(self) -> list[Example]:
+        """Of all splits."""
+        return [*self.train, *self.dev, *self.test]
+
 
 def run(
     config: Config, teacher: Write | None = None, cache: ReplyCache | None = None, refine: "Refine | None" = None
@@ -71,10 +77,8 @@ def run(
     switches = config.switches(data.task)
 
     def prepare() -> "tuple[LanguageModel, Backend]":
-        from llm2llm.plan import needs
-
         mesh = config.devices().mesh
-        refuse(lambda device, shards: needs(config, data, device, shards), mesh)
+        refuse(lambda device, shards: needs(config, data.task, data.examples, device, shards), mesh)
         base = load_student(config.student, data, switches, config.repeats, mesh)
         if config.pool is not None:
             return base, pool_teacher(config, data.task)

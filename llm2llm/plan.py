@@ -1,13 +1,16 @@
 """What a run will do at most, line by line, before anything is loaded: `--dry-run`."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from common.backends.open import is_model, model_name
 from common.memory import Model, Need, sampling, tokens_in, training
 from common.settings import given
 from llm2llm.config import MATCHED, Config
-from llm2llm.experiment import Data
+
+if TYPE_CHECKING:
+    from common.tasks.base import Example, Task
 
 FULL = "full method"
 CONTROLS = ("fine-tune-matched", "llm2llm", "untargeted")
@@ -56,22 +59,23 @@ def plan(config: Config) -> list[tuple[str, str]]:
     return lines
 
 
-def needs(config: Config, data: Data, device: str = "cpu", shards: int = 1) -> list[Need]:
+def needs(
+    config: Config, task: "Task", examples: "Sequence[Example]", device: str = "cpu", shards: int = 1
+) -> list[Need]:
     """Memory of the stages, of models that are on this machine."""
-    letters = lambda e: sum(len(m["content"]) for m in data.task.messages(e.question)) + len(e.answer)
-    examples = (*data.train, *data.dev, *data.test)
+    letters = lambda e: sum(len(m["content"]) for m in task.messages(e.question)) + len(e.answer)
     length = tokens_in(letters(max(examples, key=lambda e: len(e.question) + len(e.answer))))
     where = {"device": device, "shards": shards}
     found = []
     student = Model.read(model_name(config.student, "student"))
     if student is not None:
-        settings, answer = config.training(), config.switches(data.task).learning.answering.max_new_tokens
+        settings, answer = config.training(), config.switches(task).learning.answering.max_new_tokens
         found.append(training(student, settings, length, stage="training a student", **where))
         rank = given(config.lora_rank)
         found.append(sampling(student, length + answer, stage="answering", rank=rank, **where))
     teacher = Model.read(model_name(config.teacher, "teacher")) if is_model(config.teacher) else None
     if teacher is not None:
-        asked = 2 * length + data.task.example_tokens
+        asked = 2 * length + task.example_tokens
         found.append(sampling(teacher, asked, stage="asking the teacher", **where))
     return found
 

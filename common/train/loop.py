@@ -10,6 +10,7 @@ student retrained each round never compiles again.
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -153,6 +154,17 @@ def initial_state(settings: TrainConfig, params: Params, mesh: Mesh | None = Non
     )
 
 
+def _scattered(shape: tuple[int, ...], number: int, count: Array) -> Array:
+    """32 bits for each place of an array, which depend on its place, the array's number and the update alone: a
+    hash (murmur3's), which is compiled into the loop that uses it, where jax's generator would be a program of its
+    own."""
+    place = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape) * jnp.uint32(0x9E3779B1)
+    h = place ^ (count.astype(jnp.uint32) * jnp.uint32(0x85EBCA77) + jnp.uint32(number * 0xC2B2AE3D % 2**32))
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
 def _stepped(params: Params, direction: Any, rate: Array, count: Array) -> Params:
     """`params` - `rate` * `direction`, in their dtype. To bfloat16 it is rounded at random, to either neighbour
     with odds by distance: rounded to the nearest one, the small updates of fine-tuning would mostly come to
@@ -162,10 +174,8 @@ def _stepped(params: Params, direction: Any, rate: Array, count: Array) -> Param
     for number, (p, d) in enumerate(zip(leaves, jax.tree.leaves(direction), strict=True)):
         x = p.astype(jnp.float32) - rate * d
         if p.dtype == jnp.bfloat16:
-            key = jax.random.fold_in(jax.random.key(number), count)
             # Sixteen random bits are added to those that bfloat16 cuts off: the carry rounds up.
-            noise = jax.random.bits(key, p.shape, jnp.uint16).astype(jnp.uint32)
-            bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
+            bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (_scattered(p.shape, number, count) >> 16)
             x = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
         stepped.append(x.astype(p.dtype))
     return jax.tree.unflatten(treedef, stepped)
@@ -202,29 +212,26 @@ def update(
         sums = objective.loss(whole, config, part, dtype=dtype, remat=remat)
         return jax.tree.map(lambda x: x / total, sums)
 
-    def value_and_grad(part: Any) -> tuple[Any, Params]:
-        values, grads = jax.value_and_grad(loss, has_aux=True)(params, part)
-        return values, jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-
+    wide = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
+    value_and_grad = lambda part: jax.value_and_grad(loss, has_aux=True)(params, part)
     first = jax.tree.map(lambda x: x[0], batch)
     if batch[0].shape[0] == 1:
         values, grads = value_and_grad(first)
     else:
 
         def accumulate(carry, part):
-            return jax.tree.map(jnp.add, carry, value_and_grad(part)), None
+            return jax.tree.map(jnp.add, carry, wide(value_and_grad(part))), None
 
         # One micro-batch after another in one compiled body, whatever their number.
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, first))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(value_and_grad, first))
         (values, grads), _ = jax.lax.scan(accumulate, zero, batch)
-    norm = optax.tree.norm(grads)
+    norm = optax.tree.norm(wide(grads))
     clip = optax.clip_by_global_norm(optimizer.clip_norm)
     grads, _ = clip.update(grads, clip.init(params))
 
     def step(now: tuple[Params, dict[str, Any]]) -> tuple[Params, dict[str, Any]]:
         params, state = now
-        masters = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-        direction, moments = make_optimizer(optimizer).update(grads, state["optimizer"], masters)
+        direction, moments = make_optimizer(optimizer).update(wide(grads), state["optimizer"], wide(params))
         # The rate is not part of the optimizer: as an argument it can change without compiling anew.
         new = _stepped(params, direction, rate, state["updates"])
         return new, state | {"optimizer": moments, "updates": state["updates"] + 1}

@@ -37,7 +37,10 @@ def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
 
 
 @needs_devices
-@pytest.mark.parametrize("name", ["llama_sharded", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "name",  # with fused tensors, transposed ones and experts among them
+    ["llama_sharded", "qwen2", "qwen3", *(f"families/{name}" for name in ("gpt2", "phi3", "falcon", "gpt_oss"))],
+)
 def test_slices_read_for_a_mesh_make_up_the_whole(fixtures, name):
     config = hf.load_config(fixtures / name)
     whole = hf.load_params(fixtures / name, config)
