@@ -23,7 +23,7 @@ def test_data_takes_the_devices_that_no_other_axis_has():
 @needs_devices
 def test_simulated_devices_are_used_only_when_they_are_asked_for():
     """They share the cores of one processor."""
-    assert meshes.choose(None, {"embedded:student": 18.0}).mesh is None
+    assert meshes.choose(None, {"embedded:student": 18}).mesh is None
 
 
 @needs_devices
@@ -37,7 +37,7 @@ def test_simulated_devices_are_used_only_when_they_are_asked_for():
 )
 def test_a_model_is_split_over_as_few_devices_as_hold_it(fixtures, monkeypatch, share, shape):
     """`share`: what it needs, of the room that a device has. The reason names both sizes."""
-    held = {str(fixtures / "qwen2"): 18.0}
+    held = {str(fixtures / "qwen2"): 18}
     need = meshes.count_params(meshes.abstract_params(meshes.hf.load_config(fixtures / "qwen2"))) * 18
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(meshes, "_memory", lambda: need / share / meshes.ROOM)
