@@ -1,0 +1,106 @@
+"""The memory plan: sizes from shapes alone, and what is said where a run cannot fit."""
+
+import pytest
+
+from common import memory
+from common.config import LoraConfig, TrainConfig
+from common.errors import UserError
+from common.memory import Model, available, check, lines_of, sampling, tokens_in, training
+
+BIG = 8_030_261_248
+
+
+@pytest.fixture
+def student():
+    model = Model.read("embedded:student")
+    assert model is not None
+    return model
+
+
+@pytest.fixture
+def big(student):
+    """A model of 8B parameters by its count, with the embedded one's shape."""
+    return Model("big", student.config, BIG)
+
+
+def test_parameters_are_counted_from_the_heads_of_the_files(student):
+    from common.lm import LanguageModel
+    from common.model.decoder import count_params
+
+    assert student.parameters == count_params(LanguageModel.load("embedded:student").params)
+
+
+def test_parameters_of_adapters_are_those_that_are_made(student):
+    import dataclasses
+
+    import jax
+
+    from common.model import lora
+    from common.model.decoder import count_params
+
+    config = dataclasses.replace(student.config, lora=LoraConfig(4))
+    assert student.adapters(4) == count_params(lora.init(config, jax.random.key(0)))
+
+
+def test_a_model_of_the_hub_that_is_not_here_is_unknown():
+    assert Model.read("nobody/such-model") is None
+    assert lines_of([]) == [("memory", "unknown: no model of the run is on this machine yet")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        (TrainConfig(), 16),
+        (TrainConfig(optimizer="lion"), 12),
+        (TrainConfig(optimizer="adafactor"), 8),
+        (TrainConfig(param_dtype="bfloat16"), 14),
+        (TrainConfig(lora=LoraConfig(16)), 2),
+    ],
+)
+def test_bytes_a_parameter_on_an_accelerator(big, settings, size):
+    need = training(big, settings, 64, device="accelerator")
+    held = sum(need.parts.get(name, 0) for name in ("weights", "trained weights", "gradients", "optimizer"))
+    assert held / BIG == pytest.approx(size, rel=0.01)
+
+
+def test_a_model_that_is_split_needs_less_of_each_device(big):
+    whole, part = (sampling(big, 64, device="accelerator", shards=n).total for n in (1, 4))
+    assert part - memory.PROCESS["accelerator"] == pytest.approx((whole - memory.PROCESS["accelerator"]) / 4)
+
+
+def test_accumulation_recomputation_and_shorter_texts_save_memory(student):
+    parts = lambda length=512, **change: training(student, TrainConfig(**change), length).parts
+    activations = lambda *args, **change: parts(*args, **change)["activations"]
+    assert activations(micro_batch_size=2) < activations() / 7
+    assert activations(remat="full") < activations(remat="none")
+    assert activations(100) < activations(512)
+
+
+def test_what_cannot_fit_is_refused_in_one_line_with_advice(big):
+    with pytest.raises(
+        UserError, match=r"80\.0 GB are free.*in training.*use --lora-rank 16, .*--param-dtype"
+    ) as e:
+        check([training(big, TrainConfig(), 64, device="accelerator")], 80 * memory.GB)
+    assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match="fewer answer tokens"):
+        check([sampling(big, 64)], 8 * memory.GB)
+    check([sampling(big, 64)], 64 * memory.GB)
+    check([sampling(big, 64)], None)
+
+
+def test_free_memory_is_told_and_lies_below_all_of_it():
+    room = available()
+    assert room is None or memory.GB / 10 < room < 10_000 * memory.GB
+    assert tokens_in(300) == 140
+
+
+def test_a_run_that_cannot_fit_ends_before_a_model_is_loaded(tmp_path, monkeypatch):
+    from common.lm import LanguageModel
+    from llm2llm.config import Config
+    from llm2llm.experiment import run
+
+    monkeypatch.setattr(memory, "available", lambda: memory.GB // 4)
+    monkeypatch.setattr(LanguageModel, "load", lambda *args, **more: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match=r"too little memory: 0\.2 GB"):
+        run(Config(run_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
