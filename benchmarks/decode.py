@@ -26,17 +26,17 @@ import numpy as np  # noqa: E402
 
 from common import runtime  # noqa: E402
 from common.buckets import bucket  # noqa: E402
-from common.config import ModelConfig, RopeScaling, SampleConfig  # noqa: E402
+from common.config import ModelConfig, Rope, RopeScaling, SampleConfig  # noqa: E402
 from common.model import decoder  # noqa: E402
 from common.sample import sampler as sample  # noqa: E402
 
 SHAPES = {
     "tiny": ModelConfig("llama", 2048, 192, 512, 4, 6, 2, 32, 1024, tied_head=True),
     "qwen2.5-0.5b": ModelConfig(
-        "qwen2", 151936, 896, 4864, 24, 14, 2, 64, 32768, rope_theta=1e6, tied_head=True, qkv_bias=True
+        "qwen2", 151936, 896, 4864, 24, 14, 2, 64, 32768, rope=Rope(1e6), tied_head=True, biases=("q", "k", "v")
     ),
     "llama-3.2-1b": ModelConfig(
-        "llama", 128256, 2048, 8192, 16, 32, 8, 64, 131072, 1e-5, 500000.0, RopeScaling("llama3", 32.0), True
+        "llama", 128256, 2048, 8192, 16, 32, 8, 64, 131072, 1e-5, Rope(5e5, RopeScaling("llama3", 32.0)), True
     ),
 }
 BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA A100-SXM4-80GB": 2.04e12}

@@ -2,35 +2,70 @@
 
 Plain dataclasses without jax, so that command lines can be parsed and checked before jax is loaded.
 
-    config = ModelConfig.from_hf(transformers.AutoConfig.from_pretrained(path).to_dict())
+    sampling = SampleConfig(max_new_tokens=64, temperature=0.7)
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 from common.errors import UserError
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+NormKind = Literal["rms", "rms32", "rms1p", "ln", "ln_scale", "ln_bare"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
-"""The matrices of a layer that adapters can stand beside."""
-
-_UNSUPPORTED = {
-    "per_layer_config": "every layer has the same shape here",
-    "transformers_weights": "weights are read from model.safetensors or its shards alone",
-}
-"""Fields of config.json that transformers honours in every family, and what is so here instead."""
+"""The matrices of a layer that adapters can stand beside, where the layer has them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Frequency scaling of rotary embeddings: `linear` divides every frequency by `factor`; `llama3` divides
-    only those whose wavelength exceeds the original context, with a smooth band in between."""
+    """Frequency scaling of rotary embeddings. `linear` divides every frequency by `factor`; `llama3` divides only
+    those whose wavelength exceeds the original context, with a smooth band in between; `yarn` (arXiv 2309.00071)
+    those that turn less than `beta_slow` times within it, and keeps those above `beta_fast`; `longrope` (arXiv
+    2402.13753) divides each by its own of `short_factors`. The last two multiply cosines and sines by
+    `attention_factor`."""
 
-    kind: Literal["linear", "llama3"]
-    factor: float
+    kind: Literal["linear", "llama3", "yarn", "longrope"]
+    factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+    short_factors: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary embedding of a layer. `size` is how many numbers of a head are rotated (None: all of them);
+    `interleaved` pairs neighbours instead of the two halves."""
+
+    theta: float = 10_000.0
+    scaling: RopeScaling | None = None
+    size: int | None = None
+    interleaved: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Experts:
+    """A mixture of `count` gated MLPs of width `intermediate_size`, `per_token` of which a token goes through.
+
+    weights: how their outputs are weighed, by the softmax over all experts ("all"), the same divided by the sum of
+        those chosen ("renormalised"), or the softmax over those chosen ("chosen").
+    clamp: with a limit, GPT-OSS's activation: min(gate, clamp) * sigmoid(alpha * gate) * (clipped up + 1).
+    biases: whether the router and the experts have biases.
+    layers: which layers have experts, or None for all; the others have an MLP.
+    """
+
+    count: int
+    per_token: int
+    intermediate_size: int
+    weights: Literal["all", "renormalised", "chosen"] = "renormalised"
+    clamp: float | None = None
+    alpha: float = 1.0
+    biases: bool = False
+    layers: tuple[bool, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +87,25 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a decoder-only model. One class covers Llama 2/3, Mistral, Qwen2 and Qwen3."""
+    """Shape of a decoder-only model: what one family has and another has not (`common.model.families`).
+
+    norm: the kind of all norms but those of StableLM's queries and keys. RMS norms are `rms` (scaled in the
+        activations' dtype), `rms32` (in float32) and `rms1p` (by 1 + weight, in float32); layer norms are `ln`,
+        `ln_scale` (without biases) and `ln_bare` (without weights).
+    norms: those that a layer has: before attention and MLP (`norm1`, `norm2`), and after them (`post_norm1`,
+        `post_norm2`).
+    parallel: attention and MLP read the same input, and their outputs are added together.
+    qk_norm: queries and keys are normed before they are rotated: each head by the same weights ("head"), each by
+        its own ("heads", always a layer norm without biases), or all heads as one vector ("flat").
+    biases: the matrices that have one, among `PROJECTIONS` and `head`.
+    windows, ropes: sliding window (0: full attention) and rotary embedding (None: none) of each layer; None where
+        all layers attend to all, or have `rope`.
+    attention_scale: factor of the scores instead of 1 / root of the head size; with `scale_by_layer` those of
+        layer i (from 0) are divided by i + 1 as well.
+    score_cap, logit_cap: x becomes cap * tanh(x / cap).
+    sinks: each head has a learned score beside those of the tokens, whose share of the softmax is dropped.
+    lora: the adapters that the parameters hold beside the weights (`common.model.lora`): while training only.
+    """
 
     family: str
     vocab_size: int
@@ -64,133 +117,47 @@ class ModelConfig:
     head_dim: int
     max_positions: int
     norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope: Rope | None = Rope()
     tied_head: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
+    biases: tuple[str, ...] = ()
+    qk_norm: Literal["none", "head", "heads", "flat"] = "none"
+    norm: NormKind = "rms"
+    norms: tuple[str, ...] = ("norm1", "norm2")
+    parallel: bool = False
+    activation: Activation = "silu"
+    gated: bool = True
     windows: tuple[int, ...] | None = None
-    """Sliding-window size of each layer (0: full attention), or None when every layer attends to all."""
+    ropes: tuple[Rope | None, ...] | None = None
+    learned_positions: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    attention_scale: float | None = None
+    scale_by_layer: bool = False
+    logit_scale: float = 1.0
+    score_cap: float | None = None
+    logit_cap: float | None = None
+    qkv_clip: float | None = None
+    sinks: bool = False
+    experts: Experts | None = None
     lora: LoraConfig | None = None
-    """The adapters that the parameters hold beside the weights (`common.model.lora`): while training only."""
 
-    @classmethod
-    def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
-        """Read a Hugging Face `config.json` as transformers v5 normalises it (`hf.load_config` does so first).
+    def window(self, layer: int) -> int:
+        """Sliding window of a layer; 0 where it attends to all."""
+        return self.windows[layer] if self.windows else 0
 
-        Raises UserError for an architecture, activation, bias or rope type that the model does not have, and for
-        every other field that changes what transformers computes and not what the model here does. Fields that
-        transformers ignores in these families (Gemma's soft caps, Granite's multipliers) are ignored here too.
-        """
-        family = hf.get("model_type")
-        if family not in FAMILIES:
-            raise UserError(f"unsupported architecture {family!r}: supported are {', '.join(FAMILIES)}")
-        if hf.get("hidden_act", "silu") != "silu":
-            raise UserError(f"unsupported activation {hf['hidden_act']!r} in config.json: only silu")
-        if hf.get("mlp_bias") or (family != "qwen2" and hf.get("attention_bias")):
-            raise UserError(
-                f"unsupported biases in config.json: {family} is covered without mlp_bias and attention_bias"
-            )
-        if hf.get("quantization_config"):
-            raise UserError("quantized checkpoints are not supported: use the unquantized one")
-        if not hf.get("is_causal", True):  # null too: transformers then lets every token see all others
-            raise UserError("unsupported is_causal in config.json: only causal attention is covered")
-        for field, meaning in _UNSUPPORTED.items():
-            if hf.get(field):
-                raise UserError(f"unsupported {field} in config.json: {meaning}")
-        try:
-            heads, layers = hf["num_attention_heads"], hf["num_hidden_layers"]
-            max_positions = hf.get("max_position_embeddings") or 2048
-            theta, scaling = _rope(hf, max_positions)
-            kv_heads = hf.get("num_key_value_heads") or heads
-            head_dim = hf.get("head_dim") or hf["hidden_size"] // heads
-            if heads % kv_heads or head_dim % 2:
-                raise UserError(
-                    f"num_attention_heads {heads}, num_key_value_heads {kv_heads} and head_dim {head_dim} in "
-                    "config.json: the first must be a multiple of the second, and the third even"
-                )
-            return cls(
-                family=family,
-                vocab_size=hf["vocab_size"],
-                hidden_size=hf["hidden_size"],
-                intermediate_size=hf["intermediate_size"],
-                num_layers=layers,
-                num_heads=heads,
-                num_kv_heads=kv_heads,
-                head_dim=head_dim,
-                max_positions=max_positions,
-                norm_eps=hf.get("rms_norm_eps", 1e-6),
-                rope_theta=theta,
-                rope_scaling=scaling,
-                tied_head=bool(hf.get("tie_word_embeddings", False)),
-                qkv_bias=family == "qwen2",
-                qk_norm=family == "qwen3",
-                windows=_windows(hf, family, layers),
-            )
-        except KeyError as missing:
-            raise UserError(f"config.json lacks {missing}: is the checkpoint complete?") from None
+    def layer_rope(self, layer: int) -> Rope | None:
+        """Rotary embedding of a layer, None where it has none."""
+        return self.ropes[layer] if self.ropes else self.rope
 
+    def adapted(self, matrix: str) -> bool:
+        """Whether adapters stand beside a matrix, in the layers that have it. In a model with experts they do in
+        attention alone: what PEFT's files say of MLPs is taken for the experts there."""
+        possible = self.experts is None or matrix in PROJECTIONS[:4]
+        return self.lora is not None and matrix in self.lora.targets and possible
 
-def _rope(hf: dict[str, Any], max_positions: int) -> tuple[float, RopeScaling | None]:
-    """rope_theta and scaling, from `rope_parameters` (v5) or `rope_theta` + `rope_scaling` (before).
-
-    Raises UserError for a rope type that the model does not have, and for a value that is no number.
-    """
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    nested = [name for name, value in rope.items() if isinstance(value, dict)]
-    if nested:
-        raise UserError(f"unsupported rope_parameters by layer type in config.json ({', '.join(nested)})")
-
-    def number(name: str, value: Any) -> float:
-        if isinstance(value, (int, float)) and value > 0:
-            return float(value)
-        raise UserError(f"{name} {value!r} in config.json is not a positive number")
-
-    theta = number("rope_theta", rope.get("rope_theta", hf.get("rope_theta", 10_000.0)))
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return theta, None
-    # Without scaling, transformers ignores the field in these families.
-    if rope.get("partial_rotary_factor", 1) not in (1, None):
-        raise UserError(f"unsupported partial_rotary_factor beside rope_type {kind!r} in config.json")
-    if kind == "linear":
-        return theta, RopeScaling("linear", number("factor", rope["factor"]))
-    if kind == "llama3":
-        original = rope.get("original_max_position_embeddings") or max_positions
-        factor, low, high = (
-            number(name, rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor")
-        )
-        positions = int(number("original_max_position_embeddings", original))
-        return theta, RopeScaling("llama3", factor, low, high, positions)
-    raise UserError(f"unsupported rope_type {kind!r} in config.json: default, linear and llama3 are")
-
-
-def _windows(hf: dict[str, Any], family: str, layers: int) -> tuple[int, ...] | None:
-    """Sliding windows by layer. Qwen states per layer whether it slides; Mistral slides in all or none (with
-    `layer_types` transformers takes it for a Ministral).
-
-    Raises UserError for a window without a token, and for kinds of layers that are unknown or lack their window.
-    """
-    qwen = family.startswith("qwen")
-    window = hf.get("sliding_window")
-    if family == "llama" or (qwen and not hf.get("use_sliding_window")):
-        window = None
-    if window is not None and window < 1:  # 0 does not mean "no window": transformers masks every token
-        raise UserError(f"sliding_window {window} in config.json hides every token: null is full attention")
-    kinds = hf.get("layer_types") if qwen else None
-    known = {"full_attention"} if window is None else {"full_attention", "sliding_attention"}
-    unknown = sorted(set(kinds or ()) - known)
-    if unknown:
-        raise UserError(f"unsupported layer_types in config.json: {', '.join(unknown)} with a window of {window}")
-    if window is None:
-        return None
-    if qwen and kinds is None:
-        first = hf.get("max_window_layers", layers)
-        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-    if kinds is None:
-        return (window,) * layers
-    sizes = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    return sizes if any(sizes) else None
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts in the place of an MLP."""
+        return self.experts is not None and (self.experts.layers is None or self.experts.layers[layer])
 
 
 def micro_batch(batch_size: int, most: int | None = None) -> int:

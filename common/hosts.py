@@ -10,10 +10,11 @@ calls hosted models and functions of the user's, and prints; the others work on 
 directory, which is deleted with them, and so need no file system in common with it. What no process can know by
 itself (a reply, a clock, a failure) goes through `share`.
 
-A process that fails tells the others, and process 0 says why, in one line. One that is killed is missed by jax
-within `HEARTBEAT` seconds; the others end as well, and the same commands continue the run.
+A process that fails tells the others, and process 0 says why, in one line. One that is killed is missed at once
+where they compute together, else within `SILENCE` seconds; the others end too, and the same commands continue.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -25,12 +26,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from common.errors import UserError
 
-HEARTBEAT = 30
-"""Seconds without a word after which a process counts as dead."""
+BEAT, SILENCE = 5, 60
+"""Seconds between two signs of life, and without one after which a process counts as dead."""
 LONG = 2**31 - 1
 """Milliseconds to wait for another process, which may be asking a hosted model: as many as can be said."""
 CHUNK = 1 << 20
@@ -64,6 +66,8 @@ def cluster() -> str | None:
         return "SLURM"
     if "OMPI_MCA_orte_hnp_uri" in os.environ and several("OMPI_COMM_WORLD_SIZE"):
         return "Open MPI"
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys() and find_spec("kubernetes"):
+        return "Kubernetes"
     # On one host a TPU's processes have nobody to find.
     if "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ:
         return "TPU"
@@ -97,7 +101,7 @@ def connect(coordinator: str | None = None, processes: int | None = None, proces
         return
     jax = importlib.import_module("jax")
     try:
-        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         where = coordinator or f"the processes of {cluster() or 'the TPU pod'}"
@@ -106,7 +110,9 @@ def connect(coordinator: str | None = None, processes: int | None = None, proces
         return
     if not is_writer():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for good)
-    threading.Thread(target=_watch, daemon=True).start()
+    watcher = threading.Thread(target=_watch, daemon=True)
+    watcher.start()
+    atexit.register(_part, watcher)
 
 
 def _on_tpu_pod() -> bool:
@@ -228,9 +234,11 @@ def end(line: str, code: int) -> NoReturn:
     """End this process and all others, process 0 with `line` as its last word."""
     if is_writer():
         _last(line, code)
-    with contextlib.suppress(Exception):  # another process may have been first, or process 0 is gone
-        _client().key_value_set("seedloop/failed", json.dumps([index(), line, code]))
+    try:
+        _client().key_value_set("seedloop/failed", json.dumps([index(), line, code]), allow_overwrite=True)
         _client().blocking_key_value_get("seedloop/end", 15_000)
+    except Exception:  # process 0, which would say it, is gone
+        print(line, file=sys.stderr, flush=True)
     _leave(code)
 
 
@@ -243,18 +251,62 @@ def _last(line: str, code: int) -> NoReturn:
     _leave(code)
 
 
+def _part(watcher: threading.Thread) -> None:
+    """At the end of a process: wait for all others, then let go of the thread that waits for word of them."""
+    with contextlib.suppress(Exception):
+        _client().wait_at_barrier("seedloop/done", 300_000)
+        if is_writer():
+            _client().key_value_set("seedloop/failed", "null")
+            _client().key_value_set("seedloop/end", "null")
+    watcher.join(3 * BEAT)
+
+
 def _watch() -> None:
-    """End this process when another one has failed."""
+    """End this process when another one has failed or is gone; until then give a sign of life now and then."""
+    gone = "error: process {} is gone; the same command, given to all processes, continues"
+    heard = {number: ("", time.monotonic()) for number in range(1, count())}
     while True:
         try:
-            if is_writer():
-                number, line, code = json.loads(_client().blocking_key_value_get("seedloop/failed", LONG))
-                # What every process runs into is told by this one itself.
-                time.sleep(3)
-                _last(line and f"{line} (process {number})", code)
-            _leave(int(_client().blocking_key_value_get("seedloop/end", LONG)))
-        except Exception:  # the connection is closed: the process ends, or jax ends it
+            found = json.loads(_client().blocking_key_value_get(_awaited(), 1000 * BEAT))
+        except Exception as error:
+            if "DEADLINE_EXCEEDED" in str(error):
+                silent = _listen(heard)
+                if silent is not None:
+                    _last(gone.format(silent), 1)
+                continue
+            time.sleep(BEAT)  # this process may be about to end in its own way
+            if not is_writer():
+                print(gone.format(0), file=sys.stderr, flush=True)
+            _leave(1)
+        if found is None:
             return
+        if not is_writer():
+            _leave(found)
+        number, line, code = found
+        time.sleep(3)  # what every process runs into is told by this one itself
+        _last(line and f"{line} (process {number})", code)
+
+
+def _awaited() -> str:
+    return "seedloop/failed" if is_writer() else "seedloop/end"
+
+
+def _listen(heard: dict[int, tuple[str, float]]) -> int | None:
+    """Tell process 0 that this one lives; there, which of the others does not."""
+    now = time.monotonic()
+    if not is_writer():
+        with contextlib.suppress(Exception):
+            _client().key_value_set(f"seedloop/alive/{index()}", str(now), allow_overwrite=True)
+        return None
+    for number, (word, since) in heard.items():
+        said = word
+        with contextlib.suppress(Exception):  # it has not said anything yet
+            said = _client().key_value_try_get(f"seedloop/alive/{number}")
+        if said != word:
+            heard[number] = (said, now)
+        elif now - since > SILENCE:
+            return number
+    return None
 
 
 def _leave(code: int) -> NoReturn:

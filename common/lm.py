@@ -157,7 +157,17 @@ class LanguageModel:
         settings; returns the model that lies there. Raises UserError for a folder that cannot be written."""
         params = self.params if self.adapters is None else lora.merge(self.params, self.config)
         path = hf.save(pathlib.Path(folder), params, self.folder)
-        return dataclasses.replace(self.with_weights(str(folder), path), folder=path)
+        return dataclasses.replace(self.with_weights(str(folder), path), folder=path, origin=str(folder))
+
+    def save_adapter(self, folder: str | os.PathLike) -> pathlib.Path:
+        """Write the adapters alone, in PEFT's form; named `BASE+FOLDER`, it is this model again. Raises UserError
+        for a model that was not trained with adapters, and for a folder that cannot be written."""
+        if self.adapters is None:
+            raise UserError(f"{self.name} has no adapters: train it with TrainConfig(lora=…), or save all of it")
+        if self.base.folder is None:
+            raise UserError(f"the adapters of {self.name} belong to weights that are in no folder: save all of it")
+        base = self.origin if self.base.folder == self.folder else str(self.base.folder)
+        return lora.save_adapter(folder, self.params, self.config, base)
 
     def generator(self) -> LocalGenerator:
         """This model as a back end of `common.generate`; all but the embedded ones are held to the form of a

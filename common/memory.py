@@ -47,13 +47,13 @@ class Model:
     def read(cls, name: str) -> "Model | None":
         """Those of a checkpoint that is on this machine, from its config.json and the heads of its files; None for
         one that is not here yet, and where config.json leaves its shape to transformers. Nothing is fetched."""
-        from common.model import checkpoint, tensors
+        from common.model import checkpoint, families, tensors
 
         if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not pathlib.Path(name).exists():
             return None
         try:
             folder = checkpoint.resolve(name)
-            config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+            config = families.read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             held = tensors.open_tensors(folder)
         except (UserError, OSError, ValueError):
             return None  # the run says what is wrong

@@ -8,6 +8,7 @@ from common.config import LoraConfig, TrainConfig
 from common.errors import UserError
 from common.evals.likelihood import ModelLikelihood
 from common.lm import LanguageModel
+from common.model.peft import base_of
 
 ASKED = ({"role": "user", "content": "What is the capital of Peru?"},)
 
@@ -50,6 +51,23 @@ def test_preference_training_parts_the_better_answer_from_the_worse(tuned):
     margin = lambda model: likelihood(model) - likelihood(model, "Oslo")
     assert margin(better) > margin(tuned)
     assert better.weights is tuned.weights is None
+
+
+def test_adapters_alone_are_saved_and_named_behind_their_base(student, tuned, tmp_path):
+    """PEFT's form out and in: the same model, within the rounding of a merged matrix."""
+    settings = TrainConfig(1e-3, lora=LoraConfig(2))
+    adapted = student.fine_tuned([(ASKED, "Lima")], settings)
+    again = LanguageModel.load(f"embedded:student+{adapted.save_adapter(tmp_path / 'adapter')}")
+    assert likelihood(again) == pytest.approx(likelihood(adapted), abs=1e-3)
+    saved = tuned.save(tmp_path / "whole").fine_tuned([(ASKED, "Lima")], settings)
+    saved.save_adapter(tmp_path / "other")
+    assert base_of(tmp_path / "other" / "adapter_config.json") == str(tmp_path / "whole")
+    with pytest.raises(
+        UserError, match=r"has no adapters: train it with TrainConfig\(lora=…\), or save all of it"
+    ):
+        student.save_adapter(tmp_path / "none")
+    with pytest.raises(UserError, match="belong to weights that are in no folder: save all of it"):
+        tuned.fine_tuned([(ASKED, "Lima")], settings).save_adapter(tmp_path / "none")
 
 
 def test_a_row_that_is_too_long_is_named(student):

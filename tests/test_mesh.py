@@ -9,10 +9,11 @@ import pytest
 from common.config import LoraConfig, SampleConfig, TrainConfig
 from common.generate import Request
 from common.lm import LanguageModel
-from common.model.sharding import make_mesh, mesh_of, param_shardings
+from common.model.sharding import make_mesh, mesh_of, param_shardings, place
 from common.sample import sampler
 from common.sample.beam import BeamGenerator
 from common.sample.score import all_logps, score
+from common.train import loop
 from common.train.data import Encoded
 from common.train.loop import fine_tune, update
 from common.train.preference import Preference, prefer, reference_logps
@@ -76,6 +77,45 @@ def test_an_interrupted_training_on_a_mesh_continues_to_the_same_weights(models,
         fine_tune(model.params, model.config, examples, often, **arguments)
     continued = fine_tune(model.params, model.config, examples, often, **arguments)
     jax.tree.map(np.testing.assert_array_equal, whole, continued)
+
+
+def test_an_interrupted_training_goes_on_on_other_devices(models, tmp_path):
+    """Stopped on a mesh, it ends on one device with the weights of one device."""
+    examples = [Encoded(pair.prompt + pair.chosen, len(pair.prompt)) for pair in _answers()]
+    whole = fine_tune(models[0].params, models[0].config, examples, SETTINGS, pad_id=0, steps=3)
+
+    def killed(first):
+        def write(step, **_):
+            if step == 1:
+                raise KeyboardInterrupt
+
+        return write
+
+    often = dataclasses.replace(SETTINGS, checkpoint_seconds=0)
+    more = {"pad_id": 0, "steps": 3, "checkpoint": tmp_path / "state"}
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(models[1].params, models[1].config, examples, often, log=killed, **more)
+    begun = []
+    ended = fine_tune(
+        models[0].params, models[0].config, examples, often, log=lambda first: begun.append(first), **more
+    )
+    assert begun[0] > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, np.asarray(b), atol=1e-5), whole, ended)
+
+
+def test_a_state_that_several_processes_wrote_is_read_onto_any_devices(models, tmp_path, monkeypatch):
+    """They write it leaf by leaf, each into a folder of its own."""
+    start = {"state": jax.numpy.int32(7), "moments": models[1].params}
+    monkeypatch.setattr(loop.hosts, "count", lambda: 2)
+    loop._save(tmp_path / "state", models[1].params, start, 5)
+    monkeypatch.undo()
+    for model in models:
+        like = {"state": jax.numpy.int32(0), "moments": jax.tree.map(jax.numpy.zeros_like, model.params)}
+        like = like | {"state": place(like["state"], model.params)}
+        params, state, step = loop._restore(tmp_path / "state", model.params, like)
+        assert (step, int(state["state"])) == (5, 7)
+        assert mesh_of(params) == mesh_of(model.params)
+        jax.tree.map(np.testing.assert_array_equal, (params, state["moments"]), (model.params, model.params))
 
 
 def test_preference_training_on_a_mesh_gives_the_weights_of_one_device(models):

@@ -23,9 +23,10 @@ import jax
 import numpy as np
 
 from common import runtime
-from common.config import ModelConfig, TrainConfig
+from common.config import TrainConfig
 from common.model import hf
 from common.model.decoder import count_params, init
+from common.model.families import read_config
 from common.tasks.embedded_text import Document, paragraphs_of, stream
 from common.tasks.problems import SKILLS
 from common.train.loop import initial_state, learning_rate, update
@@ -257,7 +258,7 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
     recipe, stage = RECIPES[name], RECIPES[name].stages[number]
     kinds = {kind: weight for kind, weight in stage.kinds.items() if paragraphs or kind != "corpus"}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-    config = ModelConfig.from_hf(hf_config(recipe))
+    config = read_config(hf_config(recipe))
     params = hf.load_params(folder / name, config) if number else init(config, jax.random.key(recipe.seed))
     settings = TrainConfig(learning_rate=stage.learning_rate, warmup_ratio=0.02, weight_decay=0.02, beta2=0.98)
     static = {"config": config, "optimizer": settings, "dtype": runtime.compute_dtype(), "remat": False}

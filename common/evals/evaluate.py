@@ -84,8 +84,9 @@ def scored_batches(
     What decides is by how much the question raises the log-probability of a choice over that after the same prompt
     with `NO_QUESTION` in it (contextual calibration, Zhao et al. 2021, arXiv 2102.09690; domain-conditional PMI,
     Holtzman et al. 2021, arXiv 2104.08315). Untrained models find some labels likely whatever is asked: by plain
-    likelihood SmolLM2-135M answers every question of TREC with the first label listed. After training both agree.
-    Sums of tokens are compared: length costs a choice the same with the question and without.
+    likelihood SmolLM2-135M answers 98 of 100 questions of TREC with the first label listed. Once a student has
+    learned its labels, it makes little difference. Sums of tokens are compared: length costs a choice the same
+    with the question and without.
 
     A row's `text` and `parsed` are that choice. `logps`: of every choice the summed log-probability of its tokens
     in nats; `pmi`: by how much that is raised. `mean_logp`: of the choice, the log of its share in exp(`pmi`), how

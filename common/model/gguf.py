@@ -302,6 +302,8 @@ def config_json(file: GGUF) -> dict[str, Any]:
         "vocab_size": embedding.shape[0],
         "rope_parameters": _rope(file, head_dim),
         "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "dtype": {"F32": "float32", "F16": "float16"}.get(embedding.kind.name, "bfloat16"),
     }
     return config | dict(known.constants) | _special_ids(file)

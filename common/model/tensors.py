@@ -8,6 +8,7 @@ Nothing is read but what is asked for, when it is asked for, and straight into t
 """
 
 import json
+import math
 import pathlib
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,7 +27,7 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _ELEMENTS = 2**22
-"""Elements that an adapter is added to at once: 16 MB in float32."""
+"""Elements that are read, or that an adapter is added to, at once: 16 MB in float32."""
 
 
 @runtime_checkable
@@ -103,17 +104,35 @@ def _open_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file} is truncated or not a safetensors file ({first_line(error)}): fetch it again"
         ) from None
-    return {name: _Safetensor(file, opened.get_slice(name)) for name in opened.keys()}  # noqa: SIM118
+    with file.open("rb") as data:
+        size = int.from_bytes(data.read(8), "little")
+        header = json.loads(data.read(size))
+    places = {name: 8 + size + header[name]["data_offsets"][0] for name in opened.keys()}  # noqa: SIM118
+    return {name: _Safetensor(file, place, opened.get_slice(name)) for name, place in places.items()}
 
 
 class _Safetensor:
-    def __init__(self, file: pathlib.Path, stored: Any):
+    """Read from the file and not by its mapping into memory: what was looked at of that would count as used by the
+    process, in the end the whole model, however small the part that its devices want."""
+
+    def __init__(self, file: pathlib.Path, place: int, stored: Any):
         self.file, self.shape, self.kind = file, tuple(stored.get_shape()), stored.get_dtype()
         self.dtype = DTYPES.get(self.kind)
-        self._stored = stored
+        self._place = place
 
     def read(self, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
-        return self._stored[index].astype(dtype, copy=False)
+        assert self.dtype is not None, "of another dtype nothing is read"
+        rows, *rest = (slice(*cut.indices(size)) for cut, size in zip(index, self.shape, strict=True))
+        width = math.prod(self.shape[1:])
+        out = np.empty([cut.stop - cut.start for cut in (rows, *rest)], dtype)
+        step = max(1, _ELEMENTS // max(1, width))
+        with self.file.open("rb") as data:
+            data.seek(self._place + rows.start * width * self.dtype.itemsize)
+            for at in range(0, len(out), step):
+                count = min(step, len(out) - at)
+                block = np.fromfile(data, self.dtype, count * width).reshape(count, *self.shape[1:])
+                out[at : at + count] = block[(slice(None), *rest)]
+        return out
 
 
 class _Adapted:

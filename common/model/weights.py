@@ -26,10 +26,10 @@ from common.model.sharding import mesh_of
 
 
 class Weights:
-    """Parameters by calling it. `mesh`: where they lie."""
+    """Parameters by calling it. `mesh`: where they lie. `folder`: where they are from, None if in memory alone."""
 
-    def __init__(self, read: Callable[[], Params], mesh: Mesh | None):
-        self._read, self.mesh = read, mesh
+    def __init__(self, read: Callable[[], Params], mesh: Mesh | None, folder: pathlib.Path | None = None):
+        self._read, self.mesh, self.folder = read, mesh, folder
         self._params: Params | None = None
         self._reading = threading.Lock()
 
@@ -39,7 +39,7 @@ class Weights:
         key = folder.resolve(), fingerprint(folder), np.dtype(dtype), mesh
         found = _of_folders.get(key)
         if found is None:
-            found = cls(lambda: hf.load_params(folder, config, dtype=dtype, mesh=mesh), mesh)
+            found = cls(lambda: hf.load_params(folder, config, dtype=dtype, mesh=mesh), mesh, folder)
             _of_folders[key] = found
         return found
 

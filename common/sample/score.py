@@ -108,7 +108,7 @@ def score_shared(
         for start in range(0, len(places), batch_size):
             rows = places[start : start + batch_size]
             batch = _shared_batch([groups[i] for i in rows], batch_size, longest, most)
-            logps = np.asarray(_score_shared_batch(params, config, dtype, *place_data(batch, params, ROWS)))
+            logps = fetch(_score_shared_batch(params, config, dtype, *place_data(batch, params, ROWS)))
             for i, values in zip(rows, logps, strict=False):
                 found[i] = [own[: len(answer)] for own, answer in zip(values, groups[i][1], strict=True)]
     return found

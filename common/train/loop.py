@@ -134,7 +134,7 @@ def _by_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
     matrices = functools.partial(jax.tree_util.tree_map_with_path, flat)
 
-    def step(updates: Params, state: Any, params: Any = None) -> tuple[Params, Any]:
+    def step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         new, state = inner.update(matrices(updates), state, matrices(params))
         return jax.tree.map(lambda x, like: x.reshape(like.shape), new, updates), state
 
@@ -165,7 +165,7 @@ def _scattered(shape: tuple[int, ...], number: int, count: Array) -> Array:
     return h ^ (h >> 16)
 
 
-def _stepped(params: Params, direction: Params, rate: Array, count: Array) -> Params:
+def _stepped(params: Params, direction: Any, rate: Array, count: Array) -> Params:
     """`params` - `rate` * `direction`, in their dtype. To bfloat16 it is rounded at random, to either neighbour
     with odds by distance: rounded to the nearest one, the small updates of fine-tuning would mostly come to
     nothing."""

@@ -53,7 +53,7 @@ def convert(source, target, kind=None, drop=(), **fields):
         f"{arch}.attention.key_length": config.head_dim,
         f"{arch}.attention.value_length": config.head_dim,
         f"{arch}.attention.layer_norm_rms_epsilon": config.norm_eps,
-        f"{arch}.rope.freq_base": config.rope_theta,
+        f"{arch}.rope.freq_base": config.rope.theta,
         f"{arch}.rope.dimension_count": config.head_dim,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
@@ -92,7 +92,7 @@ def convert(source, target, kind=None, drop=(), **fields):
         its = kind if fits else Kind.F32
         data = weight if its == Kind.F32 else theirs.quants.quantize(weight, its)
         writer.add_tensor(f"{layer}{part}.{parts[-1]}", data, raw_dtype=its)
-    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
+    if config.rope.scaling is not None and config.rope.scaling.kind == "llama3":
         writer.add_tensor("rope_freqs.weight", fields_of_llama3(config))
     writer.write_header_to_file(target)
     writer.write_kv_data_to_file()
@@ -103,9 +103,9 @@ def convert(source, target, kind=None, drop=(), **fields):
 
 def fields_of_llama3(config):
     """What llama.cpp's converter divides each frequency by."""
-    scaling, dims = config.rope_scaling, np.arange(0, config.head_dim, 2) / config.head_dim
+    scaling, dims = config.rope.scaling, np.arange(0, config.head_dim, 2) / config.head_dim
     factors = []
-    for frequency in 1 / config.rope_theta**dims:
+    for frequency in 1 / config.rope.theta**dims:
         wavelength = 2 * np.pi / frequency
         low = scaling.original_max_positions / scaling.low_freq_factor
         high = scaling.original_max_positions / scaling.high_freq_factor
@@ -143,7 +143,7 @@ def test_llama3_scaling_is_told_from_its_frequencies(fixtures, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 500000.0}))
     (folder / "model.safetensors").symlink_to(fixtures / "llama3" / "model.safetensors")
     found = checkpoint.resolve(convert(folder, tmp_path / "model.gguf"))
-    assert hf.load_config(found).rope_scaling == hf.load_config(folder).rope_scaling
+    assert hf.load_config(found).rope == hf.load_config(folder).rope
     with pytest.raises(UserError, match=r"rope_freqs.weight is not the scaling of Llama 3"):
         checkpoint.resolve(convert(fixtures / "llama3", tmp_path / "other.gguf"))
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.config import ModelConfig, RopeScaling
+from common.config import Rope, RopeScaling
 from common.model import decoder, hf
+from common.model.rope import frequencies
 
 FIXTURES = ("llama2", "llama3", "llama_linear", "llama_sharded", "mistral", "qwen2", "qwen2_windows", "qwen3")
 TOLERANCE = 1e-4
@@ -57,8 +58,8 @@ def test_decoding_token_by_token_gives_the_logits_of_transformers(fixtures, name
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("llama3", {"rope_scaling": None}),
-        ("llama_linear", {"rope_scaling": None}),
+        ("llama3", {"rope": Rope()}),
+        ("llama_linear", {"rope": Rope()}),
         ("mistral", {"windows": None}),
         ("mistral", {"windows": (8, 8)}),
         ("qwen2_windows", {"windows": None}),
@@ -148,11 +149,7 @@ def test_bfloat16_stays_near_float32(fixtures, quick_jit):
 
 
 def test_llama3_frequencies_have_a_kept_a_smooth_and_a_divided_band():
-    config = ModelConfig(
-        "llama", 128, 32, 48, 2, 2, 2, 16, 256, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32)
-    )
-    plain = decoder.rope_frequencies(dataclasses.replace(config, rope_scaling=None))
-    ratio = plain / decoder.rope_frequencies(config)
+    ratio = frequencies(Rope(), 16) / frequencies(Rope(scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32)), 16)
     assert ratio[0] == 1
     assert 1 < ratio[1] < 8
     np.testing.assert_allclose(ratio[2:], 8, rtol=1e-6)

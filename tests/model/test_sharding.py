@@ -37,7 +37,10 @@ def test_sharded_loss_and_gradients_equal_unsharded_ones(fixtures, quick_jit):
 
 
 @needs_devices
-@pytest.mark.parametrize("name", ["llama_sharded", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "name",  # with fused tensors, transposed ones and experts among them
+    ["llama_sharded", "qwen2", "qwen3", *(f"families/{name}" for name in ("gpt2", "phi3", "falcon", "gpt_oss"))],
+)
 def test_slices_read_for_a_mesh_make_up_the_whole(fixtures, name):
     config = hf.load_config(fixtures / name)
     whole = hf.load_params(fixtures / name, config)
@@ -55,6 +58,18 @@ def test_axes_that_do_not_divide_a_dimension_are_dropped(fixtures):
     assert specs["layers"][1]["q"] == P("fsdp", "tensor")
     assert specs["layers"][1]["k"] == P("fsdp")
     assert specs["layers"][1]["norm1"] == P()
+
+
+def test_rules_name_axes_of_a_mesh():
+    for pattern, spec in sharding.RULES:
+        assert {axis for axis in spec if axis} <= set(sharding.AXES), pattern
+
+
+@needs_devices
+def test_of_two_axes_on_one_dimension_the_one_that_divides_it_remains():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    spec = lambda rows: sharding.data_shardings(mesh, np.zeros((rows, 3)), sharding.ROWS).spec
+    assert [spec(rows) for rows in (8, 6, 4, 3)] == [P(("data", "fsdp")), P("data"), P("data"), P()]
 
 
 def test_one_device_makes_a_mesh(fixtures, quick_jit):

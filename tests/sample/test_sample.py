@@ -28,7 +28,7 @@ CONFIG = ModelConfig(
     head_dim=8,
     max_positions=192,
     tied_head=True,
-    qkv_bias=True,
+    biases=("q", "k", "v"),
     windows=(0, 24),
 )
 EOS = 3

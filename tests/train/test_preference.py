@@ -12,7 +12,7 @@ from common.config import LoraConfig, ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import hf, lora
 from common.model.decoder import init
-from common.model.hf import LAYER_RULES
+from common.model.names import layer_rules
 from common.train.loop import update
 from common.train.preference import (
     Preference,
@@ -106,24 +106,26 @@ def test_loss_and_gradients_are_those_of_trl(trl, quick_jit, loss_type, kind):
     seen = 0
     for name, theirs in golden.items():
         if name.startswith(f"{loss_type}/{kind}/") and not name.endswith("/loss"):
-            np.testing.assert_allclose(_theirs(grads, name), theirs, atol=2e-5 + 1e-4 * np.abs(theirs).max())
+            np.testing.assert_allclose(
+                _theirs(grads, name, config), theirs, atol=2e-5 + 1e-4 * np.abs(theirs).max()
+            )
             seen += 1
     assert seen >= 3
 
 
-def _theirs(grads, name):
+def _theirs(grads, name, config):
     """Our gradient of the weight that PyTorch calls `name`, in its shape."""
     path = name.split("model.")[-1]
     if path == "norm.weight":
         return grads["norm"]
     _, layer, rest = path.split(".", 2)
+    keys = {rule.name.split(".", 3)[3]: rule.key for rule in layer_rules(config, int(layer))}
     if ".lora_" in rest:
         module, part = rest.removesuffix(".default.weight").split(".lora_")
-        key = next(rule.key for rule in LAYER_RULES if rule.name == f"{module}.weight")
+        key = keys[f"{module}.weight"]
         leaf = grads["layers"][int(layer)][f"{key}_{part.lower()}"]
         return leaf.reshape(-1, 3).T if part == "A" else leaf.reshape(3, -1).T
-    key = next(rule.key for rule in LAYER_RULES if rule.name == rest)
-    leaf = grads["layers"][int(layer)][key]
+    leaf = grads["layers"][int(layer)][keys[rest]]
     return leaf.reshape(-1) if rest.endswith("bias") else leaf.reshape(leaf.shape[0], -1).T
 
 
