@@ -24,8 +24,9 @@ from common.config import SampleConfig
 from common.experiment import carry_out
 from common.generate import Record, Request
 from common.results.conclusion import Conclusion
+from common.results.files import read_jsonl
 from common.results.report import Report, heat_figure, terminal_table
-from common.results.rundir import RunDir, read_jsonl
+from common.results.rundir import RunDir
 from common.settings import given
 
 STEPS = {"passive": "random - base", "active": "selected - base"}

@@ -22,7 +22,8 @@ from common.backends.open import Backend, ReplyCache, is_model, open_backend
 from common.generate import Generator, Record, Request
 from common.model import checkpoint, hf
 from common.model.tokenizer import Tokenizer
-from common.results.rundir import RunDir, write_jsonl
+from common.results.files import write_jsonl
+from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.files import stream_rows
 from common.tasks.prompts import Prompt, messages

@@ -29,7 +29,8 @@ from active_inheritance.select import ARMS, Candidate, Choice, Rule, choose, mar
 from active_inheritance.switches import Scoring
 from common.errors import UserError
 from common.progress import progress_bar
-from common.results.rundir import Rows, RunDir, read_json, read_jsonl, write_json, write_jsonl
+from common.results.files import Rows, read_json, read_jsonl, write_json, write_jsonl
+from common.results.rundir import RunDir
 
 PART = 2048
 """Answers in a part, about; a prompt is never split."""

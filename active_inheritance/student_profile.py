@@ -15,7 +15,8 @@ from common.evals.figures import Change, Figure, changes, relative_change
 from common.evals.measure import Measure, Store, profile_model
 from common.lm import LanguageModel
 from common.results.estimate import as_json
-from common.results.rundir import RunDir, write_json
+from common.results.files import write_json
+from common.results.rundir import RunDir
 from common.results.stats import mean_ci95
 from common.stages import Lazy
 

@@ -24,8 +24,9 @@ import jax
 
 from common import runtime
 from common.lm import LanguageModel
+from common.results.files import read_jsonl
 from common.results.report import figure_svg, line_figure
-from common.results.rundir import RunDir, read_jsonl
+from common.results.rundir import RunDir
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Example
 from common.tasks.problems import SKILLS, write

@@ -16,7 +16,8 @@ from common.generate import Generator, Record, Request
 from common.lm import LanguageModel
 from common.model import hf, lora, peft
 from common.model.decoder import Params
-from common.results.rundir import RunDir, write_folder
+from common.results.files import write_folder
+from common.results.rundir import RunDir
 from common.train.data import Encoded
 from common.train.loop import Log, fine_tune
 

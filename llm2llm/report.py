@@ -17,8 +17,9 @@ from common.results.conclusion import (
 )
 from common.results.dataset import DatasetCard, Field, write_dataset
 from common.results.estimate import ArmResult
+from common.results.files import read_jsonl
 from common.results.report import Report, line_figure, percent_interval, terminal_table
-from common.results.rundir import RunDir, read_jsonl
+from common.results.rundir import RunDir
 from common.stages import publish
 from llm2llm.config import Config
 from llm2llm.select import Row

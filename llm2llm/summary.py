@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.results.estimate import ArmResult, Gain
-from common.results.rundir import RunDir, read_jsonl
+from common.results.files import read_jsonl
+from common.results.rundir import RunDir
 from common.results.stats import gain, macro_f1, per_class, share_estimate
 from common.text.diversity import self_bleu
 from llm2llm.select import Row

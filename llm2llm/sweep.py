@@ -15,8 +15,9 @@ from common.backends.open import ReplyCache
 from common.experiment import carry_out
 from common.results.conclusion import Conclusion, arm_table, counted, mean_cell
 from common.results.estimate import ArmResult, Gain, as_json
+from common.results.files import read_jsonl
 from common.results.report import Report, percent_interval, terminal_table
-from common.results.rundir import RunDir, read_jsonl
+from common.results.rundir import RunDir
 from common.results.stats import gain
 from common.settings import hosted_share
 from llm2llm.config import Config

@@ -10,8 +10,9 @@ from common.results.conclusion import Conclusion, by_round, counted, gain_cell, 
 from common.results.conclusion import arm_table as table_of
 from common.results.dataset import DatasetCard, Field, write_dataset
 from common.results.estimate import Estimate
+from common.results.files import read_jsonl
 from common.results.report import Report, line_figure, percent_interval, terminal_table
-from common.results.rundir import RunDir, read_jsonl
+from common.results.rundir import RunDir
 from common.settings import given
 from common.stages import publish
 from reversegen.applications.base import Application, Row

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
-from common.results.rundir import RunDir, read_jsonl
+from common.results.files import read_jsonl
+from common.results.rundir import RunDir
 from common.results.stats import gain, repeats_estimate, share_estimate
 from reversegen.applications.base import Application, Row
 from reversegen.explore import target_calls

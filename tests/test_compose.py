@@ -16,7 +16,7 @@ from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
 from common.lm import LanguageModel
-from common.results.rundir import read_json, read_jsonl
+from common.results.files import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from common.text.textstats import METRICS
 from fault_server import FaultServer

@@ -16,8 +16,9 @@ from common.errors import UserError
 from common.evals import scorers
 from common.generate import Request
 from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.files import read_json, read_jsonl, write_json
 from common.results.report import Report
-from common.results.rundir import RunDir, read_json, read_jsonl, write_json
+from common.results.rundir import RunDir
 from common.secret import masked
 from common.stages import collect
 from killing import ROOT

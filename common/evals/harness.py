@@ -37,7 +37,7 @@ from common.evals.likelihood import DIGITS, by_shape
 from common.lm import LanguageModel
 from common.model.decoder import count_params
 from common.progress import progress_bar
-from common.results.rundir import write_bytes
+from common.results.files import write_bytes
 from common.sample.local import _before_stop, _stop_finder, sample_seed
 from common.sample.sampler import Prompt, Sampler
 from common.sample.score import score_greedy

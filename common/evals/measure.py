@@ -22,7 +22,8 @@ from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.figures import Figure
 from common.generate import Generator, Record, Request
-from common.results.rundir import Journal, RunDir, read_jsonl
+from common.results.files import Journal, read_jsonl
+from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
+from common.results.files import write_json
 from common.results.mirror import shown
 from common.results.report import Report, percent_interval, stacked_bar_figure
-from common.results.rundir import RunDir, write_json
+from common.results.rundir import RunDir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,8 +20,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from common.results.files import write_folder
 from common.results.report import visible
-from common.results.rundir import write_folder
 from common.secret import keys, masked
 
 Dtype = Literal["string", "int64", "float64", "bool"]

@@ -22,7 +22,7 @@ import jinja2
 import markupsafe
 
 from common.results.estimate import Estimate
-from common.results.rundir import write_bytes
+from common.results.files import write_bytes
 from common.secret import masked
 
 if TYPE_CHECKING:

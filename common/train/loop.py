@@ -32,8 +32,8 @@ from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
+from common.results.files import write_folder
 from common.results.mirror import stored
-from common.results.rundir import write_folder
 from common.train.data import Encoded, batches
 
 Log = Callable[..., None]

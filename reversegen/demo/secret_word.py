@@ -12,7 +12,7 @@ import pathlib
 import random
 import re
 
-from common.results.rundir import write_jsonl
+from common.results.files import write_jsonl
 from common.tasks.embedded_text import CREATURES, DEEDS, PLACES, QUALITIES
 
 SECRET = "owl"

@@ -18,7 +18,7 @@ from active_inheritance.student_profile import profiles
 from common.errors import UserError
 from common.evals.figures import Figure
 from common.lm import LanguageModel
-from common.results.rundir import read_json, read_jsonl
+from common.results.files import read_json, read_jsonl
 from common.sample.score import all_logps
 from common.tasks.prompts import messages
 from killing import check_killed, words_of

@@ -17,7 +17,7 @@ from active_inheritance.sampling import requests_of
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
-from common.results.rundir import read_json, read_jsonl
+from common.results.files import read_json, read_jsonl
 from common.tasks.prompts import story_prompts
 from common.text.textstats import METRICS, profile
 from killing import ROOT, bytes_of, check_killed, words_of

@@ -17,7 +17,8 @@ from active_inheritance.experiment import pool_of, run
 from active_inheritance.metrics import USUAL
 from active_inheritance.select import ARMS
 from common.errors import UserError
-from common.results.rundir import RunDir, read_json, read_jsonl
+from common.results.files import read_json, read_jsonl
+from common.results.rundir import RunDir
 
 ROOT = pathlib.Path(__file__).parents[2]
 WORDS = (

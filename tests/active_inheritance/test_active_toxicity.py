@@ -8,7 +8,7 @@ import run as program
 from active_inheritance.config import Config
 from active_inheritance.experiment import run
 from common.errors import UserError
-from common.results.rundir import read_jsonl
+from common.results.files import read_jsonl
 
 SCORER = """
 def rude(texts):

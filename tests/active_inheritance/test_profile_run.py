@@ -18,7 +18,8 @@ from common.errors import UserError
 from common.evals.likelihood import ModelLikelihood
 from common.evals.measure import Store, profile_model
 from common.lm import LanguageModel
-from common.results.rundir import RunDir, read_jsonl
+from common.results.files import read_jsonl
+from common.results.rundir import RunDir
 
 ROOT = Path(__file__).parents[2]
 JUDGE = "def judge(messages):\n    text = messages[-1]['content']\n    return 'A' if 'x' in text else 'B'\n"

@@ -18,7 +18,8 @@ from common.evals.harness import Config, wrap
 from common.evals.measure import Store
 from common.generate import Request
 from common.lm import LanguageModel
-from common.results.rundir import RunDir, read_jsonl
+from common.results.files import read_jsonl
+from common.results.rundir import RunDir
 from common.sample import score
 
 ROOT = Path(__file__).parents[2]

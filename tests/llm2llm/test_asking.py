@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import UserError
 from common.lm import LanguageModel
-from common.results.rundir import read_jsonl
+from common.results.files import read_jsonl
 from common.sample.score import score
 from common.tasks.base import Example
 from common.tasks.labelled import SNIPS, TREC

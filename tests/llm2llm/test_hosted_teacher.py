@@ -11,7 +11,7 @@ import pytest
 
 from common.backends.replies import Replies
 from common.errors import UserError
-from common.results.rundir import read_json, read_jsonl
+from common.results.files import read_json, read_jsonl
 from fault_server import FaultServer
 from llm2llm.config import Config
 from llm2llm.experiment import run

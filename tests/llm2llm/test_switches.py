@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.results.rundir import read_json, read_jsonl
+from common.results.files import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from llm2llm.config import Config
 from llm2llm.experiment import run

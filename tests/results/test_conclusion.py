@@ -4,8 +4,9 @@ import pytest
 
 from common.results.conclusion import Conclusion, arm_table, by_round, conclude, gain_cell, mean_cell, verdict
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
+from common.results.files import read_json
 from common.results.report import Report
-from common.results.rundir import RunDir, read_json
+from common.results.rundir import RunDir
 
 SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
 

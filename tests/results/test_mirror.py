@@ -14,7 +14,8 @@ from bucket import Bucket, Cut
 from common.backends.replies import Replies, Reply
 from common.errors import UserError
 from common.results import mirror
-from common.results.rundir import RunDir, write_folder, write_json
+from common.results.files import write_folder, write_json
+from common.results.rundir import RunDir
 from killing import bytes_of
 
 URL = "bucket://b/runs/a"

@@ -13,16 +13,8 @@ import pytest
 
 from common.errors import UserError
 from common.results import rundir
-from common.results.rundir import (
-    Journal,
-    RunDir,
-    read_json,
-    read_jsonl,
-    write_bytes,
-    write_folder,
-    write_json,
-    write_jsonl,
-)
+from common.results.files import Journal, read_json, read_jsonl, write_bytes, write_folder, write_json, write_jsonl
+from common.results.rundir import RunDir
 
 CONFIG = {"rounds": 3, "train": {"learning_rate": 1e-3, "betas": (0.9, 0.999)}, "name": "é"}
 
@@ -332,7 +324,8 @@ KILLED = '''
 """Kill a small run with SIGKILL before every single system call that changes a file, or half-way through a write;
 continue it, and compare all bytes with those of an undisturbed run."""
 import os, pathlib, shutil, signal, sys
-from common.results.rundir import RunDir, write_bytes, write_folder
+from common.results.files import write_bytes, write_folder
+from common.results.rundir import RunDir
 
 ROUNDS = 1
 

@@ -9,7 +9,8 @@ import pytest
 
 from common.backends.callback import CallbackGenerator
 from common.errors import UserError
-from common.results.rundir import RunDir, read_jsonl
+from common.results.files import read_jsonl
+from common.results.rundir import RunDir
 from common.tasks.base import Example
 from common.tasks.files import read_rows
 from reversegen.applications.base import Context

@@ -7,7 +7,8 @@ import pytest
 
 from common.backends.callback import CallbackGenerator
 from common.errors import UserError
-from common.results.rundir import RunDir, read_json
+from common.results.files import read_json
+from common.results.rundir import RunDir
 from common.tasks.base import Example
 from common.tasks.choice import ARC_EASY
 from reversegen.applications.base import Context

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.results.rundir import read_json, read_jsonl
+from common.results.files import read_json, read_jsonl
 from common.tasks.arithmetic import Arithmetic
 from common.text.novelty import History
 from killing import ROOT, bytes_of, check_killed, words_of
@@ -383,7 +383,7 @@ def test_nothing_valid_is_one_clear_line(files, tmp_path):
 def test_a_full_disk_is_one_line_and_status_2(files, tmp_path):
     """Every write of the run directory fails as on a full disk."""
     code = (
-        "import sys, errno, os; sys.path.insert(0, '.'); import run, common.results.rundir as r\n"
+        "import sys, errno, os; sys.path.insert(0, '.'); import run, common.results.files as r\n"
         "def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
         "r._write_all = full\n"
         "run.main(sys.argv[1:])"
