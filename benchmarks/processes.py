@@ -75,10 +75,11 @@ def main(words: list[str], killed: int = 1) -> None:
         while all(process.poll() is None for process in processes) and len(list(two.rglob("*.*"))) < third:
             time.sleep(0.05)
         os.kill(processes[killed].pid, signal.SIGKILL)
-        found["killed"] = {"process": killed, "artifacts": len(bytes_of(two)), "of": len(bytes_of(one))}
         since = time.monotonic()
-        found["killed"]["statuses"] = ended(processes)
-        found["killed"]["seconds_to_end"] = round(time.monotonic() - since, 1)
+        statuses = ended(processes)
+        found["statuses_after_the_kill"] = statuses
+        found["seconds_to_end"] = round(time.monotonic() - since, 1)
+        found["artifacts_then"] = f"{len(bytes_of(two))} of {len(bytes_of(one))}"
         assert ended(pair(words, two)) == [0, 0], "the run was not continued"
         found["two_processes_seconds"] = round(time.monotonic() - start)
         subprocess.run(command(words, alone), cwd=ROOT, env=environment(1), check=True, stdout=subprocess.DEVNULL)
