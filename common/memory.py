@@ -11,7 +11,6 @@ CPU weights and activations are float32, on accelerators bfloat16.
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
@@ -47,19 +46,17 @@ class Model:
     def read(cls, name: str) -> "Model | None":
         """Those of a checkpoint that is on this machine, from its config.json and the heads of its files; None for
         one that is not here yet, and where config.json leaves its shape to transformers. Nothing is fetched."""
-        from common.model import checkpoint, families, tensors
+        from common.model import checkpoint, families
 
         if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not pathlib.Path(name).exists():
             return None
         try:
             folder = checkpoint.resolve(name)
             config = families.read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-            held = tensors.open_tensors(folder)
+            count = checkpoint.parameters(folder)
         except (UserError, OSError, ValueError):
             return None  # the run says what is wrong
-        left_out = ("rotary_emb.inv_freq", *(["lm_head.weight"] if config.tied_head else []))
-        count = sum(math.prod(tensor.shape) for key, tensor in held.items() if not key.endswith(left_out))
-        return cls(name, config, count)
+        return None if count is None else cls(name, config, count)
 
     def adapters(self, rank: int) -> int:
         """Parameters of adapters of `rank` beside all matrices of all layers."""
