@@ -186,7 +186,9 @@ class Config(RunSettings, TrainSettings):
         real = [kind for kind in students if not kind.embedded]
         demo = self.pool is None and self.prompts_file is None and not real
         demo = demo and all(name.startswith("embedded:") for name in self.source)
-        tokens = Default(160, "") if demo else Default(512, "an answer that is cut off is not used")
+        # Of a pool alone nothing is answered, and nothing is to be said of it.
+        asked = self.pool is None or self.trains
+        tokens = Default(160, "") if demo else Default(512, "an answer that is cut off is not used" * asked)
         small = next((kind for kind in sources if kind.small), None)
         heat = Default(1.0, "") if small is None else writing(small)["temperature"]
         found = {"answer_tokens": tokens, "source_temperature": heat, "likelihood_guard": Default(0.0, "")}

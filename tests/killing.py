@@ -48,15 +48,17 @@ def signalled(
     words: Sequence[str], ready: Callable[[], bool], number: signal.Signals, env: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
     """Start `run.py` with `words` and send it the signal once it is `ready`; its exit status and what it said."""
-    with subprocess.Popen(
+    # A shell's background job ignores Ctrl-C, and so would all that it starts; a handler is not inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
         [sys.executable, "run.py", *words],
         cwd=ROOT,
         env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        # A shell's background job ignores Ctrl-C, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    )
+    signal.signal(signal.SIGINT, before)
+    with process:
         while process.poll() is None and not ready():
             time.sleep(0.01)
         ended = process.poll()

@@ -212,6 +212,6 @@ def _check_there(name: str) -> None:
 MEASURING = tuple(
     field.name
     for field in dataclasses.fields(Config)
-    if field.name not in ("model", "judge", "judge_url", "judge_price", "budget", "seed", "run_dir", "dry_run")
+    if field.name not in ("model", "judge", "judge_url", "judge_price", "budget", "seed", *RunSettings.UNSTORED)
 )
 """The flags that say what is measured."""

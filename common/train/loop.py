@@ -430,7 +430,9 @@ def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
         return
     from orbax.checkpoint import v1 as ocp
 
-    with ocp.Context(memory_options=ocp.options.MemoryOptions(write_concurrent_bytes=COPIED)):
+    context = ocp.Context()
+    context.memory.write_concurrent_bytes = COPIED
+    with context:
         ocp.save(str(folder.absolute()), tree, overwrite=True)
     stored(folder)
 
