@@ -30,8 +30,8 @@ PROGRAM = 6_000_000
 LARGE = 100_000_000
 """Parameters from which layers are recomputed unless the settings say otherwise
 (`common.train.loop.REMAT_ABOVE`)."""
-LOGITS = 2**28
-"""Most logits at one time in training (`common.model.losses.LOGITS`)."""
+LOGITS = {"cpu": 2**25, "accelerator": 2**28}
+"""Most logits at one time in training and scoring (`common.model.losses.LOGITS`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def training(
     own = 2 if settings.param_dtype == "bfloat16" and not settings.lora else 4
     moments = {"adamw": 8, "lion": 4, "rmsprop": 4, "adafactor": 0}[settings.optimizer]
     # Half of all positions are predicted, by a wide margin: prompts are not learned.
-    learned = min(tokens, max(tokens // 2, 1), max(1, LOGITS // c.vocab_size))
+    learned = min(tokens, max(tokens // 2, 1), max(1, LOGITS[device] // c.vocab_size))
     parts = {
         "weights": float(model.parameters * size) if settings.lora else 0.0,
         "adapters" if settings.lora else "trained weights": float(own * trained),

@@ -25,7 +25,7 @@ from common.buckets import bucket
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, decode, grow_cache, hidden, prefill, unembed
-from common.model.losses import LOGITS, token_logps
+from common.model.losses import logits_at_once, token_logps
 from common.model.sharding import ROWS, fetch, place_data
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -216,7 +216,7 @@ def _score_greedy_batch(
 
     h = _before(params, config, dtype, inputs, positions)
     # A few positions at a time: the logits of all would not fit for a large vocabulary.
-    both = jax.lax.map(one, (h, targets.reshape(-1)), batch_size=max(1, LOGITS // config.vocab_size))
+    both = jax.lax.map(one, (h, targets.reshape(-1)), batch_size=max(1, logits_at_once() // config.vocab_size))
     return jax.tree.map(lambda values: values.reshape(targets.shape), both)
 
 

@@ -80,7 +80,7 @@ def test_greedy_flags_are_those_of_the_full_softmax(student, monkeypatch, quick_
         np.testing.assert_array_equal(likeliest, want.argmax(1) == answer)
         seen |= set(likeliest.tolist())
     assert seen == {False, True}
-    monkeypatch.setattr(score, "LOGITS", 50 * student.config.vocab_size)  # in several chunks
+    monkeypatch.setattr(score, "logits_at_once", lambda: 50 * student.config.vocab_size)  # in several chunks
     chunked = score.score_greedy(student.params, student.config, pairs, batch_size=5)
     for got, want in zip(chunked, found, strict=True):
         np.testing.assert_allclose(got[0], want[0], atol=1e-4)
