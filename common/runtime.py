@@ -1,8 +1,8 @@
 """What the machine offers: where compiled programs are kept, which device computes, and in what precision.
 
 Nothing here or elsewhere in `common` changes a setting of jax or flax by being imported or called, save
-`enable_compile_cache`, which is for a notebook or a script of one's own. This module loads jax only when asked
-about a device.
+`enable_compile_cache`, which is for a notebook or a script of one's own. `forget_programs`, which runs call
+between stages, frees compiled programs of the whole process. This module loads jax only when asked about a device.
 """
 
 import glob

@@ -14,7 +14,7 @@ from common.model.sharding import make_mesh, mesh_of, param_shardings, place
 from common.sample import sampler
 from common.sample.beam import BeamGenerator
 from common.sample.score import all_logps, score
-from common.train import loop
+from common.train import state as stored_state
 from common.train.data import Encoded
 from common.train.loop import fine_tune, update
 from common.train.preference import Preference, prefer, reference_logps
@@ -110,13 +110,13 @@ def test_an_interrupted_training_goes_on_on_other_devices(models, tmp_path):
 def test_a_state_that_several_processes_wrote_is_read_onto_any_devices(models, tmp_path, monkeypatch):
     """They write it leaf by leaf, each into a folder of its own."""
     start = {"state": jax.numpy.int32(7), "moments": models[1].params}
-    monkeypatch.setattr(loop.hosts, "count", lambda: 2)
-    loop._save(tmp_path / "state", models[1].params, start, 5)
+    monkeypatch.setattr(stored_state.hosts, "count", lambda: 2)
+    stored_state.save(tmp_path / "state", models[1].params, start, 5)
     monkeypatch.undo()
     for model in models:
         like = {"state": jax.numpy.int32(0), "moments": jax.tree.map(jax.numpy.zeros_like, model.params)}
         like = like | {"state": place(like["state"], model.params)}
-        params, state, step = loop._restore(tmp_path / "state", model.params, like)
+        params, state, step = stored_state.restore(tmp_path / "state", model.params, like)
         assert (step, int(state["state"])) == (5, 7)
         assert mesh_of(params) == mesh_of(model.params)
         jax.tree.map(np.testing.assert_array_equal, (params, state["moments"]), (model.params, model.params))

@@ -7,7 +7,7 @@ import pytest
 from common.cli import parse
 from common.errors import UserError
 from common.results.files import read_json, read_jsonl
-from common.train.loop import learning_rate
+from common.train.optimizer import learning_rate
 from llm2llm.config import PRESETS, Config, preset
 from llm2llm.experiment import run
 

@@ -29,7 +29,8 @@ from common.model.decoder import count_params, init
 from common.model.families import read_config
 from common.tasks.embedded_text import Document, paragraphs_of, stream
 from common.tasks.problems import SKILLS
-from common.train.loop import initial_state, learning_rate, update
+from common.train.loop import update
+from common.train.optimizer import initial_state, learning_rate
 
 HERE = pathlib.Path(__file__).parent
 VOCABULARY = 2048

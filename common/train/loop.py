@@ -10,7 +10,6 @@ student retrained each round never compiles again.
 import contextlib
 import dataclasses
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +21,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from common import hosts, runtime, stopping
 from common.config import ModelConfig, Remat, TrainConfig
@@ -32,18 +29,15 @@ from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
-from common.results.files import write_folder
-from common.results.mirror import stored
+from common.train import state as state_files
 from common.train.data import Encoded, batches
+from common.train.optimizer import initial_state, learning_rate, make_optimizer, stepped
 
 Log = Callable[..., None]
 
 REMAT_ABOVE = 100_000_000
 """Parameters from which layers are recomputed in the backward pass unless the settings say otherwise: below,
 activations fit easily."""
-
-COPIED = 2**28
-"""Bytes of a training's state that are copied at one time while it is stored."""
 
 
 class Objective(NamedTuple):
@@ -77,108 +71,6 @@ TOKEN_MEAN = Objective(_answers, lambda batch: jnp.maximum(batch[3].sum(), 1.0))
 
 SUM = Objective(_answers, lambda batch: 1.0)
 """The sum: the weights that `collate` returns are already divided by the number of examples."""
-
-
-def learning_rate(settings: TrainConfig, step: int, steps: int) -> float:
-    """Rate of update `step` (from 0) of `steps`: linear warm-up that starts above zero (or at it, see
-    `zero_start`), then decay to zero just after the last update (cosine or linear), or constant."""
-    warmup = settings.warmup_steps
-    if warmup is None:
-        warmup = int(np.ceil(settings.warmup_ratio * steps))
-    if step < warmup:
-        part = step / warmup if settings.zero_start else (step + 1) / (warmup + 1)
-        return settings.learning_rate * part
-    progress = (step - warmup) / max(1, steps - warmup)
-    factor = {
-        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
-        "linear": 1 - progress,
-        "constant": 1.0,
-    }[settings.schedule]
-    return float(settings.learning_rate * factor)
-
-
-def _decays(path: tuple, leaf: jax.Array) -> bool:
-    """Weight decay applies to matrices, not to norms and biases."""
-    name = path[-1].key
-    return not ("norm" in name or name.endswith("bias"))
-
-
-@functools.lru_cache
-def make_optimizer(settings: TrainConfig) -> optax.GradientTransformation:
-    """What is done with clipped gradients in float32, up to the factor -learning_rate, which `update` takes as an
-    argument."""
-    mask = functools.partial(jax.tree_util.tree_map_with_path, _decays)
-    decay = optax.add_decayed_weights(settings.weight_decay, mask)
-    if settings.optimizer == "adamw":
-        return optax.chain(optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon), decay)
-    if settings.optimizer == "adafactor":
-        # The parts of optax.adafactor; the decay is times the rate, as in the others.
-        parts = optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
-        return optax.chain(_by_matrix(optax.chain(*parts)), decay)
-    if settings.optimizer == "lion":
-        return optax.chain(optax.scale_by_lion(), decay)
-    # PyTorch's form with its default decay, as in the program of ReverseGen's authors.
-    return optax.chain(optax.scale_by_rms(decay=0.99, eps=settings.epsilon, eps_in_sqrt=False), decay)
-
-
-def _by_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner` on weights as the matrices that they are to a token: heads and their size are one dimension."""
-
-    def flat(path: tuple, leaf: jax.Array) -> jax.Array:
-        name = path[-1].key
-        if leaf.ndim != 3 or name[0] not in "qkvo":
-            return leaf
-        # What comes in stands first, but for the output projection and its adapter, which take heads in.
-        joined = name == "o" or name == "o_a"
-        return leaf.reshape(-1, leaf.shape[-1]) if joined else leaf.reshape(leaf.shape[0], -1)
-
-    matrices = functools.partial(jax.tree_util.tree_map_with_path, flat)
-
-    def step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        new, state = inner.update(matrices(updates), state, matrices(params))
-        return jax.tree.map(lambda x, like: x.reshape(like.shape), new, updates), state
-
-    return optax.GradientTransformation(lambda params: inner.init(matrices(params)), step)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def initial_state(settings: TrainConfig, params: Params, mesh: Mesh | None = None) -> dict[str, Any]:
-    """What `update` carries beside the parameters: the optimizer's state, whether all was finite so far, and how
-    many updates there were."""
-    # In float32 whatever the parameters are. Of the cast weights only the shapes are left once compiled.
-    moments = make_optimizer(settings).init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
-    state = {"optimizer": moments, "finite": jnp.bool_(True), "updates": jnp.int32(0)}
-    # Made where it lies: on a mesh no device could hold the whole of it.
-    return (
-        state if mesh is None else jax.lax.with_sharding_constraint(state, sharding.param_shardings(mesh, state))
-    )
-
-
-def _scattered(shape: tuple[int, ...], number: int, count: Array) -> Array:
-    """32 bits for each place of an array, which depend on its place, the array's number and the update alone: a
-    hash (murmur3's), which is compiled into the loop that uses it, where jax's generator would be a program of its
-    own."""
-    place = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape) * jnp.uint32(0x9E3779B1)
-    h = place ^ (count.astype(jnp.uint32) * jnp.uint32(0x85EBCA77) + jnp.uint32(number * 0xC2B2AE3D % 2**32))
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    return h ^ (h >> 16)
-
-
-def _stepped(params: Params, direction: Any, rate: Array, count: Array) -> Params:
-    """`params` - `rate` * `direction`, in their dtype. To bfloat16 it is rounded at random, to either neighbour
-    with odds by distance: rounded to the nearest one, the small updates of fine-tuning would mostly come to
-    nothing."""
-    leaves, treedef = jax.tree.flatten(params)
-    stepped = []
-    for number, (p, d) in enumerate(zip(leaves, jax.tree.leaves(direction), strict=True)):
-        x = p.astype(jnp.float32) - rate * d
-        if p.dtype == jnp.bfloat16:
-            # Sixteen random bits are added to those that bfloat16 cuts off: the carry rounds up.
-            bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (_scattered(p.shape, number, count) >> 16)
-            x = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-        stepped.append(x.astype(p.dtype))
-    return jax.tree.unflatten(treedef, stepped)
 
 
 @functools.partial(
@@ -233,7 +125,7 @@ def update(
         params, state = now
         direction, moments = make_optimizer(optimizer).update(wide(grads), state["optimizer"], wide(params))
         # The rate is not part of the optimizer: as an argument it can change without compiling anew.
-        new = _stepped(params, direction, rate, state["updates"])
+        new = stepped(params, direction, rate, state["updates"])
         return new, state | {"optimizer": moments, "updates": state["updates"] + 1}
 
     finite = state["finite"] & jnp.isfinite(values[0]) & jnp.isfinite(norm)
@@ -351,10 +243,10 @@ def optimise(
     }
     state = sharding.place(initial_state(static["optimizer"], trained, mesh), trained)
     first = 0
-    if checkpoint is not None and _kept(checkpoint):
-        like = jax.tree.map(_shape, (trained, state))
+    if checkpoint is not None and state_files.kept(checkpoint):
+        like = jax.tree.map(state_files.shape, (trained, state))
         del trained, state  # or both would be in memory twice
-        trained, state, first = _restore(checkpoint, *like)
+        trained, state, first = state_files.restore(checkpoint, *like)
     # It is told where the training goes on, so that no update after the restored state is logged twice.
     write = log(first) if log is not None else None
     saved_at = time.monotonic()
@@ -378,11 +270,11 @@ def optimise(
                 if bad is not None:
                     if checkpoint is not None:
                         # Nothing has changed since the bad update; marked finite, so that a lower rate can go on.
-                        _save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
+                        state_files.save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
                     raise UserError(_diverged_message(bad, steps, settings, checkpoint))
             # Asked to stop, it keeps the state after the last update too: the weights are not stored yet.
             if checkpoint is not None and (asked or (due and not last)):
-                _save(checkpoint, trained, state, step + 1)
+                state_files.save(checkpoint, trained, state, step + 1)
                 saved_at = time.monotonic()
             if asked:
                 stopping.stop()
@@ -413,55 +305,3 @@ def _diverged_message(step: int, steps: int, settings: TrainConfig, checkpoint: 
         f"training stopped: the loss or its gradient was NaN or infinite at update {step + 1} of {steps} "
         f"(peak learning rate {settings.learning_rate:g}); lower the learning rate or look at the data{kept}"
     )
-
-
-def _save(folder: pathlib.Path, params: Params, state: Any, step: int) -> None:
-    """Write the training state with Orbax beside the old one, then put it in its place. Several processes, for
-    which Orbax wants one file system, write it leaf by leaf, each into its own copy of the run directory."""
-    # The state as a list of leaves: the files do not depend on the optimizer's classes.
-    tree = {"params": params, "state": jax.tree.leaves(state), "step": jnp.int32(step)}
-    if hosts.count() > 1:
-
-        def fill(place: pathlib.Path) -> None:
-            for number, leaf in enumerate(jax.tree.leaves(tree)):
-                save_file({"leaf": np.ascontiguousarray(sharding.fetch(leaf))}, place / f"{number:05}.safetensors")
-
-        write_folder(folder, fill)
-        return
-    from orbax.checkpoint import v1 as ocp
-
-    context = ocp.Context()
-    context.memory.write_concurrent_bytes = COPIED
-    with context:
-        ocp.save(str(folder.absolute()), tree, overwrite=True)
-    stored(folder)
-
-
-def _kept(folder: pathlib.Path) -> bool:
-    """Whether there is a state to go on from: several processes start again where one has written it, with
-    Orbax."""
-    return folder.exists() and (hosts.count() == 1 or (folder / "00000.safetensors").exists())
-
-
-def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def _restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
-    """The stored state laid out as the shapes given say, on whatever devices it was written."""
-    leaves, treedef = jax.tree.flatten(state)
-    target = {"params": params, "state": leaves, "step": _shape(jnp.int32(0))}
-    if (folder / "00000.safetensors").exists():
-        files = iter(sorted(folder.glob("*.safetensors")))
-        tree = jax.tree.map(lambda leaf: _read_leaf(next(files), leaf), target)
-    else:
-        from orbax.checkpoint import v1 as ocp
-
-        tree = ocp.load(str(folder.absolute()), target)
-    return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])
-
-
-def _read_leaf(file: pathlib.Path, like: Any) -> jax.Array:
-    with safe_open(file, framework="numpy") as opened:
-        stored = opened.get_tensor("leaf").reshape(like.shape)  # a scalar comes as a vector
-    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: stored[index])

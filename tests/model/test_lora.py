@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from common.config import LoraConfig, ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import decoder, hf, lora
-from common.train import loop as train
+from common.train import state as stored_state
 from common.train.data import Encoded
 from common.train.loop import fine_tune, update
 
@@ -153,8 +153,8 @@ def test_state_is_kept_of_adapters_alone_and_the_base_in_its_dtype(params, examp
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     folder = tmp_path / "state"
     saved = []
-    save = train._save
-    monkeypatch.setattr(train, "_save", lambda *args: saved.append(args[1:3]) or save(*args))
+    save = stored_state.save
+    monkeypatch.setattr(stored_state, "save", lambda *args: saved.append(args[1:3]) or save(*args))
 
     def stop(first):
         def log(step, **values):

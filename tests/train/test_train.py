@@ -13,7 +13,8 @@ from common.errors import UserError
 from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference
 from common.train.data import Encoded, batches, collate, epoch_plan
-from common.train.loop import answer_loss, fine_tune, initial_state, learning_rate, make_optimizer, update
+from common.train.loop import answer_loss, fine_tune, update
+from common.train.optimizer import initial_state, learning_rate, make_optimizer
 
 CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
 SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2, max_length=64)
