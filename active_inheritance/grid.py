@@ -18,12 +18,13 @@ from active_inheritance.config import Config
 from active_inheritance.experiment import load_data, run, run_identity
 from active_inheritance.sampling import file_of
 from active_inheritance.student_figures import LEAST
-from active_inheritance.student_report import interval, percent, short
+from active_inheritance.student_report import decimals, interval, percent, short
 from common.backends.open import Backend
 from common.config import SampleConfig
 from common.experiment import carry_out
 from common.generate import Record, Request
-from common.results.conclusion import Conclusion
+from common.results.conclusion import Conclusion, verdict
+from common.results.estimate import Gain
 from common.results.files import read_jsonl
 from common.results.report import Report, heat_figure, terminal_table
 from common.results.rundir import RunDir
@@ -51,7 +52,8 @@ def _cells(place: RunDir, config: Config) -> Conclusion:
                 config, students=(), student=student, source=(source,), run_dir=str(place.path / folder)
             )
             again = None if i == 0 else {source: _stored(place.path / f"cells/0_{j}")}
-            cells[student][source] = _cell(run(own, again)) | {"run": folder}
+            summary = run(own, again)
+            cells[student][source] = _cell(summary) | {"run": folder, "warnings": summary["warnings"]}
     result = {
         "schema": 1,
         "method": "active-inheritance",
@@ -59,7 +61,26 @@ def _cells(place: RunDir, config: Config) -> Conclusion:
         "grid": cells,
         "repeats": config.repeats,
     }
-    return Conclusion(result, terminal_table(HEADERS, rows(result)), _page(config, result))
+    steps = [(s, source, cell) for s, of in cells.items() for source, cell in of.items()]
+    warned = [f"{s} from {source}: {line}" for s, source, cell in steps for line in cell["warnings"]]
+    return Conclusion(
+        result, terminal_table(HEADERS, rows(result)), _page(config, result), warned, _verdict(config, steps)
+    )
+
+
+def _verdict(config: Config, steps: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str | None:
+    """What every student is shown to take over from every source unselected, in the first objective. `steps`:
+    student, source and cell."""
+    name = next(iter(objective.name for objective in config.objectives))
+    compared, size = [], 0.0
+    for student, source, cell in steps:
+        step = cell["figures"][name]["passive"]
+        resampled = step["ci95"] if given(config.repeats) == 1 else None
+        ci95 = None if resampled else step["ci95"]
+        gain = Gain(value=step["value"], ci95=ci95, bootstrap95=resampled)
+        compared.append((f"{student} after answers of {source}", student, gain))
+        size = max(size, abs(step["value"] or 0.0))
+    return verdict(compared, name, 1, decimals(size), ("above", "below"))
 
 
 class _Stored:

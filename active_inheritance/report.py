@@ -26,13 +26,13 @@ from active_inheritance.student_report import (
     profile_of,
     rounds_of,
     short,
-    student_caveats,
+    student_warnings,
 )
-from active_inheritance.summary import StudentSummary, Summary, caveats
+from active_inheritance.summary import StudentSummary, Summary, warnings
 from active_inheritance.switches import Switches
 from common.results.conclusion import Conclusion, counted, verdict
 from common.results.dataset import DatasetCard, Field, write_dataset
-from common.results.estimate import Gain
+from common.results.estimate import Estimate, Gain
 from common.results.report import (
     Report,
     histogram_figure,
@@ -54,11 +54,7 @@ def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome
     """What a finished run shows; stores the data sets and the selected student. `first`: the first repeat, where
     the page shows one; `redact`: it shows hashes in place of texts."""
     trained = isinstance(summary, StudentSummary)
-    notes = [*(student_caveats(switches, summary) if trained else []), *caveats(switches, summary)]
-    if not trained and (run.path / "model").exists():
-        # A selection that is made again after its student: the student's page and figures say all of it and more.
-        notes.append("the student of this run is there already: its page and figures stay")
-        return Conclusion(summary, final_tables(summary), None, notes)
+    notes = [*(student_warnings(switches, summary) if trained else []), *warnings(switches, summary)]
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
@@ -71,18 +67,27 @@ def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome
             products["student"] = "model"
             products |= publish(run, f"{folder_of(0, switches.rounds - 1)}/selected/student")
         page = _page(summary, first, switches, redact)
-    said = _verdict(summary) if trained else None
-    return Conclusion(summary, final_tables(summary), page, notes, said, products)
+    return Conclusion(summary, final_tables(summary), page, notes, _verdict(summary), products)
 
 
-def _verdict(summary: StudentSummary) -> str | None:
-    """Whether selection is shown to do more than distillation does, by the first objective."""
+def _verdict(summary: Summary) -> str | None:
+    """Whether selection is shown to do more than distillation does, by the first objective; of a selection alone
+    what is shown of the data."""
+    if not isinstance(summary, StudentSummary):
+        name = next(iter(summary.data.objectives)).rpartition(":")[0]
+        lift = summary.data.scores[name]["selected - random"]
+        gain = Estimate(value=lift["value"], ci95=lift["ci95"])
+        places = decimals(gain.value or 0.0)
+        said = verdict(
+            [("selected", AGAINST, gain)], f"{name} in the data", 1, places, ("above", "below"), "prompts"
+        )
+        return None if said is None else f"{said[:-1]}; what a student learns from it was not measured."
     found = summary.gains[f"selected - {AGAINST}"]
     gain = Gain(value=found.value, ci95=found.ci95, bootstrap95=None)
     if summary.student.repeats == 1:  # the interval is over prompts and says nothing about other seeds
         gain = Gain(value=found.value, ci95=None, bootstrap95=found.ci95)
     metric, places = summary.arms["selected"].metric, decimals(found.value or 0.0)
-    return verdict(gain, "selected", AGAINST, metric, 1, places, ways=("above", "below"))
+    return verdict([("selected", AGAINST, gain)], metric, 1, places, ways=("above", "below"))
 
 
 # --- data sets ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The student's part of the page, of the printed tables, and of the caveats."""
+"""The student's part of the page, of the printed tables, and of the warnings."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -230,10 +230,10 @@ UTILITY = ("accuracy", "ece", "ece_1_bin", "brier")
 """Figures of multiple choice; more is better in the first alone."""
 
 
-# --- caveats --------------------------------------------------------------------------------------------------
+# --- warnings --------------------------------------------------------------------------------------------------
 
 
-def student_caveats(switches: Switches, summary: StudentSummary) -> list[str]:
+def student_warnings(switches: Switches, summary: StudentSummary) -> list[str]:
     """What a reader should know before relying on the student's figures, a line each."""
     lines, own = [], summary.student
     if own.repeats == 1:

@@ -134,7 +134,7 @@ def _sampling(run: RunDir, switches: Switches, sources: Sequence[str]) -> Row:
     }
 
 
-def caveats(switches: Switches, summary: Summary) -> list[str]:
+def warnings(switches: Switches, summary: Summary) -> list[str]:
     """What a reader should know before relying on the figures of the data, a line each."""
     data, pool, k = summary.data, summary.pool, summary.pool["k"]
     lines: list[str] = []

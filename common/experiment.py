@@ -6,6 +6,7 @@ A method supplies `prepare` (load what it needs, and refuse what the user must f
 what they show as a `Conclusion`). The order, the lock, what is printed and what is stored are the same for all.
 """
 
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
@@ -13,7 +14,8 @@ from typing import Any, Protocol, Self, TypeVar
 from common import hosts
 from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
-from common.results.conclusion import Conclusion, conclude
+from common.results.conclusion import Conclusion, conclude, finished, tell
+from common.results.mirror import is_url
 from common.results.rundir import RunDir
 from common.runtime import accelerators
 
@@ -95,11 +97,16 @@ def carry_out(
 ) -> dict[str, Any]:
     """Begin or continue the run in `run_dir`; returns what `summary.json` holds.
 
-    Whatever the user may have to fix is found before the run directory exists, the cheapest first: another
-    configuration in the folder before anything is loaded, then what `prepare` refuses. Raises UserError.
+    A run that is complete is told again from its summary alone. Whatever the user may have to fix is found before
+    the run directory exists, the cheapest first: another configuration in the folder before anything is loaded,
+    then what `prepare` refuses. Raises UserError.
     """
     # Nothing is touched yet, and no model loaded, which may take minutes.
     RunDir.check(run_dir, method, dict(identity))
+    if not is_url(run_dir) and (summary := hosts.share(lambda: finished(pathlib.Path(run_dir)))):
+        print(f"{run_dir} is finished already: nothing is left to be done")
+        tell(pathlib.Path(run_dir), summary)
+        return summary
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
         if sys.stderr.isatty() and hosts.is_writer():

@@ -24,7 +24,7 @@ from common.stages import publish
 from llm2llm.config import Config
 from llm2llm.select import Row
 from llm2llm.students import Setting
-from llm2llm.summary import Summary, caveats, new_rows, refusals, summarise
+from llm2llm.summary import Summary, new_rows, refusals, summarise, warnings
 from llm2llm.switches import Comparison
 
 FIELDS = {
@@ -58,16 +58,16 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
         products = {"data set": "dataset", "student": "model", **adapter}
     page = _page(run, config, written_by, setting, summary, rows)
     return Conclusion(
-        summary, final_table(summary), page, caveats(run, setting, summary), _verdict(summary), products
+        summary, final_table(summary), page, warnings(run, setting, summary), _verdict(summary), products
     )
 
 
 def _verdict(summary: Summary) -> str | None:
-    """Against the arm that tells new examples from more training, where it was trained."""
-    for other in ("fine-tune-matched", "fine-tune", "base"):
-        if f"llm2llm - {other}" in summary.gains:
-            return verdict(summary.gains[f"llm2llm - {other}"], "llm2llm", other)
-    return None
+    """Against the arm that tells new examples from more training, and the one that tells targeting from other new
+    examples, where they were trained."""
+    others = [name for name in ("fine-tune-matched", "fine-tune", "base") if f"llm2llm - {name}" in summary.gains]
+    others = others[:1] + ["untargeted"] * ("llm2llm - untargeted" in summary.gains)
+    return verdict([("llm2llm", other, summary.gains[f"llm2llm - {other}"]) for other in others])
 
 
 def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
@@ -84,7 +84,7 @@ def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
     columns = [
         ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
         *(written if any(arm.generated for arm in summary.arms.values()) else ()),
-        ("llm2llm is ahead by", gain_cell(summary.gains, "llm2llm")),
+        ("llm2llm - arm [95%]", gain_cell(summary.gains, "llm2llm")),
         ("examples", mean_cell("examples")),
         ("updates", mean_cell("updates")),
         ("teacher calls", calls),

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from common.results.conclusion import flat
 from common.results.estimate import ArmResult, Gain
 from common.results.files import read_jsonl
 from common.results.rundir import RunDir
@@ -178,7 +179,7 @@ def new_rows(run: RunDir, repeat: int, arm: str) -> list[Row]:
     return [row for file in itertools.takewhile(pathlib.Path.exists, files) for row in read_jsonl(file)]
 
 
-def caveats(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
+def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
     """What a reader of the table should know before relying on it, a sentence each."""
     first = setting.switches.learning.train.total_steps(setting.switches.seeds.count)
     lines = []
@@ -201,7 +202,7 @@ def caveats(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
         if calls and kept < handed_on / 2:
             reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
             lines.append(f"{name} kept {kept} of {handed_on} replies ({reasons}); see refused.jsonl of its rounds")
-    return lines
+    return lines + flat(summary.arms)
 
 
 def _starved(entries: Sequence[Row], name: str) -> list[str]:

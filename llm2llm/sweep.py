@@ -13,7 +13,7 @@ from typing import Any
 
 from common.backends.open import ReplyCache
 from common.experiment import carry_out
-from common.results.conclusion import Conclusion, arm_table, counted, mean_cell
+from common.results.conclusion import Conclusion, arm_table, counted, mean_cell, points, verdict
 from common.results.estimate import ArmResult, Gain, as_json
 from common.results.files import read_jsonl
 from common.results.report import Report, percent_interval, terminal_table
@@ -48,6 +48,7 @@ def sweep(config: Config) -> dict[str, Any]:
 def _variants(place: RunDir, config: Config) -> Conclusion:
     entries: dict[str, dict[str, Any]] = {}
     correct: dict[str, list[list[bool]]] = {}
+    warnings: dict[str, list[str]] = {}
     task = ""
     # Every arm of every repeat of every variant has an equal share of the budget.
     shares = config.repeats * sum(variant(config, name).teaching_arms for name in variants(config))
@@ -58,7 +59,7 @@ def _variants(place: RunDir, config: Config) -> Conclusion:
         own = dataclasses.replace(variant(config, name), run_dir=str(place.path / folder))
         # One reply cache for all: what two variants ask alike is bought once.
         summary = run(own, cache=ReplyCache(place.path / "replies.sqlite", budget, f"{name}/"))
-        task = summary["task"]
+        task, warnings[name] = summary["task"], summary["warnings"]
         for arm, entry in summary["arms"].items():
             label = name if arm == "llm2llm" else str(LABELS.get(arm, arm))
             calls = summary["accounting"][arm]["teacher_calls"] / config.repeats
@@ -75,7 +76,9 @@ def _variants(place: RunDir, config: Config) -> Conclusion:
     table = _table(entries, gains)
     tables = f"ablations, {counted(config.repeats, 'repeat')}\n\n{terminal_table(*table)}"
     told = {"schema": 1, "method": "llm2llm", "status": "complete", "task": task, "arms": entries}
-    return Conclusion(told | {"gains": as_json(gains)}, tables, _page(task, table, config))
+    said = verdict([(name, FULL, gains[f"{name} - {FULL}"]) for name in entries if name != FULL])
+    warned = [f"{name}: {warning}" for name, own in warnings.items() for warning in own]
+    return Conclusion(told | {"gains": as_json(gains)}, tables, _page(task, table, config), warned, said)
 
 
 def _table(entries: dict[str, dict[str, Any]], gains: dict[str, Gain]) -> tuple[list[str], list[list[Any]]]:
@@ -83,11 +86,11 @@ def _table(entries: dict[str, dict[str, Any]], gains: dict[str, Gain]) -> tuple[
     found = {name: Variant(**{field: entry[field] for field in fields}) for name, entry in entries.items()}
 
     def ahead(name: str, arm: ArmResult) -> str:
-        return "" if name == FULL else percent_interval(gains[f"{name} - {FULL}"], signed=True)
+        return "" if name == FULL else points(gains[f"{name} - {FULL}"])
 
     columns = [
         ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
-        ("minus full method", ahead),
+        ("minus full method [95%]", ahead),
         ("examples", mean_cell("examples")),
         ("updates", mean_cell("updates")),
         ("teacher calls", lambda name, arm: round(found[name].teacher_calls)),

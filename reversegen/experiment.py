@@ -115,9 +115,9 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
         {name: LanguageModel.load(model_name(name, "student"), mesh=mesh) for name in config.transfer_targets},
     )
     fitting = seeds_to_show(app, data.seeds, switches, models.proposer)
-    caveats = []
+    warnings = []
     if left := len(data.seeds) - len(fitting):
-        caveats.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
+        warnings.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
     data = dataclasses.replace(data, seeds=fitting)
     drawn = [draw_seeds(fitting, switches.seeds, config.seed + repeat)[0] for repeat in range(config.repeats)]
     learned = dict.fromkeys(seed for seeds in drawn for seed in seeds if seed.answer)
@@ -140,7 +140,7 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
             asked = opened(labeler, config.share(), "labeler/"), opened(guard, None, "guard/")
             contexts = [Context(place, repeat, config.seed + repeat, *asked) for repeat in range(config.repeats)]
             repeats = [run_repeat(ctx, app, switches, models, data) for ctx in contexts]
-        return conclusion(place, config, app, repeats, caveats)
+        return conclusion(place, config, app, repeats, warnings)
 
     return work
 

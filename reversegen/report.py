@@ -18,7 +18,7 @@ from common.stages import publish
 from reversegen.applications.base import Application, Row
 from reversegen.config import Config
 from reversegen.loop import Repeat
-from reversegen.summary import MAIN, Summary, caveats, summarise
+from reversegen.summary import MAIN, Summary, summarise, warnings
 from reversegen.targets import LabelCount
 
 FIELDS = {
@@ -49,7 +49,7 @@ def conclusion(
 ) -> Conclusion:
     """Write data set, target and proposer of a finished run; returns its figures, tables and page.
 
-    `known`: caveats from before the work.
+    `known`: warnings from before the work.
     """
     summary = summarise(run, app, given(config.arms), repeats)
     rows = [row for number in range(len(repeats)) for row in _learned(run, number)]
@@ -59,7 +59,7 @@ def conclusion(
         summary.stored(),
         final_tables(summary),
         _page(config, app, summary, rows),
-        [*known, *doubts(config), *caveats(summary, given(config.arms))],
+        [*known, *doubts(config), *warnings(summary, given(config.arms))],
         main_verdict(summary),
         {"data set": "dataset", "target": "model", "proposer": "proposer", **adapters},
     )
@@ -70,7 +70,7 @@ def main_verdict(summary: Summary) -> str | None:
     it is against target-before, which fails on most or all of the held-out failures by how they were found."""
     other = "warm-up" if "warm-up" in summary.arms else "target-before"
     gain = summary.gains[f"target-after - {other}"].sets[MAIN]
-    return verdict(gain, "target-after", f"{other} on {SET_NAMES[MAIN]}")
+    return verdict([("target-after", f"{other} on {SET_NAMES[MAIN]}", gain)])
 
 
 def doubts(config: Config) -> list[str]:
@@ -128,7 +128,7 @@ def arm_table(summary: Summary, kinds: Sequence[str]) -> tuple[list[str], list[l
         gains: Mapping[str, Estimate] = {name: gain.sets[kind] for name, gain in summary.gains.items()}
         share = lambda name, _, k=kind: percent_interval(summary.arms[name].sets[k])
         columns.append((f"{summary.arms['target-before'].metric} on {SET_NAMES[kind]}, %", share))
-        columns.append(("target-after is ahead by", gain_cell(gains, "target-after")))
+        columns.append(("target-after - arm [95%]", gain_cell(gains, "target-after")))
     columns += [("examples", mean_cell("examples")), ("updates", mean_cell("updates"))]
     return table_of(summary.arms, columns)
 

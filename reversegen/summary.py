@@ -6,6 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.results.conclusion import flat
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_jsonl
 from common.results.rundir import RunDir
@@ -19,7 +20,7 @@ SCHEMA = 1
 MAIN = "failures"
 """The set whose figures stand at the top of an arm's entry: failing queries of an independent proposer."""
 FEW_FAILURES = 50
-"""Held-out failures of a repeat below which a caveat says that there are few."""
+"""Held-out failures of a repeat below which a warning says that there are few."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,7 +193,7 @@ def _cost(run: RunDir, repeats: Sequence[Repeat], arm: str) -> Cost:
     return Cost(queries, answers, asked, sum(repeat.updates[arm] for repeat in repeats))
 
 
-def caveats(summary: Summary, arms: Sequence[str]) -> list[str]:
+def warnings(summary: Summary, arms: Sequence[str]) -> list[str]:
     """What the figures themselves give reason to doubt. `arms`: those that were asked for."""
     found = _alarms(summary.rounds)
     for entry in summary.rounds:
@@ -213,7 +214,7 @@ def caveats(summary: Summary, arms: Sequence[str]) -> list[str]:
     few = min(summary.arms["target-before"].items)
     if few < FEW_FAILURES:
         found.append(f"there were only {few} held-out failures in a repeat: raise --final-prompts")
-    return found
+    return found + flat({name: arm.sets["test"] for name, arm in summary.arms.items()})
 
 
 def _place(entry: Row) -> str:

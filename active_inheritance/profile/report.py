@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from active_inheritance.profile.caveats import caveats, measured_by
 from active_inheritance.profile.config import Config
+from active_inheritance.profile.warnings import measured_by, warnings
 from common.evals.choice import MultipleChoice
 from common.evals.figures import Change, Figure, changes
 from common.evals.measure import Measure, Profile
@@ -27,6 +27,8 @@ GROUPS = {
     "pairs": "Preference: models as judges, %",
 }
 SHOWN_TEXT = ("words", "mtld")
+LEADING = ("/accuracy", "/expected_maximum", "overall/icat", "overall/stereotype", "/mtld")
+"""Ends of keys of figures: the first that there is stands in the verdict."""
 SHOWN_ANSWERS = 4
 
 
@@ -58,10 +60,7 @@ class Findings:
 def conclusion(
     config: Config, measures: Sequence[Measure], profiles: Mapping[str, Profile], wins: Mapping[str, Wins]
 ) -> Conclusion:
-    """What a finished run says. `profiles`: by model; `wins`: of each over the first, if there is a judge.
-
-    A profile has no verdict: it describes models, and no one of its many figures is the one that counts.
-    """
+    """What a finished run says. `profiles`: by model; `wins`: of each over the first, if there is a judge."""
     first, *others = profiles
     preferred = {name: p.of["pairs"].series["choice"] for name, p in profiles.items() if "pairs" in p.of}
     found = Findings(
@@ -79,8 +78,27 @@ def conclusion(
         summary(config, found),
         "\n\n".join(tables),
         _page(config, found),
-        caveats(measures, profiles, wins, found.named),
+        warnings(measures, profiles, wins, found.named),
+        _verdict(found),
     )
+
+
+def _verdict(found: Findings) -> str:
+    """How many figures of every other model differ from the first model's, and by how much the first of `LEADING`
+    that there is; of one model alone that figure."""
+    first, *others = found.named.values()
+    figures = next(iter(found.profiles.values())).figures
+    name = min(figures, key=lambda key: next(i for i, end in enumerate((*LEADING, "")) if key.endswith(end)))
+    if not others:
+        value = shown(figures[name].value, figures[name].ci95)
+        return f"Measured and not compared: {label(name)} of {first} is {value}, 95% interval in brackets."
+    parts = []
+    for other, steps in zip(others, found.changes.values(), strict=True):
+        known = [step for step in steps.values() if step.ci95 is not None]
+        differ = sum(not step.ci95[0] <= 0 <= step.ci95[1] for step in known)
+        lead = f", {label(name)} by {shown(steps[name].absolute, steps[name].ci95, '+')}" if name in steps else ""
+        parts.append(f"{other} differs from {first} in {differ} of {len(known)} figures{lead}")
+    return f"Shown: {'; '.join(parts)}; not shown: a difference where the 95% interval over items holds 0."
 
 
 def summary(config: Config, found: Findings) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""What every finished run reports, whatever the method: tables, a verdict, caveats, and where the files are.
+"""What every finished run reports, whatever the method: tables, a verdict, warnings, and where the files are.
 
-    conclude(run, Conclusion(summary, tables, page, caveats, verdict(gain, "llm2llm", "fine-tune-matched")))
+    conclude(run, Conclusion(summary, tables, page, warnings, verdict([("llm2llm", "fine-tune-matched", gain)])))
 
-Verdict and caveats are data: they appear in the terminal, on the page and in summary.json.
+Verdict and warnings are data: they appear in the terminal, on the page and in summary.json.
 """
 
+import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
-from common.results.files import write_json
+from common.results.files import read_json, write_json
 from common.results.mirror import shown
 from common.results.report import Report, percent_interval, stacked_bar_figure
 from common.results.rundir import RunDir
@@ -19,72 +21,109 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+SUMMARY = "summary.json"
+
+
 @dataclasses.dataclass(frozen=True)
 class Conclusion:
-    """`summary`: the figures of summary.json, a dataclass or a mapping. `tables`: what is printed. `caveats`: what
-    a reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what was
-    not, None where nothing is compared. `products`: what else is in the run folder, by its label.
-    `page`: None where the folder holds the page and figures of a later stage, which stay."""
+    """`summary`: the figures of summary.json, a dataclass or a mapping. `tables`: what is printed. `warnings`:
+    what a reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what
+    was not, None where no figure is defined. `products`: what else is in the run folder, by its label."""
 
     summary: Any
     tables: str
-    page: Report | None
-    caveats: Sequence[str] = ()
+    page: Report
+    warnings: Sequence[str] = ()
     verdict: str | None = None
     products: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     """Store page and summary, the summary last, print what was found, and return what summary.json holds."""
-    summary = as_json(found.summary) | {"verdict": found.verdict, "caveats": list(found.caveats)}
-    if found.page is not None:
-        found.page.lead(found.verdict, found.caveats)
-        found.page.write(run.path / "report.html")
-        write_json(run.path / "summary.json", summary)
-    print(f"\n{found.tables.strip()}\n")
-    for caveat in found.caveats:
-        print(f"note: {caveat}")
-    if found.verdict:
-        print(f"\n{found.verdict}")
-    places = {"report": "report.html", "figures": "summary.json"} | dict(found.products)
-    print("\n" + "   ".join(f"{name}: {shown(run.path / place)}" for name, place in places.items()))
+    files = {"report": "report.html", "figures": SUMMARY} | dict(found.products)
+    told = {"verdict": found.verdict, "warnings": list(found.warnings), "files": files}
+    summary = as_json(found.summary) | told
+    found.page.lead(found.verdict, found.warnings)
+    found.page.write(run.path / "report.html")
+    write_json(run.path / SUMMARY, summary)
+    print(f"\n{found.tables.strip()}")
+    tell(run.path, summary)
     return summary
 
 
+def tell(folder: pathlib.Path, summary: Mapping[str, Any]) -> None:
+    """Print warnings, verdict and files of a finished run."""
+    print()
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}")
+    if summary["verdict"]:
+        print(f"\n{summary['verdict']}")
+    print("\n" + "   ".join(f"{name}: {shown(folder / place)}" for name, place in summary["files"].items()))
+
+
+def finished(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What `conclude` gave of the run in `folder`, where it is complete and all of its files are there."""
+    with contextlib.suppress(OSError, ValueError):
+        summary = read_json(folder / SUMMARY)
+        there = lambda place: (folder / place).is_file() or any((folder / place).iterdir())
+        if summary["status"] == "complete" and all(map(there, summary["files"].values())):
+            return summary
+    return None
+
+
+Compared = tuple[str, str, Estimate]
+"""What is compared with what, and the lead of the first."""
+
+
 def verdict(
-    gain: Estimate,
-    ours: str,
-    theirs: str,
+    compared: Sequence[Compared],
     unit: str = "points",
     scale: float = 100,
     decimals: int = 1,
     ways: tuple[str, str] = ("ahead of", "behind"),
+    over: str = "repeats",
 ) -> str | None:
-    """One sentence: whether `ours` is shown to differ from `theirs`. `unit` is that of `scale` times the value.
-    `ways`: what `ours` is with a higher and with a lower value, where more is not better.
+    """One sentence: what is shown to differ and what is not; None where nothing is defined. `unit` is that of
+    `scale` times the value. `ways`: what the first is with a higher and with a lower value, where more is not
+    better. `over`: what `ci95` is over.
 
     Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     """
-    if gain.value is None:
-        return None
-    size = f"{scale * gain.value:+.{decimals}f} {unit}"
-    if gain.ci95 is None:
-        resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
-        within = (
-            "" if resampled is None else f", 95% interval over questions {_interval(resampled, scale, decimals)}"
-        )
-        here = f"here {ours} - {theirs} is {size}{within}"
-        return f"One training shows nothing of other seeds: {here}; give --repeats 3."
-    within = f"95% interval over repeats {_interval(gain.ci95, scale, decimals)}"
-    if gain.ci95[0] <= 0 <= gain.ci95[1]:
-        return f"Not shown: a difference of {ours} from {theirs}; it is {size}, and the {within} holds 0."
-    way = ways[0] if gain.value > 0 else ways[1]
-    return f"Shown: {ours} is {way} {theirs} by {size}, {within}."
+    found = [(ours, theirs, gain) for ours, theirs, gain in compared if gain.value is not None]
+    size = lambda gain: f"{scale * (gain.value or 0.0):+.{decimals}f} {unit}"
+    shown, open_, single = [], [], []
+    for ours, theirs, gain in found:
+        if gain.ci95 is None:
+            resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
+            within = f", 95% interval over questions {_interval(resampled, scale, decimals)}" if resampled else ""
+            single.append(f"{ours} - {theirs} is {size(gain)}{within}")
+            continue
+        within = f"95% interval over {over} {_interval(gain.ci95, scale, decimals)}"
+        if gain.ci95[0] <= 0 <= gain.ci95[1]:
+            open_.append(f"a difference of {ours} from {theirs}; it is {size(gain)}, and the {within} holds 0")
+        else:
+            way = ways[0] if (gain.value or 0.0) > 0 else ways[1]
+            shown.append(f"{ours} is {way} {theirs} by {size(gain)}, {within}")
+    if single:
+        return f"One training shows nothing of other seeds: here {', and '.join(single)}; give --repeats 3."
+    parts = [f"{name}: {'; and '.join(some)}" for name, some in (("shown", shown), ("not shown", open_)) if some]
+    said = "; ".join(parts)
+    return f"{said[0].upper()}{said[1:]}." if said else None
 
 
 def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str:
     low, high = (scale * x for x in interval)
     return f"[{low:+.{decimals}f}, {high:+.{decimals}f}]"
+
+
+def flat(arms: Mapping[str, ArmResult]) -> list[str]:
+    """A warning where all arms have none or all of the answers right: nothing can be told from that."""
+    values = {arm.value for arm in arms.values()}
+    if len(arms) < 2 or len(values) > 1 or not values & {0.0, 1.0}:
+        return []
+    return [
+        f"every arm is at {100 * values.pop():.0f}%: this test tells nothing apart; take an easier or harder one"
+    ]
 
 
 def counted(count: int, noun: str) -> str:
@@ -105,14 +144,15 @@ def arm_table(arms: Mapping[str, ArmResult], columns: Sequence[Column]) -> tuple
     ]
 
 
+def points(gain: Estimate) -> str:
+    """A lead in per cent with its interval: over repeats, of one repeat over questions."""
+    resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
+    return percent_interval(dataclasses.replace(gain, ci95=gain.ci95 or resampled), signed=True)
+
+
 def gain_cell(gains: Mapping[str, Estimate], ours: str) -> Callable[[str, ArmResult], str]:
-    """The lead of `ours` over an arm, in per cent with its interval; empty for `ours` itself."""
-
-    def cell(name: str, arm: ArmResult) -> str:
-        gain = gains.get(f"{ours} - {name}")
-        return "" if gain is None else percent_interval(gain, signed=True)
-
-    return cell
+    """The lead of `ours` over an arm as `points`; empty for `ours` itself."""
+    return lambda name, arm: points(gains[f"{ours} - {name}"]) if f"{ours} - {name}" in gains else ""
 
 
 def mean_cell(field: str) -> Callable[[str, ArmResult], int]:

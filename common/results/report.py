@@ -136,11 +136,11 @@ class Report:
         self.title, self.subtitle = title, subtitle
         self._sections: list[dict[str, Any]] = []
         self._verdict: str | None = None
-        self._caveats: tuple[str, ...] = ()
+        self._warnings: tuple[str, ...] = ()
 
-    def lead(self, verdict: str | None, caveats: Sequence[str] = ()) -> None:
+    def lead(self, verdict: str | None, warnings: Sequence[str] = ()) -> None:
         """What appears above all sections: what was shown, and what to know before relying on it."""
-        self._verdict, self._caveats = verdict, tuple(caveats)
+        self._verdict, self._warnings = verdict, tuple(warnings)
 
     def add_table(
         self, caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], note: str | None = None
@@ -181,7 +181,12 @@ class Report:
             # Every value passes through here before it is escaped, so none can be forgotten.
             finalize=lambda value: value if isinstance(value, markupsafe.Markup) else visible(str(value)),
         )
-        lead = {"title": self.title, "subtitle": self.subtitle, "verdict": self._verdict, "caveats": self._caveats}
+        lead = {
+            "title": self.title,
+            "subtitle": self.subtitle,
+            "verdict": self._verdict,
+            "warnings": self._warnings,
+        }
         return environment.get_template("report.html.jinja").render(**lead, sections=self._sections)
 
     def write(self, path: pathlib.Path) -> None:

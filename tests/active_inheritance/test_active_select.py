@@ -280,7 +280,7 @@ def test_failures_of_a_function_are_counted_and_said(pool, capsys):
     missing = sum(answer["scores"][name] is None for answer in pooled)
     assert 0 < missing < len(pooled)
     assert sum(count[f"without {name}"] for count in summary["pool"]["sources"].values()) == missing
-    assert f"note: {name}: {missing} of {len(pooled)} answers have no such score" in capsys.readouterr().out
+    assert f"warning: {name}: {missing} of {len(pooled)} answers have no such score" in capsys.readouterr().out
 
 
 def read_parts(folder):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from active_inheritance.profile.caveats import caveats
+from active_inheritance.profile.warnings import warnings
 from common.errors import UserError
 from common.evals import preference, text
 from common.evals.figures import Change, Scorer, changes, drawn_figures, figure, mean_figure, relative_change
@@ -151,7 +151,7 @@ def test_preference_cancels_what_a_place_has_going_for_it():
 def test_a_reader_is_told_what_the_judge_did_not_say():
     rows = [{"id": str(i), "value": value, "paid": i != 4} for i, value in enumerate((0.5, 0.5, 1.0, None, None))]
     wins = preference.win_rate(rows, Scorer("judge"))
-    assert [line.partition(";")[0][:60] for line in caveats((), {}, {"x": wins}, {"x": "x"})] == [
+    assert [line.partition(";")[0][:60] for line in warnings((), {}, {"x": wins}, {"x": "x"})] == [
         "x: the budget of the judge did not cover 1 comparisons, left",
         "x: of 1 comparisons the judge's replies give no verdict, lef",
         "x: on 2 of 3 prompts the judge contradicts itself when the a",

@@ -2,7 +2,18 @@
 
 import pytest
 
-from common.results.conclusion import Conclusion, arm_table, by_round, conclude, gain_cell, mean_cell, verdict
+from common.results.conclusion import (
+    Conclusion,
+    arm_table,
+    by_round,
+    conclude,
+    finished,
+    flat,
+    gain_cell,
+    mean_cell,
+    points,
+    verdict,
+)
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_json
 from common.results.report import Report
@@ -29,18 +40,51 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
 )
 def test_a_verdict_says_no_more_than_its_interval(gain, words):
     """An interval that holds 0 shows nothing, and one training says nothing about other seeds."""
-    assert words in verdict(gain, "a", "b")
+    assert words in verdict([("a", "b", gain)])
 
 
 def test_no_verdict_on_what_is_not_defined():
-    assert verdict(Estimate(value=None, ci95=None), "a", "b") is None
+    assert verdict([("a", "b", Estimate(value=None, ci95=None))]) is None
 
 
 def test_a_verdict_on_a_score_speaks_of_more_and_less_in_its_unit():
     """Where more is not better, with the decimals that the score asks for."""
     gain = Estimate(value=-0.0123, ci95=(-0.02, -0.0046))
-    said = verdict(gain, "a", "b", "ttr", 1, decimals=3, ways=("above", "below"))
+    said = verdict([("a", "b", gain)], "ttr", 1, decimals=3, ways=("above", "below"))
     assert said == "Shown: a is below b by -0.012 ttr, 95% interval over repeats [-0.020, -0.005]."
+
+
+def test_a_verdict_on_several_says_what_is_shown_and_what_is_not():
+    """In one sentence; of one training with every interval over questions."""
+    open_ = Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None)
+    said = verdict([("a", "b", SHOWN), ("a", "c", open_)])
+    assert said is not None
+    assert said.startswith("Shown: a is ahead of b by +4.2 points")
+    assert said.endswith(
+        "; not shown: a difference of a from c; it is +2.0 points, and the 95% interval over "
+        "repeats [-1.0, +5.0] holds 0."
+    )
+    single = [("a", name, Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03))) for name in "bc"]
+    assert "here a - b is +2.0 points, 95% interval over questions [+1.0, +3.0], and a - c is" in verdict(single)
+
+
+def test_arms_that_are_all_at_nothing_are_a_warning():
+    arm = lambda value: ArmResult(metric="accuracy", value=value, ci95=None)
+    assert "every arm is at 0%" in flat({"a": arm(0.0), "b": arm(0.0)})[0]
+    assert not flat({"a": arm(0.0), "b": arm(0.1)}) + flat({"a": arm(0.5), "b": arm(0.5)}) + flat({"a": arm(0.0)})
+
+
+def test_a_run_is_finished_when_all_of_its_files_are_there(tmp_path):
+    """A file that is gone, an empty folder or a damaged summary mean that there is something left to do."""
+    with RunDir.open(tmp_path, "m", {}) as run:
+        conclude(run, Conclusion({"status": "complete"}, "a table", Report("A title"), products={"data": "d"}))
+    assert finished(tmp_path) is None
+    (tmp_path / "d").mkdir()
+    assert finished(tmp_path) is None
+    (tmp_path / "d/rows").write_text("1")
+    assert finished(tmp_path) == read_json(tmp_path / "summary.json")
+    (tmp_path / "summary.json").write_text("[")
+    assert finished(tmp_path) is None
 
 
 def test_defaults_are_left_out_of_json_and_intervals_are_not():
@@ -50,18 +94,20 @@ def test_defaults_are_left_out_of_json_and_intervals_are_not():
 
 
 def test_verdict_and_caveats_stand_in_all_three_places(tmp_path, capsys):
-    """A caveat holds a model's name, so it is escaped on the page."""
+    """A warning holds a model's name, so it is escaped on the page."""
     page = Report("A title")
     page.add_table("Arms", ["arm"], [["a"]])
     with RunDir.open(tmp_path / "run", "m", {}) as run:
         told = conclude(run, Conclusion({"schema": 1}, "a table", page, ["few <b>"], "Shown: x.", {"data": "d"}))
     stored = read_json(tmp_path / "run/summary.json")
-    assert stored == told == {"schema": 1, "verdict": "Shown: x.", "caveats": ["few <b>"]}
+    files = {"report": "report.html", "figures": "summary.json", "data": "d"}
+    said = {"verdict": "Shown: x.", "warnings": ["few <b>"], "files": files}
+    assert stored == told == {"schema": 1} | said
     html = (tmp_path / "run/report.html").read_text()
     assert "few &lt;b&gt;" in html
     assert html.index("Shown: x.") < html.index("Arms")
     printed = capsys.readouterr().out
-    assert "note: few <b>" in printed
+    assert "warning: few <b>" in printed
     assert f"data: {tmp_path / 'run/d'}" in printed
 
 
@@ -72,6 +118,7 @@ def test_the_arm_table_has_a_row_an_arm():
     )
     assert headers == ["arm", "ahead", "mean"]
     assert rows == [["a", "", 1], ["b", "+4.2 [+1.0, +7.4]", 1]]
+    assert points(Gain(value=0.1, ci95=None, bootstrap95=(0.0, 0.2))) == "+10.0 [+0.0, +20.0]"
 
 
 def test_rounds_are_means_over_repeats_and_gaps_stay_gaps():

@@ -90,7 +90,7 @@ def test_the_verdict_is_on_what_preference_training_adds(finished):
     assert "target-after" in summary["verdict"]
     assert "warm-up on held-out failures" in summary["verdict"]
     assert summary["verdict"] in (Path(config.run_dir) / "report.html").read_text()
-    assert any("held-out failures in a repeat" in caveat for caveat in summary["caveats"])
+    assert any("held-out failures in a repeat" in warning for warning in summary["warnings"])
 
 
 def test_rounds_add_up(finished):
@@ -346,7 +346,7 @@ def test_a_labeler_as_the_reference_without_a_validity_check_in_repeats(files, t
     assert len(entry["per_repeat"]) == 2
     assert "no validity check was made" in capsys.readouterr().out
     assert "target-before on held-out failures" in summary["verdict"]
-    assert any("add arm warm-up" in caveat for caveat in summary["caveats"])
+    assert any("add arm warm-up" in warning for warning in summary["warnings"])
     assert {row["repeat"] for row in summary["rounds"]} == {0, 1}
     for row in queries(tmp_path / "run/repeat_0/explore"):
         if row["outcome"] in ("fail", "pass"):

@@ -15,7 +15,7 @@ CONTRADICTED = 0.2
 """Share of verdicts that change with the order of the answers above which a reader is told."""
 
 
-def caveats(
+def warnings(
     measures: Sequence[Measure],
     profiles: Mapping[str, Profile],
     wins: Mapping[str, Wins],
