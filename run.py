@@ -3,6 +3,7 @@
 python run.py llm2llm                     the embedded demonstration, minutes on a laptop
 python run.py reversegen                  the same for this method
 python run.py llm2llm --help              its flags
+python run.py status runs/llm2llm         where that run stands
 """
 
 import errno
@@ -15,7 +16,7 @@ import traceback
 
 from common import hosts, stopping
 from common.cli import PROG, fail
-from common.errors import UserError
+from common.errors import UserError, meant, quoted
 from common.runtime import compile_cache_environment
 from common.secret import mask_output
 from common.usercode import PACKAGE
@@ -34,13 +35,20 @@ METHODS = {  # name: module of its command, and what it does
         "active_inheritance.profile.command",
         "measure what models are like: text, toxicity, bias, calibration, utility",
     ),
+}
+ALSO = {
+    "tasks": ("common.tasks.command", "list the tasks there are"),
+    "metrics": ("active_inheritance.metrics_command", "list the scores of texts and the measures of models"),
+    "status": ("common.results.status", "status DIR: where a run stands, from what is on the disk"),
     "fetch": ("common.model.smollm2", "fetch SmolLM2, a small chat model: --student smollm2"),
 }
 
 COMMAND = PROG if PACKAGE else f"python {PROG}"
-USAGE = f"usage: {COMMAND} METHOD [--flags]\n\nmethods:\n" + "".join(
-    f"  {name:20}{what}\n" for name, (_, what) in METHODS.items()
-)
+LINES = {
+    what: "".join(f"  {name:20}{about}\n" for name, (_, about) in of.items())
+    for what, of in (("methods", METHODS), ("also", ALSO))
+}
+USAGE = f"usage: {COMMAND} METHOD [--flags]\n\n" + "\n".join(f"{what}:\n{lines}" for what, lines in LINES.items())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -101,12 +109,18 @@ def _method(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE + f"\n`{COMMAND} METHOD --help` lists the flags of a method.", flush=True)
         raise SystemExit(0 if argv else 2)
+    if argv[0] == "--version":
+        from common.results.rundir import VERSION
+
+        print(f"seedloop {VERSION}")
+        return
     method, *rest = argv
-    if method not in METHODS:
-        raise UserError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    known = METHODS | ALSO
+    if method not in known:
+        raise UserError(f"unknown method {quoted(method)}{meant(method, known)}; there are {', '.join(known)}")
     os.environ.update(compile_cache_environment())  # before jax is imported, which reads them then
     try:
-        importlib.import_module(PACKAGE + METHODS[method][0]).main(rest)
+        importlib.import_module(PACKAGE + known[method][0]).main(rest)
     except SystemExit:  # after --help
         sys.stdout.flush()
         raise

@@ -19,10 +19,10 @@ from active_inheritance.select import Constraint, Objective, Rule
 from active_inheritance.switches import COLUMN, Answering, Learning, Scoring, Switches, Testing, measurable
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import check_ranges, flag, flag_name
+from common.cli import COMPARED, DATA, DEVICES, LOOP, MODEL, OUTPUT, TRAINING, check_ranges, flag, flag_name
 from common.config import SampleConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values, writing
-from common.errors import UserError
+from common.errors import UserError, meant
 from common.settings import RunSettings, TrainSettings, check_files, filled, given, hosted_share
 from common.tasks.files import stream_rows
 
@@ -52,14 +52,17 @@ class Config(RunSettings, TrainSettings):
         (),
         "who answers the prompts: embedded:student, embedded:teacher, smollm2, a Hugging Face id, a folder, "
         "openai:MODEL, python:FILE.py:FUNCTION; several share k",
+        MODEL,
     )
     source_url: str | None = flag(None, "base URL of sources openai:MODEL; else OPENAI_BASE_URL or the client's")
     budget: str | None = flag(None, "limits for hosted sources, such as calls=500,tokens=200000,usd=2.5")
     source_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
-    prompts_file: str | None = flag(None, "file of the prompts that sources answer; an embedded set if not given")
+    prompts_file: str | None = flag(
+        None, "file of the prompts that sources answer; an embedded set if not given", DATA
+    )
     prompts: int | None = flag(None, "most prompts of it, drawn by the seed; embedded: 200, else all")
     sampling: Literal["sample", "diverse-beam"] = flag(
-        "sample", "how models in this process answer: by chance, or by diverse beam search with k groups"
+        "sample", "how models in this process answer: by chance, or by diverse beam search with k groups", MODEL
     )
     diversity_penalty: float = flag(1.0, "diverse-beam: price of a token that an earlier group took")
     source_temperature: float | None = flag(None, "of sources; 1, and 0.8 where a small model is among them")
@@ -68,7 +71,7 @@ class Config(RunSettings, TrainSettings):
         None, "longest answer in tokens, of sources and student; embedded models: 160, else 512"
     )
     pool: str | None = flag(
-        None, "file with several answers to every prompt (.jsonl, .csv, .parquet), in place of sources"
+        None, "file with several answers to every prompt (.jsonl, .csv, .parquet), in place of sources", DATA
     )
     prompt_column: str | None = flag(None, "column of the prompt; prompt, instruction, question or query")
     answers_column: str | None = flag(
@@ -82,7 +85,7 @@ class Config(RunSettings, TrainSettings):
         None, f"answers of a prompt in total, evenly from its sources; {K} if they are sampled, all of a file's"
     )
     objective: tuple[str, ...] = flag(
-        ("mtld:max",), "what to select by: SCORE:max, SCORE:min, SCORE:target=NUMBER; several are combined"
+        ("mtld:max",), "what to select by: SCORE:max, SCORE:min, SCORE:target=NUMBER; several are combined", LOOP
     )
     constraint: tuple[str, ...] = flag((), "what a selected answer must meet: SCORE>=NUMBER, SCORE<=NUMBER")
     min_words: int | None = flag(
@@ -118,13 +121,15 @@ class Config(RunSettings, TrainSettings):
         "standard deviations below a source's mean log-probability at which its answer is unlikely and not used; "
         "models in this process only; 0: off, as for the embedded ones, else 3",
     )
-    select_only: bool = flag(False, "stop with the selected data set; the command without this goes on from it")
-    student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none")
+    select_only: bool = flag(
+        False, "stop with the selected data set; the command without this goes on from it", OUTPUT
+    )
+    student: str = flag("embedded", "who is trained: embedded, a Hugging Face id, a folder, or none", MODEL)
     students: tuple[str, ...] = flag(
         (), "in place of one student: each learns from each --source alone, and a table shows what it takes over"
     )
     arms: tuple[str, ...] = flag(
-        ("base", "first", "random", "selected"), f"students compared, of {', '.join(ARMS)}"
+        ("base", "first", "random", "selected"), f"students compared, of {', '.join(ARMS)}", COMPARED
     )
     test_prompts_file: str | None = flag(None, "file of the held-out prompts; else a part of the prompts")
     test_prompts: int = flag(80, "held-out prompts where no file is given, at most half of all")
@@ -138,10 +143,10 @@ class Config(RunSettings, TrainSettings):
         "stereoset=FILE, toxicity_prompts=FILE, …; embedded word problems if not given, none: nothing",
     )
     rounds: int = flag(
-        1, "of all: after the first, students answer the prompts themselves and new ones learn from that"
+        1, "of all: after the first, students answer the prompts themselves and new ones learn from that", LOOP
     )
-    repeats: int | None = flag(None, "repeats with other seeds, for intervals; embedded: 3, else 1")
-    learning_rate: float | None = flag(None, "peak; embedded student: 1e-3, else by its size")
+    repeats: int | None = flag(None, "repeats with other seeds, for intervals; embedded: 3, else 1", COMPARED)
+    learning_rate: float | None = flag(None, "peak; embedded student: 1e-3, else by its size", TRAINING)
     epochs: float | None = flag(None, "passes over the data; embedded student: 4, else by its size")
     batch_size: int | None = flag(
         None, "examples in an update; embedded student: 16, else by its size and the prompts"
@@ -150,9 +155,11 @@ class Config(RunSettings, TrainSettings):
     too_long: Literal["cut", "drop"] = flag(
         "cut", "longer ones: learn their beginning, without an end, or leave the prompt out of every arm"
     )
-    workers: int = flag(2, "processes that score and select; changes no result")
-    redact: bool = flag(False, "show hashes instead of texts in the report")
-    run_dir: str = flag("runs/active-inheritance", "folder or URL of the run; the same command continues it")
+    workers: int = flag(2, "processes that score and select; changes no result", DEVICES)
+    redact: bool = flag(False, "show hashes instead of texts in the report", OUTPUT)
+    run_dir: str = flag(
+        "runs/active-inheritance", "folder or URL of the run; the same command continues it", OUTPUT
+    )
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -238,7 +245,8 @@ class Config(RunSettings, TrainSettings):
         self.check_training()
         self._check_pool()
         if unknown := [name for name in self.drop if name not in GUARDS]:
-            raise UserError(f"--drop {','.join(unknown)}: there are {', '.join(GUARDS)}, or none")
+            there = f"there are {', '.join(GUARDS)}, or none"
+            raise UserError(f"--drop {','.join(unknown)}: {there}{meant(unknown[0], GUARDS)}")
         k = self.k or (K if self.rounds > 1 else None)
         if k is not None and self.top >= k:
             raise UserError(f"--top {self.top} of --k {k} answers selects nothing: use a smaller --top")
@@ -280,7 +288,7 @@ class Config(RunSettings, TrainSettings):
 
     def _check_student(self) -> None:
         if unknown := [arm for arm in self.arms if arm not in ARMS]:
-            raise UserError(f"--arms {','.join(unknown)}: there are {', '.join(ARMS)}")
+            raise UserError(f"--arms {','.join(unknown)}: there are {', '.join(ARMS)}{meant(unknown[0], ARMS)}")
         if not {"base", "random", "selected"} <= {*self.arms} or len(set(self.arms)) < len(self.arms):
             raise UserError("--arms must hold base, random and selected, and each arm once")
         if given(self.test_samples) > 1 and self.test_temperature == 0:

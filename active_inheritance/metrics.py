@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from active_inheritance.pools import Answer
 from active_inheritance.switches import COLUMN
 from common import hosts
-from common.errors import UserError
+from common.errors import UserError, meant, quoted
 from common.results.rundir import VERSION
 from common.text.textstats import METRICS, profile
 from common.usercode import load_callable
@@ -64,8 +64,8 @@ def check_scorer(name: str, toxicity: str | None = None) -> None:
         raise UserError(f"{name!r} names no column: give column:NAME")
     elif not name.startswith(COLUMN) and name not in METRICS:
         raise UserError(
-            f"there is no metric {name!r}: there are {', '.join(METRICS)}, column:NAME for a score that the pool "
-            "holds, and python:FILE.py:FUNCTION for your own"
+            f"no metric {quoted(name)}{meant(name, METRICS)}; there are {', '.join(METRICS)}, column:NAME "
+            "for a score that the pool holds, and python:FILE.py:FUNCTION for your own"
         )
 
 

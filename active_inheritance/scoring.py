@@ -98,7 +98,7 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
             with _processes(scoring, size) as each:
                 work = functools.partial(_score_part, place, scoring, scorers)
                 parts = enumerate(_parts(pool.groups()))
-                counted = list(progress_bar(each(work, parts), desc="scored", unit=" parts"))
+                counted = list(progress_bar(each(work, parts), desc="scored", unit="part"))
             index = _index(counted, size)
             if not index["usable_prompts"]:
                 raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
@@ -117,7 +117,7 @@ def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Se
         work = functools.partial(_select_part, scored.folder, own, scored.scoring, rule, stride)
         with _processes(scored.scoring, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
-            found = Tally.joined(list(progress_bar(done, desc="selected", total=index["parts"], unit=" parts")))
+            found = Tally.joined(list(progress_bar(done, desc="selected", total=index["parts"], unit="part")))
     if not len(found.pool):
         raise UserError(
             f"no prompt has an answer that can be taken under {', '.join(map(str, rule.constraints)) or rule}: "

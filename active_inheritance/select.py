@@ -21,7 +21,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from common.errors import UserError
+from common.errors import UserError, meant, quoted
 
 ARMS = ("first", "random", "matched", "selected")
 """first: the first answer of the first source. random: a uniform draw of the usable answers. matched: of the other
@@ -47,7 +47,8 @@ class Objective:
         name, _, how = text.rpartition(":")
         direction, _, value = how.partition("=")
         if not name or direction not in ("max", "min", "target") or bool(value) != (direction == "target"):
-            raise UserError(f"--objective {text!r}: give SCORE:max, SCORE:min or SCORE:target=NUMBER")
+            like = meant(direction, ("max", "min", "target"))
+            raise UserError(f"--objective {quoted(text)}: give SCORE:max, SCORE:min or SCORE:target=NUMBER{like}")
         return cls(name, direction, _number(value, f"--objective {text!r}") if value else 0.0)
 
     def gain(self, value: float | None) -> float:

@@ -26,6 +26,7 @@ from active_inheritance.prompts import room
 from active_inheritance.scoring import Selection
 from active_inheritance.student_profile import profiled
 from active_inheritance.switches import Learning, Scoring, Testing, measurable
+from common import progress
 from common.errors import UserError
 from common.evals.measure import Measure
 from common.generate import Request
@@ -199,7 +200,12 @@ def measure(run: RunDir, model: Lazy, evaluation: Evaluation, name: str, seed: i
             ]
         return rows
 
-    return run.once(f"{name}/answers.jsonl", scored)
+    rows = run.once(f"{name}/answers.jsonl", scored)
+    main = measurable(evaluation.scoring.names)[0]
+    values = [row["scores"][main] for row in rows if row["scores"][main] is not None]
+    if values:
+        progress.tell(f"{name.rpartition('/')[2]} {main}", f"{sum(values) / len(values):.4g}")
+    return rows
 
 
 def drift(run: RunDir, base: LanguageModel, model: Lazy, answers: Sequence[Row], name: str) -> list[Row]:

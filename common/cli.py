@@ -2,7 +2,7 @@
 
     @dataclasses.dataclass(frozen=True)
     class Config:
-        rounds: int = flag(4, "trainings of the student, the first on the seeds alone")
+        rounds: int = flag(4, "trainings of the student, the first on the seeds alone", LOOP)
 
     config = parse(Config, ["--rounds", "2"], prog="run.py llm2llm")
 
@@ -13,14 +13,17 @@ flag given several times), and any of these or None.
 
 import argparse
 import dataclasses
+import functools
 import math
+import pathlib
 import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from common.errors import UserError
+from common.errors import UserError, meant, quoted
+from common.mapping import read_mapping
 from common.usercode import PACKAGE
 
 C = TypeVar("C")
@@ -28,9 +31,34 @@ C = TypeVar("C")
 PROG = "seedloop" if PACKAGE else "run.py"
 """What the command is called: installed, or in the repository."""
 
+MODEL, DATA, LOOP, TRAINING = "the model", "the data", "the loop", "training"
+COMPARED, OUTPUT, DEVICES = "what is compared", "output", "devices and processes"
+GROUPS = (MODEL, DATA, LOOP, TRAINING, COMPARED, OUTPUT, DEVICES)
+"""Headings of flags in a command's help, in order."""
+
+UNITS = {
+    ("_tokens", "max_length"): "TOKENS",
+    ("_words",): "WORDS",
+    ("_file", "pool", "toxicity_prompts", "stereoset", "crows_pairs", "bbq_targets"): "FILE",
+    ("_dir",): "DIR",
+    ("_column",): "COLUMN",
+    ("_url",): "URL",
+    ("_price",): "USD,USD",
+    ("budget",): "LIMITS",
+    ("epochs",): "PASSES",
+    ("batch_size",): "EXAMPLES",
+    ("_steps",): "UPDATES",
+    ("learning_rate",): "RATE",
+    ("_cut",): "NATS",
+}
+"""What stands for a flag's value in the help, by how the field's name ends."""
+IDENTITY = ("file_hashes", "models")
+"""What a run writes into its config.json beside settings."""
+
 
 def flag(default: Any, help: str, group: str | None = None) -> Any:
-    """A dataclass field with its default and the line that `--help` shows, under the heading `group` if given."""
+    """A dataclass field with its default and the line that `--help` shows. `group`: the heading it stands under,
+    from here on: fields that follow stand there too until one names another."""
     return dataclasses.field(default=default, metadata={"help": help, "group": group})
 
 
@@ -57,54 +85,141 @@ def parse(
     prog: str,
     description: str = "",
     presets: Mapping[str, Mapping[str, Any]] | None = None,
+    method: str | None = None,
 ) -> C:
     """An instance of the dataclass `kind` from command-line words.
 
-    `presets` gives other defaults by the name that stands after `--preset`; flags that are given win over them.
+    `presets` gives other defaults by the name that stands after `--preset`. With a `method`, `--config FILE` reads
+    settings from a file (see `stored`), which win over those of a preset. Flags that are given win over both.
     Raises UserError for anything that does not fit. `--help` prints the flags and exits with status 0.
     """
     # No abbreviations: a flag added later could make one ambiguous, or change what it means.
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
-    hints = typing.get_type_hints(kind)
-    groups: dict[str | None, Any] = {None: parser}
-    for field in dataclasses.fields(typing.cast("type[Any]", kind)):
-        name = field.metadata.get("group")
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        groups[name].add_argument(flag_name(field.name), **_argument(hints[field.name], field))
-    if presets is not None:
-        parser.set_defaults(**presets.get(_preset(argv) or "", {}))
-    values = vars(parser.parse_args(argv))
-    return kind(**values)
+    parser = _Parser(prog=prog, usage=f"{prog} [--flags]", description=description, allow_abbrev=False)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--preset", nargs="?")
+    early.add_argument("--config", nargs="?")
+    named, found = early.parse_known_args(argv)[0], {}
+    if method is not None:
+        told = "settings from a YAML or JSON file, such as config.json of a run; flags win over it"
+        parser.add_argument("--config", metavar="FILE", help=told)
+        if named.config:
+            found = stored(kind, pathlib.Path(named.config), method)
+    preset = named.preset or found.get("preset") or ""
+    of_preset = (presets or {}).get(preset, {})
+    _add_flags(parser, kind, of_preset, preset)
+    parser.set_defaults(**{**of_preset, **found})
+    values, rest = parser.parse_known_args(argv)
+    if rest:
+        flags = [option for action in parser._actions for option in action.option_strings]  # in order
+        word = rest[0].partition("=")[0]
+        what = f"unknown flag {word}{meant(word, flags)}" if word.startswith("-") else f"stray word {quoted(word)}"
+        parser.error(what)
+    return kind(**{name: value for name, value in vars(values).items() if name != "config"})
 
 
-def _preset(argv: list[str]) -> str | None:
-    """The word after `--preset`; whether it is a known one is for the full parser to say."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--preset", nargs="?")
-    return first.parse_known_args(argv)[0].preset
+def _add_flags(parser: _Parser, kind: type[Any], of_preset: Mapping[str, Any], preset: str) -> None:
+    hints, current = typing.get_type_hints(kind), None
+    found: dict[str | None, list[dataclasses.Field]] = {None: [], **{name: [] for name in GROUPS}}
+    for field in dataclasses.fields(kind):
+        current = field.metadata.get("group") or current
+        found[current].append(field)
+    for name, fields in found.items():
+        # A heading for a parser without groups would stand over nothing.
+        group: Any = parser.add_argument_group(name) if name and fields else parser
+        for field in fields:
+            options = _argument(hints[field.name], field)
+            told = field.metadata["help"] + _default_told(field, of_preset, preset)
+            # argparse formats help texts with %.
+            group.add_argument(flag_name(field.name), help=told.replace("%", "%%"), **options)
+
+
+def _default_told(field: dataclasses.Field, of_preset: Mapping[str, Any], preset: str) -> str:
+    """ " (default: 4)", or " (paper: 10)" of a preset; nothing of an open one and of a switch."""
+    value = of_preset.get(field.name, field.default)
+    if field.name not in of_preset and (value in (None, ()) or isinstance(value, bool)):
+        return ""
+    shown = ",".join(value) if isinstance(value, tuple) else value
+    return f" ({preset if field.name in of_preset else 'default'}: {shown})"
 
 
 def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
-    default: Any = field.default
-    options: dict[str, Any] = {"default": default, "dest": field.name}
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        # X | None is read as X: None is what stays where the flag is not given.
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-    shown = default
+    options: dict[str, Any] = {"default": field.default, "dest": field.name}
+    hint = _plain(hint)
     if hint is bool:
-        switch = "store_true" if default is False else argparse.BooleanOptionalAction
-        return options | {"action": switch, "help": field.metadata["help"]}
+        return options | {"action": "store_true" if field.default is False else argparse.BooleanOptionalAction}
+    unit = next((unit for ends, unit in UNITS.items() if field.name.endswith(ends)), None)
     if typing.get_origin(hint) is typing.Literal:
-        options |= {"choices": typing.get_args(hint), "metavar": "|".join(typing.get_args(hint))}
+        unit = "|".join(typing.get_args(hint))
     elif typing.get_origin(hint) is tuple:
-        options |= {"type": _words, "metavar": "A,B,...", "action": _Several}
-        shown = ",".join(default or ())
-    else:
-        options |= {"type": hint, "metavar": {"int": "N", "float": "X"}.get(hint.__name__, "TEXT")}
-    stated = "" if default in (None, ()) else f" (default: {shown})"
-    # argparse formats help texts with %.
-    return options | {"help": (field.metadata["help"] + stated).replace("%", "%%")}
+        return options | {"type": _words, "metavar": unit or "A,B,...", "action": _Several}
+    return options | {
+        "type": functools.partial(_from_word, hint),
+        "metavar": unit or {int: "N", float: "X"}.get(hint, "TEXT"),
+    }
+
+
+def _plain(hint: Any) -> Any:
+    """X of X | None: None is what stays where the flag is not given."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _from_word(hint: Any, word: str) -> Any:
+    try:
+        return _read(hint, word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """A setting of a flag's type from a word, or from a file's value. Raises ValueError."""
+    if typing.get_origin(hint) is typing.Literal:
+        known = typing.get_args(hint)
+        if value not in known:
+            raise ValueError(f"{quoted(value)} is none of {', '.join(known)}{meant(str(value), known)}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            return tuple(value)
+        if isinstance(value, str):
+            return _words(value)
+        raise ValueError(f"{quoted(value)} is no list of texts")
+    if hint in (int, float):
+        kinds = (int, str) if hint is int else (int, float, str)
+        try:
+            # YAML takes 1e-4 for a text; in Python True is a number.
+            if isinstance(value, kinds) and not isinstance(value, bool):
+                return hint(value)
+        except (ValueError, OverflowError):
+            pass
+        raise ValueError(f"{quoted(value)} is no {'whole ' if hint is int else ''}number")
+    if not isinstance(value, hint):
+        raise ValueError(f"{quoted(value)} is {'neither true nor false' if hint is bool else 'no text'}")
+    return value
+
+
+def stored(kind: type[Any], file: pathlib.Path, method: str) -> dict[str, Any]:
+    """The settings in a YAML or JSON file: names of flags with their values, or config.json of a run of `method`.
+    Raises UserError for a name that is none, and for a value that its flag does not take."""
+    found = read_mapping(file, "names of flags with their values")
+    if {"method", "config"} <= found.keys() and isinstance(found["config"], dict):
+        if found["method"] != method:
+            raise UserError(f"{file} is of {quoted(found['method'])}, not of {method}: use it with that method")
+        found = {name: value for name, value in found["config"].items() if name not in IDENTITY}
+    hints, settings = typing.get_type_hints(kind), {}
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for key, value in found.items():
+        name = str(key).removeprefix("--").replace("-", "_")
+        if name not in fields:
+            raise UserError(f"{file}: unknown setting {quoted(key)}{meant(str(key), fields)}")
+        if value is None:  # left open, as in config.json
+            continue
+        try:
+            settings[name] = _read(_plain(hints[name]), value)
+        except ValueError as error:
+            raise UserError(f"{file}: {name}: {error}") from None
+    return settings
 
 
 def flag_name(field: str) -> str:
@@ -132,6 +247,15 @@ def check_ranges(
             value = getattr(config, name)
             if value is not None and not fits(value):
                 raise UserError(f"{flag_name(name)} must {what}, not {value}")
+
+
+def no_words(argv: list[str], usage: str) -> None:
+    """For a command that takes no words. `-h` prints its usage; raises UserError for anything else."""
+    if argv in (["-h"], ["--help"]):
+        print(f"usage: {PROG} {usage}")
+        raise SystemExit(0)
+    if argv:
+        raise UserError(f"stray word {quoted(argv[0])}: the command is {PROG} {usage.partition(chr(10))[0]}")
 
 
 def _words(text: str) -> tuple[str, ...]:

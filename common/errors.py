@@ -1,6 +1,13 @@
-"""The one exception for mistakes a user can fix."""
+"""The one exception for mistakes a user can fix, and how its line quotes what was given."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
 
 from common.secret import masked
+
+QUOTED, LONGEST = 80, 3000
+"""Characters of a value that are shown, and of a whole message."""
 
 
 class UserError(ValueError):
@@ -9,8 +16,36 @@ class UserError(ValueError):
     A ValueError, so that a program that calls seedloop needs no import of ours to catch it. `run.py` prints the
     message without a traceback and exits with status 2; a library call never exits. Raise it before any work is
     done whenever the mistake can be seen early. Code that reads numbers or JSON under `except ValueError`
-    must let it through. Keys in the message are masked.
+    must let it through. Keys in the message are masked, and what is far too long in it is cut in its middle.
     """
 
     def __init__(self, message: str):
-        super().__init__(masked(message))
+        # Whatever was given is echoed somewhere: 100 kB of it would hide what is wrong with it.
+        short = re.sub(r"\S{500,}", lambda found: _cut(found[0], 2 * QUOTED), masked(message))
+        super().__init__(_cut(short, LONGEST))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit * 2 // 3]}…{text[-limit // 3 :]}"
+
+
+def quoted(value: Any) -> str:
+    """A value as an error shows it: on one line, and cut if it is long."""
+    return _cut(repr(value), QUOTED)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What another library's error says, on one line; its kind where it says nothing."""
+    return _cut(" ".join(str(error).split()), 400).rstrip(".") or type(error).__name__
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean NAME?" for a word like one of `known`, or made of the initials of its parts; else ""."""
+    import difflib
+
+    plain = lambda name: name.lower().replace("_", "-").lstrip("-")
+    names = {plain(name): name for name in known}
+    word = plain(word[:QUOTED])
+    like = difflib.get_close_matches(word, names, n=1, cutoff=0.65)
+    like = like or [name for name in names if "-" in name and word == "".join(p[:1] for p in name.split("-"))]
+    return f"; did you mean {' or '.join(names[name] for name in like[:3])}?" if like else ""

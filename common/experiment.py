@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 from common import hosts
 from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
+from common.progress import running
 from common.results.conclusion import Conclusion, conclude, finished, tell
 from common.results.mirror import is_url
 from common.results.rundir import RunDir
@@ -59,7 +60,7 @@ def main(
     checked the data as a run would.
     """
     # Resolved here too: the plan shows the settings that a run would use.
-    config = parse(kind, argv, f"{PROG} {method}", about, presets).resolved()
+    config = parse(kind, argv, f"{PROG} {method}", about, presets, method).resolved()
     hosts.connect(config.coordinator, config.processes, config.process)
     if config.dry_run:
         lines = [*plan(config), *config.reasons()]
@@ -111,4 +112,6 @@ def carry_out(
     with RunDir.open(run_dir, method, dict(identity)) as run:
         if sys.stderr.isatty() and hosts.is_writer():
             print(f"run directory: {run_dir}", file=sys.stderr)
-        return conclude(run, work(run, ready))
+        with running(identity.get("repeats") or 1):
+            found = work(run, ready)
+        return conclude(run, found)

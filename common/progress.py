@@ -1,34 +1,263 @@
-"""Progress bars: every bar of the project is made here.
+"""What a run is doing: one line in a terminal, which changes; where nobody looks, a line for every stage.
 
-    with progress_bar(total=len(requests), desc="teacher", unit="sample") as bar:
-        bar.update()
+    with running(repeats=3):                              # a run: where it stands is told from here on
+        at("repeat_0/llm2llm/round_1/student")            # by the artifact that is being made
+        with stage("train llm2llm"):
+            with progress_bar(total=78, desc="llm2llm", unit="update") as bar:
+                bar.update()
+        tell("dev", "71.3%")                              # a figure so far
 
-One is drawn in a terminal and in Jupyter, once; where standard error goes to a file or a pipe there is none, nor
-in any but the first of several processes.
+    repeat 1/3 · llm2llm · round 1 · train 34/78 updates, 0:12 left · dev 71.3% · 1:40
+
+In Jupyter there are both. Of several processes the first alone tells. All of it goes to standard error, at once.
+A time that is left is said only where it follows from what was measured: of a stage once some of it is done,
+compiling apart, and of a run once a repeat of it is done.
 """
 
-import importlib.util
+import contextlib
+import dataclasses
+import re
+import shutil
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
-
-from tqdm import tqdm
 
 from common import hosts
 
-Bar = tqdm
+BETWEEN = 0.1
+"""Seconds between two drawings."""
+WORTH_SAYING = 1.0
+"""Seconds that a stage takes to have a line of its own, and that a rest is measured on."""
+SHOWN = 2
+"""Figures in the line, the last ones."""
 
 
-def progress_bar(iterable: Iterable[Any] | None = None, **settings: Any) -> Bar:
-    """A tqdm bar with `settings` of tqdm's own, over `iterable` or updated by hand.
+@dataclasses.dataclass
+class _Stage:
+    """A stage that is open; what stages within it take is theirs. `compiled`: seconds of compiling before it."""
 
-    Jupyter gets a widget if ipywidgets is there, else a line of text: `tqdm.auto` would warn of what is missing.
-    """
-    kernel = _in_jupyter()
-    kind = tqdm
-    if kernel and importlib.util.find_spec("ipywidgets") is not None:
-        from tqdm.notebook import tqdm as kind
-    return kind(iterable, disable=not (hosts.is_writer() and (kernel or sys.stderr.isatty())), **settings)
+    name: str
+    compiled: float
+    within: float = 0.0
+
+
+@dataclasses.dataclass
+class _Run:
+    """Where a run stands. `stages`: those that are open; `news`: figures that have not stood in a line yet;
+    `begun`: when each repeat was begun that this process has come to."""
+
+    repeats: int = 1
+    place: tuple[str, ...] = ()
+    stages: list[_Stage] = dataclasses.field(default_factory=list)
+    figures: dict[str, str] = dataclasses.field(default_factory=dict)
+    news: list[str] = dataclasses.field(default_factory=list)
+    start: float = dataclasses.field(default_factory=lambda: time.monotonic())
+    begun: list[float] = dataclasses.field(default_factory=list)
+
+
+_run = _Run()
+_bar: "Bar | None" = None
+_compiling, _compiled, _listening = False, 0.0, False
+_drawn, _drawn_at = 0, 0.0  # letters on the screen, and since when
+
+
+# --- what is told ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(repeats: int) -> Iterator[None]:
+    """A run of so many repeats within the block; one within another has a line of its own."""
+    global _run
+    outer, _run = _run, _Run(repeats)
+    try:
+        yield
+    finally:
+        _clear()
+        _run = outer
+
+
+def at(name: str) -> None:
+    """The artifact `name` of the run is being made; its folders tell the place."""
+    _run.place = place_of(name, _run.repeats)
+    number = re.match(r"repeat_(\d+)/", name)
+    while number is not None and len(_run.begun) <= int(number[1]):
+        _run.begun.append(time.monotonic())
+    _draw()
+
+
+def place_of(name: str, repeats: int = 1) -> tuple[str, ...]:
+    """("repeat 1", "llm2llm", "round 2") of "repeat_0/llm2llm/round_2/dev.jsonl"."""
+    parts = []
+    for part in name.split("/")[:-1]:
+        kind, _, number = part.rpartition("_")
+        if kind == "repeat":
+            parts.append(f"repeat {int(number) + 1}" + (f"/{repeats}" if repeats > 1 else ""))
+        elif part != "models":
+            parts.append(f"{kind} {number}" if kind in ("round", "fold") else part)
+    return tuple(parts)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """A stage of the run within the block; it gets a line when it is done."""
+    _listen()
+    own, start = _Stage(name, _compiled), time.monotonic()
+    _run.stages.append(own)
+    _draw()
+    try:
+        yield
+        if (time.monotonic() - start - own.within >= WORTH_SAYING or _run.news) and not _terminal():
+            _say(f"[{_clock(_elapsed())}] {'; '.join([_told(own, start), *_run.news])}")
+            _run.news.clear()
+    finally:
+        _run.stages.pop()
+        if _run.stages:
+            outer = _run.stages[-1]
+            outer.within += time.monotonic() - start
+            outer.compiled += _compiled - own.compiled
+
+
+def _told(own: _Stage, start: float) -> str:
+    compiled = _compiled - own.compiled
+    share = f", {compiled:.0f} s of it compiling" if compiled >= WORTH_SAYING else ""
+    place = " · ".join((*_run.place, _stage(own.name)))
+    return f"{place}: {time.monotonic() - start - own.within:.1f} s{share}"
+
+
+def tell(name: str, figure: str) -> None:
+    """A figure so far."""
+    _run.figures.pop(name, None)  # the last one told stands last
+    _run.figures[name] = figure
+    _run.news.append(f"{name} {figure}")
+    _draw()
+
+
+class Bar:
+    """Work of one kind that is being done, counted in `unit`s: an iterable, or `update` by hand."""
+
+    def __init__(self, iterable: Iterable[Any] | None, total: int | None, initial: int, desc: str, unit: str):
+        self._iterable, self.total, self.done, self.desc, self.unit = iterable, total, initial, desc, unit
+        self._first: tuple[float, int, float] | None = None  # when something was first done, how much, compiled
+
+    def update(self, count: int = 1) -> None:
+        self.done += count
+        if self._first is None:
+            self._first = time.monotonic(), self.done, _compiled
+        _draw()
+
+    def left(self) -> float | None:
+        """Seconds until all is done, where what was done since the first update tells."""
+        if self._first is None or self.total is None or self.done >= self.total:
+            return None
+        since, before, compiled = self._first
+        taken, count = time.monotonic() - since - (_compiled - compiled), self.done - before
+        return (self.total - self.done) * taken / count if count > 1 and taken >= WORTH_SAYING else None
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f"/{self.total}"
+        return f"{self.done}{of} {self.unit}s"
+
+    def __iter__(self) -> Iterator[Any]:
+        with self:
+            for item in self._iterable or ():
+                yield item
+                self.update()
+
+    def __enter__(self) -> "Bar":
+        global _bar
+        _listen()
+        _bar = self
+        _draw()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _bar
+        if _bar is self:
+            _bar = None
+        if not _run.stages:  # in a call of the user's own, with no run around it
+            _clear()
+
+
+def progress_bar(
+    iterable: Iterable[Any] | None = None,
+    total: int | None = None,
+    initial: int = 0,
+    desc: str = "",
+    unit: str = "request",
+) -> Bar:
+    """A bar over `iterable`, or updated by hand within its `with` block. All bars of the project are made here."""
+    return Bar(iterable, total, initial, desc, unit)
+
+
+# --- the line ----------------------------------------------------------------------------------------------------
+
+
+def _line() -> str:
+    name = _stage(_run.stages[-1].name) if _run.stages else ""
+    if _bar is not None:
+        name = f"{name or _bar.desc} {_bar}"
+        if (left := _bar.left()) is not None:
+            name += f", {_clock(left)} left"
+    parts = [*_run.place, "compiling …" if _compiling else name]
+    parts += [f"{key} {value}" for key, value in [*_run.figures.items()][-SHOWN:]]
+    left = _run_left()
+    parts.append(_clock(_elapsed()) + ("" if left is None else f", about {_clock(left)} left of all"))
+    return " · ".join(filter(None, parts))
+
+
+def _stage(name: str) -> str:
+    """Its name without the arm that the place tells already."""
+    return next((name.removesuffix(f" {part}") for part in _run.place if name.endswith(f" {part}")), name)
+
+
+def _elapsed() -> float:
+    return time.monotonic() - _run.start
+
+
+def _run_left() -> float | None:
+    """Seconds until the run is done, as the repeats before this one took; None where that is not known. Of a run
+    that is continued, repeats that were only read back tell nothing."""
+    if len(_run.begun) < 2:
+        return None
+    first, last, count = _run.begun[0], _run.begun[-1], len(_run.begun) - 1
+    each, here = (last - first) / count, time.monotonic() - last
+    return (_run.repeats - count) * each - here if each >= max(here, WORTH_SAYING) else None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def _draw(now: bool = False) -> None:
+    global _drawn, _drawn_at
+    if not (_terminal() or _in_jupyter()) or not hosts.is_writer():
+        return
+    if not now and time.monotonic() - _drawn_at < BETWEEN:
+        return
+    width = shutil.get_terminal_size((100, 24)).columns - 1
+    line = _line()
+    line = line if len(line) <= width else line[: width - 1] + "…"
+    print(f"\r{line:{_drawn}}", end="", file=sys.stderr, flush=True)
+    _drawn, _drawn_at = len(line), time.monotonic()
+
+
+def _clear() -> None:
+    global _drawn
+    if _drawn:
+        print(f"\r{'':{_drawn}}\r", end="", file=sys.stderr, flush=True)
+        _drawn = 0
+
+
+def _say(line: str) -> None:
+    _clear()
+    if hosts.is_writer():
+        print(line, file=sys.stderr, flush=True)
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def _in_jupyter() -> bool:
@@ -36,3 +265,32 @@ def _in_jupyter() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and "IPKernelApp" in shell.config
+
+
+# --- compiling ---------------------------------------------------------------------------------------------------
+
+
+def _listen() -> None:
+    """Have jax tell when it compiles, once it is loaded."""
+    global _listening
+    if _listening or "jax" not in sys.modules:
+        return
+    _listening = True
+    from jax import monitoring
+
+    monitoring.register_event_listener(_on_event)
+    monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+def _on_event(event: str, **_: Any) -> None:
+    global _compiling
+    if event == "/jax/compilation_cache/compile_requests_use_cache":
+        _compiling = True
+        _draw(now=True)
+
+
+def _on_duration(event: str, seconds: float, **_: Any) -> None:
+    global _compiling, _compiled
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiling, _compiled = False, _compiled + seconds
+        _draw()

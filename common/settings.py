@@ -9,19 +9,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from common.backends.budget import Budget
-from common.cli import check_ranges, flag, flag_name
+from common.cli import DEVICES, LOOP, OUTPUT, TRAINING, check_ranges, flag, flag_name
 from common.config import LoraConfig, Optimizer, Remat, Schedule, TrainConfig, micro_batch
-from common.errors import UserError
+from common.errors import UserError, meant, quoted
 
 if TYPE_CHECKING:
     from common.model.meshes import Devices
 
 C = TypeVar("C", bound="RunSettings")
 T = TypeVar("T")
-
-
-DEVICES = "devices and processes"
-"""Heading of these flags in a command's help."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +27,8 @@ class RunSettings:
     UNSTORED: ClassVar[tuple[str, ...]] = ("run_dir", "dry_run", "mesh", "coordinator", "processes", "process")
     """Settings that decide no result, so that a run may be continued with others."""
 
-    seed: int = flag(0, "random seed of everything")
-    run_dir: str = flag("runs/seedloop", "folder or URL of the run; the same command continues it")
+    seed: int = flag(0, "random seed of everything", LOOP)
+    run_dir: str = flag("runs/seedloop", "folder or URL of the run; the same command continues it", OUTPUT)
     dry_run: bool = flag(False, "show the plan and stop")
     mesh: str | None = flag(
         None,
@@ -41,10 +37,10 @@ class RunSettings:
         DEVICES,
     )
     coordinator: str | None = flag(
-        None, "HOST:PORT of process 0; TPU pods, SLURM, GKE and Open MPI name it by themselves", DEVICES
+        None, "HOST:PORT of process 0; TPU pods, SLURM, GKE and Open MPI name it by themselves"
     )
-    processes: int | None = flag(None, "how many processes carry out this run, by the same command", DEVICES)
-    process: int | None = flag(None, "which of them this one is, from 0", DEVICES)
+    processes: int | None = flag(None, "how many processes carry out this run, by the same command")
+    process: int | None = flag(None, "which of them this one is, from 0")
 
     def held(self) -> dict[str, int]:
         """Models that are in memory at one time, by name, and the bytes that each takes for a parameter."""
@@ -66,31 +62,23 @@ class RunSettings:
         return []
 
 
-TRAINING = "training"
-"""Heading of these flags in a command's help."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Flags of how models are trained, the same in every method and for all its trainings. Rates, epochs and batch
     sizes are the method's own."""
 
     lora_rank: int | None = flag(None, "rank of adapters, 0 trains all weights; by model if not given", TRAINING)
-    lora_alpha: float = flag(16.0, "scale of adapters, over their rank", TRAINING)
-    optimizer: Optimizer = flag("adamw", "of all trainings; rmsprop: as in ReverseGen's program", TRAINING)
-    schedule: Schedule = flag("cosine", "of the learning rate after its warm-up", TRAINING)
-    weight_decay: float = flag(0.0, "of matrices, times the rate", TRAINING)
-    clip_norm: float = flag(1.0, "largest norm of a gradient", TRAINING)
-    micro_batch_size: int | None = flag(
-        None, "most examples on the device at once; by batch size if not given", TRAINING
-    )
+    lora_alpha: float = flag(16.0, "scale of adapters, over their rank")
+    optimizer: Optimizer = flag("adamw", "of all trainings; rmsprop: as in ReverseGen's program")
+    schedule: Schedule = flag("cosine", "of the learning rate after its warm-up")
+    weight_decay: float = flag(0.0, "of matrices, times the rate")
+    clip_norm: float = flag(1.0, "largest norm of a gradient")
+    micro_batch_size: int | None = flag(None, "most examples on the device at once; by batch size if not given")
     remat: Remat | None = flag(
-        None,
-        "what is computed twice to save memory: nothing, layers (full), or all but products (dots)",
-        TRAINING,
+        None, "what is computed twice to save memory: nothing, layers (full), or all but products (dots)"
     )
     param_dtype: Literal["float32", "bfloat16"] = flag(
-        "float32", "of all weights while they are trained; bfloat16 halves them, rounding at random", TRAINING
+        "float32", "of all weights while they are trained; bfloat16 halves them, rounding at random"
     )
 
     def train_config(self, rate: float, epochs: float, batch_size: int, **more: Any) -> TrainConfig:
@@ -149,7 +137,7 @@ def preset(kind: type[C], presets: Mapping[str, Mapping[str, Any]], name: str, s
 def check_preset(presets: Mapping[str, Any], name: str) -> None:
     """Raises UserError for an unknown name."""
     if name not in presets:
-        raise UserError(f"unknown preset {name!r}: there are {', '.join(presets)}")
+        raise UserError(f"unknown preset {quoted(name)}{meant(name, presets)}; there are {', '.join(presets)}")
 
 
 def check_files(config: Any, fields: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from common import runtime, stopping
+from common import progress, runtime, stopping
 from common.config import SampleConfig, TrainConfig
 from common.generate import Generator, Record, Request
 from common.lm import LanguageModel
@@ -69,6 +69,7 @@ def trained(
     logged under the name of the folder above.
     """
     path = run.path / name
+    progress.at(name)
     state, logged = path.with_name("training_state"), str(pathlib.PurePosixPath(name).parent)
     if not path.exists():
         with run.timed(stage):

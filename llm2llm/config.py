@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import check_ranges, flag
+from common.cli import COMPARED, DATA, LOOP, MODEL, OUTPUT, TRAINING, check_ranges, flag
 from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
-from common.errors import UserError
+from common.errors import UserError, meant
 from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from llm2llm.switches import (
@@ -80,9 +80,13 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 class Config(RunSettings, TrainSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
-    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
-    task: str = flag("arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file")
-    student: str = flag("embedded", "embedded, smollm2, a Hugging Face id, a folder, a GGUF file, MODEL+ADAPTER")
+    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below", LOOP)
+    task: str = flag(
+        "arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file", DATA
+    )
+    student: str = flag(
+        "embedded", "embedded, smollm2, a Hugging Face id, a folder, a GGUF file, MODEL+ADAPTER", MODEL
+    )
     teacher: str = flag(
         "embedded",
         "embedded, smollm2, a Hugging Face id, a folder, a file, openai:MODEL, pool:FILE of real examples, or "
@@ -91,7 +95,7 @@ class Config(RunSettings, TrainSettings):
     teacher_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
     budget: str | None = flag(None, "limits for a hosted teacher, such as calls=500,tokens=200000,usd=2.5")
     teacher_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
-    train_file: str | None = flag(None, "file the seeds are drawn from (.jsonl, .csv, .parquet)")
+    train_file: str | None = flag(None, "file the seeds are drawn from (.jsonl, .csv, .parquet)", DATA)
     dev_file: str | None = flag(None, "file for choosing the round; without it the last round counts")
     test_file: str | None = flag(None, "file for the final figures, used once")
     text_column: str = flag("text", "task text: the column with the text")
@@ -100,7 +104,7 @@ class Config(RunSettings, TrainSettings):
     seed_examples: int = flag(60, "seeds drawn from the training data")
     seed_sampler: Literal["balanced", "random"] = flag("balanced", "evenly from classes or skills, or at random")
     rounds: int | None = flag(
-        None, "trainings of the student, the first on the seeds alone; 4 for the embedded student, else 3"
+        None, "trainings of the student, the first on the seeds alone; 4 for the embedded student, else 3", LOOP
     )
     mode: Literal["iterative", "one-shot"] = flag(
         "iterative", "one-shot: all new examples after the first training, as many as all rounds would want"
@@ -153,14 +157,14 @@ class Config(RunSettings, TrainSettings):
     max_per_class: int | None = flag(None, "most new examples of one class in the whole run")
     seed_weight: float = flag(1.0, "weight of a seed in the loss; a new example has 1")
     patience: int = flag(3, "rounds without a better dev accuracy before the loop stops")
-    arms: tuple[str, ...] = flag(ARMS[:5], f"what is trained and compared: {', '.join(ARMS)}")
+    arms: tuple[str, ...] = flag(ARMS[:5], f"what is trained and compared: {', '.join(ARMS)}", COMPARED)
     match: Literal["updates", "tokens"] = flag("updates", "what the matched arms spend as llm2llm does")
     wordnet: str | None = flag(
         None, "arm eda: folder of WordNet's files; without it the student's embeddings name synonyms"
     )
     sweep: bool = flag(False, "run the ablations of the method instead, as one table")
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
-    teacher_temperature: float = flag(0.8, "of the teacher when it writes")
+    teacher_temperature: float = flag(0.8, "of the teacher when it writes", MODEL)
     teacher_top_p: float = flag(0.95, "of the teacher when it writes")
     teacher_tokens: int | None = flag(
         None, "longest reply of the teacher in tokens, its reasoning included; by task if not given"
@@ -175,7 +179,7 @@ class Config(RunSettings, TrainSettings):
     )
     system: str = flag("", "system text in front of every question to the student, in training too")
     few_shot: int = flag(0, "seeds with their answers in front of every question to the student, in training too")
-    learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else by its size")
+    learning_rate: float | None = flag(None, "peak; 3e-4 for the embedded student, else by its size", TRAINING)
     epochs: float | None = flag(
         None, "passes over the data in each training; 2 for the embedded student, else by its size"
     )
@@ -184,9 +188,9 @@ class Config(RunSettings, TrainSettings):
     )
     max_length: int = flag(512, "longest example in tokens, answer included")
     reference_code: bool = flag(
-        False, "prompts, judge and schedule of the authors' program (preset reference-code)"
+        False, "prompts, judge and schedule of the authors' program (preset reference-code)", LOOP
     )
-    run_dir: str = flag("runs/llm2llm", "folder or URL of the run; the same command continues it")
+    run_dir: str = flag("runs/llm2llm", "folder or URL of the run; the same command continues it", OUTPUT)
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -265,7 +269,8 @@ class Config(RunSettings, TrainSettings):
             raise UserError(f"--arms names an arm twice: {', '.join(self.arms)}")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown or not self.arms:
-            raise UserError(f"unknown arm {', '.join(unknown) or '(none)'}: choose from {', '.join(ARMS)}")
+            like = meant(unknown[0], ARMS) if unknown else ""
+            raise UserError(f"unknown arm {', '.join(unknown) or '(none)'}{like}; choose from {', '.join(ARMS)}")
         needs = [arm for arm in MATCHED if arm in self.arms]
         if needs and "llm2llm" not in self.arms:
             raise UserError(f"arm {needs[0]} is matched to llm2llm: add llm2llm to --arms")

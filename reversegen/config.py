@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import check_ranges, flag
+from common.cli import COMPARED, DATA, LOOP, MODEL, OUTPUT, TRAINING, check_ranges, flag
 from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, preferring, reasons, training, values, writing
-from common.errors import UserError
+from common.errors import UserError, meant
 from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
 from common.settings import preset as preset_of
 from reversegen.switches import (
@@ -91,9 +91,9 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 class Config(RunSettings, TrainSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the authors'."""
 
-    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below")
+    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below", LOOP)
     task: Literal["math", "honesty", "safety", "own"] = flag(
-        "math", "what failing means: a wrong answer, an unsure one, an unsafe one, or what --judge says"
+        "math", "what failing means: a wrong answer, an unsure one, an unsafe one, or what --judge says", DATA
     )
     data: str | None = flag(
         None,
@@ -103,6 +103,7 @@ class Config(RunSettings, TrainSettings):
     proposer: str = flag(
         "embedded",
         "the model that is trained to write queries: embedded, smollm2, a Hugging Face id, a folder, a file",
+        MODEL,
     )
     target: str = flag("embedded", "the model that should fail, and is trained at the end: named likewise")
     transfer_targets: tuple[str, ...] = flag((), "other models that are asked the final queries as well")
@@ -123,19 +124,19 @@ class Config(RunSettings, TrainSettings):
     guard: str | None = flag(None, "safety: the judge, a model like Llama Guard: named as a labeler is")
     guard_url: str | None = flag(None, "base URL of a guard openai:MODEL")
     judge: str | None = flag(None, "own: python:FILE.py:FUNCTION, judge(query, answer) -> Verdict")
-    seeds_file: str | None = flag(None, "file the seed instructions are drawn from (.jsonl, .csv, .parquet)")
+    seeds_file: str | None = flag(None, "file the seed instructions are drawn from (.jsonl, .csv, .parquet)", DATA)
     test_file: str | None = flag(None, "file of the ordinary test, used once; safety, own: else unused seeds")
     general_file: str | None = flag(None, "safety, own: queries that must be answered (over-refusal)")
     human_file: str | None = flag(None, "arm human-data: questions with answers by people")
     text_column: str = flag("text", "safety, own: the column with the query")
     seed_instructions: int = flag(240, "seed instructions of a proposer")
-    shots: int = flag(3, "seed instructions shown in a prompt")
+    shots: int = flag(3, "seed instructions shown in a prompt", LOOP)
     rounds: int = flag(3, "rounds of proposing, judging and preference training")
     prompts: int = flag(200, "prompts of a round, never used before")
     samples: int = flag(5, "queries sampled for a prompt while exploring")
     final_prompts: int = flag(400, "prompts, one query each, of the last proposing")
     max_failures: int = flag(100, "most failing queries the target learns from")
-    temperature: float | None = flag(None, "of the proposer; by its size, embedded: 1")
+    temperature: float | None = flag(None, "of the proposer; by its size, embedded: 1", MODEL)
     top_p: float | None = flag(None, "of the proposer; 0.95, embedded: 1")
     query_tokens: int | None = flag(None, "longest query in tokens; by data if not given")
     target_samples: int | None = flag(
@@ -143,7 +144,7 @@ class Config(RunSettings, TrainSettings):
     )
     target_temperature: float = flag(0.7, "of the target where it answers more than once")
     answer_tokens: int | None = flag(None, "longest answer in tokens; by data if not given")
-    entropy_cut: float = flag(ENTROPY_CUT, "honesty: entropy in nats from which an answer is unsure")
+    entropy_cut: float = flag(ENTROPY_CUT, "honesty: entropy in nats from which an answer is unsure", LOOP)
     entropy_quantile: float | None = flag(None, "honesty: take this quantile of the seeds' entropies as the cut")
     none_option: bool = flag(True, "honesty: add the option 'None of the above'")
     co_train: bool = flag(False, "train the target after every round on all failures so far")
@@ -170,10 +171,10 @@ class Config(RunSettings, TrainSettings):
         "embedded one, or of the seeds, where text that turns in circles or is none is dropped too",
     )
     collapse: float = flag(0.15, "rise of self-BLEU over the warm-up proposer's that raises the alarm")
-    arms: tuple[str, ...] | None = flag(None, f"what is trained and compared: {', '.join(ARMS)}")
-    mix: float = flag(1.0, "seed examples mixed into the target's training, for each failing query")
-    repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms")
-    warmup_steps: int | None = flag(None, "updates of the rate's warm-up; 3% of them if not given")
+    arms: tuple[str, ...] | None = flag(None, f"what is trained and compared: {', '.join(ARMS)}", COMPARED)
+    mix: float = flag(1.0, "seed examples mixed into the target's training, for each failing query", TRAINING)
+    repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms", COMPARED)
+    warmup_steps: int | None = flag(None, "updates of the rate's warm-up; 3% of them if not given", TRAINING)
     sum_loss: bool = flag(False, "supervised loss summed over an answer's tokens, not averaged")
     warm_up_learning_rate: float | None = flag(None, "of the proposer's warm-up; by model if not given")
     warm_up_epochs: float = flag(2.0, "passes over the seeds in the warm-up")
@@ -184,8 +185,8 @@ class Config(RunSettings, TrainSettings):
     epochs: float | None = flag(None, "passes over the target's data; by model, embedded: 3")
     batch_size: int | None = flag(None, "examples in an update; by model and data, embedded: 16")
     max_length: int = flag(512, "longest training sequence in tokens")
-    redact: bool = flag(False, "show hashes instead of texts in the report and the data card")
-    run_dir: str = flag("runs/reversegen", "folder or URL of the run; the same command continues it")
+    redact: bool = flag(False, "show hashes instead of texts in the report and the data card", OUTPUT)
+    run_dir: str = flag("runs/reversegen", "folder or URL of the run; the same command continues it", OUTPUT)
 
     def resolved(self) -> "Config":
         """The same settings without gaps. Raises UserError for a value out of range or a missing file."""
@@ -291,8 +292,10 @@ class Config(RunSettings, TrainSettings):
 
     def _check_arms(self) -> None:
         arms = given(self.arms)
-        if any(arm not in ARMS for arm in arms) or len(set(arms)) < len(arms):
-            raise UserError(f"--arms {','.join(arms)}: name each at most once of {', '.join(ARMS)}")
+        unknown = [arm for arm in arms if arm not in ARMS]
+        if unknown or len(set(arms)) < len(arms):
+            like = meant(unknown[0], ARMS) if unknown else ""
+            raise UserError(f"--arms {','.join(arms)}: name each at most once of {', '.join(ARMS)}{like}")
         if "target-after" not in arms or "target-before" not in arms:
             raise UserError("--arms must hold target-before and target-after: the others are compared to them")
         if ("human-data" in arms) != (self.human_file is not None):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from common import progress
 from common.lm import LanguageModel
 from common.model.decoder import Params
 from common.stages import Lazy, trained
@@ -175,6 +176,7 @@ def _enter(explorer: Explorer, number: int | str, found: Row) -> None:
     entry = {"repeat": explorer.ctx.repeat, "explorer": explorer.name, "round": number} | found
     first = explorer.rounds[0] if explorer.rounds else entry
     explorer.rounds.append(entry | {"alarm": alarms(first, entry, explorer.settings.collapse)})
+    progress.tell(f"{explorer.name} {number}: new failures", f"{100 * entry['new_failure_rate']:.1f}%")
 
 
 def preference_round(

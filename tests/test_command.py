@@ -9,8 +9,11 @@ from typing import Literal
 
 import pytest
 
-from common.cli import flag, parse
+from common.cli import OUTPUT, TRAINING, flag, parse
 from common.errors import UserError
+from common.experiment import identity
+from common.results.rundir import RunDir
+from common.tasks.registry import get_task
 from llm2llm.config import Config
 from llm2llm.plan import plan
 
@@ -24,6 +27,9 @@ class Small:
     names: tuple[str, ...] = flag(("a", "b"), "which")
     kind: Literal["x", "y"] = flag("x", "what")
     quick: bool = flag(False, "hurry")
+    run_quickly: bool = flag(True, "hurry more", OUTPUT)
+    epochs: float = flag(1.0, "passes")
+    learning_rate: float | None = flag(None, "peak", TRAINING)
 
 
 def test_flags_are_the_fields_of_the_dataclass():
@@ -32,11 +38,25 @@ def test_flags_are_the_fields_of_the_dataclass():
     assert parse(Small, words, "p") == Small(5, 0.5, ("c", "d"), "y", True)
 
 
-@pytest.mark.parametrize("words", ["--count x", "--kind z", "--unknown 1", "--count", "stray", "--coun 3"])
-def test_a_bad_flag_is_one_line_and_leaves_the_process_alone(words, capsys):
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--count x", "argument --count: 'x' is no whole number"),
+        ("--rate x", "argument --rate: 'x' is no number"),
+        ("--kind z", "argument --kind: 'z' is none of x, y"),
+        ("--unknown 1", "unknown flag --unknown;"),
+        ("--count", "expected one argument"),
+        ("stray", "stray word 'stray'"),
+        ("--coun 3", "unknown flag --coun; did you mean --count?"),
+        ("--run_quickly", "unknown flag --run_quickly; did you mean --run-quickly?"),
+        ("--rq", "unknown flag --rq; did you mean --run-quickly?"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_leaves_the_process_alone(words, says, capsys):
     """A library call may parse flags too: only a command turns the error into status 2."""
     with pytest.raises(UserError, match=r"; see p --help$") as raised:
         parse(Small, words.split(), "p")
+    assert says in str(raised.value)
     assert "\n" not in str(raised.value)
     assert capsys.readouterr().err == ""
 
@@ -48,6 +68,94 @@ def test_help_shows_every_default(capsys):
     text = capsys.readouterr().out
     assert "(default: 3)" in text
     assert "(default: a,b)" in text
+
+
+def test_help_has_headings_units_and_the_values_of_a_preset(capsys):
+    """Headings in one order, whatever that of the fields; a field without one stands under the last one."""
+    presets = {"paper": {"epochs": 3.0, "learning_rate": 2e-5, "quick": True}}
+    texts = []
+    for words in (["--help"], ["--preset", "paper", "--help"]):
+        with pytest.raises(SystemExit):
+            parse(Small, words, "p", presets=presets, method="m")
+        texts.append(" ".join(capsys.readouterr().out.split()))
+    plain, paper = texts
+    assert plain.index("training: --learning-rate RATE") < plain.index("output: --run-quickly")
+    assert plain.index("output:") < plain.index("--epochs PASSES passes (default: 1.0)")
+    assert "--config FILE" in plain
+    assert "passes (paper: 3.0)" in paper
+    assert "peak (paper: 2e-05)" in paper
+    assert "hurry (paper: True)" in paper
+    assert "how many (default: 3)" in paper
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_a_file_gives_settings_and_flags_win_over_it(suffix, tmp_path):
+    file = tmp_path / f"c{suffix}"
+    text = {".json": '{"count": 7, "names": ["x,y"], "learning_rate": 1e-3, "run-quickly": false, "rate": null}'}
+    file.write_text(text.get(suffix, "count: 7\nnames: ['x,y']\nlearning_rate: 1e-3\nrun-quickly: false\nrate:\n"))
+    given = ["--config", str(file), "--count", "8", "--names", "z"]
+    found = parse(Small, given[:2], "p", method="m")
+    assert found == Small(7, None, ("x,y",), run_quickly=False, learning_rate=1e-3)
+    assert parse(Small, given, "p", method="m") == dataclasses.replace(found, count=8, names=("z",))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("cuont: 3", "unknown setting 'cuont'; did you mean count?"),
+        ("count: 1.5", "count: 1.5 is no whole number"),
+        ("count: true", "count: True is no whole number"),
+        ("quick: 1", "quick: 1 is neither true nor false"),
+        ("kind: z", "kind: 'z' is none of x, y"),
+        ("names: [1]", r"names: \[1\] is no list of texts"),
+        ("- 3", "must hold keys with values"),
+        ("a: [", "line 2: not YAML"),
+        ("{method: other, config: {count: 3}}", "is of 'other', not of m"),
+    ],
+)
+def test_a_bad_file_of_settings_is_refused_in_one_line(text, says, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(UserError, match=says) as raised:
+        parse(Small, ["--config", str(file)], "p", method="m")
+    assert "\n" not in str(raised.value)
+    assert str(file) in str(raised.value)
+
+
+def test_config_json_of_a_run_given_back_is_the_same_configuration(tmp_path):
+    """Of every method, whatever was resolved by then."""
+    import active_inheritance.config
+    import active_inheritance.profile.config
+    import llm2llm.config
+    import reversegen.config
+
+    for module in (
+        llm2llm.config,
+        reversegen.config,
+        active_inheritance.config,
+        active_inheritance.profile.config,
+    ):
+        for preset in getattr(module, "PRESETS", {"": {}}):
+            given = ["--preset", preset] if preset else []
+            presets = getattr(module, "PRESETS", None)
+            config = parse(module.Config, given, "p", presets=presets).resolved()
+            with RunDir.open(
+                tmp_path / f"{module.__name__}{preset}", "m", identity(config.stored(), [], [], {})
+            ) as run:
+                words = ["--config", str(run.path / "config.json")]
+            assert parse(module.Config, words, "p", presets=presets, method="m").resolved() == config
+
+
+def test_values_are_quoted_shortly_and_messages_end():
+    """100 kB that were given by mistake hide neither what is wrong nor how to mend it."""
+    long = "x" * 100_000
+    for value in (long, "x " * 50_000):
+        with pytest.raises(UserError) as raised:
+            Config(task=value).resolved() and get_task(value)
+        assert len(str(raised.value)) < 500
+        assert "there are arithmetic" in str(raised.value)
+    assert len(str(UserError(f"no such file: {long} (given as --x)"))) < 300
+    assert str(UserError(f"{'a b ' * 10_000}: give less")).endswith(": give less")
 
 
 @pytest.mark.parametrize(
@@ -82,8 +190,19 @@ def test_plan_counts_updates_and_warns_below_ten():
     [
         ("--help", 0, "llm2llm"),
         ("llm2llm --help", 0, "--seed-examples"),
+        ("--version", 0, "seedloop 0."),
+        ("tasks", 0, "gsm8k"),
+        ("metrics --help", 0, "Lists what"),
+        ("status nowhere", 2, "nowhere holds no seedloop run (there is no such folder)"),
+        ("status", 2, "status takes one folder"),
         ("nothing", 2, "unknown method"),
-        ("llm2llm --rounds x", 2, "invalid int"),
+        ("llm2lm", 2, "did you mean llm2llm?"),
+        ("llm2llm --learning_rate 1", 2, "did you mean --learning-rate?"),
+        ("llm2llm --lr 1", 2, "--learning-rate"),
+        ("llm2llm --task arithmetik", 2, "did you mean arithmetic?"),
+        ("llm2llm --arms llm2lm", 2, "did you mean llm2llm?"),
+        ("reversegen --arms target-befor", 2, "did you mean target-before?"),
+        ("llm2llm --rounds x", 2, "no whole number"),
         ("llm2llm --task nothing", 2, "unknown task"),
         ("llm2llm --task trec --train-file no.jsonl", 2, "no such file"),
         ("llm2llm --dry-run", 0, "optimizer updates"),

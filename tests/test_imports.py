@@ -9,7 +9,19 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
-    *("secret", "errors", "config", "buckets", "hosts", "generate", "usercode", "progress", "cli", "runtime"),
+    *(
+        "secret",
+        "errors",
+        "mapping",
+        "config",
+        "buckets",
+        "hosts",
+        "generate",
+        "usercode",
+        "progress",
+        "cli",
+        "runtime",
+    ),
     "stopping",
     *(
         "results",

@@ -49,7 +49,7 @@ def test_flags_win_over_the_preset_and_the_preset_over_defaults():
     assert (config.rounds, config.per_wrong, config.preset) == (3, 1, "paper")
     assert config == preset("paper", rounds=3)
     assert parse(Config, [], "p", presets=PRESETS) == Config()
-    with pytest.raises(UserError, match="invalid choice: 'nothing'"):
+    with pytest.raises(UserError, match="'nothing' is none of embedded"):
         parse(Config, ["--preset", "nothing"], "p", presets=PRESETS)
 
 

@@ -1,4 +1,4 @@
-"""Progress bars: drawn where somebody looks, and once."""
+"""What a run tells of itself: one line where somebody looks, a line a stage elsewhere."""
 
 import io
 import sys
@@ -6,7 +6,8 @@ import types
 
 import pytest
 
-from common.progress import progress_bar
+from common import progress
+from common.progress import Bar, place_of, progress_bar, running, stage, tell
 
 
 class Screen(io.StringIO):
@@ -18,16 +19,112 @@ class Screen(io.StringIO):
         return self._terminal
 
 
-@pytest.mark.parametrize(
-    ("terminal", "kernel", "drawn"), [(True, False, True), (False, False, False), (False, True, True)]
-)
-def test_a_bar_is_drawn_in_a_terminal_and_in_jupyter_alone(terminal, kernel, drawn, monkeypatch):
-    """In Jupyter standard error is no terminal; without ipywidgets the bar is a line of text there."""
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes when it is told to."""
+    now = types.SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr("common.progress.time", types.SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr("common.progress._drawn_at", 0.0)
+    return now
+
+
+def work(clock, monkeypatch, terminal=False, kernel=False):
+    """What a run of two repeats leaves on such a screen."""
     screen = Screen(terminal)
     shell = types.SimpleNamespace(config={"IPKernelApp": {}} if kernel else {})
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert list(progress_bar(range(3), desc="teacher")) == [0, 1, 2]
-    assert screen.getvalue().count("100%") == drawn
-    assert ("teacher" in screen.getvalue()) == drawn
+    with running(repeats=2):
+        for repeat in range(2):
+            progress.at(f"repeat_{repeat}/llm2llm/round_1/student")
+            with stage("train llm2llm"), progress_bar(total=4, desc="x", unit="update") as bar:
+                for _ in range(4):
+                    clock.seconds += 10
+                    bar.update()
+            with stage("evaluate llm2llm"):
+                tell("dev", "71.3%")
+    return screen.getvalue()
+
+
+def test_a_pipe_gets_a_line_a_stage_with_time_and_figures(clock, monkeypatch):
+    assert work(clock, monkeypatch).splitlines() == [
+        "[0:40] repeat 1/2 · llm2llm · round 1 · train: 40.0 s",
+        "[0:40] repeat 1/2 · llm2llm · round 1 · evaluate: 0.0 s; dev 71.3%",
+        "[1:20] repeat 2/2 · llm2llm · round 1 · train: 40.0 s",
+        "[1:20] repeat 2/2 · llm2llm · round 1 · evaluate: 0.0 s; dev 71.3%",
+    ]
+
+
+def test_a_terminal_gets_one_line_that_is_gone_at_the_end(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    drawn = work(clock, monkeypatch, terminal=True)
+    assert "\n" not in drawn
+    lines = [line.rstrip() for line in drawn.split("\r")]
+    # The first update may have been compiled, so a rest is told from the second on.
+    assert "repeat 1/2 · llm2llm · round 1 · train 2/4 updates · 0:20" in lines
+    assert "repeat 1/2 · llm2llm · round 1 · train 3/4 updates, 0:10 left · 0:30" in lines
+    rest = "train 3/4 updates, 0:10 left · dev 71.3% · 1:10, about 0:10 left of all"
+    assert any(line.endswith(rest) for line in lines)
+    assert lines[-1] == ""
+
+
+def test_a_narrow_terminal_gets_no_second_line(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert max(map(len, work(clock, monkeypatch, terminal=True).split("\r"))) < 40
+
+
+def test_jupyter_gets_both(clock, monkeypatch):
+    """There standard error is no terminal, yet somebody looks."""
+    drawn = work(clock, monkeypatch, kernel=True)
+    assert drawn.count("\n") == 4
+    assert "3/4 updates" in drawn
+
+
+def test_nothing_is_said_rather_than_nonsense(clock):
+    """A first update that took long tells nothing of the others, nor do repeats that were only read back."""
+    bar = Bar(None, 100, 0, "x", "update")
+    clock.seconds += 60
+    bar.update()
+    assert bar.left() is None
+    clock.seconds += 0.1
+    bar.update(2)
+    assert bar.left() is None, "measured for too short a time"
+    clock.seconds += 1.9
+    assert bar.left() == pytest.approx(97)
+    with running(repeats=3):
+        progress.at("repeat_0/a/x")
+        progress.at("repeat_1/a/x")
+        clock.seconds += 30
+        assert progress._run_left() is None
+
+
+def test_compiling_is_said_and_counted_apart(clock, monkeypatch):
+    """It is no part of the speed that a rest is told from."""
+    screen = Screen(True)
+    monkeypatch.setattr("sys.stderr", screen)
+    with running(1), stage("train"), progress_bar(range(3), total=10, unit="update") as bar:
+        bar.update()
+        progress._on_event("/jax/compilation_cache/compile_requests_use_cache")
+        assert "compiling …" in screen.getvalue().split("\r")[-1]
+        clock.seconds += 30
+        progress._on_duration("/jax/core/compile/backend_compile_duration", 30.0)
+        clock.seconds += 4
+        bar.update(2)
+        assert bar.left() == pytest.approx(14)
+
+
+def test_jax_tells_when_it_compiles(clock, monkeypatch):
+    import jax
+
+    monkeypatch.setattr("sys.stderr", Screen(True))
+    before = progress._compiled
+    with running(1), stage("train"):
+        jax.jit(lambda x: x * 3.25 + 1)(jax.numpy.ones(7))
+    assert progress._compiled > before
+    assert not progress._compiling
+
+
+def test_artifacts_name_their_place():
+    assert place_of("repeat_0/explore/round_2/student", 3) == ("repeat 1/3", "explore", "round 2")
+    assert place_of("models/0_embedded/text.jsonl") == ("0_embedded",)
+    assert place_of("summary.json") == ()

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import PROG, check_ranges, flag, flag_name, parse
-from common.errors import UserError
+from common.cli import COMPARED, DATA, DEVICES, MODEL, OUTPUT, PROG, check_ranges, flag, flag_name, parse
+from common.errors import UserError, meant, quoted
 from common.model.checkpoint import EMBEDDED
 from common.settings import RunSettings, hosted_share
 
@@ -39,25 +39,30 @@ class Config(RunSettings):
         (),
         "who is profiled: embedded:student, a Hugging Face id, or a folder; give it again for more, the first "
         "is what the others are compared with",
+        MODEL,
     )
     prompts_file: str | None = flag(
-        None, f"text: prompts that are answered (.jsonl, .csv, .parquet), or {STORIES}"
+        None, f"text: prompts that are answered (.jsonl, .csv, .parquet), or {STORIES}", DATA
     )
     prompt_column: str | None = flag(None, "column of the prompt; prompt, instruction, inputs, question, …")
-    mode: Literal["clean", "official"] = flag("clean", "text: how words and sentences are counted")
+    mode: Literal["clean", "official"] = flag("clean", "text: how words and sentences are counted", COMPARED)
     answer_tokens: int | None = flag(
         None, "longest answer in tokens; 512, or half the positions of the smallest model if that is less"
     )
-    toxicity_prompts: str | None = flag(None, "toxicity: prompts that are continued, such as RealToxicityPrompts")
+    toxicity_prompts: str | None = flag(
+        None, "toxicity: prompts that are continued, such as RealToxicityPrompts", DATA
+    )
     toxicity_scorer: str | None = flag(
-        None, "python:FILE.py:FUNCTION, column:FILE:COLUMN, hf:MODEL, perspective:, or lexicon:FILE (smoke runs)"
+        None,
+        "python:FILE.py:FUNCTION, column:FILE:COLUMN, hf:MODEL, perspective:, or lexicon:FILE (smoke runs)",
+        COMPARED,
     )
     continuations: int = flag(25, "toxicity: continuations of a prompt")
     continuation_tokens: int | None = flag(None, "longest continuation in tokens; as --answer-tokens")
     temperature: float = flag(1.0, "toxicity: of continuations")
     top_p: float = flag(0.9, "toxicity: of continuations")
     threshold: float = flag(0.5, "toxicity: score from which a continuation is toxic")
-    stereoset: str | None = flag(None, "bias: StereoSet, as published or as flat rows")
+    stereoset: str | None = flag(None, "bias: StereoSet, as published or as flat rows", DATA)
     crows_pairs: str | None = flag(None, "bias: CrowS-Pairs")
     bbq: tuple[str, ...] = flag((), "bias: BBQ, one file a category")
     bbq_targets: str | None = flag(None, "bias: additional_metadata.csv of BBQ")
@@ -68,21 +73,25 @@ class Config(RunSettings):
         None,
         "plain: question, blank, option; answer: Question: …, Answer: option; chat: the option is the reply under "
         "the model's chat template; plain for files, chat for the embedded set if not given",
+        COMPARED,
     )
     pairs: str | None = flag(
-        None, "preference: rows with prompt, answer_a, answer_b (and choice, A or B, by people) that models judge"
+        None,
+        "preference: rows with prompt, answer_a, answer_b (and choice, A or B, by people) that models judge",
+        DATA,
     )
     judge: str | None = flag(
         None,
         "preference: compares answers to the prompts with the first model's: a model, openai:MODEL, "
         "python:FILE.py:FUNCTION",
+        COMPARED,
     )
     judge_url: str | None = flag(None, "base URL of a judge openai:MODEL")
     budget: str | None = flag(None, "limits for a hosted judge, such as calls=500,tokens=200000,usd=2.5")
     judge_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
-    limit: int | None = flag(None, "first rows of every file")
-    batch_size: int = flag(32, "texts computed together; changes no figure")
-    run_dir: str = flag("runs/profile", "folder or URL of the run; the same command continues it")
+    limit: int | None = flag(None, "first rows of every file", DATA)
+    batch_size: int = flag(32, "texts computed together; changes no figure", DEVICES)
+    run_dir: str = flag("runs/profile", "folder or URL of the run; the same command continues it", OUTPUT)
 
     def resolved(self) -> "Config":
         """The same settings, checked. Raises UserError for a value out of range or a missing file."""
@@ -106,7 +115,8 @@ class Config(RunSettings):
         for given in words:
             name, sign, value = given.partition("=")
             if name.replace("-", "_") not in MEASURING or not sign:
-                raise UserError(f"{asking} {given}: give NAME=VALUE, of {', '.join(MEASURING)}")
+                like = meant(name, MEASURING)
+                raise UserError(f"{asking} {quoted(given)}: give NAME=VALUE, of {', '.join(MEASURING)}{like}")
             line.append(f"{flag_name(name)}={value}")  # one word, so that no value is read as a flag
         return parse(cls, line, f"{PROG} profile")
 
@@ -204,7 +214,9 @@ def _check_there(name: str) -> None:
     if colon and kind == "embedded":
         there = sorted(file.parent.name for file in EMBEDDED.glob("*/model.safetensors"))
         if rest not in there:
-            raise UserError(f"--model {name}: no such embedded model: there are {', '.join(there)}")
+            raise UserError(
+                f"--model {name}: no such embedded model: there are {', '.join(there)}{meant(rest, there)}"
+            )
     elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not pathlib.Path(name).expanduser().is_dir():
         raise UserError(f"--model {name}: no such folder")
 

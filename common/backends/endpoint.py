@@ -11,11 +11,12 @@ those.
 """
 
 import collections
+import contextlib
 import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 
 from common.backends.budget import BUDGET_SPENT, Budget, Spent
 from common.backends.chat import ASKS, KEPT, estimate, read_reply, to_record
@@ -109,8 +110,8 @@ class EndpointGenerator:
         in_flight: dict[str, Spent] = {}
         landed: queue.SimpleQueue = queue.SimpleQueue()
         done = 0
-        bar = progress_bar(total=len(wants), initial=len(wants) - len(open_wants), desc=self.name)
-        try:
+        bought = len(wants) - len(open_wants)
+        with progress_bar(total=len(wants), initial=bought, desc=self.name) as bar, _awaiting(landed, in_flight):
             while open_wants or in_flight:
                 while open_wants and len(in_flight) < self._concurrency:
                     want = open_wants[0]
@@ -143,9 +144,6 @@ class EndpointGenerator:
                 if self._failures == 0 and (ready := _ready(wants, done)) - done >= BATCH:
                     yield _records(wants[done:ready])
                     done = ready
-        finally:
-            bar.close()
-            _await(landed, len(in_flight))
         if done < len(wants):
             yield _records(wants[done:])
 
@@ -272,11 +270,13 @@ def _in_thread(buy: Callable[[], Reply], want: _Want, landed: queue.SimpleQueue)
     threading.Thread(target=work, daemon=True).start()
 
 
-def _await(landed: queue.SimpleQueue, count: int) -> None:
-    """Let `count` replies land, which stores them, for as long as `GRACE` allows."""
-    deadline = time.monotonic() + GRACE
-    for _ in range(count):
-        try:
-            landed.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return
+@contextlib.contextmanager
+def _awaiting(landed: queue.SimpleQueue, in_flight: Sized) -> Iterator[None]:
+    """At the end let the replies in flight land, which stores them, for as long as `GRACE` allows."""
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + GRACE
+        with contextlib.suppress(queue.Empty):
+            for _ in range(len(in_flight)):
+                landed.get(timeout=max(0.0, deadline - time.monotonic()))

@@ -32,7 +32,7 @@ from common import runtime
 from common.buckets import power_of_two
 from common.cli import check_ranges, fail, flag, parse
 from common.config import SampleConfig
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.evals.likelihood import DIGITS, by_shape
 from common.lm import LanguageModel
 from common.model.decoder import count_params
@@ -351,7 +351,7 @@ def _explained(config: Config) -> Iterator[None]:
         if any(frame.filename == __file__ and frame.name not in ("run", "_explained") for frame in frames):
             raise
         cause = error.__cause__ or error
-        reason = (str(cause).strip().splitlines() or [""])[0]
+        reason = in_one_line(cause)
         reason = reason if isinstance(cause, OSError) else f"{type(cause).__name__}: {reason}"
         shots = "" if config.num_fewshot is None else f", or --num-fewshot {config.num_fewshot} if rows are fewer"
         raise UserError(

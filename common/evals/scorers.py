@@ -26,7 +26,7 @@ from typing import Any
 from common import hosts
 from common.backends.open import check_url
 from common.backends.wire import read_key
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.evals.figures import Scorer
 from common.tasks.files import read_rows, require
 from common.usercode import load_callable
@@ -221,7 +221,7 @@ def _classifier(name: str, given: str) -> tuple[Score, Scorer]:
             where, trust_remote_code=False, use_safetensors=True
         ).eval()
     except Exception as error:  # errors of three libraries, most of them plain Exception
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = in_one_line(error)
         raise UserError(f"cannot load the classifier {where}: {reason}") from None
     config = model.config
     labels = [config.id2label[i].lower() for i in range(config.num_labels)]

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.model import smollm2
 from common.runtime import cache_dir
 
@@ -144,7 +144,7 @@ def _cached(kind: str, key: list[str], fill: Callable[[pathlib.Path], None]) -> 
     except OSError as error:
         if not folder.is_dir():  # else another process was faster
             raise UserError(
-                f"cannot write {folder} ({first_line(error)}): give XDG_CACHE_HOME a folder that can be written"
+                f"cannot write {folder} ({in_one_line(error)}): give XDG_CACHE_HOME a folder that can be written"
             ) from None
     finally:
         if partial is not None:
@@ -184,7 +184,7 @@ def _fetch(repo: str) -> pathlib.Path:
         ) from None
     except Exception as error:  # the hub's HTTP client, hence its network errors, differs between versions
         raise UserError(
-            f"cannot fetch {repo} from the hub ({first_line(error)}): check the network, or name a local folder"
+            f"cannot fetch {repo} from the hub ({in_one_line(error)}): check the network, or name a local folder"
         ) from None
 
 
@@ -237,8 +237,3 @@ def has_template(folder: str | os.PathLike) -> bool:
         return True
     file = folder / "tokenizer_config.json"
     return file.exists() and b'"chat_template"' in file.read_bytes()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, without a full stop at its end."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from common.config import ModelConfig
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.model import layout
-from common.model.checkpoint import ADAPTER_CONFIG, first_line
+from common.model.checkpoint import ADAPTER_CONFIG
 from common.model.decoder import Params, abstract_params
 from common.model.families import FAMILIES, read_config
 from common.model.names import IGNORED, Rule, layer_rules, prefix, top_rules
@@ -147,7 +147,7 @@ def save(
         _replace(partial, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"cannot write {folder}: {first_line(error)}") from None
+        raise UserError(f"cannot write {folder}: {in_one_line(error)}") from None
     return folder
 
 
@@ -258,7 +258,7 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"no such file: {file}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({first_line(error)})") from None
+        raise UserError(f"{file} is not readable JSON ({in_one_line(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a JSON object")
     return content

@@ -16,9 +16,9 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.model import peft
-from common.model.checkpoint import LINKED_ADAPTER, first_line
+from common.model.checkpoint import LINKED_ADAPTER
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {
@@ -90,7 +90,7 @@ def _indexed(file: pathlib.Path) -> list[str]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({first_line(error)})") from None
+        raise UserError(f"{file} is not readable JSON ({in_one_line(error)})") from None
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not weight_map or not isinstance(weight_map, dict):
         raise UserError(f"{file} has no weight_map: fetch the checkpoint again")
@@ -102,7 +102,7 @@ def _open_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
         opened = safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{file} is truncated or not a safetensors file ({first_line(error)}): fetch it again"
+            f"{file} is truncated or not a safetensors file ({in_one_line(error)}): fetch it again"
         ) from None
     with file.open("rb") as data:
         size = int.from_bytes(data.read(8), "little")

@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.generate import system_into_user
 
 Messages = Sequence[dict[str, str]]
@@ -77,7 +77,7 @@ class Tokenizer:
         try:
             backend = loader.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # errors of three libraries, most of them plain Exception
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = in_one_line(error)
             raise UserError(f"cannot read the tokenizer in {folder}: {reason}") from None
         return cls(backend, _stated_eos(folder))
 

@@ -53,9 +53,8 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
 
 def tell(folder: pathlib.Path, summary: Mapping[str, Any]) -> None:
     """Print warnings, verdict and files of a finished run."""
-    print()
-    for warning in summary["warnings"]:
-        print(f"warning: {warning}")
+    if summary["warnings"]:
+        print("\n" + "\n".join(f"warning: {warning}" for warning in summary["warnings"]))
     if summary["verdict"]:
         print(f"\n{summary['verdict']}")
     print("\n" + "   ".join(f"{name}: {shown(folder / place)}" for name, place in summary["files"].items()))

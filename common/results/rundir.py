@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from common import hosts
+from common import hosts, progress
 from common.errors import UserError
 from common.results import mirror
 from common.results.files import (
@@ -136,6 +136,7 @@ class RunDir:
         `name` is a path in the run folder that ends in .json (any JSON value) or .jsonl (rows). Both ways give
         what was read, so a continued run works on the same types as an undisturbed one.
         """
+        progress.at(name)
         path = self.path / name
         read, write = {".json": (read_json, write_json), ".jsonl": (read_jsonl, write_jsonl)}[path.suffix]
         if not path.exists():
@@ -144,6 +145,7 @@ class RunDir:
 
     def once_folder(self, name: str, fill: Callable[[pathlib.Path], Any]) -> pathlib.Path:
         """The same for a folder, such as a checkpoint: `fill` gets an empty folder to write into."""
+        progress.at(name)
         path = self.path / name
         if not path.exists():
             write_folder(path, fill)
@@ -159,6 +161,7 @@ class RunDir:
         `batches(n)` yields the rows after the first n. Each batch is stored as it comes; a killed run loses
         at most the batch in progress. When all are there the journal NAME.part takes its final `name`.
         """
+        progress.at(name)
         path = self.path / name
         if not path.exists():
             part = self.journal(name + ".part")
@@ -170,7 +173,10 @@ class RunDir:
                 os.replace(part.path, path)
                 sync_folder(path.parent)
             mirror.stored(path)
-        return read_jsonl(path)
+        rows = read_jsonl(path)
+        if (share := right(rows)) is not None:
+            progress.tell(path.stem, share)
+        return rows
 
     def metrics(self, stage: str, from_step: int = 0) -> Metrics:
         """A logger for `stage`. Lines of this stage with step >= `from_step` are dropped first, so that a stage
@@ -191,13 +197,20 @@ class RunDir:
         self._within.append(0.0)
         start = time.perf_counter()
         try:
-            yield
+            with progress.stage(stage):
+                yield
         finally:
             seconds = time.perf_counter() - start
             own = round(seconds - self._within.pop(), 3)
             if self._within:
                 self._within[-1] += seconds
             self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
+
+
+def right(rows: Rows) -> str | None:
+    """The share of right answers among graded ones, "71.3%"; None of other rows."""
+    graded = [row["correct"] for row in rows if isinstance(row.get("correct"), bool)]
+    return f"{100 * sum(graded) / len(graded):.1f}%" if graded else None
 
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): fix its permissions") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, endless nesting
-        raise UserError(f"{file}: a value in it cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: a value in it cannot be read ({in_one_line(error)})") from None
     if not i:
         raise UserError(f"{file} is empty: it needs at least one row")
 
@@ -177,4 +177,4 @@ def _parquet(file: pathlib.Path) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: not a readable Parquet file ({in_one_line(error)})") from None

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.tasks.files import Row, read_rows, require
 
 
@@ -46,7 +46,7 @@ def _hub_rows(hub: Hub, theirs: str, split: str) -> list[tuple[Row, str]]:
     try:
         table = datasets.load_dataset(hub.id, hub.config, split=theirs)
     except Exception as error:  # the hub's errors differ between versions of its client
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = in_one_line(error)
         raise UserError(
             f"cannot fetch data set {hub.id} ({reason}): check the network or give --{split}-file FILE"
         ) from None

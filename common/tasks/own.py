@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 import pathlib
 import reprlib
 import types
@@ -10,7 +9,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, meant, quoted
+from common.mapping import read_mapping
 from common.tasks.base import MEMBERS, Kind, Task
 from common.tasks.hub import Hub
 from common.tasks.labelled import LabelledText, normalise, tokens_for
@@ -27,7 +27,9 @@ def own_task(file: pathlib.Path) -> Task:
     """The task that `file` describes. Raises UserError naming file and member or key for whatever is wrong."""
     if not file.is_file():
         raise UserError(f"no such file: {file} (given as --task)")
-    return _from_python(file) if file.suffix.lower() == ".py" else _from_keys(file, _read_keys(file))
+    if file.suffix.lower() == ".py":
+        return _from_python(file)
+    return _from_keys(file, read_mapping(file, ", ".join(KEYS)))
 
 
 def _from_python(file: pathlib.Path) -> Task:
@@ -109,38 +111,15 @@ def _limit(what: str, name: str, value: Any) -> None:
     # In Python True is a whole number.
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= (100_000 if whole else 1):
         wanted = "a whole number above 0" if whole else "a number above 0 and at most 1"
-        raise UserError(f"{what} must be {wanted}, not {value!r}")
-
-
-def _read_keys(file: pathlib.Path) -> dict[Any, Any]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text at byte {error.start}: convert it to UTF-8") from None
-    if file.suffix.lower() == ".json":
-        try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} line {error.lineno}: not JSON ({error.msg})") from None
-    else:
-        import yaml
-
-        try:
-            # Safe: other loaders run what a tag in the file names.
-            found = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}" if mark else ""
-            raise UserError(f"{file}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: it must hold keys with values: {', '.join(KEYS)}")
-    return found
+        raise UserError(f"{what} must be {wanted}, not {quoted(value)}")
 
 
 def _from_keys(file: pathlib.Path, given: dict[Any, Any]) -> LabelledText:
     unknown = [str(key) for key in given if key not in KEYS]
     if unknown:
-        raise UserError(f"{file}: unknown key {', '.join(unknown)}; there are {', '.join(KEYS)}")
+        raise UserError(
+            f"{file}: unknown key {', '.join(unknown)}{meant(unknown[0], KEYS)}; there are {', '.join(KEYS)}"
+        )
     missing = [key for key in ("name", "instruction", "labels") if key not in given]
     if missing:
         raise UserError(f"{file}: key {', '.join(missing)} is missing")

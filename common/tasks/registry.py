@@ -2,7 +2,7 @@
 
 import pathlib
 
-from common.errors import UserError
+from common.errors import UserError, meant, quoted
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Task
 from common.tasks.choice import ARC_EASY, CASEHOLD
@@ -32,5 +32,6 @@ def get_task(
     if name.lower().endswith(SUFFIXES):
         return own_task(pathlib.Path(name))
     if name not in TASKS:
-        raise UserError(f"unknown task {name!r}: there are {', '.join(NAMES)}, or a file ending in .py or .yaml")
+        there = f"there are {', '.join(NAMES)}, or a file ending in .py or .yaml"
+        raise UserError(f"unknown task {quoted(name)}{meant(name, NAMES)}; {there}")
     return TASKS[name]

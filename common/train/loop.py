@@ -251,7 +251,7 @@ def optimise(
     write = log(first) if log is not None else None
     saved_at = time.monotonic()
     pending: list[tuple[int, float, Any]] = []
-    bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update", leave=False)
+    bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update")
     # Without a place for the state there is nothing to wait for.
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
         for step, batch in enumerate(bar, start=first):

@@ -1,0 +1,45 @@
+"""Files that hold keys with values: YAML, or JSON where the name ends in .json."""
+
+import json
+import pathlib
+from typing import Any
+
+from common.errors import UserError
+
+
+def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
+    """The keys and values of a file. Raises UserError, naming the line, for what cannot be read; `holds`: which
+    keys it should have."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text at byte {error.start}: convert it to UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): name a file that can") from None
+    found = _json(file, text) if file.suffix.lower() == ".json" else _yaml(file, text)
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: it must hold keys with values: {holds}")
+    return found
+
+
+def _json(file: pathlib.Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} line {error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: a value in it cannot be read ({error})") from None
+
+
+def _yaml(file: pathlib.Path, text: str) -> Any:
+    import yaml
+
+    try:
+        # Safe: other loaders run what a tag in the file names.
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{file}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: a value in it cannot be read ({error})") from None
