@@ -1,9 +1,10 @@
 """`python run.py active-inheritance`: flags, a plan or a run, a table of students by sources."""
 
 from active_inheritance.config import Config
-from active_inheritance.experiment import load_data, needs, run
+from active_inheritance.experiment import check_plan, load_data, needs, run, units
 from common.experiment import main as run_command
 from common.memory import lines_of
+from common.rates import told
 
 
 def main(argv: list[str]) -> None:
@@ -16,7 +17,9 @@ def _plan(config: Config) -> list[tuple[str, str]]:
     from active_inheritance.plan import plan
 
     data = load_data(config)
-    return plan(config, data) + lines_of(needs(config, data))
+    key = check_plan(config, data)
+    time = [] if config.students else [("time", told(key, units(config, data)))]
+    return plan(config, data) + time + lines_of(needs(config, data))
 
 
 def _run(config: Config) -> None:

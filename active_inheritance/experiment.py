@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from active_inheritance.config import Config
 from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.switches import COLUMN
-from common.backends.open import Backend, is_model, model_name
-from common.experiment import carry_out, identity
+from common.backends.open import Backend, is_model, model_name, open_backend
+from common.experiment import carry_out, check_folder, identity
 from common.memory import Model, Need, refuse, sampling, tokens_in, training
+from common.rates import OTHER
 from common.settings import given
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
         summary = summarise(run, config, switches, outcomes, stored["file_hashes"], too_long)
         return conclusion(run, summary, switches, outcomes[0], config.redact)
 
-    return carry_out("active-inheritance", config.run_dir, stored, lambda: prepare(config, data, sources), work)
+    prepared = lambda: prepare(config, data, sources)
+    return carry_out("active-inheritance", config.run_dir, stored, prepared, work, units(config, data))
 
 
 def run_identity(config: Config) -> dict[str, Any]:
@@ -103,6 +105,48 @@ def pool_of(config: Config) -> "PoolFile | None":
     scores = [name.removeprefix(COLUMN) for name in config.scores() if name.startswith(COLUMN)]
     layout = Layout(config.prompt_column, config.answers_column, tuple(scores))
     return PoolFile(pathlib.Path(config.pool), layout, config.sources, config.k, config.seed)
+
+
+def check_plan(config: Config, data: Data) -> str | None:
+    """What a run would refuse, as far as it is known without weights and without asking a hosted source. Returns
+    what its time is known by."""
+    students = config.students or (config.student,) * (config.student != "none")
+    named = (*config.source, *students)
+    key = check_folder("active-inheritance", config.run_dir, named, lambda: run_identity(config))
+    for name in config.source:
+        if name.startswith("python:"):
+            open_backend(name, "teacher")
+    if not config.trains:
+        return key
+    from active_inheritance.prompts import fitting
+    from common.reading import Reader
+
+    if config.profile_settings().files():  # what is embedded needs no check, and no jax
+        from active_inheritance.profile.experiment import load_data as load_measures
+
+        load_measures(config.profile_settings())
+    for name in students:
+        if (student := Reader.read(model_name(name, "student"))) is not None:
+            fitting(data.held_out, student, config.switches().testing.sampling.max_new_tokens)
+    return key
+
+
+def units(config: Config, data: Data) -> dict[str, float]:
+    """Units of work by stage (see `common.rates`): answers of sources, examples seen, answers of students. Of a
+    pool, whose prompts are not counted yet, megabytes."""
+    switches, repeats = config.switches(), given(config.repeats) if config.trains else 1
+    prompts, k, rounds = len(data.prompts), switches.answering.k, switches.rounds
+    examples = switches.rule.top * (prompts or 1000)
+    held_out = len(data.held_out) or switches.testing.prompts
+    size = 0.0 if config.pool is None else pathlib.Path(config.pool).stat().st_size / 1e6
+    train, arms = switches.learning.train, len(switches.arms)
+    trains = config.trains * repeats * (arms - 1 + 2 * (rounds - 1))
+    return {
+        "sample": repeats * k * prompts * (1 + 2 * (rounds - 1)),
+        "train": trains * train.total_steps(examples) * train.batch_size,
+        "test": config.trains * repeats * (arms + 2 * (rounds - 1)) * held_out * switches.testing.samples,
+        OTHER: repeats * rounds * (k * prompts + size),
+    }
 
 
 def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -> "Setting":

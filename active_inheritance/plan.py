@@ -1,9 +1,14 @@
 """What a run will do, line by line, before it reads more than the beginning of the pool: `--dry-run`."""
 
+from collections.abc import Sequence
+
 from active_inheritance.config import Config
 from active_inheritance.experiment import Data
 from active_inheritance.forecast import expected_max, kl_bound
 from active_inheritance.pools import PoolFile
+from common.memory import tokens_in
+from common.rates import cost
+from common.tasks.prompts import Prompt
 
 DAY = 86_400
 """Seconds."""
@@ -16,7 +21,7 @@ def plan(config: Config, data: Data) -> list[tuple[str, str]]:
     if data.pool is not None:
         k, lines = _file_lines(data.pool, rule.top)
     else:
-        k, lines = switches.answering.k, _source_lines(config, len(data.prompts))
+        k, lines = switches.answering.k, _source_lines(config, data.prompts)
     several = len(rule.objectives) > 1
     one_score = len(config.source) == 1 and not several
     lines += [
@@ -49,13 +54,13 @@ def plan(config: Config, data: Data) -> list[tuple[str, str]]:
     return lines
 
 
-def _source_lines(config: Config, prompts: int) -> list[tuple[str, str]]:
+def _source_lines(config: Config, prompts: Sequence[Prompt]) -> list[tuple[str, str]]:
     """Sources, and how long hosted ones would take at one answer a second."""
     switches = config.switches()
     k, tokens = switches.answering.k, switches.answering.sampling.max_new_tokens
-    calls = k * prompts * (switches.repeats if config.trains else 1)
+    calls = k * len(prompts) * (switches.repeats if config.trains else 1)
     lines = [
-        ("prompts", f"{prompts} of {config.prompts_file or 'the embedded set'}"),
+        ("prompts", f"{len(prompts)} of {config.prompts_file or 'the embedded set'}"),
         ("sources", ", ".join(config.source)),
         ("answers", f"{k} of a prompt in total, {calls} calls of at most {tokens} tokens"),
     ]
@@ -64,6 +69,8 @@ def _source_lines(config: Config, prompts: int) -> list[tuple[str, str]]:
         asked = calls * hosted // len(config.source)
         lines.append(("hosted", f"{asked} calls: {asked / DAY:.1f} days at one a second"))
         lines.append(("budget", config.budget or "none: nothing limits what is bought"))
+        letters = sum(len(prompt.text) for prompt in prompts) // max(1, len(prompts))
+        lines.append(("cost", cost(asked, tokens_in(letters), tokens, config.source_price)))
     return lines
 
 

@@ -17,7 +17,7 @@ from common.tasks.files import require, row_id, stream_rows
 from common.tasks.prompts import Prompt, drawn_by, messages, story_prompts
 
 if TYPE_CHECKING:
-    from common.lm import LanguageModel
+    from common.reading import Reader
 
 
 def load_prompts(
@@ -68,7 +68,7 @@ def read_prompts(name: str, columns: Sequence[str]) -> list[Prompt]:
     return list(found.values())
 
 
-def fitting(prompts: Sequence[Prompt], student: "LanguageModel", answer_tokens: int) -> list[Prompt]:
+def fitting(prompts: Sequence[Prompt], student: "Reader", answer_tokens: int) -> list[Prompt]:
     """The prompts that leave the student room to answer. Raises UserError, naming the first, where none does."""
     found = [prompt for prompt in prompts if room(prompt.text, student, answer_tokens)]
     if prompts and not found:
@@ -79,6 +79,6 @@ def fitting(prompts: Sequence[Prompt], student: "LanguageModel", answer_tokens: 
     return found
 
 
-def room(text: str, student: "LanguageModel", answer_tokens: int) -> bool:
+def room(text: str, student: "Reader", answer_tokens: int) -> bool:
     """Whether a prompt leaves the student room for an answer of that length."""
     return len(student.tokenizer.encode_prompt(messages(text))) + answer_tokens <= student.config.max_positions

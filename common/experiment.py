@@ -7,11 +7,12 @@ what they show as a `Conclusion`). The order, the lock, what is printed and what
 """
 
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
-from common import hosts
+from common import hosts, rates
 from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
 from common.progress import running
@@ -19,6 +20,9 @@ from common.results.conclusion import Conclusion, conclude, finished, tell
 from common.results.mirror import is_url
 from common.results.rundir import RunDir
 from common.runtime import accelerators
+
+HUB_ID = r"[\w][\w.-]*/[\w][\w.-]*"
+"""The form of a name on the hub."""
 
 C = TypeVar("C", bound="Settings")
 S = TypeVar("S")
@@ -89,18 +93,32 @@ def identity(
     return dict(settings) | {"file_hashes": file_hashes(files, code), "models": fingerprints(dict(models))}
 
 
+def check_folder(
+    method: str, run_dir: str, models: Iterable[str | None], identity: Callable[[], Mapping[str, Any]]
+) -> str | None:
+    """For a plan: raises UserError where the run would be refused for its folder or its configuration. Returns
+    what its time is known by (`common.rates.key_of`). Where one of `models` is on the hub, whose files are a part
+    of the configuration, nothing is checked and fetched: None."""
+    if any(re.fullmatch(HUB_ID, name) and not pathlib.Path(name).exists() for name in models if name):
+        return None
+    stored = dict(identity())
+    RunDir.check(run_dir, method, stored)
+    return rates.key_of(method, stored)
+
+
 def carry_out(
     method: str,
     run_dir: str,
     identity: Mapping[str, Any],
     prepare: Callable[[], S],
     work: Callable[[RunDir, S], Conclusion],
+    units: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Begin or continue the run in `run_dir`; returns what `summary.json` holds.
 
     A run that is complete is told again from its summary alone. Whatever the user may have to fix is found before
     the run directory exists, the cheapest first: another configuration in the folder before anything is loaded,
-    then what `prepare` refuses. Raises UserError.
+    then what `prepare` refuses. Raises UserError. `units`: of work by stage, of which the time is remembered.
     """
     # Nothing is touched yet, and no model loaded, which may take minutes.
     RunDir.check(run_dir, method, dict(identity))
@@ -112,6 +130,11 @@ def carry_out(
     with RunDir.open(run_dir, method, dict(identity)) as run:
         if sys.stderr.isatty() and hosts.is_writer():
             print(f"run directory: {run_dir}", file=sys.stderr)
-        with running(identity.get("repeats") or 1):
+        key, timing = rates.key_of(method, identity), run.journal("timing.jsonl")
+        # What is left of a run that is continued is not known.
+        seconds = rates.expected(key, units or {}) if not timing.rows() else None
+        with running(identity.get("repeats") or 1, seconds):
             found = work(run, ready)
+        if units:
+            rates.learn(key, timing.rows(), units)
         return conclude(run, found)

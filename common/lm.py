@@ -16,36 +16,31 @@ import numpy as np
 from jax.sharding import Mesh
 
 from common import runtime
-from common.config import ModelConfig, TrainConfig
+from common.config import TrainConfig
 from common.errors import UserError
 from common.generate import Message
 from common.model import checkpoint, hf, lora, sharding
 from common.model.decoder import Params
 from common.model.tokenizer import Tokenizer
 from common.model.weights import Weights, release
+from common.reading import Reader
 from common.sample.embed import embed
 from common.sample.local import LocalGenerator
 from common.sample.score import score
-from common.tasks.base import Example, Task
 from common.train.data import Encoded
 from common.train.loop import fine_tune
 from common.train.preference import Preference, prefer, reference_logps
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel:
-    """`folder` is the checkpoint that config and tokenizer come from; `weights` is where `params` are from, None
-    where they are in memory alone.
+class LanguageModel(Reader):
+    """`weights` is where `params` are from, None where they are in memory alone.
 
     `origin` is what it was loaded by. `base`: all weights, or those that `adapters` stand beside, which
     `config.lora` tells of then. Models of one folder share them, and they are read again after
     `common.model.weights.release`."""
 
-    name: str
-    folder: pathlib.Path
-    config: ModelConfig
     base: Weights
-    tokenizer: Tokenizer
     weights: pathlib.Path | None
     origin: str
     adapters: Params | None = None
@@ -71,7 +66,7 @@ class LanguageModel:
             )
         base = Weights.of(folder, config, dtype or runtime.compute_dtype(), mesh)
         base()  # what is wrong with the files shows now
-        return cls(name, folder, config, base, tokenizer, folder, name)
+        return cls(name, folder, config, tokenizer, base, folder, name)
 
     @property
     def params(self) -> Params:
@@ -175,23 +170,6 @@ class LanguageModel:
         held = not checkpoint.is_embedded(self.folder)
         return LocalGenerator(self.name, lambda: self.params, self.config, self.tokenizer, held=held)
 
-    def encode(self, task: Task, examples: Sequence[Example], max_length: int) -> list[Encoded]:
-        """Training sequences of `examples` under the task's one template.
-
-        Raises UserError, naming the row, for an example of more than `max_length` tokens.
-        """
-        limit = min(max_length, self.config.max_positions)
-        encoded: list[Encoded] = []
-        for example in examples:
-            tokens, prompt_length = self.tokenizer.encode_example(task.messages(example.question), example.answer)
-            if len(tokens) > limit:
-                raise UserError(
-                    f"{example.place or example.id}: {len(tokens)} tokens with its answer, more than the limit of "
-                    f"{limit}: shorten the row or raise --max-length (the model takes {self.config.max_positions})"
-                )
-            encoded.append(Encoded(tuple(tokens), prompt_length))
-        return encoded
-
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (N, D) of unit length, see `sample.embed`. A text beyond the model's positions is cut there."""
         limit = self.config.max_positions
@@ -206,19 +184,3 @@ class LanguageModel:
         long = [ids for ids in tokens if len(ids) > 1]
         found = iter(score(self.params, self.config, [(ids[:1], ids[1:]) for ids in long]) if long else ())
         return np.array([float(next(found).mean()) if len(ids) > 1 else np.nan for ids in tokens])
-
-    def fits(self, task: Task, example: Example, max_length: int) -> bool:
-        """Whether `example` can be learned within `max_length` tokens, and its question leaves room to answer."""
-        tokens, prompt_length = self.tokenizer.encode_example(task.messages(example.question), example.answer)
-        room = self.config.max_positions - prompt_length - task.answer_tokens
-        return len(tokens) <= min(max_length, self.config.max_positions) and room >= 0
-
-    def check_prompts(self, task: Task, examples: Sequence[Example], answer_tokens: int) -> None:
-        """Raises UserError, naming the row, for a question that leaves no room for its answer."""
-        for example in examples:
-            count = len(self.tokenizer.encode_prompt(task.messages(example.question)))
-            if count + answer_tokens > self.config.max_positions:
-                raise UserError(
-                    f"{example.place or example.id}: a question of {count} tokens leaves no room for "
-                    f"{answer_tokens} more within the {self.config.max_positions} the model takes: shorten the row"
-                )

@@ -44,10 +44,11 @@ class _Stage:
 
 @dataclasses.dataclass
 class _Run:
-    """Where a run stands. `stages`: those that are open; `news`: figures that have not stood in a line yet;
-    `begun`: when each repeat was begun that this process has come to."""
+    """Where a run stands. `expected`: seconds that it should take; `stages`: those that are open; `news`: figures
+    that have not stood in a line yet; `begun`: when each repeat was begun that this process has come to."""
 
     repeats: int = 1
+    expected: float | None = None
     place: tuple[str, ...] = ()
     stages: list[_Stage] = dataclasses.field(default_factory=list)
     figures: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -66,10 +67,11 @@ _drawn, _drawn_at = 0, 0.0  # letters on the screen, and since when
 
 
 @contextlib.contextmanager
-def running(repeats: int) -> Iterator[None]:
-    """A run of so many repeats within the block; one within another has a line of its own."""
+def running(repeats: int, expected: float | None = None) -> Iterator[None]:
+    """A run of so many repeats within the block, of which so many seconds are expected; one within another has a
+    line of its own."""
     global _run
-    outer, _run = _run, _Run(repeats)
+    outer, _run = _run, _Run(repeats, expected)
     try:
         yield
     finally:
@@ -138,21 +140,24 @@ class Bar:
 
     def __init__(self, iterable: Iterable[Any] | None, total: int | None, initial: int, desc: str, unit: str):
         self._iterable, self.total, self.done, self.desc, self.unit = iterable, total, initial, desc, unit
-        self._first: tuple[float, int, float] | None = None  # when something was first done, how much, compiled
+        # When so much was done, and how long compiling had taken by then, from the first update on.
+        self._marks: list[tuple[float, int, float]] = []
 
     def update(self, count: int = 1) -> None:
         self.done += count
-        if self._first is None:
-            self._first = time.monotonic(), self.done, _compiled
+        now = time.monotonic()
+        if not self._marks or now - self._marks[-1][0] >= WORTH_SAYING:
+            self._marks.append((now, self.done, _compiled))
         _draw()
 
     def left(self) -> float | None:
-        """Seconds until all is done, where what was done since the first update tells."""
-        if self._first is None or self.total is None or self.done >= self.total:
+        """Seconds until all is done, as fast as the later half of what was done since the first update; None
+        before a tenth is done."""
+        if not self._marks or self.total is None or not 0.1 * self.total <= self.done < self.total:
             return None
-        since, before, compiled = self._first
+        since, before, compiled = self._marks[(len(self._marks) - 1) // 2]
         taken, count = time.monotonic() - since - (_compiled - compiled), self.done - before
-        return (self.total - self.done) * taken / count if count > 1 and taken >= WORTH_SAYING else None
+        return (self.total - self.done) * taken / count if count > 0 and taken >= WORTH_SAYING else None
 
     def __str__(self) -> str:
         of = "" if self.total is None else f"/{self.total}"
@@ -216,13 +221,14 @@ def _elapsed() -> float:
 
 
 def _run_left() -> float | None:
-    """Seconds until the run is done, as the repeats before this one took; None where that is not known. Of a run
-    that is continued, repeats that were only read back tell nothing."""
-    if len(_run.begun) < 2:
-        return None
-    first, last, count = _run.begun[0], _run.begun[-1], len(_run.begun) - 1
-    each, here = (last - first) / count, time.monotonic() - last
-    return (_run.repeats - count) * each - here if each >= max(here, WORTH_SAYING) else None
+    """Seconds until the run is done, as the repeats before this one took, else as is expected; None where that is
+    not known. Of a run that is continued, repeats that were only read back tell nothing."""
+    count = len(_run.begun) - 1
+    if count > 0:
+        each, here = (_run.begun[-1] - _run.begun[0]) / count, time.monotonic() - _run.begun[-1]
+        return (_run.repeats - count) * each - here if each >= max(here, WORTH_SAYING) else None
+    left = (_run.expected or 0.0) - _elapsed()
+    return left if left >= WORTH_SAYING else None
 
 
 def _clock(seconds: float) -> str:

@@ -2,9 +2,10 @@
 
 from common.experiment import main as run_command
 from common.memory import lines_of
+from common.rates import told
 from llm2llm.config import PRESETS, Config
-from llm2llm.experiment import load_data, run
-from llm2llm.plan import needs, plan, sweep_plan
+from llm2llm.experiment import check_plan, load_data, run
+from llm2llm.plan import needs, plan, spending, sweep_plan, work
 
 
 def main(argv: list[str]) -> None:
@@ -15,9 +16,16 @@ def main(argv: list[str]) -> None:
 
 def _plan(config: Config) -> list[tuple[str, str]]:
     data = load_data(config)  # refuses what a run would refuse
-    return (sweep_plan(config) if config.sweep else plan(config)) + lines_of(
-        needs(config, data.task, data.examples)
-    )
+    key = check_plan(config, data)
+    memory = lines_of(needs(config, data.task, data.examples))
+    if config.sweep:
+        return sweep_plan(config) + memory
+    return [
+        *plan(config),
+        ("time", told(key, work(config, len(data.dev), len(data.test)))),
+        *spending(config, data.task, data.train),
+        *memory,
+    ]
 
 
 def _run(config: Config) -> None:

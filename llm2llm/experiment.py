@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.backends.open import Backend, ReplyCache, Write, model_name, open_backend
 from common.errors import UserError
-from common.experiment import carry_out, identity
+from common.experiment import carry_out, check_folder, identity
 from common.generate import Generator
 from common.memory import refuse
 from common.settings import given
@@ -23,12 +23,14 @@ from common.tasks.files import check_ids
 from common.tasks.registry import get_task
 from llm2llm.config import Config
 from llm2llm.plan import needs
+from llm2llm.plan import work as units_of
 from llm2llm.switches import Switches
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from common.lm import LanguageModel
+    from common.reading import Reader
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
     from llm2llm.augment import Refine
@@ -97,7 +99,9 @@ def run(
             repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
             return conclusion(run, config, setting, repeats)
 
-    return carry_out("llm2llm", config.run_dir, stored, prepare, work)
+    return carry_out(
+        "llm2llm", config.run_dir, stored, prepare, work, units_of(config, len(data.dev), len(data.test))
+    )
 
 
 def run_identity(config: Config) -> dict[str, Any]:
@@ -153,9 +157,16 @@ def load_student(
     """The base of all students. Raises UserError for a seed that it cannot learn, or a question without room for
     its answer, naming the row."""
     from common.lm import LanguageModel
-    from llm2llm.select import as_asked, draw_seeds
 
     base = LanguageModel.load(model_name(name, "student"), mesh=mesh)
+    check_lengths(base, data, switches, repeats)
+    return base
+
+
+def check_lengths(base: "Reader", data: Data, switches: Switches, repeats: int) -> None:
+    """Raises UserError for a seed that the student cannot learn, or a question without room for its answer."""
+    from llm2llm.select import as_asked, draw_seeds
+
     learning = switches.learning
     # The seeds of all repeats now: a row that is too long should not stop the last repeat after hours.
     for seed in range(switches.seed, switches.seed + repeats):
@@ -164,7 +175,20 @@ def load_student(
         base.encode(task, seeds, learning.train.max_length)
         for examples in (seeds, data.dev, data.test):
             base.check_prompts(task, examples, learning.answering.max_new_tokens)
-    return base
+
+
+def check_plan(config: Config, data: Data) -> str | None:
+    """What a run would refuse, as far as it is known without weights and without asking a hosted teacher. Returns
+    what its time is known by."""
+    from common.reading import Reader
+
+    key = check_folder("llm2llm", config.run_dir, (config.student, config.teacher), lambda: run_identity(config))
+    student = Reader.read(model_name(config.student, "student"))
+    if student is not None:
+        check_lengths(student, data, config.switches(data.task), config.repeats)
+    if config.pool is not None:
+        pool_teacher(config, data.task)
+    return key
 
 
 def pool_teacher(config: Config, task: Task) -> Backend:

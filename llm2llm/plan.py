@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.backends.open import is_model, model_name
 from common.memory import Model, Need, sampling, tokens_in, training
+from common.rates import OTHER, cost
 from common.settings import given
 from llm2llm.config import MATCHED, Config
 
@@ -17,8 +18,8 @@ CONTROLS = ("fine-tune-matched", "llm2llm", "untargeted")
 """Arms of the full method in a sweep; the variants run llm2llm alone."""
 
 
-def plan(config: Config) -> list[tuple[str, str]]:
-    """Names and what they come to."""
+def counts(config: Config) -> dict[str, tuple[int, int]]:
+    """Optimizer updates and teacher calls of every arm in a repeat, at most."""
     chosen, sizes = [config.seed_examples], [config.seed_examples]
     for _ in range(config.trainings - 1):
         sizes.append(sizes[-1] + chosen[-1] * config.slots_per_example)
@@ -30,10 +31,6 @@ def plan(config: Config) -> list[tuple[str, str]]:
     calls = sum(count * config.slots_per_example * config.max_attempts for count in chosen[: len(sizes) - 1])
     blind = 0 if config.detect == "in-sample" else config.folds * sum(updates[:-1])
     last = sum(updates) if config.init == "continue" else updates[-1]
-    lines = [
-        ("task, student, teacher", f"{config.task}, {config.student}, {config.teacher}"),
-        ("seeds, rounds, repeats", f"{config.seed_examples}, {config.trainings}, {config.repeats}"),
-    ]
     by_arm = {
         "base": (0, 0),
         "fine-tune": (updates[0], 0),
@@ -44,18 +41,58 @@ def plan(config: Config) -> list[tuple[str, str]]:
         "auggpt": (last, calls),
         "more-data": (last, 0),
     }
-    for arm in config.arms:
-        arm_updates, arm_calls = by_arm[arm]
+    return {arm: by_arm[arm] for arm in config.arms}
+
+
+def work(config: Config, dev: int, test: int) -> dict[str, float]:
+    """Units of work by stage (see `common.rates`): examples seen, calls of the teacher, answers of students to so
+    many questions of the splits."""
+    found, repeats = counts(config), config.repeats
+    checks = config.check_votes if config.label_check == "resolve" else 0
+    loops = sum(arm in found for arm in ("llm2llm", "untargeted"))
+    answers = len(found) * test + loops * config.trainings * (dev + config.seed_examples)
+    return {
+        "train": repeats * sum(updates for updates, _ in found.values()) * given(config.batch_size),
+        "teach": repeats * sum(calls for _, calls in found.values()) * (1 + checks),
+        "evaluate": repeats * answers,
+        OTHER: repeats,
+    }
+
+
+def spending(config: Config, task: "Task", train: "Sequence[Example]") -> list[tuple[str, str]]:
+    """What a hosted teacher may cost."""
+    calls = work(config, 0, 0)["teach"]
+    if not config.teacher.startswith("openai:") or not calls:
+        return []
+    some = train[:50]
+    letters = sum(len(m["content"]) for e in some for m in task.teacher_messages(e)) // len(some)
+    return [
+        (
+            "cost",
+            cost(calls, tokens_in(letters), config.teacher_tokens or task.example_tokens, config.teacher_price),
+        )
+    ]
+
+
+def plan(config: Config) -> list[tuple[str, str]]:
+    """Names and what they come to."""
+    found, first = counts(config), config.training().total_steps(config.seed_examples)
+    lines = [
+        ("task, student, teacher", f"{config.task}, {config.student}, {config.teacher}"),
+        ("seeds, rounds, repeats", f"{config.seed_examples}, {config.trainings}, {config.repeats}"),
+    ]
+    for arm, (updates, calls) in found.items():
         most = "about" if config.match == "tokens" and arm in MATCHED and arm != "untargeted" else "at most"
-        lines.append((arm, f"{most} {arm_updates} optimizer updates and {arm_calls} teacher calls a repeat"))
+        lines.append((arm, f"{most} {updates} optimizer updates and {calls} teacher calls a repeat"))
+    calls = max((calls for _, calls in found.values()), default=0)
     if calls and config.label_check == "resolve":
         checks = calls * config.check_votes
         lines.append(("label check", f"at most {checks} more calls in each arm that asks the teacher"))
     if config.budget is not None:
         lines.append(("budget", f"{config.budget} for the whole run, in equal shares for arms and repeats"))
-    if updates[0] < 10:
+    if first < 10:
         advice = "raise --epochs or lower --batch-size, or its result says little about the data"
-        lines.append(("warning", f"the first training has only {updates[0]} updates: {advice}"))
+        lines.append(("warning", f"the first training has only {first} updates: {advice}"))
     return lines
 
 

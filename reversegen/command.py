@@ -2,9 +2,10 @@
 
 from common.experiment import main as run_command
 from common.memory import lines_of
+from common.rates import told
 from reversegen.config import PRESETS, Config
-from reversegen.experiment import load_data, run
-from reversegen.plan import needs, plan
+from reversegen.experiment import check_plan, load_data, run
+from reversegen.plan import needs, plan, spending, work
 
 
 def main(argv: list[str]) -> None:
@@ -15,4 +16,7 @@ def main(argv: list[str]) -> None:
 
 def _plan(config: Config) -> list[tuple[str, str]]:
     app, data = load_data(config)  # refuses what a run would refuse
-    return plan(config, config.switches(app.query_tokens)) + lines_of(needs(config, app, data))
+    key, switches = check_plan(config, app, data), config.switches(app.query_tokens)
+    time = ("time", told(key, work(config, switches, data)))
+    memory = lines_of(needs(config, app, data))
+    return [*plan(config, switches), time, *spending(config, app, switches, data), *memory]

@@ -10,20 +10,22 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, model_name, open_backend
 from common.errors import UserError
-from common.experiment import carry_out, identity
+from common.experiment import carry_out, check_folder, identity
 from common.memory import refuse
 from common.settings import given
 from reversegen.config import Config
+from reversegen.plan import needs
+from reversegen.plan import work as units_of
 from reversegen.switches import Switches
 
 if TYPE_CHECKING:
-    from common.lm import LanguageModel
+    from common.reading import Reader
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
     from common.tasks.base import Example
@@ -36,8 +38,11 @@ def run(config: Config) -> dict[str, Any]:
     Raises UserError for settings and data that do not fit, before the run directory exists.
     """
     config = config.resolved()
-    prepared = lambda: prepare(config)
-    return carry_out("reversegen", config.run_dir, run_identity(config), prepared, lambda place, work: work(place))
+    app, data = load_data(config)
+    prepared = lambda: prepare(config, app, data)
+    units = units_of(config, config.switches(app.query_tokens), data)
+    stored = run_identity(config)
+    return carry_out("reversegen", config.run_dir, stored, prepared, lambda place, work: work(place), units)
 
 
 def run_identity(config: Config) -> dict[str, Any]:
@@ -82,8 +87,9 @@ def application(config: Config) -> "Application":
 
 def load_data(config: Config) -> "tuple[Application, Data]":
     """What failing means, and the data. Raises UserError for rows that do not fit, and for too few of them."""
-    app = application(config)
-    data = app.load(config.files())
+    with _own_flags():
+        app = application(config)
+        data = app.load(config.files())
     if len(data.seeds) < config.seed_instructions:
         raise UserError(_too_few(len(data.seeds), config.seed_instructions))
     if not data.test:
@@ -91,21 +97,27 @@ def load_data(config: Config) -> "tuple[Application, Data]":
     return app, data
 
 
+@contextlib.contextmanager
+def _own_flags() -> Iterator[None]:
+    """What tasks call training data is the seeds' file here."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--train-file", "--seeds-file").replace("--task)", "--data)")) from None
+
+
 def _too_few(count: int, wanted: int) -> str:
     return f"there are {count} seed instructions: lower --seed-instructions {wanted}"
 
 
-def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
-    """Load data and models; what is returned carries out all repeats. Raises UserError for whatever the user must
+def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunDir], Conclusion]":
+    """Load models; what is returned carries out all repeats. Raises UserError for whatever the user must
     fix."""
     from common.lm import LanguageModel
     from reversegen.applications.base import Context
-    from reversegen.loop import Models, draw_seeds, run_repeat
-    from reversegen.plan import needs
+    from reversegen.loop import Models, run_repeat
     from reversegen.report import conclusion
-    from reversegen.targets import check_lengths
 
-    app, data = load_data(config)
     switches = config.switches(app.query_tokens)
     mesh = config.devices().mesh
     refuse(lambda device, shards: needs(config, app, data, device, shards), mesh)
@@ -114,15 +126,11 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
         LanguageModel.load(model_name(config.target, "student"), mesh=mesh),
         {name: LanguageModel.load(model_name(name, "student"), mesh=mesh) for name in config.transfer_targets},
     )
-    fitting = seeds_to_show(app, data.seeds, switches, models.proposer)
+    fitting = seeds_that_fit(config, app, data, models.proposer, models.target)
     warnings = []
     if left := len(data.seeds) - len(fitting):
         warnings.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
     data = dataclasses.replace(data, seeds=fitting)
-    drawn = [draw_seeds(fitting, switches.seeds, config.seed + repeat)[0] for repeat in range(config.repeats)]
-    learned = dict.fromkeys(seed for seeds in drawn for seed in seeds if seed.answer)
-    asked = [*data.test, *data.general]
-    check_lengths(app, models.target, list(learned), asked, switches.learning.train.max_length)
     labeler = guard = None
     if config.labeler != "program":
         labeler = open_backend(config.labeler, "teacher", url=config.labeler_url, mesh=mesh)
@@ -145,11 +153,45 @@ def prepare(config: Config) -> "Callable[[RunDir], Conclusion]":
     return work
 
 
+def check_plan(config: Config, app: "Application", data: "Data") -> str | None:
+    """What a run would refuse, as far as it is known without weights and without asking a hosted labeler. Returns
+    what its time is known by."""
+    from common.reading import Reader
+
+    named = (config.proposer, config.target, *config.transfer_targets, config.labeler, config.guard)
+    key = check_folder("reversegen", config.run_dir, named, lambda: run_identity(config))
+    for name in (config.labeler, config.guard):
+        if name is not None and name.startswith("python:"):
+            open_backend(name, "teacher")
+    proposer = Reader.read(model_name(config.proposer, "teacher"))
+    target = Reader.read(model_name(config.target, "student"))
+    if proposer is not None and target is not None:
+        seeds_that_fit(config, app, data, proposer, target)
+    return key
+
+
+def seeds_that_fit(
+    config: Config, app: "Application", data: "Data", proposer: "Reader", target: "Reader"
+) -> "list[Example]":
+    """The seeds that can be shown to the proposer. Raises UserError for too few of them, for one that is too long
+    to be learned, and for a question without room for its answer."""
+    from reversegen.lengths import check_lengths
+    from reversegen.loop import draw_seeds
+
+    switches = config.switches(app.query_tokens)
+    fitting = seeds_to_show(app, data.seeds, switches, proposer)
+    drawn = [draw_seeds(fitting, switches.seeds, config.seed + repeat)[0] for repeat in range(config.repeats)]
+    learned = dict.fromkeys(seed for seeds in drawn for seed in seeds if seed.answer)
+    asked = [*data.test, *data.general]
+    check_lengths(app, target, list(learned), asked, switches.learning.train.max_length)
+    return fitting
+
+
 def seeds_to_show(
-    app: "Application", seeds: "list[Example]", switches: Switches, proposer: "LanguageModel"
+    app: "Application", seeds: "list[Example]", switches: Switches, proposer: "Reader"
 ) -> "list[Example]":
     """The seeds that leave room for a query in the proposer's prompt. Raises UserError for too few of them."""
-    from reversegen.propose import that_fit
+    from reversegen.lengths import that_fit
 
     shots, tokens = switches.exploring.shots, switches.exploring.writing.max_new_tokens
     fitting = that_fit(app, proposer, seeds, shots, tokens)

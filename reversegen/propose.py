@@ -11,7 +11,7 @@ import numpy as np
 
 from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
-from common.generate import Message, Request
+from common.generate import Request
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
 from common.sample.score import score
@@ -21,6 +21,7 @@ from common.text.nonsense import Gate
 from common.text.novelty import History, Repeat
 from common.train.data import Encoded
 from reversegen.applications.base import Application, Context, Model, Read, Row
+from reversegen.lengths import encoded
 
 Shown = tuple[Example, ...]
 
@@ -60,18 +61,6 @@ def _draw(
     )
 
 
-def that_fit(
-    app: Application, proposer: LanguageModel, seeds: Sequence[Example], shots: int, query_tokens: int
-) -> list[Example]:
-    """The seeds so short that any `shots` of them leave room for a query within the proposer's positions, and that
-    are no longer than a query themselves."""
-    size = lambda seed: len(proposer.tokenizer.encode_text(app.completion(seed)))
-    short = min(seeds, key=size)
-    frame = len(proposer.tokenizer.encode_prompt(app.prompt([short] * shots))) - shots * size(short)
-    most = min((proposer.config.max_positions - frame - query_tokens) // shots - 1, query_tokens - 2)
-    return [seed for seed in seeds if size(seed) <= most]
-
-
 def warm_up(
     ctx: Context,
     app: Application,
@@ -90,12 +79,6 @@ def warm_up(
 
     name, stage = f"{folder}/warm_up/proposer", "train the proposer"
     return Lazy(lambda: fine_tuned(ctx.run, name, base, examples, settings, stage=stage))
-
-
-def encoded(model: LanguageModel, messages: Sequence[Message], answer: str) -> Encoded:
-    """A conversation as it is learned, or its likelihood taken: the answer with its end."""
-    tokens, start = model.tokenizer.encode_example(messages, answer)
-    return Encoded(tuple(tokens), start)
 
 
 def propose(

@@ -26,7 +26,8 @@ from common.text.novelty import History
 from common.train.data import Encoded
 from reversegen.applications.base import Application, Context, Data, Model, Row, failing, valid
 from reversegen.explore import Explorer
-from reversegen.propose import encoded, exploration_prompts
+from reversegen.lengths import encoded, fits
+from reversegen.propose import exploration_prompts
 from reversegen.switches import Learning
 
 
@@ -141,33 +142,6 @@ class Arms:
 
         name, stage = f"{folder}/target", "train the target"
         return Lazy(lambda: fine_tuned(self.ctx.run, name, self.target, examples, settings, self.updates, stage))
-
-
-def fits(app: Application, target: LanguageModel, example: Example, most: int) -> bool:
-    """Whether an example with its answer has at most `most` tokens, and no more than the target takes."""
-    tokens = encoded(target, app.messages(example.question), example.answer).tokens
-    return len(tokens) <= min(most, target.config.max_positions)
-
-
-def check_lengths(
-    app: Application, target: LanguageModel, seeds: Sequence[Example], asked: Sequence[Example], max_length: int
-) -> None:
-    """Raises UserError, naming the row, for a seed that is too long to be learned and for a question that leaves
-    the target no room to answer."""
-    for seed in seeds:
-        if not fits(app, target, seed, max_length):
-            raise UserError(
-                f"{seed.place or seed.id}: with its answer longer than --max-length {max_length} or the "
-                f"target's {target.config.max_positions} positions: shorten the row or raise --max-length"
-            )
-    room = target.config.max_positions - app.answers.tokens
-    for example in asked:
-        count = len(target.tokenizer.encode_prompt(app.messages(example.question)))
-        if count > room:
-            raise UserError(
-                f"{example.place or example.id}: a question of {count} tokens leaves no room for an answer within "
-                f"the {target.config.max_positions} the target takes: shorten the row or lower --answer-tokens"
-            )
 
 
 def control_data(

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from common import rates
 from common.runtime import compile_cache_environment
 
 # Before jax starts: several devices for the sharding tests, and products in full float32 where a GPU is used.
@@ -13,6 +14,9 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # Workers, and the processes that tests start and kill, share what one of them has compiled.
 os.environ.update(compile_cache_environment())
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+
+# The times of tests say nothing of runs.
+rates.FILE = "rates-of-tests.json"
 
 ROOT = pathlib.Path(__file__).parent
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -206,14 +207,13 @@ def test_plan_counts_updates_and_warns_below_ten():
         ("llm2llm --task nothing", 2, "unknown task"),
         ("llm2llm --task trec --train-file no.jsonl", 2, "no such file"),
         ("llm2llm --dry-run", 0, "optimizer updates"),
+        ("active-inheritance --dry-run", 0, "held out"),
     ],
 )
 def test_the_command_answers_without_loading_jax(words, status, says):
-    """Run with jax made unimportable: whatever answers cannot have loaded it."""
-    code = (
-        "import sys; sys.modules.update(jax=None, transformers=None, numpy=None, flax=None); "
-        "sys.path.insert(0, '.'); import run; run.main(sys.argv[1:])"
-    )
+    """Run with jax made unimportable: whatever answers cannot have loaded it. A plan needs tokenizers."""
+    heavy = "jax=None, flax=None" if "--dry-run" in words else "jax=None, flax=None, transformers=None, numpy=None"
+    code = f"import sys; sys.modules.update({heavy}); sys.path.insert(0, '.'); import run; run.main(sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, *words.split()], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -329,3 +329,37 @@ def test_labels_that_differ_in_signs_only_stay_apart(tmp_path):
         assert not any(task.correct(other, label) for other in rows if other != label)
     assert task.parse("") is None
     assert task.parse("!!") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("llm2llm --run-dir .", "holds other files and no seedloop run"),
+        ("llm2llm --max-length 20", "tokens with its answer, more than the limit of 20"),
+        ("reversegen --max-length 30", "longer than --max-length 30"),
+        ("reversegen --seeds-file {}/rows.jsonl", "rows.jsonl row 1: field 'question' or 'query' is missing"),
+        ("reversegen --target {}", "holds no tokenizer"),
+        ("reversegen --data nothing.yaml", "given as --data"),
+        ("active-inheritance --answer-tokens 511", "leaves no room for 511 tokens"),
+        ("active-inheritance --profile choice=a={}/rows.jsonl", "rows.jsonl row 1: no question"),
+        ("profile --model embedded:student --prompts-file embedded:stories --answer-tokens 600", "leaves no room"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_would(words, says, tmp_path):
+    import run
+
+    (tmp_path / "rows.jsonl").write_text('{"foo": "a"}\n')
+    argv = [*words.format(tmp_path).split(), "--dry-run"]
+    with pytest.raises(UserError, match=re.escape(says)):
+        run._method(argv)
+
+
+def test_a_plan_says_time_and_money(capsys, monkeypatch):
+    import run
+
+    monkeypatch.setattr("common.rates._kept", dict)
+    run._method(["llm2llm", "--teacher", "openai:m", "--teacher-price", "0.15,0.6", "--dry-run"])
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    assert "unknown: no run of these models" in lines["time"]
+    assert "17,280 calls at most" in lines["cost"]
+    assert lines["cost"].endswith(" USD")

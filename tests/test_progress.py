@@ -82,7 +82,7 @@ def test_jupyter_gets_both(clock, monkeypatch):
 
 def test_nothing_is_said_rather_than_nonsense(clock):
     """A first update that took long tells nothing of the others, nor do repeats that were only read back."""
-    bar = Bar(None, 100, 0, "x", "update")
+    bar = Bar(None, 20, 0, "x", "update")
     clock.seconds += 60
     bar.update()
     assert bar.left() is None
@@ -90,7 +90,13 @@ def test_nothing_is_said_rather_than_nonsense(clock):
     bar.update(2)
     assert bar.left() is None, "measured for too short a time"
     clock.seconds += 1.9
-    assert bar.left() == pytest.approx(97)
+    assert bar.left() == pytest.approx(17)
+    assert Bar(None, 100, 5, "x", "update").left() is None
+    with running(repeats=1, expected=60):
+        clock.seconds += 20
+        assert progress._run_left() == pytest.approx(40)
+        clock.seconds += 50
+        assert progress._run_left() is None, "it takes longer than was expected"
     with running(repeats=3):
         progress.at("repeat_0/a/x")
         progress.at("repeat_1/a/x")

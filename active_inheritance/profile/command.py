@@ -2,8 +2,9 @@
 embedded ones."""
 
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.experiment import load_data, run
+from active_inheritance.profile.experiment import check_plan, load_data, run, units
 from common.experiment import main as run_command
+from common.rates import cost, told
 
 ABOUT = "Measure what models are like: text, toxicity, social bias, calibration, utility, preference."
 
@@ -15,8 +16,10 @@ def main(argv: list[str]) -> None:
 
 def _plan(config: Config) -> list[tuple[str, str]]:
     from active_inheritance.profile.report import sizes
+    from common.evals.measure import MOST_TOKENS
 
-    counted = sizes(load_data(config))
+    measures = load_data(config)
+    key, counted = check_plan(config), sizes(measures)
     lines = [("models", ", ".join(config.model))]
     for name, count in counted.items():
         times = f", {config.continuations} continuations each" if name == "toxicity" else ""
@@ -26,4 +29,5 @@ def _plan(config: Config) -> list[tuple[str, str]]:
         lines.append(("judge", f"{config.judge}, at most {calls} calls"))
         if config.judge.startswith("openai:"):
             lines.append(("budget", config.budget or "none: nothing limits what is bought"))
-    return lines
+            lines.append(("cost", cost(calls, 2 * (config.answer_tokens or MOST_TOKENS), 5, config.judge_price)))
+    return [*lines, ("time", told(key, units(config, measures)))]

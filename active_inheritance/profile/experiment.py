@@ -17,7 +17,8 @@ from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
 from common.backends.open import Backend, ReplyCache, file_hashes, fingerprints, is_model, model_name, open_backend
 from common.cli import flag_name
 from common.errors import UserError
-from common.experiment import carry_out, identity
+from common.experiment import carry_out, check_folder, identity
+from common.rates import OTHER
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -57,13 +58,14 @@ def run(config: Config) -> dict[str, Any]:
         wins = _judged(run, ready, stores, profiles)
         return conclusion(ready.config, ready.measures, profiles, wins)
 
-    return carry_out("profile", config.run_dir, run_identity(config), lambda: _prepare(config), work)
+    measures = load_data(config)
+    prepared = lambda: _prepare(config, measures)
+    return carry_out("profile", config.run_dir, run_identity(config), prepared, work, units(config, measures))
 
 
-def _prepare(config: Config) -> Ready:
+def _prepare(config: Config, measures: "list[Measure]") -> Ready:
     from common.evals.measure import WritingMeasure, default_tokens
 
-    measures = load_data(config)
     positions = {name: _positions(name) for name in config.model}
     _check_tokens(config, positions)
     tokens = config.answer_tokens or default_tokens(min(positions.values()))
@@ -76,6 +78,29 @@ def _prepare(config: Config) -> Ready:
         if isinstance(measure, WritingMeasure):
             measures[i] = dataclasses.replace(measure, tokens=measure.tokens or tokens)
     return Ready(dataclasses.replace(config, answer_tokens=tokens), measures, open_judge, mesh)
+
+
+def check_plan(config: Config) -> str | None:
+    """What a run would refuse, as far as it is known without weights and without asking a hosted judge. Returns
+    what its time is known by."""
+    from common.reading import Reader
+
+    named = (*config.model, config.judge)
+    key = check_folder("profile", config.run_dir, named, lambda: run_identity(config))
+    found = {name: Reader.read(name) for name in config.model}
+    positions = {name: reader.config.max_positions for name, reader in found.items() if reader is not None}
+    if positions:
+        _check_tokens(config, positions)
+    if config.judge is not None and config.judge.startswith("python:"):
+        open_backend(config.judge, "teacher")
+    return key
+
+
+def units(config: Config, measures: "Sequence[Measure]") -> dict[str, float]:
+    """Units of work by stage (see `common.rates`): items of every measure, continuations of toxicity's."""
+    times = {"toxicity": config.continuations}
+    found = {own.name: len(config.model) * len(own) * times.get(own.name, 1) for own in measures}
+    return found | {OTHER: max(found.values(), default=1)}
 
 
 def load_data(config: Config) -> "list[Measure]":

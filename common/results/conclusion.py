@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 SUMMARY = "summary.json"
+NOTHING = "Nothing was shown: no arms were compared, or their figures are not defined."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Conclusion:
 def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     """Store page and summary, the summary last, print what was found, and return what summary.json holds."""
     files = {"report": "report.html", "figures": SUMMARY} | dict(found.products)
-    told = {"verdict": found.verdict, "warnings": list(found.warnings), "files": files}
+    told = {"verdict": found.verdict or NOTHING, "warnings": list(found.warnings), "files": files}
     summary = as_json(found.summary) | told
-    found.page.lead(found.verdict, found.warnings)
+    found.page.lead(told["verdict"], found.warnings)
     found.page.write(run.path / "report.html")
     write_json(run.path / SUMMARY, summary)
     print(f"\n{found.tables.strip()}")
@@ -55,8 +56,7 @@ def tell(folder: pathlib.Path, summary: Mapping[str, Any]) -> None:
     """Print warnings, verdict and files of a finished run."""
     if summary["warnings"]:
         print("\n" + "\n".join(f"warning: {warning}" for warning in summary["warnings"]))
-    if summary["verdict"]:
-        print(f"\n{summary['verdict']}")
+    print(f"\n{summary['verdict']}")
     print("\n" + "   ".join(f"{name}: {shown(folder / place)}" for name, place in summary["files"].items()))
 
 

@@ -57,7 +57,7 @@ def status(folder: pathlib.Path) -> list[str]:
     lines += _times(folder)
     if done:
         lines += [f"warning      {warning}" for warning in done["warnings"]]
-        lines += [f"verdict      {done['verdict']}"] if done["verdict"] else []
+        lines.append(f"verdict      {done['verdict']}")
         lines += [f"{name:13}{folder / place}" for name, place in done["files"].items()]
     return lines
 

@@ -14,13 +14,13 @@ from reversegen.applications.conduct import Conduct
 from reversegen.config import Config, preset
 from reversegen.experiment import application
 from reversegen.explore import _preference
+from reversegen.lengths import that_fit
 from reversegen.propose import (
     Fluency,
     exploration_prompts,
     fresh,
     propose,
     sift,
-    that_fit,
     warm_up_prompts,
 )
 from reversegen.switches import Answers

@@ -1,0 +1,78 @@
+"""How long a run may take, from what runs on this machine took, and what a hosted model may cost.
+
+    key = key_of("llm2llm", identity)
+    learn(key, timing, {"train": 4200, "teach": 900, "other": 1})     # of a finished run, from its timing.jsonl
+    told(key, {"train": 8400, "teach": 1800, "other": 2})             # "about 2 min, as the last run … took here"
+
+A stage has units of work, of which a plan knows how many there are at most. Seconds a unit are kept for each
+combination of method, models and lengths, in rates.json of the user's cache folder: a plan that is too high by as
+much as the last one was gives the right time. Without a run of the same models nothing is said.
+"""
+
+import collections
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from common.backends.budget import Budget, Spent
+from common.results.files import write_json
+from common.runtime import accelerators, cache_dir
+
+FILE = "rates.json"
+DECIDE = ("task", "data", "answer_tokens", "max_length", "lora_rank", "remat", "param_dtype", "mode")
+"""Settings beside models that a unit's time depends on."""
+OTHER = "other"
+"""Stages that have no units of their own."""
+
+
+def key_of(method: str, identity: Mapping[str, Any]) -> str:
+    """What runs have in common whose units take equally long. `identity`: see `common.experiment.identity`."""
+    settings = {name: identity[name] for name in DECIDE if name in identity}
+    where = "accelerator" if accelerators() else "cpu"
+    return json.dumps([method, where, identity["models"], settings], sort_keys=True)
+
+
+def learn(key: str, timing: Iterable[Mapping[str, Any]], units: Mapping[str, float]) -> None:
+    """Keep what a unit of every stage took in a finished run: `timing`, stages with seconds."""
+    took: collections.Counter[str] = collections.Counter()
+    for row in timing:
+        took[next((name for name in units if name in row["stage"]), OTHER)] += row["seconds"]
+    rates = {name: took[name] / count for name, count in units.items() if count}
+    with contextlib.suppress(OSError, ValueError):  # it is a convenience
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        write_json(cache_dir() / FILE, _kept() | {key: rates})
+
+
+def _kept() -> dict[str, dict[str, float]]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((cache_dir() / FILE).read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def expected(key: str | None, units: Mapping[str, float]) -> float | None:
+    """Seconds that a run takes, as the last one of that key; None where there is none. `key`: None for models that
+    are not on this machine yet."""
+    rates = None if key is None else _kept().get(key)
+    return sum(rate * units.get(name, 0) for name, rate in rates.items()) if rates else None
+
+
+def told(key: str | None, units: Mapping[str, float]) -> str:
+    """`expected` in words."""
+    seconds = expected(key, units)
+    if seconds is None:
+        return "unknown: no run of these models has ended on this machine; the first one measures it"
+    shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    shown = shown if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return f"about {shown}, as the last run of these models took here"
+
+
+def cost(calls: float, prompt: float, completion: float, price: str | None) -> str:
+    """What so many calls of a hosted model may come to; tokens a call."""
+    spent = Spent(round(calls), round(calls * prompt), round(calls * completion))
+    tokens = f"about {spent.prompt_tokens:,} tokens sent, at most {spent.completion_tokens:,} received"
+    if price is None:
+        return f"{spent.calls:,} calls at most: {tokens}; money unknown without a price"
+    usd = Budget.parse("calls=1", price).cost(spent)
+    return f"{spent.calls:,} calls at most: {tokens}, {usd:.2f} USD"
