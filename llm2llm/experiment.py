@@ -99,9 +99,8 @@ def run(
             repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
             return conclusion(run, config, setting, repeats)
 
-    return carry_out(
-        "llm2llm", config.run_dir, stored, prepare, work, units_of(config, len(data.dev), len(data.test))
-    )
+    units = units_of(config, len(data.dev), len(data.test))
+    return carry_out("llm2llm", config.run_dir, stored, prepare, work, units)
 
 
 def run_identity(config: Config) -> dict[str, Any]:
