@@ -199,7 +199,7 @@ class RunDir:
             if self._within:
                 self._within[-1] += seconds
             self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
-            runtime.trim()
+            runtime.tidy()
 
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:
