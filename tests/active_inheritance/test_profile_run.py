@@ -123,6 +123,7 @@ def summary(settings):
 def test_every_group_is_measured(settings, summary):
     assert summary["schema"] == 1
     assert summary["method"] == "profile"
+    assert summary["verdict"].startswith("Measured and not compared: ")
     (entry,) = summary["models"].values()
     figures, counts = entry["figures"], entry["counts"]
     groups = {key.partition("/")[0] for key in figures}
@@ -188,6 +189,8 @@ def test_a_finished_run_is_read_back(settings, summary, monkeypatch):
     before = Path(settings.run_dir, "summary.json").read_bytes()
     monkeypatch.setattr(ModelLikelihood, "__call__", lambda *_: pytest.fail("computed again"))
     monkeypatch.setattr("common.sample.local.LocalGenerator", lambda *_, **__: pytest.fail("sampled again"))
+    assert run(settings) == json.loads(before)
+    Path(settings.run_dir, "report.html").unlink()  # so that it is not told from its summary alone
     run(settings)
     assert Path(settings.run_dir, "summary.json").read_bytes() == before
 
@@ -251,6 +254,8 @@ def test_two_models_are_compared_and_judged(settings, tmp_path):
     )
     found = run(config)
     assert set(found["change_from_first"]) == {str(other)}
+    assert found["verdict"].startswith(f"Shown: {tmp_path.name}/other differs from ")
+    assert "figures, mtld by " in found["verdict"]
     change = found["change_from_first"][str(other)]["text/characters"]
     values = [entry["figures"]["text/characters"]["value"] for entry in found["models"].values()]
     assert values[0] != values[1]

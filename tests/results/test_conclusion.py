@@ -93,7 +93,7 @@ def test_defaults_are_left_out_of_json_and_intervals_are_not():
     assert as_json(SHOWN) == {"value": 0.042, "ci95": [0.01, 0.074], "bootstrap95": None}
 
 
-def test_verdict_and_caveats_stand_in_all_three_places(tmp_path, capsys):
+def test_verdict_and_warnings_stand_in_all_three_places(tmp_path, capsys):
     """A warning holds a model's name, so it is escaped on the page."""
     page = Report("A title")
     page.add_table("Arms", ["arm"], [["a"]])
