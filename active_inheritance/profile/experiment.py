@@ -96,7 +96,7 @@ def check_plan(config: Config) -> str | None:
     return key
 
 
-def units(config: Config, measures: "Sequence[Measure]") -> dict[str, float]:
+def units(config: Config, measures: "Sequence[Measure]") -> dict[str, int]:
     """Units of work by stage (see `common.rates`): items of every measure, continuations of toxicity's."""
     times = {"toxicity": config.continuations}
     found = {own.name: len(config.model) * len(own) * times.get(own.name, 1) for own in measures}

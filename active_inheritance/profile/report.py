@@ -83,19 +83,21 @@ def conclusion(
     )
 
 
-def _verdict(found: Findings) -> str:
+def _verdict(found: Findings) -> str | None:
     """How many figures of every other model differ from the first model's, and by how much the first of `LEADING`
     that there is; of one model alone that figure."""
     first, *others = found.named.values()
     figures = next(iter(found.profiles.values())).figures
+    if not figures:
+        return None
     name = min(figures, key=lambda key: next(i for i, end in enumerate((*LEADING, "")) if key.endswith(end)))
     if not others:
         value = shown(figures[name].value, figures[name].ci95)
         return f"Measured and not compared: {label(name)} of {first} is {value}, 95% interval in brackets."
     parts = []
     for other, steps in zip(others, found.changes.values(), strict=True):
-        known = [step for step in steps.values() if step.ci95 is not None]
-        differ = sum(not step.ci95[0] <= 0 <= step.ci95[1] for step in known)
+        known = [step.ci95 for step in steps.values() if step.ci95 is not None]
+        differ = sum(not low <= 0 <= high for low, high in known)
         lead = f", {label(name)} by {shown(steps[name].absolute, steps[name].ci95, '+')}" if name in steps else ""
         parts.append(f"{other} differs from {first} in {differ} of {len(known)} figures{lead}")
     return f"Shown: {'; '.join(parts)}; not shown: a difference where the 95% interval over items holds 0."

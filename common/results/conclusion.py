@@ -118,11 +118,11 @@ def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str
 def flat(arms: Mapping[str, ArmResult]) -> list[str]:
     """A warning where all arms have none or all of the answers right: nothing can be told from that."""
     values = {arm.value for arm in arms.values()}
-    if len(arms) < 2 or len(values) > 1 or not values & {0.0, 1.0}:
-        return []
-    return [
-        f"every arm is at {100 * values.pop():.0f}%: this test tells nothing apart; take an easier or harder one"
-    ]
+    for value in (0.0, 1.0):
+        if len(arms) > 1 and values == {value}:
+            told = "this test tells nothing apart; take an easier or harder one"
+            return [f"every arm is at {100 * value:.0f}%: {told}"]
+    return []
 
 
 def counted(count: int, noun: str) -> str:

@@ -126,9 +126,10 @@ def _updates(folder: pathlib.Path) -> list[str]:
 
 
 def _times(folder: pathlib.Path) -> list[str]:
-    took: collections.Counter[str] = collections.Counter()
+    took: dict[str, float] = collections.defaultdict(float)
     for row in _rows(folder / "timing.jsonl"):
         with contextlib.suppress(KeyError, TypeError):
             took[str(row["stage"])] += float(row["seconds"])
-    most = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in took.most_common(LONG))
+    longest = sorted(took.items(), key=lambda pair: -pair[1])[:LONG]
+    most = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in longest)
     return [f"time         {sum(took.values()):.0f} s of work: {most}"] if took else []
