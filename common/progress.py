@@ -212,7 +212,8 @@ def _line() -> str:
 
 
 def _stage(name: str) -> str:
-    """Its name without the arm that the place tells already."""
+    """Its name without what the place tells already: the arm, or the folder of a model."""
+    name = re.sub(r"^models/[^/]+/", "", name)
     return next((name.removesuffix(f" {part}") for part in _run.place if name.endswith(f" {part}")), name)
 
 

@@ -27,8 +27,16 @@ GROUPS = {
     "pairs": "Preference: models as judges, %",
 }
 SHOWN_TEXT = ("words", "mtld")
-LEADING = ("/accuracy", "/expected_maximum", "overall/icat", "overall/stereotype", "/mtld")
-"""Ends of keys of figures: the first that there is stands in the verdict."""
+LEADING = (
+    "choice/",
+    "toxicity/expected_maximum",
+    "stereoset/overall/icat",
+    "crows_pairs/",
+    "bbq/",
+    "text/mtld",
+    "",
+)
+"""Beginnings of keys of figures: the first figure of the first that there is stands in the verdict."""
 SHOWN_ANSWERS = 4
 
 
@@ -90,7 +98,7 @@ def _verdict(found: Findings) -> str | None:
     figures = next(iter(found.profiles.values())).figures
     if not figures:
         return None
-    name = min(figures, key=lambda key: next(i for i, end in enumerate((*LEADING, "")) if key.endswith(end)))
+    name = min(figures, key=lambda key: next(i for i, end in enumerate((*LEADING, "")) if key.startswith(end)))
     if not others:
         value = shown(figures[name].value, figures[name].ci95)
         return f"Measured and not compared: {label(name)} of {first} is {value}, 95% interval in brackets."

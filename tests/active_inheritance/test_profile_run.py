@@ -255,7 +255,7 @@ def test_two_models_are_compared_and_judged(settings, tmp_path):
     found = run(config)
     assert set(found["change_from_first"]) == {str(other)}
     assert found["verdict"].startswith(f"Shown: {tmp_path.name}/other differs from ")
-    assert "figures, mtld by " in found["verdict"]
+    assert " figures, " in found["verdict"]
     change = found["change_from_first"][str(other)]["text/characters"]
     values = [entry["figures"]["text/characters"]["value"] for entry in found["models"].values()]
     assert values[0] != values[1]
