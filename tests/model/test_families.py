@@ -230,6 +230,9 @@ def test_a_part_of_a_fused_tensor_is_missing_with_the_whole(tmp_path, name):
                 hf.load_params(folder, config)
 
 
+_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -256,6 +259,18 @@ def test_a_part_of_a_fused_tensor_is_missing_with_the_whole(tmp_path, name):
         ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok 9 of 4"),
         ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4"}}, r"quantized .*\(mxfp4\)"),
         ("stablelm", {"head_dim": 4}, "head_dim 4"),
+        ("cohere", {"hidden_size": "32"}, "hidden_size '32' in config.json is not a whole number above zero"),
+        ("gemma", {"head_dim": 0}, "head_dim 0 in config.json is not a whole number"),
+        ("olmo", {"num_hidden_layers": 2.0}, "num_hidden_layers 2.0 "),
+        ("mixtral", {"num_key_value_heads": -1}, "num_key_value_heads -1 "),
+        ("gpt2", {"n_head": True}, "num_attention_heads True "),
+        ("gemma2", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar -1 .* is not a positive number"),
+        ("granite", {"logits_scaling": 0}, "logits_scaling 0 .* is not a positive number"),
+        ("arcee", {"rope_parameters": _YARN | {"attention_factor": "x"}}, "attention_factor 'x' "),
+        ("arcee", {"rope_parameters": _YARN | {"mscale": "x", "mscale_all_dim": 1.0}}, "mscale 'x' "),
+        ("olmo", {"rope_parameters": "x"}, "a value of which no model can be made"),
+        ("starcoder2", {"sliding_window": [1]}, "a value of which no model can be made"),
+        ("olmo", {"hidden_act": []}, "a value of which no model can be made"),
     ],
 )
 def test_what_a_family_does_not_do_here_is_refused_by_its_field(name, change, message):

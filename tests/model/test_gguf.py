@@ -288,6 +288,7 @@ def split(file, folder):
             "setting llama.attention.sliding_window .16. is not understood",
         ),
         ({"llama.expert_count": 8}, "llama.expert_count"),
+        ({"llama.attention.causal": False}, "llama.attention.causal .False. is not understood: only causal"),
         ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4, and heads have 8"),
         ({"llama.attention.value_length": 4}, "llama.attention.value_length is 4, and heads have 8"),
         ({"llama.attention.head_count_kv": [4, 2]}, r"has \[4, 2\] as llama.attention.head_count_kv"),
