@@ -92,8 +92,16 @@ def _converted(file: pathlib.Path) -> pathlib.Path:
 
     def fill(folder: pathlib.Path) -> None:
         content = gguf.read(file)
-        gguf.write_config(content, folder)
-        gguf_tokenizer.write(content, folder)
+        try:
+            gguf.write_config(content, folder)
+            gguf_tokenizer.write(content, folder)
+        except (TypeError, AttributeError, ValueError, LookupError, ArithmeticError) as error:
+            if isinstance(error, UserError):
+                raise
+            # A number where a list should be: what comes of it differs from setting to setting.
+            raise UserError(
+                f"{file} is damaged: a setting has a value that it cannot have ({first_line(error)})"
+            ) from None
         for part in parts:
             number = _PART.search(part.name)
             (folder / f"model{number[0] if number else ''}.gguf").symlink_to(part)

@@ -338,7 +338,8 @@ def _shortest(value: Any) -> Any:
 def _rope(file: GGUF, head_dim: int) -> dict[str, Any]:
     theta = _shortest(file.number("rope.freq_base", 10_000.0))
     rope: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
-    kind = file.get("rope.scaling.type", "none")
+    # As llama.cpp, which scales by a factor that stands alone.
+    kind = file.get("rope.scaling.type", "linear" if file.get("rope.scaling.factor") else "none")
     if kind != "none":
         rope |= {"rope_type": kind, "factor": _shortest(file.number("rope.scaling.factor"))}
         if file.get("rope.scaling.original_context_length"):
