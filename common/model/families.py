@@ -307,6 +307,9 @@ FAMILIES: dict[str, Family] = {
 """By `model_type`. Not here, so refused by name: Llama 4 (its attention is cut into chunks, its experts work on
 the scaled input) and Qwen3.5 (most of its layers are recurrent)."""
 
+TRANSPOSED = ("gpt2",)
+"""Families whose matrices lie in files as they are multiplied (Conv1D): inputs first."""
+
 
 # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -388,6 +391,8 @@ def _read(name: str, family: Family, hf: Fields) -> ModelConfig:
     if "rope" not in more:
         stated = {"partial": family.partial, "interleaved": family.interleaved, "by_type": family.rope_by_type}
         rotated = more.pop("rotated", [True] * layers)
+        if len(rotated) != layers:
+            raise UserError(f"no_rope_layers or layer_types in config.json name {len(rotated)} of {layers} layers")
         found = read_ropes(hf, head_dim, positions, layers, **stated)
         ropes = [rope if kept else None for rope, kept in zip(found, rotated, strict=True)]
     for rope in ropes:

@@ -27,6 +27,8 @@ def read_ropes(
     def read(rope: Fields) -> Rope:
         theta = number("rope_theta", rope.get("rope_theta", hf.get("rope_theta", 10_000.0)))
         kind = rope.get("rope_type") or rope.get("type") or "default"
+        if kind == "yarn" and theta == 1:  # its ramp lies between frequencies, and there is one alone
+            raise UserError("rope_theta 1 beside rope_type 'yarn' in config.json: it has to be above 1")
         part = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
         part = 1.0 if part is None else part
         if not partial:
