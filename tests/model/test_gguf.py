@@ -313,7 +313,7 @@ def split(file, folder):
         ({"tokenizer.ggml.token_type": [1]}, "its tokenizer has no type for each token"),
         ({"tokenizer.ggml.eos_token_id": 128}, "tokenizer.ggml.eos_token_id is 128, and there are 128 tokens"),
         ({"tokenizer.ggml.eot_token_id": "x"}, "tokenizer.ggml.eot_token_id is 'x', and"),
-        ({"tokenizer.ggml.tokens": [1, 2, 3]}, "its tokenizer is damaged"),
+        ({"tokenizer.ggml.tokens": [1, 2, 3]}, "is damaged"),
         ({"tokenizer.ggml.merges": 5}, "is damaged: a setting has a value that it cannot have"),
         ({"tokenizer.chat_template": ["a"]}, "is damaged: a setting has a value that it cannot have"),
         ({"llama.attention.head_count": 4.0}, "is damaged: a setting has a value that it cannot have"),
