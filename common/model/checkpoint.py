@@ -187,7 +187,7 @@ def _fetch(repo: str, fetch: bool) -> pathlib.Path:
     from huggingface_hub import errors
 
     try:
-        patterns = list(_HUB_PATTERNS)
+        patterns: list[str] = list(_HUB_PATTERNS)
         return pathlib.Path(
             huggingface_hub.snapshot_download(repo, allow_patterns=patterns, local_files_only=not fetch)
         )

@@ -48,6 +48,7 @@ _UNSUPPORTED = {
 _SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "max_position_embeddings"),
+    *("num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"),
 )
 """Fields that count something, where they are there."""
 
@@ -384,7 +385,7 @@ def _read(name: str, family: Family, hf: Fields) -> ModelConfig:
             "config.json: the first must be a multiple of the second, and the third even"
         )
     experts = more.get("experts")
-    if experts and not 0 < experts.per_token <= experts.count:
+    if experts and not (isinstance(experts.count, int) and 0 < experts.per_token <= experts.count):
         raise UserError(f"num_experts_per_tok {experts.per_token} of {experts.count} experts in config.json")
     positions = hf.get("max_position_embeddings") or 2048
     ropes: list[Rope | None] = []

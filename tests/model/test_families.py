@@ -276,6 +276,8 @@ _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
         ("gemma", {"head_dim": 0}, "head_dim 0 in config.json is not a whole number"),
         ("olmo", {"num_hidden_layers": 2.0}, "num_hidden_layers 2.0 "),
         ("mixtral", {"num_key_value_heads": -1}, "num_key_value_heads -1 "),
+        ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step 0 "),
+        ("mixtral", {"num_local_experts": 4.0}, "num_experts_per_tok 2 of 4.0 experts"),
         ("gpt2", {"n_head": True}, "num_attention_heads True "),
         ("gemma2", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar -1 .* is not a positive number"),
         ("granite", {"logits_scaling": 0}, "logits_scaling 0 .* is not a positive number"),
