@@ -49,10 +49,8 @@ class Model:
         one that is not here yet, and where config.json leaves its shape to transformers. Nothing is fetched."""
         from common.model import checkpoint, families
 
-        if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not pathlib.Path(name).exists():
-            return None
         try:
-            folder = checkpoint.resolve(name)
+            folder = checkpoint.resolve(name, fetch=False)
             config = families.read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             count = checkpoint.parameters(folder)
         except (UserError, OSError, ValueError):
