@@ -101,7 +101,7 @@ def _converted(file: pathlib.Path) -> pathlib.Path:
                 raise
             # A number where a list should be: what comes of it differs from setting to setting.
             raise UserError(
-                f"{file} is damaged: a setting has a value that it cannot have ({first_line(error)})"
+                f"{file} is damaged: a setting has a value that it cannot have ({in_one_line(error)})"
             ) from None
         for part in parts:
             number = _PART.search(part.name)

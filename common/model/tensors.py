@@ -89,7 +89,7 @@ def _family(file: pathlib.Path) -> str:
     try:
         return str(json.loads(file.read_text(encoding="utf-8")).get("model_type"))
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is not a readable JSON object ({first_line(error)})") from None
+        raise UserError(f"{file} is not a readable JSON object ({in_one_line(error)})") from None
 
 
 def _indexed(file: pathlib.Path) -> list[str]:
