@@ -201,12 +201,12 @@ class RunDir:
             with progress.stage(stage):
                 yield
         finally:
+            runtime.tidy()
             seconds = time.perf_counter() - start
             own = round(seconds - self._within.pop(), 3)
             if self._within:
                 self._within[-1] += seconds
             self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
-            runtime.tidy()
 
 
 def right(rows: Rows) -> str | None:
