@@ -126,7 +126,7 @@ def _common(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
     their own. Something of every prompt is left."""
     if len(prompts) < 2:
         return ()
-    first, last = min(prompts), max(prompts)  # in the order of a dictionary, so that these differ first
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # in the order of a dictionary, so that these differ first
     most = min(map(len, prompts)) - 1
     same = next((i for i in range(most) if first[i] != last[i]), most)
     return first[: same - same % PREFIX]

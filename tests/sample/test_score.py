@@ -72,14 +72,14 @@ def test_what_all_prompts_begin_with_is_read_once(params):
     ids = lambda count: rng.integers(0, 50, count).tolist()
     beginning = ids(37)
     groups = [([*beginning, *ids(n)], [ids(1), ids(5), ids(2)]) for n in (1, 12, 30, 17, 2)]
-    assert score._common([prompt for prompt, _ in groups]) == beginning[:32]
+    assert score._common([prompt for prompt, _ in groups]) == tuple(beginning[:32])
     alone = iter(score.score(params, CONFIG, [(prompt, own) for prompt, answers in groups for own in answers]))
     for answers in score.score_shared(params, CONFIG, groups, batch_size=2):
         for logps in answers:
             np.testing.assert_allclose(logps, next(alone), atol=1e-5)
     same = [beginning[:33]] * 3  # something of every prompt is left
-    assert score._common(same) == score._common([*same, beginning]) == beginning[:32]
-    assert score._common([beginning[:32]] * 2) == beginning[:16]
+    assert score._common(same) == score._common([*same, beginning]) == tuple(beginning[:32])
+    assert score._common([beginning[:32]] * 2) == tuple(beginning[:16])
 
 
 def test_probabilities_of_all_answers_of_one_token_sum_to_one(params):
