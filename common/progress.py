@@ -296,8 +296,8 @@ def _on_event(event: str, **_: Any) -> None:
         _draw(now=True)
 
 
-def _on_duration(event: str, seconds: float, **_: Any) -> None:
+def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
     global _compiling, _compiled
     if event == "/jax/core/compile/backend_compile_duration":
-        _compiling, _compiled = False, _compiled + seconds
+        _compiling, _compiled = False, _compiled + duration_secs
         _draw()

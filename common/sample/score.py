@@ -126,7 +126,8 @@ def _common(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
     their own. Something of every prompt is left."""
     if len(prompts) < 2:
         return ()
-    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # in the order of a dictionary, so that these differ first
+    # In the order of a dictionary: these two differ first.
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     most = min(map(len, prompts)) - 1
     same = next((i for i in range(most) if first[i] != last[i]), most)
     return first[: same - same % PREFIX]
