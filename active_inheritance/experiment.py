@@ -63,7 +63,8 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
         summary = summarise(run, config, switches, outcomes, stored["file_hashes"], too_long)
         return conclusion(run, summary, switches, outcomes[0], config.redact)
 
-    return carry_out("active-inheritance", config.run_dir, stored, lambda: prepare(config, data, sources), work)
+    ready = lambda: prepare(config, data, sources)
+    return carry_out("active-inheritance", config.run_dir, stored, ready, work, config.push)
 
 
 def run_identity(config: Config) -> dict[str, Any]:

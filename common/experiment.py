@@ -14,6 +14,7 @@ from common import hosts
 from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
 from common.results.conclusion import Conclusion, conclude
+from common.results.hub import Push, push
 from common.results.rundir import RunDir
 from common.runtime import accelerators
 
@@ -92,8 +93,10 @@ def carry_out(
     identity: Mapping[str, Any],
     prepare: Callable[[], S],
     work: Callable[[RunDir, S], Conclusion],
+    to_hub: Push | None = None,
 ) -> dict[str, Any]:
-    """Begin or continue the run in `run_dir`; returns what `summary.json` holds.
+    """Begin or continue the run in `run_dir`; returns what `summary.json` holds. `to_hub`: where its products are
+    pushed at last.
 
     Whatever the user may have to fix is found before the run directory exists, the cheapest first: another
     configuration in the folder before anything is loaded, then what `prepare` refuses. Raises UserError.
@@ -104,4 +107,9 @@ def carry_out(
     with RunDir.open(run_dir, method, dict(identity)) as run:
         if sys.stderr.isatty() and hosts.is_writer():
             print(f"run directory: {run_dir}", file=sys.stderr)
-        return conclude(run, work(run, ready))
+        found = work(run, ready)
+        summary = conclude(run, found)
+        if to_hub is not None:
+            for place in hosts.share(lambda: push(run.path, found.products.values(), to_hub)):
+                print(f"pushed: {place}")
+        return summary

@@ -97,7 +97,7 @@ def run(
             repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
             return conclusion(run, config, setting, repeats)
 
-    return carry_out("llm2llm", config.run_dir, stored, prepare, work)
+    return carry_out("llm2llm", config.run_dir, stored, prepare, work, config.push)
 
 
 def run_identity(config: Config) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def run(config: Config) -> dict[str, Any]:
     Raises UserError for settings and data that do not fit, before the run directory exists.
     """
     config = config.resolved()
-    prepared = lambda: prepare(config)
-    return carry_out("reversegen", config.run_dir, run_identity(config), prepared, lambda place, work: work(place))
+    stored, prepared, work = run_identity(config), lambda: prepare(config), lambda place, work: work(place)
+    return carry_out("reversegen", config.run_dir, stored, prepared, work, config.push)
 
 
 def run_identity(config: Config) -> dict[str, Any]:

@@ -9,6 +9,7 @@ with those two made from the file and a link to it; for a base with an adapter o
 `common.model.tensors` reads the weights of all of them.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -30,6 +31,8 @@ LINKED_ADAPTER = ("merged_adapter.json", "merged_adapter.safetensors")
 _LONGEST_HEADER = 100_000_000
 """Bytes; safetensors itself takes no longer header."""
 _HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
+_CARD = "README.md"
+"""Fetched beside them for the licence; what it says makes no other model."""
 _TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -173,7 +176,7 @@ def _fetch(repo: str) -> pathlib.Path:
     from huggingface_hub import errors
 
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(repo, allow_patterns=list(_HUB_PATTERNS)))
+        return pathlib.Path(huggingface_hub.snapshot_download(repo, allow_patterns=[*_HUB_PATTERNS, _CARD]))
     except errors.GatedRepoError:
         raise UserError(
             f"model {repo} is gated: accept its licence on the hub, then run `hf auth login`"
@@ -186,6 +189,37 @@ def _fetch(repo: str) -> pathlib.Path:
         raise UserError(
             f"cannot fetch {repo} from the hub ({first_line(error)}): check the network, or name a local folder"
         ) from None
+
+
+def hub_id(name: str) -> str | None:
+    """The id on the Hub of what `resolve` gives for a name, of the base where an adapter is joined to it; None for
+    what is local."""
+    base = name.partition("+")[0]
+    if base == smollm2.NAME:
+        return smollm2.HUB_ID
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not pathlib.Path(base).exists() and base[0] != "."
+    return base if is_id else None
+
+
+def licence(name: str) -> str | None:
+    """The licence of a model that `resolve` gives, as its card or GGUF file states it; None where neither does.
+    Raises UserError as `resolve`."""
+    import yaml
+
+    if name.partition("+")[0] == smollm2.NAME:
+        return smollm2.LICENCE
+    folder = resolve(name)
+    card = folder / _CARD
+    stated: object = None
+    if card.is_file():
+        front = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        with contextlib.suppress(yaml.YAMLError, AttributeError):  # no front matter, or no mapping in it
+            stated = yaml.safe_load(front[1]).get("license") if front else None
+    elif ggufs := sorted(folder.glob("*.gguf")):
+        from common.model import gguf
+
+        stated = gguf.read(ggufs[0]).fields.get("general.license")
+    return stated if isinstance(stated, str) and stated else None
 
 
 def fingerprint(folder: str | os.PathLike) -> str:
