@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import UserError
 from common.results.hub import Push, check
-from killing import ROOT
+from killing import ROOT, bytes_of
 
 TOKEN = "hf_0123456789abcdef"
 
@@ -224,3 +224,58 @@ def test_what_cannot_be_pushed_is_refused_before_any_work(name, token, said, mon
         check(Push(name, False))
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+RUN = """
+import pathlib, sys
+from common.errors import UserError
+from common.experiment import carry_out
+from common.results.conclusion import Conclusion
+from common.results.hub import Push
+
+def work(run, ready):
+    run.once_folder("dataset", lambda folder: (folder / "README.md").write_text("# Data"))
+    return Conclusion({"figure": 1}, "a table", None, products={"data set": "dataset", "page": "report.html"})
+
+try:
+    carry_out("test", sys.argv[1], {"a": 1}, lambda: None, work, Push("me/stories", True))
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_a_run_pushes_last_and_the_same_command_pushes_what_is_missing(tmp_path):
+    hub = Hub(down=403)
+    with serving(hub) as address:
+        done = python(RUN, address, str(tmp_path / "run"))
+        assert done.returncode == 1
+        assert "a table" in done.stdout, "all else is done"
+        assert "give the same command again" in done.stderr
+        hub.down, before = 0, bytes_of(tmp_path / "run")
+        done = python(RUN, address, str(tmp_path / "run"))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith("pushed: ")
+    assert hub.files == {"datasets/me/stories": {"README.md": b"# Data"}}
+    assert set(hub.private.values()) == {False}
+    assert bytes_of(tmp_path / "run") == before, "a push leaves nothing in the run"
+    assert TOKEN.encode() not in b"".join(before.values())
+
+
+def test_flags_are_checked_before_anything_is_read(monkeypatch):
+    from active_inheritance import Config as Selecting
+    from llm2llm import Config
+    from reversegen import Config as Exploring
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for kind in (Config, Exploring, Selecting):
+        with pytest.raises(UserError, match="needs a token"):
+            kind(push_to_hub="me/stories").resolved()
+        with pytest.raises(UserError, match="--hub-public is for --push-to-hub"):
+            kind(hub_public=True).resolved()
+        assert "push_to_hub" not in kind().stored(), "a finished run may be pushed later"
+    with pytest.raises(UserError, match="with --sweep there is nothing to be pushed"):
+        Config(push_to_hub="me/stories", sweep=True).resolved()
+    with pytest.raises(UserError, match="with --arms base there is nothing"):
+        Config(push_to_hub="me/stories", arms=("base",)).resolved()
+    with pytest.raises(UserError, match="with --students there is nothing"):
+        Selecting(push_to_hub="me/stories", students=("a/b", "c/d")).resolved()
