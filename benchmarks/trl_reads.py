@@ -1,6 +1,6 @@
 """What TRL makes of what runs leave: one step of its trainers on data sets and models as they were written.
 
-    python benchmarks/trl_reads.py                              # three small runs, then their steps: three minutes
+    python benchmarks/trl_reads.py                              # three small runs, then their steps: two minutes
 
 Needs PyTorch and TRL, which nothing else in the project does, and says so where they are absent. Every data set is
 loaded by `datasets.load_dataset` under one cache, after which its rows are compared with those of the file; the
