@@ -1,4 +1,4 @@
-"""Peak memory and time a stage of one small run of each method with a real model, beside what the plan foretells.
+"""Memory and time of each stage of one small run of each method with a real model, beside what the plan foretells.
 
 python benchmarks/memory.py --model smollm2
 python benchmarks/memory.py --model /path/to/smollm2 --repo /path/to/another/checkout   # with other code
@@ -83,17 +83,26 @@ def resident(pid: int) -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-def watched(command: list[str], repo: pathlib.Path) -> tuple[int, float, str]:
-    """The most bytes that a command had, its seconds, and its output. Raises RuntimeError where it fails."""
-    peak, start = 0, time.monotonic()
+def watched(
+    command: list[str], repo: pathlib.Path, timing: pathlib.Path
+) -> tuple[int, dict[str, int], float, str]:
+    """The most bytes that a command had, in all and by stage, its seconds, and its output. A stage is over as soon
+    as it has a line in the file `timing`. Raises RuntimeError where it fails."""
+    peak, start, since = 0, time.monotonic(), 0
+    stages: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, cwd=repo, stdout=output, stderr=subprocess.STDOUT, env=os.environ)
         ended = threading.Event()
 
         def look() -> None:
-            nonlocal peak
+            nonlocal peak, since
+            seen = 0
             while not ended.wait(0.05):
-                peak = max(peak, resident(process.pid))
+                since = max(since, resident(process.pid))
+                peak = max(peak, since)
+                for row in read(timing)[seen:]:
+                    stages[row["stage"]] = max(stages[row["stage"]], since)
+                    seen, since = seen + 1, 0
 
         watcher = threading.Thread(target=look)
         watcher.start()
@@ -104,7 +113,12 @@ def watched(command: list[str], repo: pathlib.Path) -> tuple[int, float, str]:
         said = output.read()
     if code:
         raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{said[-2000:]}")
-    return peak, time.monotonic() - start, said
+    return peak, dict(stages), time.monotonic() - start, said
+
+
+def read(timing: pathlib.Path) -> list[dict]:
+    """The whole lines of timing.jsonl, of a run that may be adding one."""
+    return [json.loads(line) for line in timing.read_text().split("\n")[:-1]] if timing.exists() else []
 
 
 def main() -> None:
@@ -124,16 +138,18 @@ def main() -> None:
             command = [sys.executable, "run.py", *arguments, "--run-dir", str(run_dir)]
             foretold = None
             if not old:
-                _, _, said = watched([*command, "--dry-run"], args.repo)
+                *_, said = watched([*command, "--dry-run"], args.repo, run_dir / "timing.jsonl")
                 found = re.search(r"^memory\s.*?([\d.]+) GB at most", said, re.M)
                 foretold = found and float(found[1])
-            peak, seconds, _ = watched(command, args.repo)
-            stages = collections.Counter()
-            for line in (run_dir / "timing.jsonl").read_text().splitlines():
-                row = json.loads(line)
-                stages[row["stage"]] += row["seconds"]
+            peak, peaks, seconds, _ = watched(command, args.repo, run_dir / "timing.jsonl")
+            spent: collections.Counter[str] = collections.Counter()
+            for row in read(run_dir / "timing.jsonl"):
+                spent[row["stage"]] += row["seconds"]
             table[name] = {"peak_gb": round(peak / 1e9, 2), "planned_gb": foretold, "seconds": round(seconds)}
-            table[name] |= {"stages": {stage: round(value) for stage, value in stages.items()}}
+            table[name]["stages"] = {
+                stage: {"seconds": round(value), "peak_gb": round(peaks.get(stage, 0) / 1e9, 2)}
+                for stage, value in spent.items()
+            }
             print(f"{name:34}{table[name]}", flush=True)
     print(json.dumps(table))
 

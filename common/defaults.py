@@ -96,7 +96,7 @@ def kind_of(name: str) -> Kind:
         return Kind(parameters=checkpoint.parameters(folder), chat=checkpoint.has_template(folder))
     if "+" in name:
         # An adapter is small beside its base.
-        return kind_of(name.partition("+")[0])
+        return kind_of(checkpoint.split_adapter(name)[0])
     if name == smollm2.NAME:
         return Kind(parameters=smollm2.PARAMETERS, chat=True)
     # Not looked up, where it lies in the cache or not: the defaults of a command must not depend on that.

@@ -84,6 +84,8 @@ def check(coordinator: str | None, processes: int | None, process: int | None) -
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator {coordinator} is no HOST:PORT, such as 10.0.0.1:1234")
+    if processes < 1:
+        raise UserError(f"--processes {processes} must be at least 1")
     if not 0 <= process < processes:
         raise UserError(f"--process {process} must lie between 0 and {processes - 1}, one less than --processes")
 

@@ -100,6 +100,7 @@ class LanguageModel:
         if self.weights is None:
             return jax.tree.map(lambda w: jnp.array(w, dtype), self.params)
         release()
+        runtime.trim()
         return hf.load_params(self.weights, self.config, dtype=dtype, mesh=self.base.mesh)
 
     def _merged_for(self, settings: TrainConfig) -> "LanguageModel":

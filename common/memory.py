@@ -22,11 +22,12 @@ from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 
 GB = 10**9
-PROCESS = {"cpu": 0.75 * GB, "accelerator": 1.0 * GB}
-"""What a process has beside its arrays: on CPU Python, its libraries and the compiler; on an accelerator the
+PROCESS = {"cpu": 0.5 * GB, "accelerator": 1.0 * GB}
+"""What a process has beside its arrays and programs: on CPU Python and its libraries; on an accelerator the
 driver's and the compiler's workspace."""
-PROGRAM = 6_000_000
-"""Bytes of main memory that compiling takes for each layer of a model on CPU."""
+PROGRAMS = {"weights": 36_000_000, "adapters": 58_000_000}
+"""Bytes of main memory on CPU for each layer of a model that compiled programs take, several at one time, and
+compiling; adapters add to every product two more. Measured, see RESULTS.md; `common.runtime.tidy` bounds them."""
 LARGE = 100_000_000
 """Parameters from which layers are recomputed unless the settings say otherwise
 (`common.train.loop.REMAT_ABOVE`)."""
@@ -48,10 +49,8 @@ class Model:
         one that is not here yet, and where config.json leaves its shape to transformers. Nothing is fetched."""
         from common.model import checkpoint, families
 
-        if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not pathlib.Path(name).exists():
-            return None
         try:
-            folder = checkpoint.resolve(name)
+            folder = checkpoint.resolve(name, fetch=False)
             config = families.read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
             count = checkpoint.parameters(folder)
         except (UserError, OSError, ValueError):
@@ -106,7 +105,7 @@ def sampling(
         "activations": float(prefill),
         "logits": 3.0 * slots * c.vocab_size * 4,
     }
-    return _need(stage, parts, model, device, shards)
+    return _need(stage, parts, model, device, shards, adapted=rank > 0)
 
 
 def training(
@@ -144,7 +143,7 @@ def training(
         "activations": kept + (layer if remat != "none" else 0),
         "logits": 3.0 * learned * c.vocab_size * 4,
     }
-    return _need(stage, parts, model, device, shards)
+    return _need(stage, parts, model, device, shards, adapted=settings.lora is not None)
 
 
 def _size(device: str) -> int:
@@ -152,10 +151,10 @@ def _size(device: str) -> int:
     return 4 if device == "cpu" else 2
 
 
-def _need(stage: str, parts: dict[str, float], model: Model, device: str, shards: int) -> Need:
+def _need(stage: str, parts: dict[str, float], model: Model, device: str, shards: int, *, adapted: bool) -> Need:
     shared = {name: size / shards for name, size in parts.items()}
-    compiler = model.config.num_layers * PROGRAM if device == "cpu" else 0
-    return Need(stage, shared | {"process": PROCESS[device] + compiler})
+    programs = model.config.num_layers * PROGRAMS["adapters" if adapted else "weights"] if device == "cpu" else 0
+    return Need(stage, shared | {"process": PROCESS[device] + programs})
 
 
 def available() -> int | None:

@@ -1,13 +1,15 @@
 """What the machine offers: where compiled programs are kept, which device computes, and in what precision.
 
 Nothing here or elsewhere in `common` changes a setting of jax or flax by being imported or called, save
-`enable_compile_cache`, which is for a notebook or a script of one's own. `forget_programs`, which runs call
-between stages, frees compiled programs of the whole process. This module loads jax only when asked about a device.
+`enable_compile_cache`, which is for a notebook or a script of one's own. `tidy`, which runs call between stages,
+frees compiled programs of the whole process. This module loads jax only when asked about a device.
 """
 
+import ctypes
 import glob
 import os
 import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,24 +69,52 @@ def compute_dtype() -> "np.dtype":
     return jnp.dtype(jnp.bfloat16 if on_accelerator() else jnp.float32)
 
 
+def trim() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it: glibc holds on to the weights
+    and moments of a training that is over, gigabytes of a model of 0.1B."""
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:
+        give_back(0)
+
+
 MOST_PROGRAMS = 400
 """Programs compiled in a process, small ones included, after which they are forgotten."""
+PROGRAMS = 1_000_000_000
+"""Bytes of main memory on CPU that programs may grow by before they are forgotten: one for a model of thirty
+layers takes up to 200 MB."""
 _compiled: list[int] = []
+_without: list[int] = []
 
 
-def forget_programs() -> None:
-    """Free all compiled programs once there are many: jax keeps each of them for as long as the process lives,
-    until the compiler finds no memory for more. Called between stages, as what is still needed is then compiled
-    (or read from disk) again. Counts from its first call on."""
+def tidy() -> None:
+    """Give back freed memory, and free all compiled programs once they are many or large: jax keeps each of them
+    for as long as the process lives, until memory is full or the compiler finds no place for more. Called between
+    stages, as what is still needed is then compiled (or read from disk) again. Counts from its first call on."""
+    trim()
+    if "jax" not in sys.modules:
+        return
     import jax
 
     if not _compiled:
         _compiled.append(0)
+        _without.append(beside_arrays())
 
         def count(event: str, *_: Any, **__: Any) -> None:
             _compiled[0] += event.endswith("backend_compile_duration")
 
         jax.monitoring.register_event_duration_secs_listener(count)
-    elif _compiled[0] > MOST_PROGRAMS:
-        _compiled[0] = 0
+    elif _compiled[0] > MOST_PROGRAMS or (not on_accelerator() and beside_arrays() > _without[0] + PROGRAMS):
         jax.clear_caches()
+        trim()
+        _compiled[0], _without[0] = 0, beside_arrays()
+
+
+def beside_arrays() -> int:
+    """Bytes of main memory that this process has beside jax's arrays on CPU; 0 where the system does not tell."""
+    import jax
+
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") - sum(array.nbytes for array in jax.live_arrays("cpu"))

@@ -77,7 +77,6 @@ def trained(
             with stopping.deferred():  # a training's last updates may be in no state
                 run.once_folder(name, lambda place: _store(place, params, base, settings))
             del params
-        runtime.forget_programs()
     # Only now: until the weights are stored, the state is all there is.
     shutil.rmtree(state, ignore_errors=True)
     # Read back even when just trained, so that a continued run works on the very same weights.

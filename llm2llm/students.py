@@ -137,7 +137,7 @@ class Arm:
             # Functions: where all answers are stored, nothing is trained or loaded.
             model = lambda: self.train(student)
             if learning.answer_by == "score" and sampling is None:
-                batches = scored_batches(model, task, examples, how, self.seed)
+                batches = scored_batches(model, task, examples, how, self.seed, learned=student.updates > 0)
             else:
                 batches = answer_batches(lambda: model().generator(), task, examples, how, self.seed, n)
             return self.run.collect(f"{student.folder}/{split}.jsonl", batches)

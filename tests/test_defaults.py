@@ -37,6 +37,13 @@ def test_a_local_model_s_size_is_that_of_its_files(fixtures):
     assert kind_of("embedded:student").embedded
 
 
+def test_an_adapter_has_the_defaults_of_its_base_whatever_their_names(fixtures, tmp_path):
+    base, adapter = tmp_path / "a+b", tmp_path / "c+d"
+    base.symlink_to(fixtures / "qwen2")
+    adapter.symlink_to(fixtures / "adapter_qwen2")
+    assert kind_of(f"{base}+{adapter}") == kind_of(str(fixtures / "qwen2"))
+
+
 def test_a_broken_file_has_no_size(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 40)
     assert parameters(tmp_path) is None

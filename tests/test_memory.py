@@ -42,8 +42,29 @@ def test_parameters_of_adapters_are_those_that_are_made(student):
     assert student.adapters(4) == count_params(lora.init(config, jax.random.key(0)))
 
 
-def test_a_model_of_the_hub_that_is_not_here_is_unknown():
-    assert Model.read("nobody/such-model") is None
+@pytest.mark.parametrize("name", ["nobody/such-model", "a-model-of-no-owner"])
+def test_a_model_of_the_hub_is_known_once_it_was_fetched_and_never_fetched_for_a_plan(fixtures, monkeypatch, name):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def snapshot_download(repo, *, allow_patterns, local_files_only):
+        assert repo == name
+        assert local_files_only, "a plan fetches nothing"
+        if not cached:
+            raise errors.LocalEntryNotFoundError("not here")
+        return str(fixtures / "qwen2")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    cached = False
+    assert Model.read(name) is None
+    cached = True
+    found, local = Model.read(name), Model.read(str(fixtures / "qwen2"))
+    assert found is not None
+    assert local is not None
+    assert (found.config, found.parameters) == (local.config, local.parameters)
+
+
+def test_a_plan_without_a_model_that_is_here_says_so():
     assert lines_of([]) == [("memory", "unknown: no model of the run is on this machine yet")]
 
 

@@ -1,4 +1,4 @@
-"""The Python that the documentation shows runs as it stands."""
+"""The Python that the documentation shows runs as it stands, and its links lead somewhere."""
 
 import os
 import pathlib
@@ -58,3 +58,24 @@ def test_importing_a_method_is_quick_and_loads_nothing_heavy(module, names):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def _prose(file):
+    return re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def _anchors(file):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", _prose(file), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "*.md", "docs/*.md", "common/*/README.md"])
+def test_a_link_within_the_repository_leads_to_a_file_and_a_heading(page):
+    for file in ROOT.glob(page):
+        for link in re.findall(r"\]\(([^)\s]+)\)", _prose(file)):
+            path, _, anchor = link.partition("#")
+            if not path.startswith("http"):
+                target = file.parent / path if path else file
+                assert target.exists(), f"{file}: {link}"
+                assert not anchor or anchor in _anchors(target), f"{file}: {link}"

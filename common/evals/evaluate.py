@@ -77,20 +77,24 @@ def scored_batches(
     examples: Sequence[Example],
     sampling: SampleConfig | None = None,
     seed: int = 0,
+    *,
+    learned: bool = False,
 ) -> Callable[[int], Iterator[list[Row]]]:
     """As `answer_batches`, but the answer is the one of `task.choices` that the question makes most likely; what
     the model writes stands beside it.
 
-    What decides is by how much the question raises the log-probability of a choice over that after the same prompt
-    with `NO_QUESTION` in it (contextual calibration, Zhao et al. 2021, arXiv 2102.09690; domain-conditional PMI,
-    Holtzman et al. 2021, arXiv 2104.08315). Untrained models find some labels likely whatever is asked: by plain
-    likelihood SmolLM2-135M answers 98 of 100 questions of TREC with the first label listed. Once a student has
-    learned its labels, it makes little difference. Sums of tokens are compared: length costs a choice the same
-    with the question and without.
+    Of a model that was trained on the task (`learned`) that is the likeliest choice. For others it is decided by
+    how much the question raises the log-probability of a choice over that after the same prompt with `NO_QUESTION`
+    in it (contextual calibration, Zhao et al. 2021, arXiv 2102.09690; domain-conditional PMI, Holtzman et al.
+    2021, arXiv 2104.08315). Untrained models find some labels likely whatever is asked: by plain likelihood
+    SmolLM2-135M answers 98 of 100 questions of TREC with the first label listed. A trained one knows how often
+    labels occur, and what it makes of a prompt without a question says nothing any more. Sums of tokens are
+    compared: length costs a choice the same with the question and without.
 
     A row's `text` and `parsed` are that choice. `logps`: of every choice the summed log-probability of its tokens
-    in nats; `pmi`: by how much that is raised. `mean_logp`: of the choice, the log of its share in exp(`pmi`), how
-    sure the model is of it. `likeliest`, `per_token`: the choices of highest sum, and of highest mean of a token.
+    in nats; `pmi`: by how much that is raised. `mean_logp`: the log of the choice's share in the exponentials of
+    what decides, how sure the model is of it. `likeliest`, `per_token`: the choices of highest sum, and of highest
+    mean of a token.
     `reply`: what the model wrote, and `read` the answer stated there; `status` is the reply's.
     """
 
@@ -103,7 +107,7 @@ def scored_batches(
             questions = [example.question for example in rest[place : place + len(rows)]]
             asked = [task.messages(question) for question in (*questions, NO_QUESTION)]
             *scores, blank = choice_logps(ready, asked, task.choices)
-            yield [_by_score(task, row, found, blank) for row, found in zip(rows, scores, strict=True)]
+            yield [_by_score(task, row, found, blank, learned) for row, found in zip(rows, scores, strict=True)]
             place += len(rows)
 
     return batches
@@ -125,17 +129,18 @@ def choice_logps(
 
 
 def _by_score(
-    task: Task, row: Row, scores: Sequence[tuple[float, int]], blank: Sequence[tuple[float, int]]
+    task: Task, row: Row, scores: Sequence[tuple[float, int]], blank: Sequence[tuple[float, int]], learned: bool
 ) -> Row:
     sums = np.array([logp for logp, _ in scores])
     pmi = (sums - [logp for logp, _ in blank]).round(DIGITS)
-    best = int(pmi.argmax())
+    decides = sums if learned else pmi
+    best = int(decides.argmax())
     chosen = task.choices[best]
     return row | {
         "text": chosen,
         "parsed": chosen,
         "correct": task.correct(chosen, row["label"]),
-        "mean_logp": round(float(pmi[best] - np.logaddexp.reduce(pmi)), 5),
+        "mean_logp": round(float(decides[best] - np.logaddexp.reduce(decides)), 5),
         "logps": dict(zip(task.choices, sums.tolist(), strict=True)),
         "pmi": dict(zip(task.choices, pmi.tolist(), strict=True)),
         "likeliest": task.choices[int(sums.argmax())],

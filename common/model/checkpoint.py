@@ -42,16 +42,18 @@ _TOKENIZER = (
     "chat_template.*",
 )
 
+_HUB_ID = r"[\w][\w.-]*(/[\w][\w.-]*)?"
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 """The end of the name of one file of a split GGUF file."""
 
 
-def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
+def resolve(name_or_path: str | os.PathLike, *, fetch: bool = True) -> pathlib.Path:
     """The folder of a checkpoint: a local folder, a GGUF file, `embedded:NAME`, `smollm2`, a hub id (fetched into
     the hub's cache), or any of these and the folder of an adapter in PEFT's form, joined by a plus.
 
-    A path that exists is taken as it is, whatever its name. Raises UserError when there is no such folder, file,
-    embedded model or hub model, when a file is not understood, or the hub cannot be reached.
+    A path that exists is taken as it is, whatever its name. Without `fetch` a model of the hub is found only if it
+    was fetched before. Raises UserError when there is no such folder, file, embedded model or hub model, when a
+    file is not understood, or the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     path = pathlib.Path(name).expanduser()
@@ -60,16 +62,16 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
     if path.exists():
         return _converted(path)
     if "+" in name:
-        return _adapted(name)
+        return _adapted(name, fetch)
     if name.startswith("embedded:"):
         return _resolve_embedded(name.removeprefix("embedded:"))
     if name == smollm2.NAME:
         return _converted(smollm2.find())
     if name.endswith(".gguf"):
         raise UserError(f"no such file: {name}")
-    if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name):
+    if not re.fullmatch(_HUB_ID, name):
         raise UserError(f"no such folder: {name}")
-    return _fetch(name)
+    return _fetch(name, fetch)
 
 
 def _folder(path: pathlib.Path) -> pathlib.Path:
@@ -95,8 +97,16 @@ def _converted(file: pathlib.Path) -> pathlib.Path:
 
     def fill(folder: pathlib.Path) -> None:
         content = gguf.read(file)
-        gguf.write_config(content, folder)
-        gguf_tokenizer.write(content, folder)
+        try:
+            gguf.write_config(content, folder)
+            gguf_tokenizer.write(content, folder)
+        except (TypeError, AttributeError, ValueError, LookupError, ArithmeticError) as error:
+            if isinstance(error, UserError):
+                raise
+            # A number where a list should be: what comes of it differs from setting to setting.
+            raise UserError(
+                f"{file} is damaged: a setting has a value that it cannot have ({first_line(error)})"
+            ) from None
         for part in parts:
             number = _PART.search(part.name)
             (folder / f"model{number[0] if number else ''}.gguf").symlink_to(part)
@@ -104,16 +114,21 @@ def _converted(file: pathlib.Path) -> pathlib.Path:
     return _cached("gguf", states + code, fill)
 
 
-def _adapted(name: str) -> pathlib.Path:
-    """The folder of a base with an adapter. Names may hold a plus themselves: the first one that has an adapter's
+def split_adapter(name: str) -> tuple[str, pathlib.Path]:
+    """Base and adapter of BASE+ADAPTER. Names may hold a plus themselves: the first one that has an adapter's
     folder behind it counts."""
     places = [i for i, letter in enumerate(name) if letter == "+"]
     halves = [(name[:i], pathlib.Path(name[i + 1 :]).expanduser()) for i in places]
-    base, adapter = next((half for half in halves if half[1].is_dir()), halves[-1])
+    return next((half for half in halves if half[1].is_dir()), halves[-1])
+
+
+def _adapted(name: str, fetch: bool) -> pathlib.Path:
+    """The folder of a base with an adapter."""
+    base, adapter = split_adapter(name)
     if not (adapter / ADAPTER_CONFIG).is_file():
         what = f"no {ADAPTER_CONFIG} in the folder" if adapter.is_dir() else "no such folder:"
         raise UserError(f"{name} is read as BASE+ADAPTER, and there is {what} {adapter}")
-    below = resolve(base)
+    below = resolve(base, fetch=fetch)
     if (below / LINKED_ADAPTER[0]).exists():
         raise UserError(f"{name} names two adapters: merge the first into its base, or name one alone")
     links = {file.name: file for file in below.iterdir() if file.is_file() and file.name != ADAPTER_CONFIG}
@@ -171,12 +186,15 @@ def _resolve_embedded(name: str) -> pathlib.Path:
     return EMBEDDED / name
 
 
-def _fetch(repo: str) -> pathlib.Path:
+def _fetch(repo: str, fetch: bool) -> pathlib.Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(repo, allow_patterns=[*_HUB_PATTERNS, _CARD]))
+        patterns: list[str] = [*_HUB_PATTERNS, _CARD]
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(repo, allow_patterns=patterns, local_files_only=not fetch)
+        )
     except errors.GatedRepoError:
         raise UserError(
             f"model {repo} is gated: accept its licence on the hub, then run `hf auth login`"
@@ -197,8 +215,7 @@ def hub_id(name: str) -> str | None:
     base = name.partition("+")[0]
     if base == smollm2.NAME:
         return smollm2.HUB_ID
-    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not pathlib.Path(base).exists() and base[0] != "."
-    return base if is_id else None
+    return base if re.fullmatch(_HUB_ID, base) and not pathlib.Path(base).exists() else None
 
 
 def licence(name: str) -> str | None:
@@ -208,7 +225,7 @@ def licence(name: str) -> str | None:
 
     if name.partition("+")[0] == smollm2.NAME:
         return smollm2.LICENCE
-    folder = resolve(name)
+    folder = resolve(name, fetch=False)
     card = folder / _CARD
     stated: object = None
     if card.is_file():

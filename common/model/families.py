@@ -16,7 +16,7 @@ from typing import Any
 
 from common.config import PROJECTIONS, Activation, Experts, ModelConfig, NormKind, Rope
 from common.errors import UserError
-from common.model.rope_fields import Fields, read_ropes
+from common.model.rope_fields import Fields, number, read_ropes
 
 QKV, ATTENTION, MLP = PROJECTIONS[:3], PROJECTIONS[:4], PROJECTIONS[4:]
 PRE, POST, AROUND = (
@@ -45,6 +45,12 @@ _UNSUPPORTED = {
     "transformers_weights": "weights are read from model.safetensors or its shards alone",
 }
 """Fields of config.json that transformers honours in every family, and what is so here instead."""
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "max_position_embeddings"),
+    *("num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"),
+)
+"""Fields that count something, where they are there."""
 
 
 # --- What a family reads in its own way: more fields of ModelConfig ----------------------------------------------
@@ -52,7 +58,7 @@ _UNSUPPORTED = {
 
 def _gemma2(hf: Fields) -> dict[str, Any]:
     return {
-        "attention_scale": hf["query_pre_attn_scalar"] ** -0.5,
+        "attention_scale": number("query_pre_attn_scalar", hf["query_pre_attn_scalar"]) ** -0.5,
         "score_cap": hf.get("attn_logit_softcapping"),
         "logit_cap": hf.get("final_logit_softcapping"),
         **_gemma(hf),
@@ -72,7 +78,7 @@ def _granite(hf: Fields) -> dict[str, Any]:
         "embedding_scale": hf["embedding_multiplier"],
         "residual_scale": hf["residual_multiplier"],
         "attention_scale": hf["attention_multiplier"],
-        "logit_scale": 1 / hf["logits_scaling"],
+        "logit_scale": 1 / number("logits_scaling", hf["logits_scaling"]),
     }
 
 
@@ -302,6 +308,9 @@ FAMILIES: dict[str, Family] = {
 """By `model_type`. Not here, so refused by name: Llama 4 (its attention is cut into chunks, its experts work on
 the scaled input) and Qwen3.5 (most of its layers are recurrent)."""
 
+TRANSPOSED = ("gpt2",)
+"""Families whose matrices lie in files as they are multiplied (Conv1D): inputs first."""
+
 
 # --- Reading -----------------------------------------------------------------------------------------------------
 
@@ -310,18 +319,25 @@ def read_config(hf: Fields) -> ModelConfig:
     """Read a Hugging Face `config.json` as transformers v5 normalises it (`hf.load_config` does so first).
 
     Raises UserError, naming the field, for an architecture, activation, rope type or kind of layer that the model
-    does not have, and for every other field that changes what transformers computes and not what is computed here.
+    does not have, for every other field that changes what transformers computes and not what is computed here, and
+    for a value of which no model can be made.
     """
     name = hf.get("model_type")
     family = FAMILIES.get(str(name))
     if family is None:
         raise UserError(f"unsupported architecture {name!r}: supported are {', '.join(FAMILIES)}")
-    _refuse(hf, family)
-    hf = dict(hf) | {ours: hf[theirs] for ours, theirs in family.renamed.items() if theirs in hf}
     try:
+        _refuse(hf, family)
+        hf = dict(hf) | {ours: hf[theirs] for ours, theirs in family.renamed.items() if theirs in hf}
+        _check_sizes(hf)
         return _read(str(name), family, hf)
     except KeyError as missing:
         raise UserError(f"config.json lacks {missing}: is the checkpoint complete?") from None
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        # A list where a number should be, a share of nothing: what comes of it differs from field to field.
+        raise UserError(f"config.json holds a value of which no model can be made ({error})") from None
 
 
 def _refuse(hf: Fields, family: Family) -> None:
@@ -346,6 +362,13 @@ def _refuse(hf: Fields, family: Family) -> None:
         raise UserError(f"unsupported activation {activation!r} in config.json ({family.act}): known are {known}")
 
 
+def _check_sizes(hf: Fields) -> None:
+    for field in _SIZES:
+        value = hf.get(field)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{field} {value!r} in config.json is not a whole number above zero")
+
+
 def _read(name: str, family: Family, hf: Fields) -> ModelConfig:
     hidden, heads, layers = hf["hidden_size"], hf["num_attention_heads"], hf["num_hidden_layers"]
     head_dim = (hf.get("head_dim") if family.own_head_dim else None) or hidden // heads
@@ -362,13 +385,15 @@ def _read(name: str, family: Family, hf: Fields) -> ModelConfig:
             "config.json: the first must be a multiple of the second, and the third even"
         )
     experts = more.get("experts")
-    if experts and not 0 < experts.per_token <= experts.count:
+    if experts and not (isinstance(experts.count, int) and 0 < experts.per_token <= experts.count):
         raise UserError(f"num_experts_per_tok {experts.per_token} of {experts.count} experts in config.json")
     positions = hf.get("max_position_embeddings") or 2048
     ropes: list[Rope | None] = []
     if "rope" not in more:
         stated = {"partial": family.partial, "interleaved": family.interleaved, "by_type": family.rope_by_type}
         rotated = more.pop("rotated", [True] * layers)
+        if len(rotated) != layers:
+            raise UserError(f"no_rope_layers or layer_types in config.json name {len(rotated)} of {layers} layers")
         found = read_ropes(hf, head_dim, positions, layers, **stated)
         ropes = [rope if kept else None for rope, kept in zip(found, rotated, strict=True)]
     for rope in ropes:

@@ -113,6 +113,7 @@ _SETTINGS = {
 """Numbers of every architecture in GGUF and in config.json."""
 _HANDLED = (
     *("vocab_size", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
+    "attention.causal",
     *("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor"),
     *("rope.scaling.original_context_length", "rope.scaling.finetuned"),
 )
@@ -283,6 +284,11 @@ def config_json(file: GGUF) -> dict[str, Any]:
     for key, value in file.fields.items():
         if key.startswith(own) and value and key.removeprefix(own) not in (*names, *_HANDLED):
             raise UserError(f"{file.path}: the setting {key} ({value!r}) is not understood: use another file")
+    if not file.get("attention.causal", True):  # the one setting that is on where a file does not say so
+        raise UserError(
+            f"{file.path}: the setting {own}attention.causal (False) is not understood: only causal attention is "
+            "covered, and this model sees what follows too"
+        )
     heads, kv_heads = file.heads
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
@@ -332,7 +338,8 @@ def _shortest(value: Any) -> Any:
 def _rope(file: GGUF, head_dim: int) -> dict[str, Any]:
     theta = _shortest(file.number("rope.freq_base", 10_000.0))
     rope: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
-    kind = file.get("rope.scaling.type", "none")
+    # As llama.cpp, which scales by a factor that stands alone.
+    kind = file.get("rope.scaling.type", "linear" if file.get("rope.scaling.factor") else "none")
     if kind != "none":
         rope |= {"rope_type": kind, "factor": _shortest(file.number("rope.scaling.factor"))}
         if file.get("rope.scaling.original_context_length"):

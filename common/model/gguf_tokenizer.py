@@ -20,6 +20,8 @@ from common.errors import UserError
 from common.model.gguf import GGUF
 from common.model.tokenizer import import_transformers
 
+_IDS = ("bos", "eos", "eot", "eom", "unknown", "padding")
+"""What a file names by the number of a token."""
 _CONTROL, _USER_DEFINED = 3, 4
 """Types of tokens: those that steer (`<|im_end|>`), and those that stand for text as a whole."""
 
@@ -67,14 +69,23 @@ def write(file: GGUF, folder: pathlib.Path) -> None:
     if kind not in ("gpt2", "llama") or not isinstance(tokens, list):
         raise UserError(f"{file.path}: the tokenizer {kind!r} is not understood, read are gpt2 and llama")
     kinds = file.fields.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if len(kinds) != len(tokens):
+        raise UserError(f"{file.path}: its tokenizer has no type for each token: fetch the file again")
+    ids = {name: file.fields.get(f"tokenizer.ggml.{name}_token_id") for name in _IDS}
+    for name, number in ids.items():
+        if number is not None and not (isinstance(number, int) and number < len(tokens)):
+            raise UserError(
+                f"{file.path}: tokenizer.ggml.{name}_token_id is {number!r}, and there are {len(tokens)} tokens: "
+                "fetch the file again"
+            )
     made = _pairs_of_bytes(file, tokens) if kind == "gpt2" else _pieces(file, tokens)
     for number in (_CONTROL, _USER_DEFINED):
-        added = [token for token, its in zip(tokens, kinds, strict=False) if its == number]
+        added = [token for token, its in zip(tokens, kinds, strict=True) if its == number]
         made.add_tokens([AddedToken(token, special=number == _CONTROL, normalized=False) for token in added])
     named = {
         name: tokens[number]
         for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
-        if isinstance(number := file.fields.get(f"tokenizer.ggml.{key}_token_id"), int) and number < len(tokens)
+        if (number := ids[key]) is not None
     }
     if _starts_with_bos(file) and "bos" in named:
         bos = named["bos"]
@@ -108,7 +119,9 @@ def _pairs_of_bytes(file: GGUF, tokens: list[str]) -> tokenizers.Tokenizer:
             f"{file.path}: the rule {rule!r} by which its tokenizer cuts text is not understood, known are "
             f"{', '.join(_CUTS)}"
         )
-    merges = [_pair(file, merge) for merge in file.fields.get("tokenizer.ggml.merges", ())]
+    if "tokenizer.ggml.merges" not in file.fields:
+        raise UserError(f"{file.path}: its tokenizer has no merges: fetch the file again")
+    merges = [_pair(file, merge) for merge in file.fields["tokenizer.ggml.merges"]]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     made = _built(file, lambda: models.BPE(vocabulary, merges, ignore_merges=rule in _WHOLE_FIRST))
     if rule in _COMPOSED:
@@ -167,4 +180,4 @@ def _built(file: GGUF, model: Any) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer(model())
     except Exception as error:  # plain ones of a library in Rust
-        raise UserError(f"{file.path}: its tokenizer is damaged ({error})") from None
+        raise UserError(f"{file.path}: its tokenizer is damaged ({' '.join(str(error).split())})") from None

@@ -30,7 +30,8 @@ from common.errors import UserError
 from common.model import decoder, peft
 from common.model.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from common.model.decoder import Params
-from common.model.names import TRANSPOSED, Rule, layer_rules
+from common.model.families import TRANSPOSED
+from common.model.names import Rule, layer_rules
 from common.model.sharding import fetch
 
 CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -235,7 +236,7 @@ def load_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig)
     model, or one whose matrices differ in rank or scale.
     """
     folder = pathlib.Path(folder)
-    found = peft.read(folder / CONFIG, folder / WEIGHTS)
+    found = peft.read(folder / CONFIG, folder / WEIGHTS, config.family)
     everywhere = _modules(dataclasses.replace(config, lora=LoraConfig()))
     held = {module: everywhere[peft.PREFIX + module][1] for module in found if peft.PREFIX + module in everywhere}
     scales = {factors.scale for factors in found.values()}

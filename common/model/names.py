@@ -9,6 +9,7 @@ What a family calls differently stands in `_NAMES`; what it stores as one tensor
 from typing import NamedTuple
 
 from common.config import PROJECTIONS, ModelConfig
+from common.model.families import TRANSPOSED
 from common.model.norms import BIASED, WEIGHTLESS
 
 
@@ -127,8 +128,6 @@ _MATRICES = {
     "down": ("D F", "F D"),
 }
 _BIASES = {"q": ("NH", "N H"), "k": ("KH", "K H"), "v": ("KH", "K H"), "gate": ("F", "F"), "up": ("F", "F")}
-TRANSPOSED = ("gpt2",)
-"""Families whose matrices lie in files as they are multiplied (Conv1D): inputs first."""
 _GROUPED = ("gpt_neox", "falcon")
 """Families whose queries, keys and values lie group by group: the queries of a key head, that key, its value."""
 IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")

@@ -1,6 +1,6 @@
 """Adapters in PEFT's files: adapter_config.json and adapter_model.safetensors, as far as they are plain LoRA.
 
-factors = read(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS)["model.layers.0.self_attn.q_proj"]
+factors = read(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS, "llama")["model.layers.0.self_attn.q_proj"]
 factors.product(slice(None), slice(None))                 # what is added to that module's matrix
 """
 
@@ -15,12 +15,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from common.errors import UserError
+from common.model.families import TRANSPOSED
 
 PREFIX = "base_model.model."
 """What PEFT puts in front of a module's name."""
 _READ = (
     *("peft_type", "r", "lora_alpha", "init_lora_weights"),
-    *("use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+    *("use_rslora", "rank_pattern", "alpha_pattern"),
 )
 _WITHOUT_EFFECT = (
     # Where it comes from, and how it was trained.
@@ -31,6 +32,8 @@ _WITHOUT_EFFECT = (
     # PEFT reads these only for another kind of layer, or beside a setting that is refused.
     *("megatron_core", "qalora_group_size", "runtime_config"),
     *("eva_config", "loftq_config", "corda_config", "lora_ga_config"),
+    # Set right by PEFT wherever it does not say what the base's matrices are.
+    "fan_in_fan_out",
 )
 """Fields of `adapter_config.json` that change nothing in what a stored adapter computes. Every other one has to be
 off: a field not known here may mean anything."""
@@ -38,7 +41,7 @@ _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 """Initialisations that leave the weights of the base alone. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them, so
 that the stored A and B belong to weights which are not those of the base model."""
 _TRANSPOSED = ("c_attn", "c_proj", "c_fc")
-"""GPT-2's matrices, which lie the other way round; PEFT's files say so by `fan_in_fan_out`."""
+"""The matrices of families that keep theirs the other way round (`common.model.families.TRANSPOSED`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +68,9 @@ class Factors:
         return np.float32(self.scale) * (self.b[rows] @ self.a[:, columns])
 
 
-def read(config: pathlib.Path, weights: pathlib.Path) -> dict[str, Factors]:
-    """The adapters in PEFT's two files by the name of their module, `model.layers.0.self_attn.q_proj`.
+def read(config: pathlib.Path, weights: pathlib.Path, family: str) -> dict[str, Factors]:
+    """The adapters in PEFT's two files by the name of their module, `model.layers.0.self_attn.q_proj`, for a base
+    of the `family`.
 
     Raises UserError when the files are missing or damaged, or are more than a plain LoRA adapter, naming the
     fields that say so.
@@ -75,11 +79,14 @@ def read(config: pathlib.Path, weights: pathlib.Path) -> dict[str, Factors]:
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
         _check_plain(folder, settings["peft_type"], settings)
-        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
+        rank, alpha = settings["r"], settings["lora_alpha"]
         ranks, alphas = (dict(settings.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
+        _check_numbers(folder, [rank, *ranks.values()], [alpha, *alphas.values()])
+        for pattern in (*ranks, *alphas):
+            re.compile(pattern)
         with safe_open(weights, framework="numpy") as file:
             tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, re.error, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder} is not a readable adapter in PEFT's format: {error!r}") from None
@@ -96,7 +103,7 @@ def read(config: pathlib.Path, weights: pathlib.Path) -> dict[str, Factors]:
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != r or b.shape[1] != r:
             raise UserError(f"{folder}: the adapter of {module} has shapes {a.shape} and {b.shape}, and rank {r}")
         scale = its_alpha / (math.sqrt(r) if settings.get("use_rslora") else r)
-        transposed = bool(settings.get("fan_in_fan_out")) and module.rpartition(".")[2] in _TRANSPOSED
+        transposed = family in TRANSPOSED and module.rpartition(".")[2] in _TRANSPOSED
         found[module] = Factors(folder, a, b, scale, transposed)
     return found
 
@@ -113,6 +120,15 @@ def _matching(pattern: dict[str, Any], module: str, default: Any) -> Any:
     """PEFT's rule: the first key that is a suffix of the module's name, as a regular expression."""
     keys = (key for key in pattern if re.match(rf"(.*\.)?({key})$", module))
     return pattern.get(next(keys, ""), default)
+
+
+def _check_numbers(folder: pathlib.Path, ranks: list[Any], alphas: list[Any]) -> None:
+    for rank in ranks:
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise UserError(f"{folder}: {rank!r} is no rank of an adapter, which is a whole number above zero")
+    for alpha in alphas:
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            raise UserError(f"{folder}: {alpha!r} is no lora_alpha of an adapter, which is a number")
 
 
 def _check_plain(folder: pathlib.Path, kind: str, settings: dict[str, Any]) -> None:

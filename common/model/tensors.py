@@ -52,7 +52,7 @@ def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     config, weights = (folder / name for name in LINKED_ADAPTER)
     if not config.exists():
         return tensors
-    adapter = peft.read(config.resolve(), weights.resolve())
+    adapter = peft.read(config.resolve(), weights.resolve(), _family(folder / "config.json"))
     for module, factors in adapter.items():
         # The second where the base was saved without its head, by the names of the model inside.
         names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
@@ -83,6 +83,13 @@ def _open_base(folder: pathlib.Path) -> dict[str, Tensor]:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
         raise UserError(f"{folder} holds pickled weights only: save them as safetensors, the form read here")
     raise UserError(f"{folder} holds no model.safetensors")
+
+
+def _family(file: pathlib.Path) -> str:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("model_type"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is not a readable JSON object ({first_line(error)})") from None
 
 
 def _indexed(file: pathlib.Path) -> list[str]:

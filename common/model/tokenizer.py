@@ -54,6 +54,7 @@ class Tokenizer:
         self._control = sorted({*backend.all_special_tokens, *(str(token) for token in added if token.special)})
         self._marks = {text: chr(_FIRST_MARK + i) for i, text in enumerate((*self._control, *_THOUGHTS))}
         self._mentioned = _any_of(self._marks)
+        self._shown: dict[tuple[str, ...], bool] = {}
         self._turn_end = self._find_turn_end(str(token) for token in added)
         turn_end = () if self._turn_end is None else (self._turn_end,)
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(own + eos_ids + turn_end))
@@ -210,9 +211,10 @@ class Tokenizer:
         if self.has_template:
             turn = {"role": "assistant", "content": answer}
             text = self._render([*messages, turn], add_generation_prompt=False)
-            if text.startswith(prompt_text):
-                return text[len(prompt_text) :]
-            return self._mark(answer)
+            rest, said = text[len(prompt_text) :], self._mark(answer)
+            # Some write the prompt alone, without what the assistant says.
+            shown = said.strip() in rest or self._shows_all(*(m["role"] for m in messages), "assistant")
+            return rest if text.startswith(prompt_text) and shown else said
         # One blank, also in front of an answer that was generated with it.
         return self._mark(answer if answer[:1].isspace() else f" {answer}")
 
@@ -249,9 +251,16 @@ class Tokenizer:
                 parts += more
         return parts
 
-    @functools.cached_property
-    def _shows_users(self) -> bool:
-        return self._shows("user", self._parts)
+    def _shows_all(self, *roles: str) -> bool:
+        """Whether the template writes what is said in every turn of a conversation, but for the system's."""
+        if roles not in self._shown:
+            turns = [{"role": role, "content": f"{_PROBE}{place}."} for place, role in enumerate(roles)]
+            try:
+                text = self._rendered(turns, False, self._parts)
+            except Exception:  # as in `_shows`
+                text = ""
+            self._shown[roles] = all(turn["content"] in text for turn in turns if turn["role"] != "system")
+        return self._shown[roles]
 
     def _find_turn_end(self, added: Iterable[str]) -> int | None:
         """The token that the template writes behind an answer."""
@@ -270,10 +279,23 @@ class Tokenizer:
         import jinja2
 
         def render(messages: Messages) -> str:
-            text = self._rendered(messages, add_generation_prompt, self._parts)
-            said = [message["content"].strip() for message in messages if message["role"] == "user"]
-            if said and said[-1] not in text and not self._shows_users:
-                raise UserError("the chat template leaves out what the user says: give the model another one")
+            try:
+                text = self._rendered(messages, add_generation_prompt, self._parts)
+            except jinja2.TemplateError:
+                raise
+            except Exception as error:  # of Python, where a template adds a text to a number
+                raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from None
+            # Of an answer the caller looks at itself.
+            asked = messages if add_generation_prompt else messages[:-1]
+            said = [turn["content"].strip() for turn in asked if turn["role"] != "system"]
+            # Of one turn its own words tell; a short answer among several may stand there by chance.
+            if (len(said) > 1 or any(content not in text for content in said)) and not self._shows_all(
+                *(turn["role"] for turn in asked)
+            ):
+                raise UserError(
+                    "the chat template leaves out what the user says, or turns before that: give the model "
+                    "another one, or ask without examples"
+                )
             return text
 
         messages = [message | {"content": self._mark(message["content"])} for message in messages]

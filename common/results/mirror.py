@@ -101,9 +101,9 @@ class Store(NamedTuple):
             return None
         try:
             found = json.loads(content)
-            if isinstance(found["id"], str) and isinstance(found["files"], dict):
+            if isinstance(found["id"], str) and all(map(_within, found["files"].keys())):
                 return found
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass
         raise UserError(f"{self.url}/{LIST} is damaged: restore it, or give another --run-dir")
 
@@ -114,6 +114,12 @@ class Store(NamedTuple):
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.files.rm_file(self.at(name))
+
+
+def _within(name: str) -> bool:
+    """Whether a file of that name lies in the run's folder: somebody else may have written the list."""
+    place = pathlib.PurePosixPath(name)
+    return not place.is_absolute() and ".." not in place.parts
 
 
 def _unusable(url: str, error: BaseException) -> UserError:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from common import hosts
+from common import hosts, runtime
 from common.errors import UserError
 from common.results import mirror
 from common.results.files import (
@@ -184,7 +184,8 @@ class RunDir:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds spent in the block, also when it fails, to timing.jsonl.
+        """Add the seconds spent in the block, also when it fails, to timing.jsonl. What memory it leaves is given
+        back to the system.
 
         What a stage within it took is that stage's own and not counted again: the seconds of all lines add up.
         """
@@ -198,6 +199,7 @@ class RunDir:
             if self._within:
                 self._within[-1] += seconds
             self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
+            runtime.tidy()
 
 
 def _stated(method: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -61,9 +61,11 @@ def fill(
     seed_of: Callable[[str, int], int],
     draw: Draw,
     score: Score,
+    positions: int,
 ) -> list[list[Record]]:
     """The samples of each request. All fields of a reply together have as many new tokens as `sampling` allows; a
-    sample that needs more is cut, as it would be without a form.
+    sample that needs more is cut, as it would be without a form. One whose choices go beyond the model's
+    `positions` fails alone, as one does that `draw` has no room for.
 
     `seed_of`: from the name of what is drawn and the number of the sample to a seed.
     """
@@ -78,7 +80,8 @@ def fill(
         for reply in going:
             reply.text += ("\n" if place else "") + f"{reply.request.fields[place]}:"
         given = [_choices(reply.request, place) for reply in going]
-        _choose([(reply, few) for reply, few in zip(going, given, strict=True) if few], tokenizer, score)
+        choosing = [(reply, few) for reply, few in zip(going, given, strict=True) if few]
+        _choose(choosing, tokenizer, score, positions)
         free = [reply for reply, few in zip(going, given, strict=True) if not few]
         _write(free, place, sampling, tokenizer, seed_of, draw)
     for group in groups:
@@ -130,7 +133,9 @@ def _write(
             reply.end("ok")
 
 
-def _choose(replies: Sequence[tuple[_Reply, tuple[str, ...]]], tokenizer: Tokenizer, score: Score) -> None:
+def _choose(
+    replies: Sequence[tuple[_Reply, tuple[str, ...]]], tokenizer: Tokenizer, score: Score, positions: int
+) -> None:
     """For each reply the likeliest of its choices, with the end of the line: one may begin like another. Where the
     request has a blank prompt, the one that is made likeliest by the question."""
     if not replies:
@@ -149,6 +154,11 @@ def _choose(replies: Sequence[tuple[_Reply, tuple[str, ...]]], tokenizer: Tokeni
                 # A token may span the border: then the choices are compared from a little before it.
                 same = next((i for i, (a, b) in enumerate(zip(begun, whole, strict=False)) if a != b), len(begun))
                 pairs[key(messages, reply.text, choice)] = whole[:same], whole[same:]
+                if len(whole) > positions and reply.done is None:
+                    room = f"no room for {choice!r} within the model's {positions} positions"
+                    reply.end("failed", f"the prompt of {len(begun)} tokens leaves {room}: shorten it")
+    replies = [(reply, choices) for reply, choices in replies if reply.done is None]
+    pairs = {name: pair for name, pair in pairs.items() if sum(map(len, pair)) <= positions}
     logps = dict(zip(pairs, score(list(pairs.values())), strict=True))
     for reply, choices in replies:
         request, text = reply.request, reply.text

@@ -86,7 +86,8 @@ class LocalGenerator:
         free = [request for request in requests if not (self._held and request.fields)]
         seed_of = functools.partial(sample_seed, seed)
         likelihoods = lambda *given: score(self._weights(), self._config, *given)
-        found = fill(held, sampling, self._tokenizer, seed_of, self._draw, likelihoods)
+        positions = self._config.max_positions
+        found = fill(held, sampling, self._tokenizer, seed_of, self._draw, likelihoods, positions)
         bar.update(sum(map(len, found)))
         found += self._written(free, sampling, seed, bar)
         by_id = dict(zip((request.id for request in (*held, *free)), found, strict=True))

@@ -6,8 +6,8 @@
     [[a, b]] = score_shared(params, config, [(prompt_ids, [answer_ids, other_ids])])
 
 Pairs of like length share a batch, right-padded to a few static shapes. Only the positions that predict an answer
-token go through the head. `all_logps` is the plain form. `score_shared` reads a prompt once for all its answers;
-`score` on every pair is its plain form.
+token go through the head. `all_logps` is the plain form. `score_shared` reads a prompt once for all its answers,
+and what all prompts begin with once for all; `score` on every pair is its plain form.
 """
 
 import functools
@@ -32,6 +32,8 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 SHORTEST = 64
 """Smallest compiled length of prompt and answer together."""
+PREFIX = 16
+"""What all prompts begin with is read once in multiples of so many tokens, so that few lengths are compiled."""
 
 
 def score(
@@ -93,25 +95,41 @@ def score_shared(
     """As `score`, for (prompt, answers) with equally many answers each: of every group its answers' token
     log-probabilities, in order. The prompt is read once, whatever the number of its answers.
 
-    A batch holds groups of one compiled shape, so that a group's numbers do not depend on the others.
+    A batch holds groups of one compiled shape, so that a group's numbers depend on the others only by what all
+    prompts have in common.
     """
     _check([(prompt, max(answers, key=len)) for prompt, answers in groups], config.max_positions, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(groups)
+    prefix = _common([prompt for prompt, _ in groups])
+    groups = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
 
     def shape(i: int) -> tuple[int, int]:
         prompt, answers = groups[i]
-        return bucket(len(prompt), SHORTEST), bucket(max(map(len, answers)), 4)  # labels are short
+        # Labels are short, and so is what is left of a prompt.
+        return bucket(len(prompt), 16 if len(prefix) else SHORTEST), bucket(max(map(len, answers)), 4)
 
     for (longest, most), alike in itertools.groupby(sorted(range(len(groups)), key=shape), key=shape):
         places = list(alike)
         for start in range(0, len(places), batch_size):
             rows = places[start : start + batch_size]
             batch = _shared_batch([groups[i] for i in rows], batch_size, longest, most)
-            logps = fetch(_score_shared_batch(params, config, dtype, *place_data(batch, params, ROWS)))
+            batch = place_data(batch, params, ROWS)
+            logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
             for i, values in zip(rows, logps, strict=False):
                 found[i] = [own[: len(answer)] for own, answer in zip(values, groups[i][1], strict=True)]
     return found
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The tokens that all prompts begin with, such as a task's instruction, as far as they are worth a program of
+    their own. Something of every prompt is left."""
+    if len(prompts) < 2:
+        return ()
+    first, last = min(prompts), max(prompts)  # in the order of a dictionary, so that these differ first
+    most = min(map(len, prompts)) - 1
+    same = next((i for i in range(most) if first[i] != last[i]), most)
+    return first[: same - same % PREFIX]
 
 
 def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
@@ -151,8 +169,9 @@ def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np
 def _shared_batch(
     groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], size: int, longest: int, most: int
 ) -> tuple[np.ndarray, ...]:
-    """Right-padded prompts (size, longest); for each answer the tokens that are read (size, C, most), which begin
-    with the prompt's last, where they stand (size, most), and the tokens to be predicted (size, C, most)."""
+    """Right-padded prompts (size, longest), without what all begin with; for each answer the tokens that are read
+    (size, C, most), which begin with the prompt's last, where they stand after what all begin with (size, most),
+    and the tokens to be predicted (size, C, most)."""
     prompts = np.zeros((size, longest), np.int32)
     read = np.zeros((size, len(groups[0][1]), most), np.int32)
     positions, targets = np.tile(np.arange(most, dtype=np.int32), (size, 1)), np.zeros_like(read)
@@ -170,12 +189,20 @@ def _score_shared_batch(
     params: Params,
     config: ModelConfig,
     dtype: Any,
+    prefix: Int[Array, " P"],
     prompts: Int[Array, "B T"],
     read: Int[Array, "B C A"],
     positions: Int[Array, "B A"],
     targets: Int[Array, "B C A"],
 ) -> Float[Array, "B C A"]:
-    cache = grow_cache(prefill(params, config, prompts, dtype=dtype), prompts.shape[1] + positions.shape[1])
+    (P,), (B, T), A = prefix.shape, prompts.shape, positions.shape[1]
+    if P:
+        once = grow_cache(prefill(params, config, prefix[None], dtype=dtype), P + T + A)
+        cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), once)
+        _, cache = decode(params, config, cache, prompts, jnp.broadcast_to(P + jnp.arange(T), (B, T)), dtype=dtype)
+    else:
+        cache = grow_cache(prefill(params, config, prompts, dtype=dtype), T + A)
+    positions = positions + P
 
     def one(answer: tuple[jax.Array, jax.Array]) -> jax.Array:
         # The prompt's last token is read again, over its own place in the cache: it predicts the answer's first.

@@ -53,6 +53,12 @@ def test_the_choice_that_the_question_raises_most_is_the_answer_and_the_reply_st
         assert (row["reply"], row["read"], row["status"]) == (reply["text"], reply["parsed"], reply["status"])
     rest = [row for batch in scored_batches(lambda: student, MOOD, EXAMPLES)(3) for row in batch]
     assert rest == rows[3:]
+    learned = [row for batch in scored_batches(lambda: student, MOOD, EXAMPLES, learned=True)(0) for row in batch]
+    for row, other in zip(learned, rows, strict=True):
+        assert row["text"] == row["parsed"] == row["likeliest"] == other["likeliest"]
+        sums = np.array(list(row["logps"].values()))
+        assert row["mean_logp"] == pytest.approx(np.log(np.exp(sums).max() / np.exp(sums).sum()), abs=1e-4)
+        assert (row["logps"], row["pmi"]) == (other["logps"], other["pmi"])
     assert list(scored_batches(lambda: pytest.fail("loaded for nothing"), MOOD, EXAMPLES)(5)) == []
 
 

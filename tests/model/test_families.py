@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from common.config import Experts, LoraConfig, ModelConfig, SampleConfig, TrainConfig
 from common.errors import UserError
-from common.model import decoder, hf, lora, moe, sharding
+from common.model import checkpoint, decoder, hf, lora, moe, sharding
 from common.model.attention import attention, attention_mask, cached_attention, reference_attention
 from common.model.families import FAMILIES, read_config
 from common.model.names import layer_rules
@@ -105,6 +105,19 @@ def test_adapters_of_peft_give_its_logits_and_go_back_as_they_came(tmp_path, nam
         np.testing.assert_array_equal(ours[key], tensor)
     theirs, ours = (json.loads((at / lora.CONFIG).read_text()) for at in (folder, tmp_path))
     assert ours["fan_in_fan_out"] == theirs["fan_in_fan_out"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("gpt2", False), ("gpt2", True), ("starcoder2", True)])
+def test_a_merged_adapter_lies_as_its_matrix_does_whatever_its_file_says(tmp_path, monkeypatch, name, said):
+    """As in PEFT, which sets `fan_in_fan_out` right by the kind of the layer: a square matrix would not tell."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(FOLDER / name / "adapter", tmp_path / "adapter")
+    file = folder / lora.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fan_in_fan_out": said}))
+    config, _, tokens, _ = _load(name)
+    params = hf.load_params(checkpoint.resolve(f"{FOLDER / name}+{folder}"), config)
+    golden = np.load(FOLDER / name / "adapter" / "golden.npz")["logits"]
+    np.testing.assert_allclose(_logits(params, config, tokens), golden, atol=2 * TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -230,6 +243,9 @@ def test_a_part_of_a_fused_tensor_is_missing_with_the_whole(tmp_path, name):
                 hf.load_params(folder, config)
 
 
+_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -256,6 +272,22 @@ def test_a_part_of_a_fused_tensor_is_missing_with_the_whole(tmp_path, name):
         ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok 9 of 4"),
         ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4"}}, r"quantized .*\(mxfp4\)"),
         ("stablelm", {"head_dim": 4}, "head_dim 4"),
+        ("cohere", {"hidden_size": "32"}, "hidden_size '32' in config.json is not a whole number above zero"),
+        ("gemma", {"head_dim": 0}, "head_dim 0 in config.json is not a whole number"),
+        ("olmo", {"num_hidden_layers": 2.0}, "num_hidden_layers 2.0 "),
+        ("mixtral", {"num_key_value_heads": -1}, "num_key_value_heads -1 "),
+        ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step 0 "),
+        ("mixtral", {"num_local_experts": 4.0}, "num_experts_per_tok 2 of 4.0 experts"),
+        ("gpt2", {"n_head": True}, "num_attention_heads True "),
+        ("gemma2", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar -1 .* is not a positive number"),
+        ("granite", {"logits_scaling": 0}, "logits_scaling 0 .* is not a positive number"),
+        ("arcee", {"rope_parameters": _YARN | {"attention_factor": "x"}}, "attention_factor 'x' "),
+        ("arcee", {"rope_parameters": _YARN | {"mscale": "x", "mscale_all_dim": 1.0}}, "mscale 'x' "),
+        ("olmo", {"rope_parameters": "x"}, "a value of which no model can be made"),
+        ("starcoder2", {"sliding_window": [1]}, "a value of which no model can be made"),
+        ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers or layer_types in config.json name 1 of "),
+        ("arcee", {"rope_parameters": _YARN | {"rope_theta": 1}}, "rope_theta 1 beside rope_type 'yarn'"),
+        ("olmo", {"hidden_act": []}, "a value of which no model can be made"),
     ],
 )
 def test_what_a_family_does_not_do_here_is_refused_by_its_field(name, change, message):

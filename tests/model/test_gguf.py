@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 from gguf import GGMLQuantizationType as Kind
 
+from common.config import RopeScaling
 from common.errors import UserError
 from common.lm import LanguageModel
 from common.model import checkpoint, decoder, gguf, hf, tensors
@@ -132,6 +133,15 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(fixtures, tmp_path, name):
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         np.testing.assert_array_equal(found[key], tensor)
+
+
+def test_a_factor_alone_scales_as_in_llama_cpp(fixtures, tmp_path):
+    """Older files state no type of scaling; a type "none" switches the factor off."""
+    of = lambda name, **fields: (
+        hf.load_config(checkpoint.resolve(convert(fixtures / "llama2", tmp_path / name, **fields))).rope.scaling
+    )
+    assert of("a.gguf", **{"llama.rope.scaling.factor": 4.0}) == RopeScaling("linear", 4.0)
+    assert of("b.gguf", **{"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.type": "none"}) is None
 
 
 def test_llama3_scaling_is_told_from_its_frequencies(fixtures, tmp_path):
@@ -288,6 +298,7 @@ def split(file, folder):
             "setting llama.attention.sliding_window .16. is not understood",
         ),
         ({"llama.expert_count": 8}, "llama.expert_count"),
+        ({"llama.attention.causal": False}, "llama.attention.causal .False. is not understood: only causal"),
         ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4, and heads have 8"),
         ({"llama.attention.value_length": 4}, "llama.attention.value_length is 4, and heads have 8"),
         ({"llama.attention.head_count_kv": [4, 2]}, r"has \[4, 2\] as llama.attention.head_count_kv"),
@@ -298,6 +309,14 @@ def split(file, folder):
         ({"tokenizer.ggml.merges": ["t1"]}, "the merge 't1' of its tokenizer is not a pair"),
         ({"tokenizer.ggml.merges": ["t1 t7777"]}, "its tokenizer is damaged"),
         ({"tokenizer.ggml.model": "llama"}, "no score for each token"),
+        ({"tokenizer.ggml.merges": None}, "its tokenizer has no merges"),
+        ({"tokenizer.ggml.token_type": [1]}, "its tokenizer has no type for each token"),
+        ({"tokenizer.ggml.eos_token_id": 128}, "tokenizer.ggml.eos_token_id is 128, and there are 128 tokens"),
+        ({"tokenizer.ggml.eot_token_id": "x"}, "tokenizer.ggml.eot_token_id is 'x', and"),
+        ({"tokenizer.ggml.tokens": [1, 2, 3]}, "is damaged"),
+        ({"tokenizer.ggml.merges": 5}, "is damaged: a setting has a value that it cannot have"),
+        ({"tokenizer.chat_template": ["a"]}, "is damaged: a setting has a value that it cannot have"),
+        ({"llama.attention.head_count": 4.0}, "is damaged: a setting has a value that it cannot have"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(fixtures, tmp_path, fields, message):

@@ -416,14 +416,14 @@ def test_resolve_fetches_hub_models_without_pickles(tmp_path, monkeypatch):
 
     calls = []
 
-    def snapshot_download(repo, allow_patterns):
-        calls.append((repo, allow_patterns))
+    def snapshot_download(repo, allow_patterns, local_files_only):
+        calls.append((repo, allow_patterns, local_files_only))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert checkpoint.resolve("some-owner/Some.Model-1B") == tmp_path
-    ((repo, patterns),) = calls
-    assert repo == "some-owner/Some.Model-1B"
+    ((repo, patterns, local),) = calls
+    assert (repo, local) == ("some-owner/Some.Model-1B", False)
     assert not any(pathlib.PurePath(name).match(p) for p in patterns for name in ("pytorch_model.bin", "model.py"))
 
 

@@ -100,7 +100,7 @@ def test_a_rank_pattern_gives_single_modules_another_rank(fixtures, adapter):
         for name, w in load_file(file).items()
     }
     save_file(cut, file)
-    factors = peft.read(folder / checkpoint.ADAPTER_CONFIG, file)["model.layers.0.self_attn.k_proj"]
+    factors = peft.read(folder / checkpoint.ADAPTER_CONFIG, file, "qwen2")["model.layers.0.self_attn.k_proj"]
     assert (factors.a.shape[0], factors.scale) == (2, 7 / 2)
     name = "model.layers.0.self_attn.k_proj.weight"
     expected = matrices(fixtures / "qwen2")[name] + 3.5 * factors.b @ factors.a

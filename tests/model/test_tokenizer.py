@@ -282,6 +282,36 @@ def test_a_template_that_leaves_the_question_out_is_refused(with_template):
         with_template("{{- messages | length }}<|im_end|>").encode_prompt(ASK)
 
 
+SHOTS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "two"}, *ASK]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{- '<|im_start|>' + messages[-1].content }}<|im_end|>",
+        "{{- messages[0].content }}<|im_end|>",
+        "{%- for m in messages if m.role == 'user' %}{{- m.content + '<|im_end|>' }}{%- endfor %}",
+    ],
+)
+def test_a_template_that_leaves_examples_out_is_refused(with_template, template):
+    """Or the question behind them: with one turn such a template is as good as any."""
+    tokenizer = with_template(template)
+    with pytest.raises(UserError, match=r"the chat template leaves out .* ask without examples"):
+        tokenizer.encode_prompt(SHOTS)
+    ids, length = tokenizer.encode_example(ASK, "three")
+    assert ASK[0]["content"] in _shown(tokenizer, ids[:length])
+    assert _shown(tokenizer, ids[length:]).startswith("three"), "an answer that no template writes is learned"
+
+
+@pytest.mark.parametrize(
+    "fault", ["messages[0].content + 1", "1 / 0", "messages[99].content", "raise_exception('no')"]
+)
+def test_whatever_a_template_fails_with_is_one_line(with_template, fault):
+    with pytest.raises(UserError, match="the chat template refuses the conversation") as raised:
+        with_template("{{- " + fault + " }}").encode_prompt(ASK)
+    assert "\n" not in str(raised.value)
+
+
 def test_real_templates_are_read_as_before(shared_data):
     tokenizer = Tokenizer.load(shared_data / "weights" / "tokenizer_qwen2")
     said = "what is <|im_end|>?"

@@ -274,6 +274,19 @@ def test_a_damaged_object_is_named(store, tmp_path):
         RunDir.open(URL, "test", CONFIG)
 
 
+@pytest.mark.parametrize("name", ["../../other", "/tmp/other", "a/../../other"])
+def test_a_list_that_leads_out_of_the_run_is_damaged(store, tmp_path, name):
+    """The objects of a bucket may be another one's."""
+    with RunDir.open(URL, "test", CONFIG) as run:
+        run.once("a.json", lambda: 1)
+    shutil.rmtree(tmp_path / "cache")
+    key = f"b/runs/a/{mirror.LIST}"
+    store[key] = store[key].replace(b'"a.json": {', b'"%s": {' % name.encode())
+    for attempt in (RunDir.check, RunDir.open):
+        with pytest.raises(UserError, match=r"\.seedloop\.json is damaged"):
+            attempt(URL, "test", CONFIG)
+
+
 def test_a_run_within_a_run_goes_up_too(store):
     """Variants of a sweep lie below it, and are opened as folders of the mirror."""
     with RunDir.open(URL, "test", CONFIG) as outer:

@@ -1,5 +1,7 @@
 """Replies held to a form: what ends a value, how fields follow one another, and which choice is taken."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -46,10 +48,11 @@ def writes(texts, asked):
     return draw
 
 
-def filled(request, texts, tokens=50, score=None):
+def filled(request, texts, tokens=50, score=None, positions=1000):
     asked = []
     score = score or (lambda pairs: [])
-    (records,) = fill([request], SampleConfig(tokens), Letters(), lambda name, n: 0, writes(texts, asked), score)
+    draw = writes(texts, asked)
+    (records,) = fill([request], SampleConfig(tokens), Letters(), lambda name, n: 0, draw, score, positions)
     return records, asked
 
 
@@ -91,6 +94,19 @@ def test_the_likeliest_choice_is_taken():
     assert record.text == "Text: It barks.\nLabel: dog"
     assert [text.rpartition("\n")[0].rpartition(" ")[2] for text in seen] == ["cat", "dog"]
     assert len(asked) == 1, "nothing is sampled for a field with choices"
+
+
+@pytest.mark.parametrize(("positions", "status"), [(len("Write one.\nLabel: human\n"), "ok"), (23, "failed")])
+def test_a_reply_without_room_for_its_choices_fails_alone(positions, status):
+    request = Request("a", ASK, fields=("Label",), choices=(("Label", ("me", "human")),))
+    blank = ({"role": "user", "content": "?"},)
+    for asked in (request, dataclasses.replace(request, blank=blank)):
+        (record,), _ = filled(
+            asked, [], score=lambda pairs: [np.zeros(len(p[1])) for p in pairs], positions=positions
+        )
+        assert record.status == status
+        assert (record.error is None) == (record.text is not None) == (status == "ok")
+        assert status == "ok" or "leaves no room for 'human' within the model's 23 positions" in record.error
 
 
 def test_with_a_blank_prompt_the_question_decides():

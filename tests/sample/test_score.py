@@ -67,6 +67,21 @@ def test_answers_that_share_a_prompt_score_as_they_do_alone(params):
         score.score_shared(params, CONFIG, [(ids(120), [ids(1), ids(9)])])
 
 
+def test_what_all_prompts_begin_with_is_read_once(params):
+    rng = np.random.default_rng(2)
+    ids = lambda count: rng.integers(0, 50, count).tolist()
+    beginning = ids(37)
+    groups = [([*beginning, *ids(n)], [ids(1), ids(5), ids(2)]) for n in (1, 12, 30, 17, 2)]
+    assert score._common([prompt for prompt, _ in groups]) == beginning[:32]
+    alone = iter(score.score(params, CONFIG, [(prompt, own) for prompt, answers in groups for own in answers]))
+    for answers in score.score_shared(params, CONFIG, groups, batch_size=2):
+        for logps in answers:
+            np.testing.assert_allclose(logps, next(alone), atol=1e-5)
+    same = [beginning[:33]] * 3  # something of every prompt is left
+    assert score._common(same) == score._common([*same, beginning]) == beginning[:32]
+    assert score._common([beginning[:32]] * 2) == beginning[:16]
+
+
 def test_probabilities_of_all_answers_of_one_token_sum_to_one(params):
     scored = score.score(params, CONFIG, [([7, 8, 9], [token]) for token in range(50)])
     assert np.exp(np.concatenate(scored)).sum() == pytest.approx(1, abs=1e-5)
