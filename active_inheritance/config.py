@@ -23,7 +23,7 @@ from common.cli import COMPARED, DATA, DEVICES, LOOP, MODEL, OUTPUT, TRAINING, c
 from common.config import SampleConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values, writing
 from common.errors import UserError, meant
-from common.settings import RunSettings, TrainSettings, check_files, filled, given, hosted_share
+from common.settings import HubSettings, RunSettings, TrainSettings, check_files, filled, given, hosted_share
 from common.tasks.files import stream_rows
 
 ARMS = ("base", "first", "random", "matched", "selected")
@@ -40,7 +40,7 @@ K = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings, TrainSettings):
+class Config(RunSettings, TrainSettings, HubSettings):
     """Defaults are this project's own; the authors' k is 10, their objectives are length, MTLD and toxicity.
 
     Without --pool, --source and --prompts-file they are those of the embedded demonstration."""
@@ -109,6 +109,11 @@ class Config(RunSettings, TrainSettings):
         0.0, "draw answers with odds exp(gain in standard deviations / temperature); 0: best"
     )
     top: int = flag(1, "answers of a prompt that are taken, in every arm")
+    rejected: Literal["far", "worst", "random"] = flag(
+        "far",
+        "which answer a preference pair sets against the selected one: near two standard deviations below the "
+        "mean of the prompt's answers, the worst, or a draw of those that rank behind it",
+    )
     metrics: tuple[str, ...] | None = flag(
         None, "scores made besides those of objectives and constraints, to see side effects; none: none"
     )
@@ -243,6 +248,7 @@ class Config(RunSettings, TrainSettings):
         above = ("learning_rate", "epochs")
         check_ranges(self, counts=counts, above=above, least=least, shares=("source_top_p",))
         self.check_training()
+        self.check_push("--students" if self.students else None)
         self._check_pool()
         if unknown := [name for name in self.drop if name not in GUARDS]:
             there = f"there are {', '.join(GUARDS)}, or none"
@@ -365,6 +371,7 @@ class Config(RunSettings, TrainSettings):
             fallback=self.fallback,
             temperature=self.temperature,
             top=self.top,
+            rejected=self.rejected,
             seed=self.seed,
         )
 

@@ -65,7 +65,8 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
         return conclusion(run, summary, switches, outcomes[0], config.redact)
 
     prepared = lambda: prepare(config, data, sources)
-    return carry_out("active-inheritance", config.run_dir, stored, prepared, work, units(config, data))
+    estimate = units(config, data)
+    return carry_out("active-inheritance", config.run_dir, stored, prepared, work, estimate, config.push)
 
 
 def run_identity(config: Config) -> dict[str, Any]:

@@ -173,14 +173,14 @@ class _Columns:
 
 def _form(row: Row, layout: Layout, place: str) -> tuple[str, _Columns]:
     """Which of the three forms the file has, and its columns."""
-    prompt = layout.prompt or next((name for name in PROMPTS if name in row), None)
+    prompt = layout.prompt or text_column(row, PROMPTS)
     if prompt is None or prompt not in row:
         raise UserError(f"{place}: no column {prompt or ' or '.join(PROMPTS)!r}: name it with --prompt-column")
     stem = layout.answers or "completion"
     if f"{stem}_0" in row:
         return "wide", _Columns(prompt, stem, layout.scores)
     names = (layout.answers,) if layout.answers else (*MAPS, *ONES)
-    column = next((name for name in names if name in row), None)
+    column = text_column(row, names)
     if column is None:
         raise UserError(
             f"{place}: no answers under {', '.join(names)} or completion_0, completion_1, …: name their column "
@@ -193,6 +193,16 @@ def _form(row: Row, layout: Layout, place: str) -> tuple[str, _Columns]:
             "answers in a row stand in completion_0, completion_1, …"
         )
     return form, _Columns(prompt, column, layout.scores)
+
+
+def text_column(row: Row, names: Sequence[str]) -> str | None:
+    """The first of the columns that the row has and that is no chat: data sets for trainers, ours among them, have
+    chats beside their texts."""
+    return next((name for name in names if name in row and not _is_chat(row[name])), None)
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping) and "role" in value[0]
 
 
 def _prompt_id(row: Row, otherwise: str, columns: _Columns) -> str:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from active_inheritance.pools import PROMPTS
+from active_inheritance.pools import PROMPTS, text_column
 from common.errors import UserError
 from common.tasks.files import require, row_id, stream_rows
 from common.tasks.prompts import Prompt, drawn_by, messages, story_prompts
@@ -54,7 +54,7 @@ def read_prompts(name: str, columns: Sequence[str]) -> list[Prompt]:
     found: dict[str, Prompt] = {}
     ids: set[str] = set()
     for row, place in stream_rows(pathlib.Path(name)):
-        key = next((key for key in columns if key in row), None)
+        key = text_column(row, columns)
         if key is None:
             there = " or ".join(dict.fromkeys(columns))
             raise UserError(f"{place}: no column {there}: name the column of the prompt with --prompt-column")

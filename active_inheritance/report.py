@@ -2,17 +2,17 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from active_inheritance.forecast import Array, Forecast, Tally
-from active_inheritance.outcome import Outcome, folder_of
+from active_inheritance.outcome import Outcome, Row, folder_of
 from active_inheritance.pools import GUARDS
 from active_inheritance.scoring import Selection
-from active_inheritance.select import ARMS
+from active_inheritance.select import ARMS, FAR, Rule
 from active_inheritance.student_figures import AGAINST
 from active_inheritance.student_report import (
     Table,
@@ -30,8 +30,10 @@ from active_inheritance.student_report import (
 )
 from active_inheritance.summary import StudentSummary, Summary, warnings
 from active_inheritance.switches import Switches
+from common.backends.open import model_name
+from common.results.card import ModelCard
 from common.results.conclusion import Conclusion, counted, verdict
-from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import Estimate, Gain
 from common.results.report import (
     Report,
@@ -42,12 +44,15 @@ from common.results.report import (
     terminal_table,
 )
 from common.results.rundir import RunDir
+from common.tasks.prompts import messages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS = 1200
 """Answers in a scatter plot."""
+SIDES = ("chosen", "rejected")
+INSTRUCTION = Field("string", "The prompt as a text.")
 
 
 def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome, redact: bool) -> Conclusion:
@@ -58,14 +63,18 @@ def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome
     with run.timed("write"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
-                rows = (row | row.pop("scores") for row in first.selection.rows(arm))
-                write_dataset(run.path / folder, rows, _card(summary, arm))
-        products = {"data set": "dataset", "controls": "controls"}
+                write_dataset(run.path / folder, map(_learned, first.selection.rows(arm)), _card(summary, arm))
+        if not (run.path / "preferences").exists():
+            rule = first.selection.rule
+            pairs = (_preferred(pair, rule.names) for pair in first.selection.pairs())
+            write_dataset(run.path / "preferences", pairs, _pair_card(summary, rule))
+        products = {"data set": "dataset", "preferences": "preferences", "controls": "controls"}
         if trained:
             from common.stages import publish  # a selection alone needs no jax
 
             products["student"] = "model"
-            products |= publish(run, f"{folder_of(0, switches.rounds - 1)}/selected/student")
+            card = _model_card(summary, notes)
+            products |= publish(run, f"{folder_of(0, switches.rounds - 1)}/selected/student", card)
         page = _page(summary, first, switches, redact)
     return Conclusion(summary, final_tables(summary), page, notes, _verdict(summary), products)
 
@@ -93,12 +102,72 @@ def _verdict(summary: Summary) -> str | None:
 # --- data sets ------------------------------------------------------------------------------------------------
 
 
+def _learned(row: Row) -> Row:
+    """A row of `Selection.rows` as it is written."""
+    chat = {"prompt": messages(row["prompt"]), "completion": reply(row["answer"]), "instruction": row["prompt"]}
+    return {name: value for name, value in (row | chat).items() if name != "scores"} | row["scores"]
+
+
+def _preferred(pair: Row, names: Sequence[str]) -> Row:
+    """A row of `Selection.pairs` as it is written. `names`: of the scores that stand beside it."""
+    found = {"prompt": messages(pair["prompt"]), "id": pair["id"], "instruction": pair["prompt"]}
+    for side in SIDES:
+        answer = pair[side]
+        found |= {side: reply(answer["text"])} | {f"{side}_{key}": answer[key] for key in ("source", "index")}
+        found |= {f"{side}_{name}": answer["scores"][name] for name in names}
+    return found
+
+
+def _pair_card(summary: Summary, rule: Rule) -> DatasetCard:
+    fields = PREFERRED | {"id": Field("string", "The prompt's id in the pool."), "instruction": INSTRUCTION}
+    for side in SIDES:
+        fields |= {
+            f"{side}_source": Field("string", f"Who wrote the {side} answer."),
+            f"{side}_index": Field("int64", "Which of this source's answers to the prompt it is, from 0."),
+        }
+        fields |= {
+            f"{side}_{name}": Field("float64", f"Score of the {side} answer, by {summary.scorers[name]}.")
+            for name in rule.names
+        }
+    against = {
+        "far": f"the one nearest to {FAR:g} standard deviations below the mean of them",
+        "worst": "the last of them",
+        "random": "a uniform draw of them",
+    }[rule.rejected]
+    return DatasetCard(
+        title=f"Preferences by Active Inheritance: {', '.join(map(str, rule.objectives))}",
+        made_by=(
+            f"Of each prompt's answers {_pool_name(summary)}, the one selected by {rule}, chosen, against one of "
+            f"those that meet the constraints as well and rank behind it: {against}, rejected. Prompts without "
+            "such an answer have no pair."
+        ),
+        fields=fields,
+        lineage="id, source and index name the answers; pool/ of the run holds all answers with their scores.",
+    )
+
+
+def _model_card(summary: StudentSummary, notes: Sequence[str]) -> ModelCard:
+    rounds = f" after {summary.student.rounds} rounds" if summary.student.rounds > 1 else ""
+    return ModelCard(
+        title=f"{', '.join(summary.rule['objectives'])} by Active Inheritance",
+        base=model_name(summary.student.name, "student"),
+        method="active-inheritance",
+        learned=(
+            f"The arm selected of repeat 0{rounds}: fine-tuned on the best of several answers to each prompt, by "
+            f"{', '.join(summary.rule['objectives'])}. Sources: {', '.join(summary.pool['sources'])}."
+        ),
+        tables={"Every arm on held-out prompts": arms_of(summary)},
+        verdict=_verdict(summary),
+        caveats=notes,
+    )
+
+
 def _card(summary: Summary, arm: str) -> DatasetCard:
     rule = summary.rule
-    fields = {
+    fields = LEARNED | {
         "id": Field("string", "The prompt's id in the pool; with #rank where several answers are taken."),
-        "prompt": Field("string", "The prompt."),
-        "answer": Field("string", "The answer that this arm takes."),
+        "instruction": INSTRUCTION,
+        "answer": Field("string", "The answer that this arm takes, as a text."),
         "source": Field("string", "Who wrote it."),
         "index": Field("int64", "Which of this source's answers to the prompt it is, from 0."),
         "rank": Field("int64", "Which of the answers taken for the prompt it is, from 0."),

@@ -85,6 +85,15 @@ class Selection:
                     **{name: chosen[name] if arm == "selected" else None for name in ("reason", "margin")},
                 }
 
+    def pairs(self) -> Iterator[dict[str, Any]]:
+        """Preferences: the first selected answer of a prompt over the one that `Rule.rejected` finds, as far as
+        there is one: {"id", "prompt", and by side the answer of the pool}."""
+        for pool, chosen in self.prompts():
+            if chosen.get("rejected") is not None:
+                sides = {"chosen": chosen["arms"]["selected"][0], "rejected": chosen["rejected"]}
+                answers = {side: pool["answers"][i] for side, i in sides.items()}
+                yield {"id": pool["id"], "prompt": pool["prompt"]} | answers
+
 
 def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> Scored:
     """Score a pool; its parts lie in `folder` of the run, and those that are stored stay. Raises UserError for a
@@ -248,6 +257,7 @@ def _selected_row(rule: Rule, row: dict[str, Any], choice: Choice | None) -> dic
         "selected": [name(i) | {"scores": row["answers"][i]["scores"]} for i in choice.selected],
         "runner_up": next((name(i) for i in choice.order[: choice.feasible] if i not in choice.selected), None),
         "margin": choice.margin,
+        "rejected": choice.rejected,
     }
     return entry | ({"front": [name(i) for i in choice.front]} if rule.combine == "pareto" else {})
 

@@ -28,6 +28,8 @@ ARMS = ("first", "random", "matched", "selected")
 usable answers the one whose number of words is nearest to the selected one's, so that length explains nothing."""
 
 
+FAR = 2.0
+"""Standard deviations below the mean where the rule "far" looks for the rejected answer (arXiv 2502.16825)."""
 AUGMENT = 1e-6
 """Weight of the sum beside the largest of the shortfalls, so small that it decides between equal ones only."""
 
@@ -116,7 +118,11 @@ class Rule:
     `fallback`, where no answer meets the constraints: "baseline" takes the random control's answer, "violation"
     the one that violates them least, "drop" leaves the prompt out of every arm. `temperature` above 0 draws
     instead of taking the best, with odds exp(normalised sum / temperature). `top`: how many answers of a prompt
-    are taken, in every arm."""
+    are taken, in every arm.
+
+    `rejected`: which answer a preference pair sets against the first that is taken, of the feasible ones that rank
+    behind it: "far" the one nearest to two standard deviations below the mean of the feasible ones, "worst" the
+    last, "random" a uniform draw."""
 
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...] = ()
@@ -128,6 +134,7 @@ class Rule:
     fallback: Literal["baseline", "violation", "drop"] = "baseline"
     temperature: float = 0.0
     top: int = 1
+    rejected: Literal["far", "worst", "random"] = "far"
     seed: int = 0
 
     @classmethod
@@ -182,6 +189,8 @@ class Choice:
     """By how much the best answer's utility exceeds the next one's: in the score's own unit for one objective."""
     front: tuple[int, ...] = ()
     """The Pareto front, where there is one."""
+    rejected: int | None = None
+    """The answer that a preference pair sets against the first selected one; None where none is worse."""
 
     def arm(self, name: str) -> tuple[int, ...]:
         return getattr(self, name)
@@ -263,6 +272,7 @@ def choose(rule: Rule, prompt_id: str, candidates: Sequence[Candidate]) -> Choic
         reason=reason,
         margin=margin if margin is None or math.isfinite(margin) else None,
         front=tuple(front),
+        rejected=_rejected(rule, prompt_id, ranked[: len(feasible)], selected, gains),
     )
 
 
@@ -309,6 +319,29 @@ def _taken(
         reason = reason if feasible else "infeasible, baseline"
     best += [i for i in drawn if i not in best]  # as many distinct answers as were drawn
     return tuple(best[:m]), reason
+
+
+def _rejected(
+    rule: Rule, prompt_id: str, ranked: Sequence[int], selected: Sequence[int], gains: Mapping[int, list[float]]
+) -> int | None:
+    """See `Rule.rejected`. `ranked`: the feasible candidates, best first: those that break a constraint differ
+    from the selected one by more than the objectives, and where that breaks one itself nothing is preferred."""
+    if not selected or selected[0] not in ranked:
+        return None
+    behind = ranked[ranked.index(selected[0]) + 1 :]
+    rest = [i for i in behind if i not in selected and gains[i] != gains[selected[0]]]
+    if not rest:
+        return None
+    if rule.rejected == "random":
+        return random.Random(f"rejected {rule.seed} {prompt_id}").choice(rest)
+    if rule.rejected == "worst":
+        return rest[-1]
+    # Several objectives are summed as z scores, whatever they are combined by: ranks have no distances.
+    columns = [_scale([gains[i][j] for i in ranked], "z") for j in range(len(rule.objectives))]
+    sums = [math.fsum(rule.weight(j) * z for j, z in enumerate(own)) for own in zip(*columns, strict=True)]
+    height = dict(zip(ranked, _scale(sums, "z"), strict=True))
+    # Of equally near ones the one that ranks last.
+    return min(reversed(rest), key=lambda i: abs(height[i] + FAR))
 
 
 def _matched(

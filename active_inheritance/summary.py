@@ -91,6 +91,7 @@ def summarise(
             "fallback": rule.fallback,
             "temperature": rule.temperature,
             "top": rule.top,
+            "rejected": rule.rejected,
         },
         "scorers": versions(switches.scoring.names, hashes, switches.scoring.toxicity),
         "data": forecast(rule, selection.tally, switches.answering.penalty is None),

@@ -17,6 +17,7 @@ from common.backends.open import file_hashes, fingerprints
 from common.cli import PROG, parse
 from common.progress import running
 from common.results.conclusion import Conclusion, conclude, finished, tell
+from common.results.hub import Push, push
 from common.results.mirror import is_url
 from common.results.rundir import RunDir
 from common.runtime import accelerators
@@ -113,8 +114,10 @@ def carry_out(
     prepare: Callable[[], S],
     work: Callable[[RunDir, S], Conclusion],
     units: Mapping[str, float] | None = None,
+    to_hub: Push | None = None,
 ) -> dict[str, Any]:
-    """Begin or continue the run in `run_dir`; returns what `summary.json` holds.
+    """Begin or continue the run in `run_dir`; returns what `summary.json` holds. `to_hub`: where its products are
+    pushed at last.
 
     A run that is complete is told again from its summary alone. Whatever the user may have to fix is found before
     the run directory exists, the cheapest first: another configuration in the folder before anything is loaded,
@@ -125,6 +128,7 @@ def carry_out(
     if not is_url(run_dir) and (summary := hosts.share(lambda: finished(pathlib.Path(run_dir)))):
         print(f"{run_dir} is finished already: nothing is left to be done")
         tell(pathlib.Path(run_dir), summary)
+        _push(pathlib.Path(run_dir), summary, to_hub)
         return summary
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
@@ -137,4 +141,12 @@ def carry_out(
             found = work(run, ready)
         if units:
             rates.learn(key, timing.rows(), units)
-        return conclude(run, found)
+        summary = conclude(run, found)
+        _push(run.path, summary, to_hub)
+        return summary
+
+
+def _push(path: pathlib.Path, summary: Mapping[str, Any], to_hub: Push | None) -> None:
+    if to_hub is not None:
+        for place in hosts.share(lambda: push(path, summary["files"].values(), to_hub)):
+            print(f"pushed: {place}")

@@ -12,6 +12,7 @@ from common.backends.budget import Budget
 from common.cli import DEVICES, LOOP, OUTPUT, TRAINING, check_ranges, flag, flag_name
 from common.config import LoraConfig, Optimizer, Remat, Schedule, TrainConfig, micro_batch
 from common.errors import UserError, meant, quoted
+from common.results.hub import Push, check
 
 if TYPE_CHECKING:
     from common.model.meshes import Devices
@@ -24,7 +25,10 @@ T = TypeVar("T")
 class RunSettings:
     """Flags of every run. A method's Config inherits them and gives `run_dir` a default of its own."""
 
-    UNSTORED: ClassVar[tuple[str, ...]] = ("run_dir", "dry_run", "mesh", "coordinator", "processes", "process")
+    UNSTORED: ClassVar[tuple[str, ...]] = (
+        *("run_dir", "dry_run", "mesh", "coordinator", "processes", "process"),
+        *("push_to_hub", "hub_public"),
+    )
     """Settings that decide no result, so that a run may be continued with others."""
 
     seed: int = flag(0, "random seed of everything", LOOP)
@@ -60,6 +64,34 @@ class RunSettings:
         """Why settings that were left open have the values that `resolved()` gave them, where the model decides
         that: names, and values with reasons."""
         return []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubSettings:
+    """Flags of runs that leave data sets and a model."""
+
+    push_to_hub: str | None = flag(
+        None,
+        "NAME or OWNER/NAME under which data sets and model are pushed when all is done; HF_TOKEN holds the token",
+        OUTPUT,
+    )
+    hub_public: bool = flag(False, "make what is pushed public; private if not given")
+
+    @property
+    def push(self) -> Push | None:
+        """Where to, None where nothing is pushed."""
+        return None if self.push_to_hub is None else Push(self.push_to_hub, self.hub_public)
+
+    def check_push(self, nothing: str | None) -> None:
+        """Raises UserError for what cannot be pushed. `nothing`: the flag for which the run leaves nothing to be
+        pushed, None where it does leave something."""
+        if self.push is None:
+            if self.hub_public:
+                raise UserError("--hub-public is for --push-to-hub NAME: give both or neither")
+            return
+        if nothing is not None:
+            raise UserError(f"--push-to-hub {self.push_to_hub}: with {nothing} there is nothing to be pushed")
+        check(self.push)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

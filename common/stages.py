@@ -14,8 +14,9 @@ from common import progress, runtime, stopping
 from common.config import SampleConfig, TrainConfig
 from common.generate import Generator, Record, Request
 from common.lm import LanguageModel
-from common.model import hf, lora, peft
+from common.model import checkpoint, hf, lora, peft
 from common.model.decoder import Params
+from common.results.card import ModelCard, render
 from common.results.files import write_folder
 from common.results.rundir import RunDir
 from common.train.data import Encoded
@@ -119,19 +120,27 @@ def fine_tuned(
     return trained(run, name, base, fit, settings, stage)
 
 
-def publish(run: RunDir, stored: str, name: str = "model") -> dict[str, str]:
+def publish(run: RunDir, stored: str, card: ModelCard, name: str = "model") -> dict[str, str]:
     """Copy the trained model in the folder `stored` to the folder `name` at the top of the run, as transformers
-    and vLLM load it. What is stored as an adapter is merged there, and copied beside it to `adapter` (of another
-    name than `model`: NAME_adapter). Returns the names of both by what they are."""
+    and vLLM load it, with its card. What is stored as an adapter is merged there, and copied beside it to
+    `adapter` (of another name than `model`: NAME_adapter). Returns the names of adapters by what they are."""
     chosen, beside = run.path / stored, "adapter" if name == "model" else f"{name}_adapter"
+    text = render(card, checkpoint.hub_id(card.base), checkpoint.licence(card.base))
     copied = lambda place: shutil.copytree(chosen, place, dirs_exist_ok=True)
-    if not (chosen / lora.CONFIG).exists():
-        write_folder(run.path / name, copied)
-        return {}
+    adapted = (chosen / lora.CONFIG).exists()
     whole = f"{peft.base_of(chosen / lora.CONFIG)}+{chosen}"
-    write_folder(run.path / beside, copied)
-    write_folder(run.path / name, lambda place: LanguageModel.load(whole).save(place))
-    return {beside.replace("_", " "): beside}
+
+    def fill(place: pathlib.Path) -> None:
+        if adapted:
+            LanguageModel.load(whole).save(place)
+        else:
+            copied(place)
+        (place / "README.md").write_text(text, encoding="utf-8", newline="\n")
+
+    if adapted:
+        write_folder(run.path / beside, copied)
+    write_folder(run.path / name, fill)
+    return {beside.replace("_", " "): beside} if adapted else {}
 
 
 class Lazy:

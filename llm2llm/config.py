@@ -16,7 +16,16 @@ from common.cli import COMPARED, DATA, LOOP, MODEL, OUTPUT, TRAINING, check_rang
 from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
 from common.errors import UserError, meant
-from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import (
+    HubSettings,
+    RunSettings,
+    TrainSettings,
+    check_files,
+    check_preset,
+    filled,
+    given,
+    hosted_share,
+)
 from common.settings import preset as preset_of
 from llm2llm.switches import (
     AnswerBy,
@@ -77,7 +86,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings, TrainSettings):
+class Config(RunSettings, TrainSettings, HubSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below", LOOP)
@@ -243,6 +252,8 @@ class Config(RunSettings, TrainSettings):
         shares = ("rouge_l", "semantic", "target_share", "teacher_top_p", "student_top_p")
         check_ranges(self, above=positive, least=least, shares=shares)
         self.check_training()
+        without = None if "llm2llm" in self.arms else f"--arms {','.join(self.arms)}"
+        self.check_push("--sweep" if self.sweep else without)
         if given(self.rounds) > 1000:
             raise UserError(f"--rounds must be at most 1000, not {self.rounds}")
         if self.few_shot >= self.seed_examples:

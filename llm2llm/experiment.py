@@ -100,7 +100,7 @@ def run(
             return conclusion(run, config, setting, repeats)
 
     units = units_of(config, len(data.dev), len(data.test))
-    return carry_out("llm2llm", config.run_dir, stored, prepare, work, units)
+    return carry_out("llm2llm", config.run_dir, stored, prepare, work, units, config.push)
 
 
 def run_identity(config: Config) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+from common.results.card import ModelCard
 from common.results.conclusion import (
     Conclusion,
     arm_table,
@@ -15,19 +16,20 @@ from common.results.conclusion import (
     round_bars,
     verdict,
 )
-from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.dataset import LEARNED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import ArmResult
 from common.results.files import read_jsonl
 from common.results.report import Report, line_figure, percent_interval, terminal_table
 from common.results.rundir import RunDir
 from common.stages import publish
+from common.tasks.base import Example
 from llm2llm.config import Config
 from llm2llm.select import Row
 from llm2llm.students import Setting
 from llm2llm.summary import Summary, new_rows, refusals, summarise, warnings
 from llm2llm.switches import Comparison
 
-FIELDS = {
+FIELDS = LEARNED | {
     "id": Field("string", "Repeat, arm, round, attempt and slot: unique."),
     "question": Field("string", "What is asked."),
     "answer": Field("string", "The full text the student learns."),
@@ -50,16 +52,15 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
     """What a finished run shows; stores the data set and the model of the llm2llm arm."""
     summary = summarise(run, setting, repeats)
     written_by = config.teacher if setting.refine is None else f"{config.teacher} ({setting.refine})"
-    rows, products = [], {}
+    rows, products, notes = [], {}, warnings(run, setting, summary)
     if "llm2llm" in summary.arms:
-        rows = _synthetic(run, len(repeats))
+        rows = _synthetic(run, setting, len(repeats))
         write_dataset(run.path / "dataset", rows, _card(config, written_by, summary, rows))
-        adapter = publish(run, repeats[0]["arms"]["llm2llm"]["student"])
+        model_card = _model_card(config, setting, written_by, summary, notes)
+        adapter = publish(run, repeats[0]["arms"]["llm2llm"]["student"], model_card)
         products = {"data set": "dataset", "student": "model", **adapter}
     page = _page(run, config, written_by, setting, summary, rows)
-    return Conclusion(
-        summary, final_table(summary), page, warnings(run, setting, summary), _verdict(summary), products
-    )
+    return Conclusion(summary, final_table(summary), page, notes, _verdict(summary), products)
 
 
 def _verdict(summary: Summary) -> str | None:
@@ -101,13 +102,16 @@ def final_table(summary: Summary) -> str:
     )
 
 
-def _synthetic(run: RunDir, repeats: int) -> list[Row]:
+def _synthetic(run: RunDir, setting: Setting, repeats: int) -> list[Row]:
     """All accepted examples of the llm2llm arm, in the order in which they were made."""
-    return [
-        {name: (row | {"repeat": repeat})[name] for name in FIELDS}
-        for repeat in range(repeats)
-        for row in new_rows(run, repeat, "llm2llm")
-    ]
+    rows = []
+    for repeat in range(repeats):
+        seeds = [Example(**row) for row in read_jsonl(run.path / f"repeat_{repeat}/seeds.jsonl")]
+        task = setting.asked(seeds, setting.switches.seed + repeat).task
+        for row in new_rows(run, repeat, "llm2llm"):
+            made = {"prompt": task.messages(row["question"]), "completion": reply(row["answer"]), "repeat": repeat}
+            rows.append({name: (row | made)[name] for name in FIELDS})
+    return rows
 
 
 def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]) -> DatasetCard:
@@ -123,6 +127,23 @@ def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]
         fields=FIELDS,
         lineage="`parent` names the seed (seeds.jsonl of the repeat), `prompt_hash` the request, `id` the reply.",
         counts={"accepted": len(rows)} | {f"refused: {reason}": n for reason, n in reasons.items()},
+    )
+
+
+def _model_card(
+    config: Config, setting: Setting, written_by: str, summary: Summary, notes: Sequence[str]
+) -> ModelCard:
+    return ModelCard(
+        title=f"{summary.task} by LLM2LLM",
+        base=setting.base.origin,
+        method="llm2llm",
+        learned=(
+            f"The arm llm2llm of repeat 0: fine-tuned on {config.seed_examples} seeds and on the examples that "
+            f"{written_by} wrote for what it got wrong."
+        ),
+        tables={"Held-out accuracy of every arm": arms_of(summary)},
+        verdict=_verdict(summary),
+        caveats=notes,
     )
 
 

@@ -17,7 +17,16 @@ from common.cli import COMPARED, DATA, LOOP, MODEL, OUTPUT, TRAINING, check_rang
 from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, preferring, reasons, training, values, writing
 from common.errors import UserError, meant
-from common.settings import RunSettings, TrainSettings, check_files, check_preset, filled, given, hosted_share
+from common.settings import (
+    HubSettings,
+    RunSettings,
+    TrainSettings,
+    check_files,
+    check_preset,
+    filled,
+    given,
+    hosted_share,
+)
 from common.settings import preset as preset_of
 from reversegen.switches import (
     Answers,
@@ -88,7 +97,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunSettings, TrainSettings):
+class Config(RunSettings, TrainSettings, HubSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the authors'."""
 
     preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below", LOOP)
@@ -248,6 +257,7 @@ class Config(RunSettings, TrainSettings):
         shares = ("jaccard", "semantic", "top_p", "entropy_quantile")
         check_ranges(self, above=positive, least=least, shares=shares)
         self.check_training()
+        self.check_push(None)
         if given(self.target_samples) > 1 and self.target_temperature == 0:
             raise UserError(
                 f"--target-temperature 0 gives {self.target_samples} equal answers, whose entropy and failure "

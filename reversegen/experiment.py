@@ -42,7 +42,8 @@ def run(config: Config) -> dict[str, Any]:
     prepared = lambda: prepare(config, app, data)
     units = units_of(config, config.switches(app.query_tokens), data)
     stored = run_identity(config)
-    return carry_out("reversegen", config.run_dir, stored, prepared, lambda place, work: work(place), units)
+    work = lambda place, work: work(place)
+    return carry_out("reversegen", config.run_dir, stored, prepared, work, units, config.push)
 
 
 def run_identity(config: Config) -> dict[str, Any]:

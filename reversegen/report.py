@@ -6,22 +6,26 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.backends.open import model_name
+from common.results.card import ModelCard
 from common.results.conclusion import Conclusion, by_round, counted, gain_cell, mean_cell, round_bars, verdict
 from common.results.conclusion import arm_table as table_of
-from common.results.dataset import DatasetCard, Field, write_dataset
+from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import Estimate
 from common.results.files import read_jsonl
 from common.results.report import Report, line_figure, percent_interval, terminal_table
 from common.results.rundir import RunDir
 from common.settings import given
 from common.stages import publish
+from common.tasks.base import Example
 from reversegen.applications.base import Application, Row
 from reversegen.config import Config
 from reversegen.loop import Repeat
+from reversegen.pairs import ENDS
 from reversegen.summary import MAIN, Summary, summarise, warnings
 from reversegen.targets import LabelCount
 
-FIELDS = {
+FIELDS = LEARNED | {
     "id": Field("string", "Repeat, folder, prompt and sample: unique."),
     "query": Field("string", "What the proposer wrote and the target failed on."),
     "answer": Field("string", "The labeler's answer, which the target learned."),
@@ -39,6 +43,19 @@ FIELDS = {
     "sample": Field("int64", "Which sample of the prompt it was, from 0."),
     "mean_logp": Field("float64", "Mean log-probability of its tokens under its proposer."),
 }
+PAIRS = PREFERRED | {
+    "id": Field("string", "Folder of the round and number of the pair: unique."),
+    "chosen_query": Field("string", "The query in the chosen reply, on which the target failed."),
+    "rejected_query": Field("string", "The query in the rejected reply, on which it did not."),
+    "chosen_id": Field("string", "Of that query in queries.jsonl of the round."),
+    "rejected_id": Field("string", "Of that query in queries.jsonl of the round."),
+    "chosen_score": Field("float64", "How badly the target failed; what is worse is higher."),
+    "rejected_score": Field("float64", "The same of the rejected query."),
+    "kind": Field("string", "within: both were written under this prompt; across: under different ones."),
+    "repeat": Field("int64", "Repeat of the run."),
+    "round": Field("int64", "Round that wrote them, from 0."),
+    "shown": Field("string", "Ids of the seed instructions in the prompt."),
+}
 OUTCOMES = {"fail": "failed", "pass": "passed"}
 OUTCOMES |= {name: name for name in ("invalid", "unlikely", "repeated", "malformed")}
 """What became of a query, and where a round counts it."""
@@ -52,16 +69,27 @@ def conclusion(
     `known`: warnings from before the work.
     """
     summary = summarise(run, app, given(config.arms), repeats)
-    rows = [row for number in range(len(repeats)) for row in _learned(run, number)]
+    rows = [row for number in range(len(repeats)) for row in _learned(run, app, number)]
     write_dataset(run.path / "dataset", rows, _card(config, app, rows, summary))
-    adapters = publish(run, "repeat_0/target-after/target") | publish(run, repeats[0].proposer, "proposer")
+    pairs = [pair for number in range(len(repeats)) for pair in _preferred(run, app, number)]
+    write_dataset(run.path / "preferences", pairs, _pair_card(config, app, pairs))
+    notes = [*known, *doubts(config), *warnings(summary, given(config.arms))]
+    target, proposer = _model_cards(config, app, summary, notes)
+    adapters = publish(run, "repeat_0/target-after/target", target)
+    adapters |= publish(run, repeats[0].proposer, proposer, "proposer")
     return Conclusion(
         summary.stored(),
         final_tables(summary),
         _page(config, app, summary, rows),
-        [*known, *doubts(config), *warnings(summary, given(config.arms))],
+        notes,
         main_verdict(summary),
-        {"data set": "dataset", "target": "model", "proposer": "proposer", **adapters},
+        {
+            "data set": "dataset",
+            "preferences": "preferences",
+            "target": "model",
+            "proposer": "proposer",
+            **adapters,
+        },
     )
 
 
@@ -160,7 +188,7 @@ def final_tables(summary: Summary) -> str:
 # --- the data set ---------------------------------------------------------------------------------------------
 
 
-def _learned(run: RunDir, repeat: int) -> list[Row]:
+def _learned(run: RunDir, app: Application, repeat: int) -> list[Row]:
     """What target-after learned of one repeat, with the provenance of every query."""
     folder = run.path / f"repeat_{repeat}"
     kept = {row["id"] for row in read_jsonl(folder / "target-after/data.jsonl")}
@@ -172,19 +200,96 @@ def _learned(run: RunDir, repeat: int) -> list[Row]:
             query = judged[row["id"]]
             joined = query | row | {"repeat": repeat, "target_answer": query["answers"][0]}
             joined |= {"shown": " ".join(query["shown"]), "score": float(query["score"])}
+            joined |= {"prompt": app.messages(row["query"]), "completion": reply(row["answer"])}
             rows.append({name: joined[name] for name in FIELDS})
     return rows
 
 
+def _preferred(run: RunDir, app: Application, repeat: int) -> list[Row]:
+    """The pairs that the proposers of one repeat learned from, in words."""
+    folder, rows = run.path / f"repeat_{repeat}/explore", []
+    seeds = {row["id"]: Example(**row) for row in read_jsonl(folder / "seeds.jsonl")}
+    for file in sorted(folder.glob("round_*/pairs.jsonl"), key=lambda file: int(file.parent.name[6:])):
+        queries = read_jsonl(file.with_name("queries.jsonl"))
+        of = {row["id"]: row for row in queries}
+        shown = {row["prompt"]: row["shown"] for row in queries}  # a pair's prompt may be neither query's
+        for number, pair in enumerate(read_jsonl(file)):
+            sides = {side: of[pair[side]] for side in ENDS}
+            rows.append(
+                {
+                    "prompt": app.prompt([seeds[name] for name in shown[pair["prompt"]]]),
+                    **{side: reply(row["reply"]) for side, row in sides.items()},
+                    "id": f"repeat_{repeat}/{file.parent.name}/{number}",
+                    **{f"{side}_query": row["query"] for side, row in sides.items()},
+                    **{f"{side}_id": row["id"] for side, row in sides.items()},
+                    **{f"{side}_score": float(row["score"]) for side, row in sides.items()},
+                    "kind": pair["kind"],
+                    "repeat": repeat,
+                    "round": int(file.parent.name[6:]),
+                    "shown": " ".join(shown[pair["prompt"]]),
+                }
+            )
+    return rows
+
+
+def _pair_card(config: Config, app: Application, pairs: Sequence[Row]) -> DatasetCard:
+    return DatasetCard(
+        license="apache-2.0" if _embedded(config) else None,
+        title=f"What {config.target} fails on ({app.name}), preferred to what it does not, by ReverseGen",
+        made_by=(
+            f"Replies of {config.proposer} to few-shot prompts, in pairs: with a query on which {config.target} "
+            "failed, chosen, and with one on which it did not, rejected. In every round the proposer learned from "
+            f"its own pairs (beta {config.beta:g}, pairing {config.pairing})."
+        ),
+        fields=PAIRS,
+        lineage="chosen_id and rejected_id name the queries in queries.jsonl of the round, with their verdicts.",
+        counts={f"pairs {kind} prompts": sum(p["kind"] == kind for p in pairs) for kind in ("within", "across")},
+    )
+
+
+def _embedded(config: Config) -> bool:
+    """Whether all that a text of the run was made from comes with seedloop."""
+    return config.labeler == config.proposer == "embedded" and config.seeds_file is None
+
+
+def _model_cards(
+    config: Config, app: Application, summary: Summary, notes: Sequence[str]
+) -> tuple[ModelCard, ModelCard]:
+    """Of the target and of the proposer."""
+    target = ModelCard(
+        title=f"Target for {app.name} by ReverseGen",
+        base=model_name(config.target, "student"),
+        method="reversegen",
+        learned=(
+            f"The arm target-after of repeat 0: fine-tuned on queries that {config.proposer} learned to write and "
+            f"on which it failed, answered by {config.labeler}, with {config.mix:g} seeds mixed in for each."
+        ),
+        tables={f"The target on {SET_NAMES[kind]}": arm_table(summary, [kind]) for kind in summary.sets},
+        verdict=main_verdict(summary),
+        caveats=notes,
+    )
+    proposer = ModelCard(
+        title=f"Proposer against {config.target} ({app.name}) by ReverseGen",
+        base=model_name(config.proposer, "teacher"),
+        method="reversegen",
+        learned=(
+            f"The best proposer of repeat 0: warmed up on {config.seed_instructions} seed instructions, then "
+            f"trained to prefer queries on which {config.target} fails."
+        ),
+        tables={"What it wrote, by round": (ROUND_HEADERS, round_rows(summary))},
+        caveats=notes,
+    )
+    return target, proposer
+
+
 def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summary) -> DatasetCard:
     own = [entry for entry in summary.rounds if entry["explorer"] == "explore"]
-    embedded = config.labeler == config.proposer == "embedded" and config.seeds_file is None
     judged = config.guard or config.judge or config.reference
     if config.task == "honesty":
         judged = "the entropy of its answers"
     example = f"\n\nThe first query: {_shown(config, rows[0]['query'])}" if rows else ""
     return DatasetCard(
-        license="apache-2.0" if embedded else None,
+        license="apache-2.0" if _embedded(config) else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
         made_by=(
             f"Written by {config.proposer} after up to {config.rounds} rounds of preference training against "

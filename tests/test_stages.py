@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import stat
 
 import jax
 import numpy as np
@@ -11,11 +12,13 @@ from common import stages
 from common.config import LoraConfig, TrainConfig
 from common.lm import LanguageModel
 from common.model import weights
+from common.results.card import ModelCard
 from common.results.rundir import RunDir
 from common.train.data import Encoded
 
 ASKED = ({"role": "user", "content": "What is the capital of Peru?"},)
 FULL = TrainConfig(1e-3, batch_size=2, micro_batch_size=2, epochs=1)
+CARD = ModelCard("A student", "embedded:student", "test", "Two examples.", {})
 ADAPTERS = dataclasses.replace(FULL, lora=LoraConfig(4))
 
 
@@ -93,8 +96,8 @@ def test_adapters_are_kept_as_such_and_stand_beside_the_base(base, tmp_path):
 def test_what_is_published_of_adapters_is_a_merged_model_with_the_adapter_beside(base, tmp_path):
     with RunDir.open(tmp_path / "run", "test", {}) as run:
         student = stages.fine_tuned(run, "arm/student", base, lambda: examples(base), ADAPTERS)
-        assert stages.publish(run, "arm/student") == {"adapter": "adapter"}
-        assert stages.publish(run, "arm/student", "proposer") == {"proposer adapter": "proposer_adapter"}
+        assert stages.publish(run, "arm/student", CARD) == {"adapter": "adapter"}
+        assert stages.publish(run, "arm/student", CARD, "proposer") == {"proposer adapter": "proposer_adapter"}
     merged = LanguageModel.load(str(tmp_path / "run/model"))
     tokens = examples(base)[0].tokens
     from common.sample.score import score
@@ -110,5 +113,13 @@ def test_what_is_published_of_adapters_is_a_merged_model_with_the_adapter_beside
 def test_what_was_trained_in_full_is_published_as_it_is(base, tmp_path):
     with RunDir.open(tmp_path / "run", "test", {}) as run:
         student = stages.fine_tuned(run, "arm/student", base, lambda: examples(base), FULL)
-        assert stages.publish(run, "arm/student") == {}
+        assert stages.publish(run, "arm/student", CARD) == {}
     same(LanguageModel.load(str(tmp_path / "run/model")).params, student.params)
+    folder = tmp_path / "run/model"
+    text = (folder / "README.md").read_text()
+    assert text.startswith('---\nlicense: "apache-2.0"\nlibrary_name: "transformers"\n')
+    assert "Trained from embedded:student." in text
+    usual = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {usual}, (
+        "no file is its owner's alone"
+    )

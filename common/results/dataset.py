@@ -1,8 +1,11 @@
 """The synthetic data set as a folder that `datasets.load_dataset` opens and the Hub shows with its card.
 
-    card = DatasetCard(title="...", made_by="...", fields={"question": Field("string", "The problem."), ...})
+    card = DatasetCard(title="...", made_by="...", fields=LEARNED | {"parent": Field("string", "Of whom."), ...})
     write_dataset(run.path / "dataset", rows, card)
     datasets.load_dataset("runs/demo/dataset")["train"]
+
+The columns of `LEARNED` and `PREFERRED` are those that TRL's SFTTrainer and DPOTrainer read as they are: chats as
+lists of turns, which a model's own template puts into words.
 
 Rows are stored as Parquet: a JSON reader would turn an answer such as "2020-01-02" into a date, and a file without
 rows would lose its columns. The file's name depends on its content, because the cache of `load_dataset` identifies
@@ -14,18 +17,19 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
-import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+from common.generate import Message
+from common.results.card import front_matter, inline, paragraphs, table
 from common.results.files import write_folder
-from common.results.report import visible
 from common.secret import keys, masked
 
-Dtype = Literal["string", "int64", "float64", "bool"]
-_TYPES = {"string": str, "int64": int, "float64": (int, float), "bool": bool}
+Dtype = Literal["string", "int64", "float64", "bool", "chat"]
+"""chat: turns of a conversation, {"role", "content"} each."""
+_TYPES = {"string": str, "int64": int, "float64": (int, float), "bool": bool, "chat": (list, tuple)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,24 @@ class Field:
 
     dtype: Dtype
     description: str
+
+
+LEARNED = {
+    "prompt": Field("chat", "What the model is asked, turn by turn."),
+    "completion": Field("chat", "What it learns to reply: one turn."),
+}
+"""Columns that supervised training reads."""
+PREFERRED = {
+    "prompt": LEARNED["prompt"],
+    "chosen": Field("chat", "The better reply: one turn."),
+    "rejected": Field("chat", "The worse reply: one turn."),
+}
+"""Columns that preference training reads."""
+
+
+def reply(text: str) -> list[Message]:
+    """A text as the turn of a model: the value of a completion, of what is chosen or rejected."""
+    return [{"role": "assistant", "content": text}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +108,15 @@ def _checked(rows: Iterable[Mapping[str, Any]], fields: Mapping[str, Field]) -> 
         for name, value in row.items():
             dtype = fields[name].dtype
             is_bool = isinstance(value, bool)
-            if value is not None and (not isinstance(value, _TYPES[dtype]) or is_bool != (dtype == "bool")):
+            fits = isinstance(value, _TYPES[dtype]) and is_bool == (dtype == "bool")
+            if value is not None and not (fits and (dtype != "chat" or all(map(_is_turn, value)))):
                 raise ValueError(f"row {number}: {name} is {value!r}, not of type {dtype}")
         yield row
+
+
+def _is_turn(value: Any) -> bool:
+    is_turn = isinstance(value, Mapping) and value.keys() == {"role", "content"}
+    return is_turn and all(isinstance(text, str) for text in value.values())
 
 
 def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields: Mapping[str, Field]) -> int:
@@ -97,6 +125,7 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
     import pyarrow.parquet as pq
 
     types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+    types["chat"] = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     schema = pa.schema([(name, types[field.dtype]) for name, field in fields.items()])
     size, rest, hidden = 0, iter(rows), keys()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -112,6 +141,8 @@ def _write_parquet(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], fields
 
 
 def _encodable(value: Any, hidden: tuple[str, ...]) -> Any:
+    if isinstance(value, list | tuple):
+        return [{part: _encodable(text, hidden) for part, text in turn.items()} for turn in value]
     return re.sub("[\ud800-\udfff]", "\ufffd", masked(value, hidden)) if isinstance(value, str) else value
 
 
@@ -122,34 +153,37 @@ def render_card(card: DatasetCard, size: int, file: str) -> str:
     """README.md: YAML front matter, then Markdown. `size` is the number of rows; `file` is where they lie, seen
     from the card."""
     front = {
-        "pretty_name": visible(card.title),
+        "pretty_name": card.title,
         "license": card.license,
         "task_categories": ["text-generation"],
         "tags": ["synthetic", "seedloop"],
         "size_categories": [_size_category(size)],
     }
-    # JSON is YAML once the characters that YAML forbids are spelled out, as `visible` does.
-    yaml = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front.items() if value)
+    yaml = front_matter(front)
     yaml += f'configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: "{file}"\n'
-    fields = [(f"`{name}`", field.dtype, _inline(field.description)) for name, field in card.fields.items()]
+    fields = [(f"`{name}`", field.dtype, inline(field.description)) for name, field in card.fields.items()]
     parts = [
         f"---\n{yaml}---",
-        f"# {_inline(card.title)}",
+        f"# {inline(card.title)}",
         f"{size} synthetic {'example' if size == 1 else 'examples'}, one a row, in the split `train`.",
         "## How it was made",
-        _paragraphs(card.made_by),
+        paragraphs(card.made_by),
         "## Fields",
-        _table(("field", "type", "meaning"), fields),
+        table(("field", "type", "meaning"), fields),
     ]
     if card.counts:
-        counts = [(_inline(reason), f"{count}") for reason, count in card.counts.items()]
-        parts += ["## What became of the examples written", _table(("outcome", "examples"), counts)]
+        counts = [(inline(reason), f"{count}") for reason, count in card.counts.items()]
+        parts += ["## What became of the examples written", table(("outcome", "examples"), counts)]
     parts += [
         "## Lineage",
-        _paragraphs(card.lineage),
+        paragraphs(card.lineage),
         "## Use",
         _USE if size else f"There are no rows. `load_dataset` opens such a split only as a stream.\n\n{_STREAM}",
     ]
+    for columns, trainer in ((LEARNED, "SFTTrainer"), (PREFERRED, "DPOTrainer")):
+        if columns.keys() <= card.fields.keys():
+            named = ", ".join(f"`{name}`" for name in columns)
+            parts.append(f"TRL's {trainer} reads {named} as they are, and leaves the other columns alone.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,21 +195,3 @@ def _size_category(size: int) -> str:
     """The Hub's names: n<1K, 1K<n<10K, ..."""
     names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
     return names[bisect.bisect([10**3, 10**4, 10**5, 10**6, 10**7], size)]
-
-
-def _inline(text: str) -> str:
-    """Plain text as one line of Markdown that shows it unchanged, also within a table."""
-    text = " ".join(visible(text).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", text)
-    # What would start a list, a heading's underline or a rule at the beginning of a line.
-    return re.sub(r"^(\d+)(?=[.)])|^(?=[-+=:])", lambda match: (match[1] or "") + "\\", text)
-
-
-def _paragraphs(text: str) -> str:
-    return "\n\n".join(_inline(part) for part in re.split(r"\n\s*\n", text.strip()))
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

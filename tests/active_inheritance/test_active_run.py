@@ -167,6 +167,7 @@ def test_products_load(finished):
     ask = [Request(r["id"], ({"role": "user", "content": texts[r["id"].rpartition("#")[0]]},)) for r in rows]
     (again,) = model.generator().generate(ask, SampleConfig(64, temperature=1.0), config.seed)
     assert [record.text for record in again] == [row["text"] for row in rows]
+    assert "| selected |" in (folder / "model/README.md").read_text()
     page = (folder / "report.html").read_text()
     for words in ("What the student became", "What of the data&#39;s change came over", "What the sources cost"):
         assert words in page, words

@@ -84,6 +84,18 @@ def test_a_run_leaves_pool_selection_controls_and_data_set(pool, capsys):
         table = pyarrow.parquet.read_table(file).to_pylist()
         assert [row["answer"] for row in table] == [row["answer"] for row in rows[arm]]
         assert [row["mtld"] for row in table] == [row["scores"]["mtld"] for row in rows[arm]]
+        turn = lambda role, text: [{"role": role, "content": text}]
+        for row in table:
+            assert row["prompt"] == turn("user", row["instruction"])
+            assert row["completion"] == turn("assistant", row["answer"])
+    (file,) = (folder / "preferences/data").iterdir()
+    pairs = pyarrow.parquet.read_table(file).to_pylist()
+    learned = {row["id"]: row for row in rows["selected"]}
+    assert 0 < len(pairs) <= 60
+    for pair in pairs:
+        assert pair["chosen"] == turn("assistant", learned[pair["id"]]["answer"]) != pair["rejected"]
+        assert pair["chosen_mtld"] > pair["rejected_mtld"]
+        assert min(pair["chosen_words"], pair["rejected_words"]) >= 50
     best = {}
     for row, _ in selection.prompts():
         fits = [a for a in row["answers"] if not a["flags"] and a["scores"]["words"] >= 50]

@@ -9,6 +9,7 @@ import pytest
 
 from active_inheritance import pools
 from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool
+from active_inheritance.prompts import read_prompts
 from active_inheritance.sampling import _floor
 from active_inheritance.switches import Scoring
 from common.errors import UserError
@@ -194,3 +195,15 @@ def test_an_answer_far_less_likely_than_its_source_s_others_is_unusable():
     assert guard([Answer("a", 0, "salad", unlikely=True)], 0.5) == [("unlikely",)]
     assert Scoring(("words",), drop=()).drops(["unlikely"])
     assert not Scoring(("words",), drop=()).drops(["empty"])
+
+
+def test_chats_of_trainers_are_passed_over_for_the_texts_beside_them(tmp_path):
+    """A data set of ours is a pool of one answer a row, and a file of prompts."""
+    turn = lambda role, text: [{"role": role, "content": text}]
+    row = {"prompt": turn("user", "p"), "completion": turn("assistant", "a")}
+    file = write(tmp_path / "pool.jsonl", [row | {"instruction": "p", "answer": "a", "source": "x"}])
+    (group,) = read_pool(file, Layout())
+    assert (group.prompt, texts(group)) == ("p", {("x", 0): "a"})
+    assert [prompt.text for prompt in read_prompts(str(file), pools.PROMPTS)] == ["p"]
+    with pytest.raises(UserError, match="no column"):
+        read_pool(write(tmp_path / "chats.jsonl", [row]), Layout()).__next__()

@@ -450,3 +450,61 @@ def test_selecting_from_plain_data_needs_no_numpy():
     code = "import sys; from active_inheritance.select import select; print({'jax', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
+# --- preference pairs -----------------------------------------------------------------------------------------
+
+
+def test_the_rejected_answer_is_worse_and_chosen_by_its_rule():
+    """By one objective: the last, a draw of those behind the best, or the one nearest to two standard deviations
+    below the mean; the order of the candidates plays no part."""
+    for seed in range(30):
+        found = pool(seed, n=24)
+        scores = [c.scores["s"] for c in found]
+        rejected = {
+            how: choose(Rule(MAX, rejected=how), "p", found).rejected for how in ("far", "worst", "random")
+        }
+        assert scores[rejected["worst"]] == min(scores)
+        near = statistics.fmean(scores) - 2 * statistics.pstdev(scores)
+        assert rejected["far"] == min(range(24), key=lambda i: abs(scores[i] - near))
+        assert scores[rejected["random"]] < max(scores)
+        turned = choose(Rule(MAX, rejected="random"), "p", found[::-1])
+        assert key(found[::-1][turned.rejected]) == key(found[rejected["random"]])
+    drawn = {choose(Rule(MAX, rejected="random", seed=seed), "p", found).rejected for seed in range(200)}
+    assert len(drawn) == 23, "any of those behind the best"
+
+
+def test_an_outlier_is_no_rejected_answer():
+    """Ten usual answers and one that fell apart: the worst is that one, "far" is the lowest of the others."""
+    scores = [10, 9, 9, 8, 8, 7, 7, 6, 6, 5, -400]
+    found = [Candidate("a", i, str(i), {"words": 9.0, "s": float(s)}) for i, s in enumerate(scores * 3)]
+    assert found[choose(Rule(MAX, rejected="worst"), "p", found).rejected].scores["s"] == -400
+    usual = [c for c in found if c.scores["s"] > 0] + found[10:11]
+    assert usual[choose(Rule(MAX, rejected="far"), "p", usual).rejected].scores["s"] == 5
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(TWO, rejected="far"),
+        Rule(TWO, combine="pareto", rejected="worst"),
+        Rule(TWO, combine="lexicographic", tolerance=0.2),
+        Rule(MAX, (Constraint("words", ">=", 100),), top=3, rejected="worst"),
+        Rule(MAX, temperature=1.0),
+    ],
+)
+def test_a_pair_is_of_feasible_answers_with_the_better_one_first(rule):
+    for seed in range(40):
+        found = pool(seed)
+        made = choose(rule, f"p{seed}", found)
+        feasible = made.order[: made.feasible]
+        if made.rejected is None:
+            assert not made.feasible or made.selected[0] not in feasible[: -len(made.selected)]
+            continue
+        assert feasible.index(made.selected[0]) < feasible.index(made.rejected)
+        assert made.rejected not in made.selected
+
+
+def test_answers_that_are_equal_by_the_objectives_are_no_pair():
+    found = [Candidate("a", i, str(i), {"words": float(i), "s": 1.0}) for i in range(4)]
+    assert choose(Rule(MAX), "p", found).rejected is None

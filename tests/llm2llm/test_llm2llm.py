@@ -110,13 +110,19 @@ def test_data_set_loads_with_lineage(finished, tmp_path):
         assert len(row["prompt_hash"]) == 16
         assert 0 <= row["rouge_l"] <= Arithmetic().near_duplicate
         assert Arithmetic().correct(row["label_check"], row["label"])
+        assert row["prompt"] == list(Arithmetic().messages(row["question"]))
+        assert row["completion"] == [{"role": "assistant", "content": row["answer"]}]
 
 
 def test_model_loads_like_any_checkpoint(finished):
     from common.lm import LanguageModel
 
-    model = LanguageModel.load(str(Path(finished[0].run_dir) / "model"))
-    assert model.config.family == "llama"
+    folder = Path(finished[0].run_dir) / "model"
+    assert LanguageModel.load(str(folder)).config.family == "llama"
+    text = (folder / "README.md").read_text()
+    assert 'license: "apache-2.0"' in text
+    assert "| fine-tune-matched |" in text, "the card has the arms"
+    assert finished[1]["verdict"].split(",")[0].split(";")[0] in text.replace("\\", "")
 
 
 def test_report_is_whole_and_escaped(finished):

@@ -469,3 +469,35 @@ def test_executorch_demo_continues_as_in_transformers(shared_data):
     prompt = [7 * i % 512 for i in range(3, 19)]
     folder = shared_data / "weights" / "executorch_demo_random_llama" / "hf"
     assert _greedy(folder, prompt, 32)[16:] == RANDOM_LLAMA
+
+
+def test_the_licence_of_a_base_is_what_its_card_or_file_states(tmp_path):
+    assert checkpoint.licence("embedded:student") == "apache-2.0"
+    assert checkpoint.licence("smollm2") == "apache-2.0", "known without the file"
+    for name, card, stated in (
+        ("stated", "---\nlicense: mit\n---\n# A model\n", "mit"),
+        ("other", "---\ntags: [x]\n---\n", None),
+        ("broken", "---\n: [\n---\n", None),
+        ("several", "---\nlicense: [mit, gpl]\n---\n", None),
+        ("plain", "# A model under the MIT licence\n", None),
+        ("none", None, None),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        if card is not None:
+            (tmp_path / name / "README.md").write_text(card)
+        assert checkpoint.licence(str(tmp_path / name)) == stated, name
+
+
+def test_what_a_base_is_called_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "folder").mkdir(parents=True)
+    for name, known in (
+        ("some-owner/Some.Model-1B", "some-owner/Some.Model-1B"),
+        ("some-owner/model+runs/x/adapter", "some-owner/model"),
+        ("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("my/folder", None),
+        ("./model", None),
+        ("embedded:student", None),
+    ):
+        assert checkpoint.hub_id(name) == known, name

@@ -10,7 +10,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
 
-from common.results.dataset import DatasetCard, Field, render_card, write_dataset
+from common.results.dataset import LEARNED, DatasetCard, Field, render_card, reply, write_dataset
 
 FIELDS = {
     "question": Field("string", "The problem."),
@@ -188,3 +188,27 @@ def test_neither_jax_nor_datasets_is_needed_to_write():
     code = "import sys, common.results.dataset; heavy = {'jax', 'datasets', 'pyarrow', 'matplotlib'}"
     code += "; assert not heavy & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_chats_are_read_as_trainers_expect_them(tmp_path):
+    """Lists of turns with nothing but a role and a content, also of several turns, and half a character in one."""
+    asked = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
+    fields = LEARNED | {"id": Field("string", "Which.")}
+    rows = [{"prompt": asked, "completion": reply("So\ud800."), "id": "a"}]
+    write_dataset(tmp_path / "dataset", rows, dataclasses.replace(CARD, fields=fields))
+    assert load(tmp_path / "dataset", tmp_path / "cache")["train"].to_list() == [
+        {"prompt": list(asked), "completion": [{"role": "assistant", "content": "So\ufffd."}], "id": "a"}
+    ]
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "TRL's SFTTrainer reads `prompt`, `completion` as they are" in card
+    assert "DPOTrainer" not in card
+
+
+@pytest.mark.parametrize(
+    "chat",
+    ["So.", [{"role": "user"}], [{"role": "user", "content": None}], [{"role": "a", "content": "b", "c": "d"}]],
+)
+def test_what_is_no_chat_is_refused(tmp_path, chat):
+    card = dataclasses.replace(CARD, fields={"prompt": LEARNED["prompt"]})
+    with pytest.raises(ValueError, match=r"row 1: prompt is .*, not of type chat"):
+        write_dataset(tmp_path / "dataset", [{"prompt": chat}], card)

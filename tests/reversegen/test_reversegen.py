@@ -1,6 +1,7 @@
 """ReverseGen on the embedded models, as small as it can be and still do everything."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -222,9 +223,38 @@ def test_products_load(finished):
     folder = Path(finished[0].run_dir)
     for name in ("model", "proposer"):
         assert LanguageModel.load(str(folder / name)).config.family == "llama"
+        assert "Trained from embedded:" in (folder / name / "README.md").read_text()
     page = (folder / "report.html").read_text()
     assert page.rstrip().endswith("</html>")
     assert "warm-up-failures" in page
+
+
+def test_data_sets_hold_what_target_and_proposer_learned(finished):
+    """As chats: of the target its queries and labels, of the proposers their pairs of replies."""
+    import pyarrow.parquet
+
+    config, summary = finished
+    folder = Path(config.run_dir)
+    rows, pairs = (
+        pyarrow.parquet.read_table(next((folder / name / "data").iterdir())).to_pylist()
+        for name in ("dataset", "preferences")
+    )
+    turn = lambda role, text: [{"role": role, "content": text}]
+    for row in rows:
+        assert row["prompt"] == turn("user", row["query"])
+        assert row["completion"] == turn("assistant", row["answer"])
+    own = [entry for entry in summary["rounds"] if entry["explorer"] == "explore" and entry["round"] != "final"]
+    assert [sum(pair["round"] == entry["round"] for pair in pairs) for entry in own] == [e["pairs"] for e in own]
+    of = {row["id"]: row for row in queries(folder / "repeat_0/explore")}
+    assert len({pair["id"] for pair in pairs}) == len(pairs) > 0
+    for pair in pairs:
+        chosen, rejected = of[pair["chosen_id"]], of[pair["rejected_id"]]
+        assert (chosen["outcome"], rejected["outcome"]) == ("fail", "pass")
+        assert pair["chosen"] == turn("assistant", chosen["reply"])
+        assert pair["rejected"] == turn("assistant", rejected["reply"])
+        if pair["kind"] == "within":
+            asked = hashlib.sha256(json.dumps(pair["prompt"]).encode()).hexdigest()[:16]
+            assert asked == chosen["prompt_hash"] == rejected["prompt_hash"], "the prompt that both answered"
 
 
 def test_the_same_command_again_changes_nothing(finished):
