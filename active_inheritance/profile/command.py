@@ -2,8 +2,9 @@
 embedded ones."""
 
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.experiment import check_plan, load_data, run, units
+from active_inheritance.profile.experiment import check_plan, load_data, needs, run, units
 from common.experiment import main as run_command
+from common.memory import lines_of
 from common.rates import cost, told
 
 ABOUT = "Measure what models are like: text, toxicity, social bias, calibration, utility, preference."
@@ -30,4 +31,4 @@ def _plan(config: Config) -> list[tuple[str, str]]:
         if config.judge.startswith("openai:"):
             lines.append(("budget", config.budget or "none: nothing limits what is bought"))
             lines.append(("cost", cost(calls, 2 * (config.answer_tokens or MOST_TOKENS), 5, config.judge_price)))
-    return [*lines, ("time", told(key, units(config, measures)))]
+    return [*lines, ("time", told(key, units(config, measures))), *lines_of(needs(config))]

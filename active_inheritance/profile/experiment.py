@@ -18,6 +18,7 @@ from common.backends.open import Backend, ReplyCache, file_hashes, fingerprints,
 from common.cli import flag_name
 from common.errors import UserError
 from common.experiment import carry_out, check_folder, identity
+from common.memory import Model, Need, refuse, sampling
 from common.rates import OTHER
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from common.evals.preference import Wins
     from common.results.conclusion import Conclusion
     from common.results.rundir import RunDir
+
+
+LENGTH = 256
+"""Tokens of a prompt or of a text that is scored, for the plan of memory."""
 
 
 class Ready(NamedTuple):
@@ -70,6 +75,7 @@ def _prepare(config: Config, measures: "list[Measure]") -> Ready:
     _check_tokens(config, positions)
     tokens = config.answer_tokens or default_tokens(min(positions.values()))
     mesh = config.devices().mesh
+    refuse(lambda device, shards: needs(config, device, shards), mesh)
     open_judge = (
         None if config.judge is None else open_backend(config.judge, "teacher", url=config.judge_url, mesh=mesh)
     )
@@ -78,6 +84,23 @@ def _prepare(config: Config, measures: "list[Measure]") -> Ready:
         if isinstance(measure, WritingMeasure):
             measures[i] = dataclasses.replace(measure, tokens=measure.tokens or tokens)
     return Ready(dataclasses.replace(config, answer_tokens=tokens), measures, open_judge, mesh)
+
+
+def needs(config: Config, device: str = "cpu", shards: int = 1) -> list[Need]:
+    """Memory of answering and scoring, of models that are on this machine, one of which is held at a time."""
+    from common.evals.measure import MOST_TOKENS
+
+    writes = config.prompts_file is not None or config.toxicity_prompts is not None
+    length = LENGTH + ((config.answer_tokens or MOST_TOKENS) if writes else 0)
+    named = [(name, f"measuring {name}") for name in config.model]
+    if config.judge is not None and is_model(config.judge):
+        named.append((model_name(config.judge, "teacher"), "judging"))
+    models = [(Model.read(name), stage) for name, stage in named]
+    return [
+        sampling(model, length, stage=stage, device=device, shards=shards)
+        for model, stage in models
+        if model is not None
+    ]
 
 
 def check_plan(config: Config) -> str | None:
