@@ -1,5 +1,7 @@
 """The memory plan: sizes from shapes alone, and what is said where a run cannot fit."""
 
+import importlib
+
 import pytest
 
 from common import memory
@@ -115,13 +117,13 @@ def test_free_memory_is_told_and_lies_below_all_of_it():
     assert tokens_in(300) == 140
 
 
-def test_a_run_that_cannot_fit_ends_before_a_model_is_loaded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["llm2llm", "active_inheritance.profile"])
+def test_a_run_that_cannot_fit_ends_before_a_model_is_loaded(method, tmp_path, monkeypatch):
     from common.lm import LanguageModel
-    from llm2llm.config import Config
-    from llm2llm.experiment import run
 
+    config = importlib.import_module(f"{method}.config").Config(run_dir=str(tmp_path / "run"))
     monkeypatch.setattr(memory, "available", lambda: memory.GB // 4)
     monkeypatch.setattr(LanguageModel, "load", lambda *args, **more: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match=r"too little memory: 0\.2 GB"):
-        run(Config(run_dir=str(tmp_path / "run")))
+        importlib.import_module(f"{method}.experiment").run(config)
     assert not (tmp_path / "run").exists()
