@@ -1,6 +1,10 @@
 """Few static shapes: sizes are rounded up to {1, 1.5} times a power of two, so that little compiles."""
 
 import itertools
+from collections.abc import Sequence
+
+PREFIX = 16
+"""What prompts begin with is read once for all of them in multiples of so many tokens."""
 
 
 def bucket(size: int, smallest: int = 32) -> int:
@@ -15,3 +19,15 @@ def bucket(size: int, smallest: int = 32) -> int:
 def power_of_two(size: int, smallest: int = 1) -> int:
     """The smallest power of two that is at least `size` and `smallest`."""
     return max(smallest, 1 << max(0, size - 1).bit_length())
+
+
+def beginning(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The tokens that all prompts begin with, such as a task's instruction, as far as they are worth programs of
+    their own. Something of every prompt is left."""
+    if len(prompts) < 2:
+        return ()
+    # In the order of a dictionary: these two differ first.
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    most = min(map(len, prompts)) - 1
+    same = next((i for i in range(most) if first[i] != last[i]), most)
+    return first[: same - same % PREFIX]

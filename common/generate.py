@@ -31,8 +31,9 @@ class Request:
     writing (see `llm2llm.pool`); language models ignore it. `fields` names the labelled lines of which the
     reply consists, such as ("Text", "Label") for "Text: …" above "Label: …"; back ends that can hold a model to a
     form make use of it. `choices`: the fields that take one of a few values, with these.
-    `blank`: the same prompt without its question, if choices are to be compared by how much the question makes
-    each likelier, and not by what a model says whatever it is asked (see `common.evals.evaluate.scored_batches`).
+    `blank`: the same prompt without its question. What both begin with is read once for all such requests, and
+    choices are compared by how much the question makes each likelier, and not by what a model says whatever it is
+    asked (see `common.evals.evaluate.scored_batches`).
     """
 
     id: str

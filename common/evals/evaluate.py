@@ -47,7 +47,9 @@ def answer_batches(
         rest = examples[done // n :]
         if not rest:
             return
-        requests = [Request(e.id, tuple(task.messages(e.question)), n) for e in rest]
+        # Tasks that list their answers list them in front of the question.
+        blank = tuple(task.messages(NO_QUESTION)) if task.choices else ()
+        requests = [Request(e.id, tuple(task.messages(e.question)), n, blank=blank) for e in rest]
         answered, stored = 0, done % n  # a torn batch may have left a part of a question's answers
         for records in generator().generate(requests, sampling, seed):
             rows = [

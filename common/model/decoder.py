@@ -170,9 +170,22 @@ def hidden(
     return module(params, config).hidden(tokens, dtype=dtype, remat=remat)
 
 
-def prefill(params: Params, config: ModelConfig, tokens: PerToken, *, dtype: Any = jnp.float32) -> Cache:
-    """Cache of length T that holds right-padded prompts."""
-    return module(params, config).prefill(tokens, dtype=dtype)
+def prefill(
+    params: Params,
+    config: ModelConfig,
+    tokens: PerToken,
+    *,
+    dtype: Any = jnp.float32,
+    after: Cache | None = None,
+) -> Cache:
+    """Cache of length T that holds right-padded prompts. `after`: a cache of one row and length P, which holds
+    what all of them begin with; theirs is then of length P + T."""
+    if after is None:
+        return module(params, config).prefill(tokens, dtype=dtype)
+    (B, T), P = tokens.shape, after[0][1].shape[2]
+    cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), grow_cache(after, P + T))
+    positions = jnp.broadcast_to(P + jnp.arange(T), (B, T))
+    return decode(params, config, cache, tokens, positions, dtype=dtype)[1]
 
 
 def decode(
@@ -221,15 +234,15 @@ def grow_cache(cache: Cache, length: int) -> Cache:
 
 
 def copy_rows(cache: Cache, source: Cache, rows: Int[Array, " P"], to: Int[Array, " P"]) -> Cache:
-    """Write each of `rows` of `source`, a shorter cache, over the start of the row `to` of `cache`.
+    """Write each of `rows` of `source`, a cache of shorter rows, over the start of the row `to` of `cache`.
 
     Where `to` is no row of `cache`, nothing is written.
     """
-    T = source[0][1].shape[2]
+    T = min(source[0][1].shape[2], cache[0][1].shape[2])  # what a longer source has beyond is padding
     return [
         (
-            keys.at[to, :, :, :T].set(new_keys[rows], mode="drop"),
-            values.at[to, :, :T].set(new_values[rows], mode="drop"),
+            keys.at[to, :, :, :T].set(new_keys[rows, :, :, :T], mode="drop"),
+            values.at[to, :, :T].set(new_values[rows, :, :T], mode="drop"),
         )
         for (keys, values), (new_keys, new_values) in zip(cache, source, strict=True)
     ]

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 from common import runtime
+from common.buckets import beginning
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.generate import Record, Request
@@ -98,15 +99,17 @@ class LocalGenerator:
     ) -> list[list[Record]]:
         """The records of each request, whose replies are whatever the model writes."""
         stop_at = _stop_finder(self._tokenizer.decode, sampling.stop) if sampling.stop else None
-        prompts = [
-            Prompt(
-                self._tokenizer.encode_prompt(request.messages),
-                sampling,
-                tuple(sample_seed(seed, request.id, sample) for sample in range(request.n)),
-                stop_at,
-            )
-            for request in requests
-        ]
+        blanks: dict[str, list[int]] = {}  # one for all, mostly
+        prompts = []
+        for request in requests:
+            tokens, shared = self._tokenizer.encode_prompt(request.messages), 0
+            if request.blank:
+                key = str(request.blank)
+                if key not in blanks:
+                    blanks[key] = self._tokenizer.encode_prompt(request.blank)
+                shared = len(beginning([tokens, blanks[key]]))
+            seeds = tuple(sample_seed(seed, request.id, sample) for sample in range(request.n))
+            prompts.append(Prompt(tokens, sampling, seeds, stop_at, shared))
         records = []
         for request, prompt, found in zip(requests, prompts, self._draw(prompts, bar), strict=True):
             count = len(prompt.tokens)

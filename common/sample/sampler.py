@@ -3,11 +3,11 @@
     sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids)
     [[completion]] = sampler.sample([Prompt(tokenizer.encode_prompt(messages), SampleConfig())])
 
-A distinct prompt is prefilled once and its keys and values are copied to one slot a sample. All slots then decode
-together, a block of tokens at a time on the device; between blocks the host takes out finished samples and fills
-their slots anew. Each row draws from its own random key, so a sample's tokens depend on its prompt, settings and
-seed alone: not on the other rows, its slot, or the order of refills. The plain form is
-`reference.sample_reference`.
+A distinct prompt is prefilled once, what many begin with once for all of them, and its keys and values are copied
+to one slot a sample. All slots then decode together, a block of tokens at a time on the device; between blocks the
+host takes out finished samples and fills their slots anew. Each row draws from its own random key, so a sample's
+tokens depend on its prompt, settings and seed alone: not on the other rows, its slot, or the order of refills. The
+plain form is `reference.sample_reference`.
 """
 
 import collections
@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from common import runtime
-from common.buckets import bucket, power_of_two
+from common.buckets import PREFIX, bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model.decoder import (
@@ -49,13 +49,15 @@ class Prompt:
     """Token ids, how to sample, and one seed (0 to 2**64 - 1) for each sample wanted.
 
     `stop_at` finds the end of an answer in the text: given all new tokens of a sample, it returns how many of
-    them to keep, or None to go on. It must give the same end when it is shown more tokens.
+    them to keep, or None to go on. It must give the same end when it is shown more tokens. `shared`: how many of
+    the first tokens are read once for all prompts that have them in common (`common.buckets.beginning`).
     """
 
     tokens: Sequence[int]
     sampling: SampleConfig
     seeds: tuple[int, ...] = (0,)
     stop_at: Callable[[list[int]], int | None] | None = None
+    shared: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +143,13 @@ class Sampler:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                tokens = place_data(queue.next_prompts(self._group), self._params, ROWS)
-                queue.prefilled = _prefill(self._params, self.config, tokens)
+                shared, tokens = queue.next_prompts(self._group)
+                if shared != queue.shared:  # prompts that have it in common follow one another
+                    once = np.array([shared], np.int32)
+                    queue.begun = _prefill(self._params, self.config, once) if shared else None
+                    queue.shared = shared
+                tokens = place_data(tokens, self._params, ROWS)
+                queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun)
             # A place beyond the last slot, where nothing is written: the copy has one shape however many are free.
             rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
             free = np.flatnonzero(~slots.live)
@@ -211,26 +218,35 @@ class _Queue:
     def __init__(self, prompts: Sequence[Prompt]):
         distinct = collections.defaultdict(list)
         for i, prompt in enumerate(prompts):
+            tokens = tuple(prompt.tokens)
             for j, seed in enumerate(prompt.seeds):
-                distinct[tuple(prompt.tokens)].append(_Job(prompt, seed, i, j))
+                distinct[tokens[: prompt.shared], tokens].append(_Job(prompt, seed, i, j))
         # Short prompts first, so that those prefilled together are of like length.
-        self._prompts = collections.deque(sorted(distinct.items(), key=lambda item: len(item[0])))
+        order = sorted(distinct.items(), key=lambda item: (item[0][0], len(item[0][1])))
+        self._prompts = collections.deque(order)
+        self.shared: tuple[int, ...] = ()
+        self.begun: Cache | None = None
         self.waiting = sum(len(jobs) for jobs in distinct.values())
         self.ready: collections.deque[tuple[int, _Job]] = collections.deque()
         self.prefilled: Cache = []
 
-    def next_prompts(self, count: int) -> np.ndarray:
-        """Tokens (count, T) of the next prompts, right-padded; their samples become ready, by row.
+    def next_prompts(self, count: int) -> tuple[tuple[int, ...], np.ndarray]:
+        """What the next prompts begin with, and their other tokens (count, T), right-padded; their samples become
+        ready, by row.
 
         The last token of a prompt is left out: it is what the slot feeds first.
         """
-        group = [self._prompts.popleft() for _ in range(min(count, len(self._prompts)))]
-        longest = len(group[-1][0]) - 1
-        tokens = np.zeros((count, 32 if longest <= 32 else bucket(longest, 64)), np.int32)
-        for row, (prompt, jobs) in enumerate(group):
-            tokens[row, : len(prompt) - 1] = prompt[:-1]
+        shared, group = self._prompts[0][0][0], []
+        while self._prompts and len(group) < count and self._prompts[0][0][0] == shared:
+            (_, prompt), jobs = self._prompts.popleft()
+            group.append((prompt[len(shared) : -1], jobs))
+        longest = len(group[-1][0])
+        width = bucket(longest, PREFIX) if shared else 32 if longest <= 32 else bucket(longest, 64)
+        tokens = np.zeros((count, width), np.int32)
+        for row, (rest, jobs) in enumerate(group):
+            tokens[row, : len(rest)] = rest
             self.ready.extend((row, job) for job in jobs)
-        return tokens
+        return shared, tokens
 
     def pop(self) -> tuple[int, _Job]:
         self.waiting -= 1
@@ -301,8 +317,10 @@ class _Slots:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _prefill(params: Params, config: ModelConfig, tokens: Int[Array, "P T"]) -> Cache:
-    return prefill(params, config, tokens, dtype=params["embed"].dtype)
+def _prefill(
+    params: Params, config: ModelConfig, tokens: Int[Array | np.ndarray, "P T"], after: Cache | None = None
+) -> Cache:
+    return prefill(params, config, tokens, dtype=params["embed"].dtype, after=after)
 
 
 # A program of its own: compiled once for all models and cache lengths.

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import runtime
-from common.buckets import bucket
+from common.buckets import PREFIX, beginning, bucket
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, decode, grow_cache, hidden, prefill, unembed
@@ -32,8 +32,6 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 SHORTEST = 64
 """Smallest compiled length of prompt and answer together."""
-PREFIX = 16
-"""What all prompts begin with is read once in multiples of so many tokens, so that few lengths are compiled."""
 
 
 def score(
@@ -101,13 +99,13 @@ def score_shared(
     _check([(prompt, max(answers, key=len)) for prompt, answers in groups], config.max_positions, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(groups)
-    prefix = _common([prompt for prompt, _ in groups])
+    prefix = beginning([prompt for prompt, _ in groups])
     groups = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
 
     def shape(i: int) -> tuple[int, int]:
         prompt, answers = groups[i]
         # Labels are short, and so is what is left of a prompt.
-        return bucket(len(prompt), 16 if len(prefix) else SHORTEST), bucket(max(map(len, answers)), 4)
+        return bucket(len(prompt), PREFIX if len(prefix) else SHORTEST), bucket(max(map(len, answers)), 2)
 
     for (longest, most), alike in itertools.groupby(sorted(range(len(groups)), key=shape), key=shape):
         places = list(alike)
@@ -119,18 +117,6 @@ def score_shared(
             for i, values in zip(rows, logps, strict=False):
                 found[i] = [own[: len(answer)] for own, answer in zip(values, groups[i][1], strict=True)]
     return found
-
-
-def _common(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
-    """The tokens that all prompts begin with, such as a task's instruction, as far as they are worth a program of
-    their own. Something of every prompt is left."""
-    if len(prompts) < 2:
-        return ()
-    # In the order of a dictionary: these two differ first.
-    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
-    most = min(map(len, prompts)) - 1
-    same = next((i for i in range(most) if first[i] != last[i]), most)
-    return first[: same - same % PREFIX]
 
 
 def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
@@ -196,13 +182,9 @@ def _score_shared_batch(
     positions: Int[Array, "B A"],
     targets: Int[Array, "B C A"],
 ) -> Float[Array, "B C A"]:
-    (P,), (B, T), A = prefix.shape, prompts.shape, positions.shape[1]
-    if P:
-        once = grow_cache(prefill(params, config, prefix[None], dtype=dtype), P + T + A)
-        cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), once)
-        _, cache = decode(params, config, cache, prompts, jnp.broadcast_to(P + jnp.arange(T), (B, T)), dtype=dtype)
-    else:
-        cache = grow_cache(prefill(params, config, prompts, dtype=dtype), T + A)
+    P, T, A = prefix.shape[0], prompts.shape[1], positions.shape[1]
+    begun = prefill(params, config, prefix[None], dtype=dtype) if P else None
+    cache = grow_cache(prefill(params, config, prompts, dtype=dtype, after=begun), P + T + A)
     positions = positions + P
 
     def one(answer: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -125,6 +125,29 @@ def test_equal_prompts_are_prefilled_once(monkeypatch):
     assert [tokens[0, :3].tolist() for tokens in prefilled] == [[8, 0, 0], [5, 6, 0]]
 
 
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(4)
+    first, second = (rng.integers(4, 64, count).tolist() for count in (32, 48))
+    prompts = [
+        dataclasses.replace(prompt, tokens=[*start, *prompt.tokens], shared=len(start))
+        for prompt, start in zip(_prompts(24, seed=3, samples=2), [first, second, []] * 8, strict=True)
+    ]
+    prefilled = []
+    prefill = sample._prefill
+    monkeypatch.setattr(sample, "_prefill", lambda *args: prefilled.append(args[2]) or prefill(*args))
+    together = _sampler().sample(prompts)
+    assert sum(tokens[0].tolist() in (first, second) for tokens in prefilled) == 2
+    for prompt, got in zip(prompts, together, strict=True):
+        assert _tokens([got]) == _tokens([sample_reference(_params(), CONFIG, prompt, [EOS])])
+    assert _tokens(_sampler().sample(prompts[:2])) == _tokens(together[:2])
+
+
+def test_a_shared_beginning_that_leaves_much_fits_into_the_cache():
+    prompt = Prompt([5] * 16 + list(range(4, 60)) * 3, SampleConfig(max_new_tokens=4, temperature=0.0))
+    plain = _tokens(_sampler(block=1).sample([prompt]))
+    assert _tokens(_sampler(block=1).sample([dataclasses.replace(prompt, shared=16)])) == plain
+
+
 def test_log_probabilities_are_those_that_scoring_gives():
     prompts = [dataclasses.replace(p, stop_at=None) for p in _prompts(10, seed=2, samples=2)]
     results = _sampler().sample(prompts)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common.buckets import beginning
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model import decoder
@@ -70,16 +71,16 @@ def test_answers_that_share_a_prompt_score_as_they_do_alone(params):
 def test_what_all_prompts_begin_with_is_read_once(params):
     rng = np.random.default_rng(2)
     ids = lambda count: rng.integers(0, 50, count).tolist()
-    beginning = ids(37)
-    groups = [([*beginning, *ids(n)], [ids(1), ids(5), ids(2)]) for n in (1, 12, 30, 17, 2)]
-    assert score._common([prompt for prompt, _ in groups]) == tuple(beginning[:32])
+    instruction = ids(37)
+    groups = [([*instruction, *ids(n)], [ids(1), ids(5), ids(2)]) for n in (1, 12, 30, 17, 2)]
+    assert beginning([prompt for prompt, _ in groups]) == tuple(instruction[:32])
     alone = iter(score.score(params, CONFIG, [(prompt, own) for prompt, answers in groups for own in answers]))
     for answers in score.score_shared(params, CONFIG, groups, batch_size=2):
         for logps in answers:
             np.testing.assert_allclose(logps, next(alone), atol=1e-5)
-    same = [beginning[:33]] * 3  # something of every prompt is left
-    assert score._common(same) == score._common([*same, beginning]) == tuple(beginning[:32])
-    assert score._common([beginning[:32]] * 2) == tuple(beginning[:16])
+    same = [instruction[:33]] * 3  # something of every prompt is left
+    assert beginning(same) == beginning([*same, instruction]) == tuple(instruction[:32])
+    assert beginning([instruction[:32]] * 2) == tuple(instruction[:16])
 
 
 def test_probabilities_of_all_answers_of_one_token_sum_to_one(params):
