@@ -31,7 +31,7 @@ from common.model.losses import token_logps
 from common.progress import progress_bar
 from common.train import state as state_files
 from common.train.data import Encoded, batches
-from common.train.optimizer import initial_state, learning_rate, make_optimizer, stepped
+from common.train.optimizer import clipped, initial_state, learning_rate, make_optimizer, stepped
 
 Log = Callable[..., None]
 
@@ -118,12 +118,13 @@ def update(
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(value_and_grad, first))
         (values, grads), _ = jax.lax.scan(accumulate, zero, batch)
     norm = optax.tree.norm(wide(grads))
-    clip = optax.clip_by_global_norm(optimizer.clip_norm)
-    grads, _ = clip.update(grads, clip.init(params))
 
     def step(now: tuple[Params, dict[str, Any]]) -> tuple[Params, dict[str, Any]]:
         params, state = now
-        direction, moments = make_optimizer(optimizer).update(wide(grads), state["optimizer"], wide(params))
+        # Clipped here and not before the branch: it is one pass over the weights with the rest of the step.
+        direction, moments = make_optimizer(optimizer).update(
+            wide(clipped(grads, norm, optimizer.clip_norm)), state["optimizer"], wide(params)
+        )
         # The rate is not part of the optimizer: as an argument it can change without compiling anew.
         new = stepped(params, direction, rate, state["updates"])
         return new, state | {"optimizer": moments, "updates": state["updates"] + 1}

@@ -97,6 +97,12 @@ def initial_state(settings: TrainConfig, params: Params, mesh: Mesh | None = Non
     )
 
 
+def clipped(grads: Any, norm: Array, most: float) -> Any:
+    """`grads` scaled down to a norm of `most` where theirs is larger: optax's `clip_by_global_norm`, to the bit,
+    for a norm that is known."""
+    return jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), grads)
+
+
 def _scattered(shape: tuple[int, ...], number: int, count: Array) -> Array:
     """32 bits for each place of an array, which depend on its place, the array's number and the update alone: a
     hash (murmur3's), which is compiled into the loop that uses it, where jax's generator would be a program of its

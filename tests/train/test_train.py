@@ -14,10 +14,17 @@ from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference
 from common.train.data import Encoded, batches, collate, epoch_plan
 from common.train.loop import answer_loss, fine_tune, update
-from common.train.optimizer import initial_state, learning_rate, make_optimizer
+from common.train.optimizer import clipped, initial_state, learning_rate, make_optimizer
 
 CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
 SETTINGS = TrainConfig(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2, max_length=64)
+
+
+@pytest.mark.parametrize("most", [0.1, 100.0])
+def test_gradients_are_clipped_as_by_optax(params, most):
+    clip = optax.clip_by_global_norm(most)
+    wanted, _ = clip.update(params, clip.init(params))
+    jax.tree.map(np.testing.assert_array_equal, clipped(params, optax.tree.norm(params), most), wanted)
 
 
 @pytest.fixture(scope="module")
