@@ -197,7 +197,7 @@ def test_columns_and_target(pool):
         ({"pool": None, "sources": ("x",)}, "--sources names those of a --pool FILE"),
         ({"source": ("embedded:student",)}, "holds the answers already: leave out --source"),
         ({"pool": "nowhere.jsonl"}, "no such file: nowhere.jsonl"),
-        ({"objective": ("mtlt:max",)}, "there is no metric 'mtlt'"),
+        ({"objective": ("mtlt:max",)}, "no metric 'mtlt'; did you mean mtld"),
         ({"objective": ("mtld",)}, "--objective 'mtld': give SCORE:max"),
         ({"objective": ()}, "name at least one"),
         ({"objective": ("mtld:max", "mtld:min")}, "each score once"),
@@ -251,7 +251,8 @@ def test_the_command(pool):
     assert "mtld:max, lix:min, words:target=80, by sum" in plan.stdout
     assert not pathlib.Path(folder).exists()
     done = command(*words, "--select-only")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert [line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()] == ["write"]
     assert pathlib.Path(folder, "report.html").exists()
     assert set(USUAL) <= read_json(pathlib.Path(folder, "summary.json"))["scorers"].keys()
     other = command("--pool", str(pool), "--run-dir", folder, "--select-only")

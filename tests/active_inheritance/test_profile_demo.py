@@ -76,7 +76,7 @@ def test_before_and_after_within_another_run(tmp_path):
 def test_the_plan_needs_no_jax():
     code = (
         "import sys; from active_inheritance.profile.command import main; main(['--dry-run']); "
-        "sys.exit(any(name in sys.modules for name in ('jax', 'flax', 'transformers')))"
+        "sys.exit(any(name in sys.modules for name in ('jax', 'flax')))"  # it reads tokenizers, as a run does
     )
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -438,7 +438,7 @@ def test_an_unreachable_hub_is_said_in_one_line(tmp_path, monkeypatch):
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
 
     fails(ConnectionError("name not resolved\nand much more"))
-    with pytest.raises(UserError, match=r"cannot fetch some/model from the hub \(name not resolved\)") as caught:
+    with pytest.raises(UserError, match=r"cannot fetch some/model from the hub \(name not resolved and") as caught:
         checkpoint.resolve("some/model")
     assert "\n" not in str(caught.value)
     fails(errors.LocalEntryNotFoundError("offline"))
