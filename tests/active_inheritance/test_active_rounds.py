@@ -161,8 +161,8 @@ def test_killed_in_the_stages_of_rounds_it_ends_with_the_same_bytes(finished, tm
     ("settings", "said"),
     [
         ({"rounds": 0}, "--rounds must be at least 1"),
-        ({"profile": ("colour=red",)}, "--profile colour=red: give NAME=VALUE, of prompts_file"),
-        ({"profile": ("model=x",)}, "--profile model=x: give NAME=VALUE"),
+        ({"profile": ("colour=red",)}, "--profile 'colour=red': give NAME=VALUE, of prompts_file"),
+        ({"profile": ("model=x",)}, "--profile 'model=x': give NAME=VALUE"),
         ({"profile": ("choice=arc=nowhere.jsonl",)}, "no such file: nowhere.jsonl"),
         ({"profile": ("limit=3",)}, "nothing to measure"),
     ],

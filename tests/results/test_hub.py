@@ -232,13 +232,14 @@ from common.errors import UserError
 from common.experiment import carry_out
 from common.results.conclusion import Conclusion
 from common.results.hub import Push
+from common.results.report import Report
 
 def work(run, ready):
     run.once_folder("dataset", lambda folder: (folder / "README.md").write_text("# Data"))
-    return Conclusion({"figure": 1}, "a table", None, products={"data set": "dataset", "page": "report.html"})
+    return Conclusion({"status": "complete"}, "a table", Report("A page"), products={"data set": "dataset"})
 
 try:
-    carry_out("test", sys.argv[1], {"a": 1}, lambda: None, work, Push("me/stories", True))
+    carry_out("test", sys.argv[1], {"models": {}}, lambda: None, work, to_hub=Push("me/stories", True))
 except UserError as error:
     sys.exit(f"error: {error}")
 """
@@ -254,6 +255,7 @@ def test_a_run_pushes_last_and_the_same_command_pushes_what_is_missing(tmp_path)
         hub.down, before = 0, bytes_of(tmp_path / "run")
         done = python(RUN, address, str(tmp_path / "run"))
         assert done.returncode == 0, done.stderr
+        assert "is finished already" in done.stdout
         assert done.stdout.splitlines()[-1].startswith("pushed: ")
     assert hub.files == {"datasets/me/stories": {"README.md": b"# Data"}}
     assert set(hub.private.values()) == {False}
