@@ -158,7 +158,7 @@ def _model_card(summary: StudentSummary, notes: Sequence[str]) -> ModelCard:
         ),
         tables={"Every arm on held-out prompts": arms_of(summary)},
         verdict=_verdict(summary),
-        caveats=notes,
+        warnings=notes,
     )
 
 

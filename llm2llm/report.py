@@ -143,7 +143,7 @@ def _model_card(
         ),
         tables={"Held-out accuracy of every arm": arms_of(summary)},
         verdict=_verdict(summary),
-        caveats=notes,
+        warnings=notes,
     )
 
 

@@ -266,7 +266,7 @@ def _model_cards(
         ),
         tables={f"The target on {SET_NAMES[kind]}": arm_table(summary, [kind]) for kind in summary.sets},
         verdict=main_verdict(summary),
-        caveats=notes,
+        warnings=notes,
     )
     proposer = ModelCard(
         title=f"Proposer against {config.target} ({app.name}) by ReverseGen",
@@ -277,7 +277,7 @@ def _model_cards(
             f"trained to prefer queries on which {config.target} fails."
         ),
         tables={"What it wrote, by round": (ROUND_HEADERS, round_rows(summary))},
-        caveats=notes,
+        warnings=notes,
     )
     return target, proposer
 

@@ -22,7 +22,7 @@ Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 class ModelCard:
     """What the card of a trained model says. `base`: the model that it was trained from, as `resolve` of
     `common.model.checkpoint` knows it. `method`: of seedloop. `learned`: from which data, and how; blank lines
-    separate paragraphs. `tables`: figures with their intervals by caption. `caveats`: what to know before relying
+    separate paragraphs. `tables`: figures with their intervals by caption. `warnings`: what to know before relying
     on them."""
 
     title: str
@@ -31,7 +31,7 @@ class ModelCard:
     learned: str
     tables: Mapping[str, Table]
     verdict: str | None = None
-    caveats: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def render(card: ModelCard, base_id: str | None, license: str | None) -> str:
@@ -55,8 +55,8 @@ def render(card: ModelCard, base_id: str | None, license: str | None) -> str:
     for caption, (headers, rows) in card.tables.items():
         shown = [[inline(cell) for cell in row] for row in table_cells(rows)]
         parts += [f"{inline(caption)}:", table([inline(header) for header in headers], shown)]
-    if card.caveats:
-        parts += ["## Before relying on them", "\n".join(f"- {inline(caveat)}" for caveat in card.caveats)]
+    if card.warnings:
+        parts += ["## Before relying on them", "\n".join(f"- {inline(warning)}" for warning in card.warnings)]
     parts += ["## Licence of the base", unknown if license is None else inline(license)]
     return "\n\n".join([*parts, "## Use", _USE]) + "\n"
 

@@ -13,7 +13,7 @@ CARD = ModelCard(
     learned="Sixty seeds.",
     tables={"Accuracy": (["arm", "%"], [["base", None], ["llm2llm", "70.5 [63.2, 77.8]"]])},
     verdict="Not shown: a difference.",
-    caveats=["only 6 questions"],
+    warnings=["only 6 questions"],
 )
 
 
@@ -45,7 +45,7 @@ def test_an_unknown_licence_is_said_and_nothing_is_claimed():
 
 @pytest.mark.parametrize("evil", ["a\n---\nlicense: mit", "# x | <b>", "\u202e\x00 `y`"])
 def test_text_in_the_card_breaks_nothing(evil):
-    card = dataclasses.replace(CARD, title=evil, learned=evil, caveats=[evil], verdict=evil)
+    card = dataclasses.replace(CARD, title=evil, learned=evil, warnings=[evil], verdict=evil)
     text = render(dataclasses.replace(card, tables={evil: ([evil], [[evil]])}), None, evil)
     assert len(front_matter(text)["tags"]) == 2
     assert text.count("\n# ") == 1
