@@ -252,7 +252,8 @@ def test_the_command(pool):
     assert not pathlib.Path(folder).exists()
     done = command(*words, "--select-only")
     assert done.returncode == 0
-    assert [line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()] == ["write"]
+    # A stage has a line if it took a second, which depends on the machine; nothing else is said there.
+    assert {line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()} <= {"select", "write"}
     assert pathlib.Path(folder, "report.html").exists()
     assert set(USUAL) <= read_json(pathlib.Path(folder, "summary.json"))["scorers"].keys()
     other = command("--pool", str(pool), "--run-dir", folder, "--select-only")
