@@ -26,8 +26,10 @@ from common.generate import Record, Request
 from common.results.conclusion import Conclusion, verdict
 from common.results.estimate import Gain
 from common.results.files import read_jsonl
-from common.results.report import Report, heat_figure, terminal_table
+from common.results.plots import heat_figure
+from common.results.report import Report
 from common.results.rundir import RunDir
+from common.results.tables import terminal_table
 from common.settings import given
 
 STEPS = {"passive": "random - base", "active": "selected - base"}

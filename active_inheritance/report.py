@@ -35,15 +35,10 @@ from common.results.card import ModelCard
 from common.results.conclusion import Conclusion, counted, verdict
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import Estimate, Gain
-from common.results.report import (
-    Report,
-    histogram_figure,
-    line_figure,
-    scatter_figure,
-    share_figure,
-    terminal_table,
-)
+from common.results.plots import histogram_figure, line_figure, scatter_figure, share_figure
+from common.results.report import Report
 from common.results.rundir import RunDir
+from common.results.tables import terminal_table
 from common.tasks.prompts import messages
 
 if TYPE_CHECKING:

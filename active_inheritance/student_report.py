@@ -9,7 +9,8 @@ from active_inheritance.summary import StudentSummary
 from active_inheritance.switches import Switches, measurable
 from common.results.conclusion import arm_table, mean_cell
 from common.results.estimate import Estimate
-from common.results.report import Report, histogram_figure, line_figure, share_figure
+from common.results.plots import histogram_figure, line_figure, share_figure
+from common.results.report import Report
 
 Table = tuple[list[str], list[list[Any]]]
 """Headers and rows."""

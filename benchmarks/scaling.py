@@ -25,7 +25,7 @@ import jax
 from common import runtime
 from common.lm import LanguageModel
 from common.results.files import read_jsonl
-from common.results.report import figure_svg, line_figure
+from common.results.plots import figure_svg, line_figure
 from common.results.rundir import RunDir
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Example

@@ -22,7 +22,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from common.results.files import read_jsonl
-from common.results.report import figure_svg, line_figure
+from common.results.plots import figure_svg, line_figure
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)

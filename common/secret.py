@@ -4,7 +4,7 @@
 
 A key may come back in any text: an exception of the user's function, an error of a server, a traceback. So texts
 are masked where they leave the program and not where they come in: files (`results.rundir`, `results.dataset`),
-pages and tables (`results.report.visible`), `UserError`, and what a command prints (`mask_output`). Replies that
+pages and tables (`results.tables.visible`), `UserError`, and what a command prints (`mask_output`). Replies that
 were bought (`backends.chat`) are masked before they are stored.
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 from common.results.card import ModelCard
 from common.results.conclusion import (
     Conclusion,
+    arm_dots,
     arm_table,
     by_round,
     counted,
@@ -19,8 +20,10 @@ from common.results.conclusion import (
 from common.results.dataset import LEARNED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import ArmResult
 from common.results.files import read_jsonl
-from common.results.report import Report, line_figure, percent_interval, terminal_table
+from common.results.plots import line_figure
+from common.results.report import Report
 from common.results.rundir import RunDir
+from common.results.tables import percent_interval, terminal_table
 from common.stages import publish
 from common.tasks.base import Example
 from llm2llm.config import Config
@@ -157,6 +160,7 @@ def _page(
         f"{counted(len(first.per_repeat or ()), 'repeat')}, seed {config.seed}",
     )
     note = _note(setting.switches.comparison)
+    arm_dots(page, summary.arms, summary.gains, "llm2llm", "held-out questions")
     page.add_table("Held-out accuracy of every arm", *arms_of(summary), note=note)
     if setting.task.kind == "class":
         _class_table(page, summary)

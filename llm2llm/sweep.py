@@ -16,9 +16,10 @@ from common.experiment import carry_out
 from common.results.conclusion import Conclusion, arm_table, counted, mean_cell, points, verdict
 from common.results.estimate import ArmResult, Gain, as_json
 from common.results.files import read_jsonl
-from common.results.report import Report, percent_interval, terminal_table
+from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.stats import gain
+from common.results.tables import percent_interval, terminal_table
 from common.settings import hosted_share
 from llm2llm.config import Config
 from llm2llm.experiment import load_data, run, run_identity

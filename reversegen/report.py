@@ -13,8 +13,10 @@ from common.results.conclusion import arm_table as table_of
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import Estimate
 from common.results.files import read_jsonl
-from common.results.report import Report, line_figure, percent_interval, terminal_table
+from common.results.plots import line_figure
+from common.results.report import Report
 from common.results.rundir import RunDir
+from common.results.tables import percent_interval, terminal_table
 from common.settings import given
 from common.stages import publish
 from common.tasks.base import Example

@@ -13,7 +13,9 @@ from common.evals.measure import Measure, Profile
 from common.evals.preference import Wins, agreement
 from common.evals.text import Answers
 from common.results.conclusion import Conclusion
-from common.results.report import Report, histogram_figure, line_figure, terminal_table
+from common.results.plots import histogram_figure, line_figure
+from common.results.report import Report
+from common.results.tables import terminal_table
 from common.text.textstats import METRICS
 
 SCHEMA = 1

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.results.report import table_cells, visible
+from common.results.tables import table_cells, visible
 
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 """Headers and rows."""

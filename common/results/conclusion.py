@@ -11,11 +11,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from common.results.charts import dots
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_json, write_json
 from common.results.mirror import shown
-from common.results.report import Report, percent_interval, stacked_bar_figure
+from common.results.plots import stacked_bar_figure
+from common.results.report import Report
 from common.results.rundir import RunDir
+from common.results.tables import percent_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,8 +148,11 @@ def arm_table(arms: Mapping[str, ArmResult], columns: Sequence[Column]) -> tuple
 
 def points(gain: Estimate) -> str:
     """A lead in per cent with its interval: over repeats, of one repeat over questions."""
-    resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
-    return percent_interval(dataclasses.replace(gain, ci95=gain.ci95 or resampled), signed=True)
+    return percent_interval(dataclasses.replace(gain, ci95=_within(gain)), signed=True)
+
+
+def _within(gain: Estimate) -> tuple[float, float] | None:
+    return gain.ci95 or (gain.bootstrap95 if isinstance(gain, Gain) else None)
 
 
 def gain_cell(gains: Mapping[str, Estimate], ours: str) -> Callable[[str, ArmResult], str]:
@@ -157,6 +163,19 @@ def gain_cell(gains: Mapping[str, Estimate], ours: str) -> Callable[[str, ArmRes
 def mean_cell(field: str) -> Callable[[str, ArmResult], int]:
     """The mean over repeats of a field that holds one number a repeat, rounded."""
     return lambda name, arm: round(sum(getattr(arm, field)) / len(getattr(arm, field)))
+
+
+def arm_dots(
+    page: Report, arms: Mapping[str, ArmResult], gains: Mapping[str, Estimate], ours: str, on: str
+) -> None:
+    """Charts of the arms by a share of right answers, and of the lead of `ours`. `on`: what it was measured on."""
+    metric = next(iter(arms.values())).metric.replace("_", " ")
+    page.add_chart(f"Arms on {on}", dots(arms, f"{metric}, %", "higher", [ours], 100))
+    if gains:
+        # Of one repeat the interval is over questions, as in the table.
+        leads = {name: dataclasses.replace(gain, ci95=_within(gain)) for name, gain in gains.items()}
+        axis = f"difference in {metric}, points"
+        page.add_chart(f"Lead of {ours} on {on}", dots(leads, axis, "higher", scale=100, line=0, signed=True))
 
 
 def by_round(

@@ -8,7 +8,7 @@ from active_inheritance.config import Config
 from active_inheritance.grid import grid
 from common.errors import UserError
 from common.results.files import read_json, read_jsonl
-from common.results.report import figure_svg, heat_figure
+from common.results.plots import figure_svg, heat_figure
 from killing import bytes_of
 
 SMALL = FLAGS | {

@@ -179,7 +179,7 @@ def test_text_in_the_card_breaks_neither_yaml_nor_markdown(evil):
         "softbreak",
     }
     shown = ["".join(child.content for child in token.children) for token in inline]
-    from common.results.report import visible
+    from common.results.tables import visible
 
     assert shown.count(" ".join(visible(evil).split())) >= 3
 

@@ -7,18 +7,16 @@ import sys
 
 import pytest
 
-from common.results.report import (
-    Report,
+from common.results.plots import (
     figure_svg,
     histogram_figure,
     line_figure,
     scatter_figure,
     share_figure,
     stacked_bar_figure,
-    table_cells,
-    terminal_table,
-    visible,
 )
+from common.results.report import Report
+from common.results.tables import table_cells, terminal_table, visible
 
 EVIL = (
     "</p><script>alert('x')</script> \"q\" & <img src=x onerror=alert(1)> {{ 7 * 7 }} $x^ "
@@ -176,7 +174,8 @@ def test_names_reach_the_figure_as_they_are():
 
 def test_matplotlib_is_loaded_late_and_without_pyplot():
     code = (
-        "import sys, common.results.report as r; assert not {'matplotlib', 'jax'} & set(sys.modules);"
+        "import sys, common.results.report, common.results.plots as r;"
+        "assert not {'matplotlib', 'jax'} & set(sys.modules);"
         "r.figure_svg(r.line_figure({}, '', ''), 'f'); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,0 +1,234 @@
+"""Drawings of a page by matplotlib, as SVG that takes on the colours of what stands around it.
+
+    svg = figure_svg(line_figure({"llm2llm": ([0, 1, 2], [0.5, 0.6, 0.7])}, "round", "accuracy"), "figure1")
+
+Text and lines of the axes have the colour of the text around the drawing, and the others are told from a light and
+from a dark ground. The same calls give the same bytes.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from common.results.tables import one_line, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# After Okabe and Ito (jfly.uni-koeln.de/color): told apart with every common form of colour blindness, and from a
+# light and a dark ground, for which some are a little darker or lighter than theirs. Without their green, which on
+# a page of results would say that something is good.
+PALETTE = ("#1F7FC0", "#D55E00", "#B8649A", "#B98200", "#3D9DB3", "#808080")
+_MARKERS = "osD^vPX"
+_HATCHES = ("", "///", "...", "\\\\\\", "xxx")
+# Stand-ins, for which `figure_svg` puts what they mean: the colour of text, that thinned, and the ground.
+_INK, _GRID, _GROUND = "#010203", "#040506", "#fefdfc"
+_MEANT = {
+    f"fill: {_INK}": "fill: currentColor",
+    f"stroke: {_INK}": "stroke: currentColor",
+    f"stroke: {_GRID}": "stroke: currentColor; stroke-opacity: 0.2",
+    f"fill: {_GROUND}": "fill: var(--ground, #ffffff)",
+    f"stroke: {_GROUND}": "stroke: var(--ground, transparent)",
+}
+_SIZE = 9  # points on a drawing 5 inches wide: readable at 320 pixels' width and not clumsy at 640
+
+
+def figure_svg(figure: "Figure", prefix: str) -> str:
+    """`figure` as an <svg> element: same bytes for the same figure, ids that begin with `prefix`, no size and no
+    ground of its own, no metadata, text as text."""
+    import warnings
+
+    import matplotlib
+
+    buffer = io.StringIO()
+    # Without a salt of ours matplotlib makes other ids each time.
+    with matplotlib.rc_context({"svg.hashsalt": prefix, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The viewer's fonts draw the text, so a glyph that matplotlib's font lacks does no harm.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    svg = visible(buffer.getvalue())
+    svg = svg[svg.index("<svg") :]  # without the XML prologue, which has no place in HTML
+    head, body = svg.split(">", 1)
+    box = re.findall(r'viewBox="[\d. ]+"', head)[0]
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)  # names such as axes_1, the same in every figure
+    for stand_in, meant in _MEANT.items():
+        body = body.replace(stand_in, meant)
+    # Ids are the page's: two figures must not have one in common.
+    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
+    return f'<svg {box} xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
+
+
+def _axes(xlabel: str, ylabel: str, grid: Sequence[Literal["x", "y"]] = ("y",)) -> tuple["Figure", Any]:
+    """A figure with one frameless pair of axes, made without pyplot and its global state. `grid`: the axes
+    whose ticks have lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0, 2.7), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GRID)
+    axes.tick_params(colors=_INK, length=0, labelsize=_SIZE)
+    for axis in grid:
+        axes.grid(axis=axis, color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(_label(xlabel), color=_INK, fontsize=_SIZE, parse_math=False)
+    axes.set_ylabel(_label(ylabel), color=_INK, fontsize=_SIZE, parse_math=False)
+    return figure, axes
+
+
+def _colour(i: int) -> str:
+    return PALETTE[i % len(PALETTE)]
+
+
+def _label(text: str) -> str:
+    """One short visible line; matplotlib would leave out of the legend a name that begins with an underscore."""
+    text = one_line(visible(str(text)), 40)
+    return " " + text if text.startswith("_") else text
+
+
+def _legend(figure: "Figure", axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels)) > 24 else min(len(labels), 3)
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelcolor=_INK, fontsize=_SIZE
+    )
+    for text in legend.get_texts():
+        # A name with dollar signs is not a formula.
+        text.set_parse_math(False)
+
+
+def line_figure(series: Mapping[str, Sequence[Any]], xlabel: str, ylabel: str) -> "Figure":
+    """Curves with markers. `series` maps a name to (x, y) or (x, y, low, high), the latter drawn as a band.
+
+    None and NaN leave a gap. Whole-numbered x, such as rounds, get whole-numbered ticks.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _axes(xlabel, ylabel)
+    whole = True
+    for i, (name, (x, *ys)) in enumerate(series.items()):
+        y, *band = ([math.nan if v is None else float(v) for v in values] for values in ys)
+        style = {"color": _colour(i), "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
+        # More would run into one another.
+        marker = _MARKERS[i % len(_MARKERS)] if len(x) <= 40 else ""
+        axes.plot(x, y, label=_label(name), marker=marker, markersize=4, linewidth=1.5, **style)
+        if band:
+            axes.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
+        whole = whole and all(float(v).is_integer() for v in x)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    if series:
+        _legend(figure, axes)
+    return figure
+
+
+def stacked_bar_figure(
+    categories: Sequence[str], counts: Mapping[str, Sequence[float]], ylabel: str = ""
+) -> "Figure":
+    """One bar a category, made of one layer a name in `counts`; each list runs along `categories`."""
+    figure, axes = _axes("", ylabel)
+    names = [_label(category) for category in categories]
+    places = range(len(names))
+    base = [0.0] * len(names)
+    for i, (name, values) in enumerate(counts.items()):
+        style = {"color": _colour(i), "hatch": _HATCHES[i // len(PALETTE) % len(_HATCHES)]}
+        axes.bar(places, values, 0.62, base, label=_label(name), edgecolor=_GROUND, linewidth=0.6, **style)
+        base = [b + v for b, v in zip(base, values, strict=True)]
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 48 else {}
+    if slanted:
+        figure.set_figheight(figure.get_figheight() + 0.05 * max(map(len, names)))
+    axes.set_xticks(places, names, parse_math=False, **slanted)
+    axes.set_xlim(-0.6, max(len(names), 1) - 0.4)
+    if counts:
+        _legend(figure, axes)
+    return figure
+
+
+def histogram_figure(series: Mapping[str, Sequence[float | None]], xlabel: str, bins: int = 30) -> "Figure":
+    """Outlines of distributions in per cent of each series, over common bins from the 1st to the 99th percentile
+    of all; what lies outside is not drawn. None and NaN are left out."""
+    import numpy as np
+
+    figure, axes = _axes(xlabel, "%")
+    columns = {name: np.array(values, float) for name, values in series.items()}  # None becomes NaN
+    shown = {name: finite for name, values in columns.items() if len(finite := values[np.isfinite(values)])}
+    if not shown:
+        return figure
+    low, high = np.quantile(np.concatenate(list(shown.values())), [0.01, 0.99])
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    for i, (name, values) in enumerate(shown.items()):
+        shares = 100 * np.histogram(values, edges)[0] / len(values)
+        linestyle = ("-", "--", "-.", ":")[i % 4]
+        axes.stairs(shares, edges, label=_label(name), linewidth=1.6, color=_colour(i), linestyle=linestyle)
+        axes.stairs(shares, edges, fill=True, alpha=0.12, color=_colour(i))
+    _legend(figure, axes)
+    return figure
+
+
+def scatter_figure(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str
+) -> "Figure":
+    """Points. The first series, the crowd, is drawn small and grey, the others over it. The 0.5% of the points
+    that are farthest out to a side do not set the scale."""
+    import numpy as np
+
+    figure, axes = _axes(xlabel, ylabel, grid=("x", "y"))
+    for i, (name, (x, y)) in enumerate(series.items()):
+        size, alpha, color = (13, 0.75, _colour(i)) if i else (7, 0.45, "#9aa1ab")
+        style = {"alpha": alpha, "color": color, "marker": _MARKERS[i % len(_MARKERS)], "linewidths": 0}
+        axes.scatter(x, y, size, label=_label(name), **style)
+    for n, limits in enumerate((axes.set_xlim, axes.set_ylim)):
+        values = np.concatenate([np.asarray(pair[n], float) for pair in series.values()] or [np.zeros(0)])
+        if len(values := values[np.isfinite(values)]):
+            low, high = np.quantile(values, [0.005, 0.995])
+            room = 0.05 * (high - low) or 1.0
+            limits(low - room, high + room)
+    if series:
+        _legend(figure, axes)
+    return figure
+
+
+def share_figure(
+    names: Sequence[str], shares: Sequence[float], marks: Sequence[float], labels: Sequence[str]
+) -> "Figure":
+    """A horizontal bar a name, and a mark to compare it with; `labels` say what bars and marks are, and the
+    axis."""
+    bars, mark, xlabel = labels
+    figure, axes = _axes(xlabel, "", grid=("x",))
+    figure.set_figheight(0.9 + 0.24 * len(names))
+    places = range(len(names))
+    axes.barh(places, shares, 0.62, color=_colour(0), label=_label(bars))
+    axes.plot(marks, places, "D", color=_colour(1), markersize=4.5, label=_label(mark))
+    axes.set_yticks(places, [_label(name) for name in names], parse_math=False)
+    axes.invert_yaxis()
+    if names:
+        _legend(figure, axes)
+    return figure
+
+
+def heat_figure(values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str]) -> "Figure":
+    """A table of signed numbers, coloured by the sign and by the share of the row's largest: rows may have units
+    of their own. None is left white."""
+    import numpy as np
+
+    figure, axes = _axes("", "", grid=())
+    table = np.array(values, np.float64).reshape(len(rows), len(columns))
+    largest = np.nanmax(np.abs(np.where(np.isfinite(table), table, 0)), axis=1, keepdims=True)
+    shades = np.divide(table, largest, out=np.zeros_like(table), where=largest > 0)
+    figure.set_figheight(1.2 + 0.3 * len(rows))
+    # No shade is too dark to read on. Rectangles, for an image would be pixels within the drawing.
+    axes.pcolormesh(shades, cmap="RdBu_r", vmin=-1.6, vmax=1.6, edgecolors=_GROUND, linewidth=1)
+    for i, row in enumerate(table):
+        for j, value in enumerate(row):
+            if math.isfinite(value):
+                axes.text(j + 0.5, i + 0.5, f"{value:+.1f}", ha="center", va="center", fontsize=8, color="#111111")
+    turned = {"rotation": 20, "ha": "right"} if len(columns) > 2 else {}
+    places = [j + 0.5 for j in range(len(columns))]
+    axes.set_xticks(places, [_label(name) for name in columns], parse_math=False, **turned)
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], [_label(name) for name in rows], parse_math=False)
+    axes.invert_yaxis()
+    return figure
