@@ -16,7 +16,9 @@ import dataclasses
 import functools
 import math
 import pathlib
+import shutil
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -256,6 +258,14 @@ def no_words(argv: list[str], usage: str) -> None:
         raise SystemExit(0)
     if argv:
         raise UserError(f"stray word {quoted(argv[0])}: the command is {PROG} {usage.partition(chr(10))[0]}")
+
+
+def entry(name: str, about: str, place: int) -> str:
+    """A line of a list: a name, and from column `place` on what there is to say of it, within the terminal's width
+    (100 where there is none)."""
+    width = max(shutil.get_terminal_size((100, 24)).columns, place + 20)
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(about, width, initial_indent=f"{name:{place}}", subsequent_indent=" " * place, **whole)
 
 
 def _words(text: str) -> tuple[str, ...]:
