@@ -106,10 +106,12 @@ def test_a_block_names_its_language_and_the_programs_of_a_command_are_there(page
             assert not missing, f"{block.place}: {program} has no {', '.join(missing)}"
 
 
-def test_the_picture_of_the_loops_is_the_one_that_its_program_draws():
+def test_the_pictures_of_the_loops_are_those_that_their_program_draws():
     spec = importlib.util.spec_from_file_location("loops", ROOT / "docs/pictures/loops.py")
     loops = importlib.util.module_from_spec(spec)
     sys.modules["loops"] = loops
     spec.loader.exec_module(loops)
     for scheme, colours in loops.SCHEMES.items():
         assert (ROOT / f"docs/pictures/loops-{scheme}.svg").read_text(encoding="utf-8") == loops.draw(colours)
+    for file, loop in loops.ALONE.items():
+        assert (ROOT / f"docs/pictures/{file}.svg").read_text(encoding="utf-8") == loops.draw_alone(loop)

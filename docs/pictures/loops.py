@@ -1,9 +1,10 @@
-"""The picture of the three loops in the README: `python docs/pictures/loops.py` writes it, for a light page and a
-dark one."""
+"""The pictures of the methods: `python docs/pictures/loops.py` writes them. The README's holds all three loops, for
+a light page and a dark one; a notebook's holds one, on a ground of its own: nobody knows what it is shown on."""
 
 import dataclasses
 import html
 import pathlib
+from collections.abc import Sequence
 
 HERE = pathlib.Path(__file__).parent
 WIDTH, LEFT, BOX, HEIGHT, GAP, ROW = 920, 10, 156, 58, 30, 190
@@ -12,7 +13,8 @@ FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A method: five boxes from left to right. `back` is written at an arrow from box `last` to box `first`."""
+    """A method: five boxes from left to right. `back` is written at an arrow from box `last` to box `first`, which
+    is left out where it is empty."""
 
     name: str
     about: str
@@ -66,6 +68,22 @@ LOOPS = (
         3,
     ),
 )
+PROFILE = Loop(
+    "Profile",
+    "what a model is like, beside another · after arXiv 2407.01490",
+    (
+        "models,|side by side",
+        "prompts, questions,|sentence pairs",
+        "answers and|likelihoods",
+        "figures with|intervals",
+        "what differs from|the first model",
+    ),
+    "",
+    1,
+    3,
+)
+ALONE = {"llm2llm": LOOPS[0], "reversegen": LOOPS[1], "active_inheritance": LOOPS[2], "profile": PROFILE}
+"""Pictures with one method, by the names of their files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +94,7 @@ class Colours:
     faint: str
     line: str
     box: str
-    loops: tuple[str, str, str]
+    loops: tuple[str, ...]
 
 
 SCHEMES = {
@@ -86,14 +104,28 @@ SCHEMES = {
 
 
 def draw(colours: Colours) -> str:
-    """The picture as SVG."""
-    parts = [_loop(loop, number, colours) for number, loop in enumerate(LOOPS)]
-    heads = "".join(_head(f"head{i}", colour) for i, colour in enumerate((*colours.loops, colours.line)))
+    """The README's picture as SVG."""
     told = "Three loops. " + " ".join(f"{loop.name}: {loop.about}." for loop in LOOPS)
-    size = f'viewBox="0 0 {WIDTH} {ROW * len(LOOPS) - 18}"'
+    return _picture(told, LOOPS, colours, ROW * len(LOOPS) - 18)
+
+
+def draw_alone(loop: Loop) -> str:
+    """The picture of one method as SVG, light whatever is around it."""
+    light = SCHEMES["light"]
+    own = LOOPS.index(loop) if loop in LOOPS else 0
+    height = ROW - 18 if loop.back else ROW - 70
+    ground = f'<rect width="{WIDTH}" height="{height}" rx="12" fill="#ffffff"/>\n'
+    colours = dataclasses.replace(light, loops=light.loops[own : own + 1])
+    return _picture(f"{loop.name}: {loop.about}.", [loop], colours, height, ground)
+
+
+def _picture(told: str, loops: Sequence[Loop], colours: Colours, height: int, ground: str = "") -> str:
+    parts = [_loop(loop, number, colours) for number, loop in enumerate(loops)]
+    heads = "".join(_head(f"head{i}", colour) for i, colour in enumerate((*colours.loops, colours.line)))
+    size = f'viewBox="0 0 {WIDTH} {height}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{FONT}" role="img">\n'
-        f"<title>{html.escape(told)}</title>\n<defs>{heads}</defs>\n" + "\n".join(parts) + "\n</svg>\n"
+        f"<title>{html.escape(told)}</title>\n<defs>{heads}</defs>\n{ground}" + "\n".join(parts) + "\n</svg>\n"
     )
 
 
@@ -119,8 +151,11 @@ def _loop(loop: Loop, number: int, colours: Colours) -> str:
                 f'text-anchor="middle">{line}</text>'
             )
         if i:
-            marker, ink = (number, colour) if loop.first < i <= loop.last else (len(LOOPS), colours.line)
+            within = loop.first < i <= loop.last
+            marker, ink = (number, colour) if within else (len(colours.loops), colours.line)
             parts.append(_arrow(f"M{left[i] - GAP + 2} {top + HEIGHT // 2}H{left[i] - 4}", ink, marker))
+    if not loop.back:
+        return "\n".join(parts)
     bottom, low = top + HEIGHT, top + HEIGHT + 30
     start, end = left[loop.last] + BOX // 2, left[loop.first] + BOX // 2
     back = f"M{start} {bottom + 2}V{low - 10}q0 10 -10 10H{end + 10}q-10 0 -10 -10V{bottom + 5}"
@@ -145,3 +180,5 @@ def _head(name: str, colour: str) -> str:
 if __name__ == "__main__":
     for scheme, colours in SCHEMES.items():
         (HERE / f"loops-{scheme}.svg").write_text(draw(colours), encoding="utf-8")
+    for file, loop in ALONE.items():
+        (HERE / f"{file}.svg").write_text(draw_alone(loop), encoding="utf-8")
