@@ -1,0 +1,66 @@
+"""Execute the notebooks as a reader would, each from top to bottom in a fresh copy of this checkout:
+
+    python notebooks/execute.py                     # all of them; ends with the first error
+    python notebooks/execute.py --keep profile      # one, and keep its outputs in its file
+
+It needs nbclient, nbformat and ipykernel. What is kept is free of what differs from one execution to the next:
+times, and what is told while a run works.
+"""
+
+import argparse
+import pathlib
+import shutil
+import tempfile
+import time
+
+import nbformat
+from nbclient import NotebookClient
+
+HERE = pathlib.Path(__file__).resolve().parent
+NAMES = sorted(file.stem for file in HERE.glob("*.ipynb"))
+TIMEOUT = 3600
+"""Seconds that a cell may take, on a machine that does other work too."""
+LEFT_OUT = (".*", "__pycache__", "runs", "venv", "build", "*.egg-info")
+
+
+def execute(name: str) -> nbformat.NotebookNode:
+    """The notebook `name` with its new outputs. Raises nbclient's CellExecutionError for a cell that fails, and
+    RuntimeError for one that warns."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / "seedloop"
+        shutil.copytree(HERE.parent, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        notebook = nbformat.read(copy / f"notebooks/{name}.ipynb", as_version=4)
+        place = {"metadata": {"path": str(copy / "notebooks")}}
+        NotebookClient(
+            notebook, timeout=TIMEOUT, kernel_name="python3", resources=place, record_timing=False
+        ).execute()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr" and "Warning" in output.text:
+                raise RuntimeError(f"{name}: a cell warns:\n{output.text}")
+    return notebook
+
+
+def keep(name: str, notebook: nbformat.NotebookNode) -> None:
+    """Store the notebook with its outputs, but for what goes to standard error."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    # Of the kernel only what does not depend on the version of Python.
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, HERE / f"{name}.ipynb")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all if not given: {', '.join(NAMES)}")
+    parser.add_argument("--keep", action="store_true", help="store the outputs in the notebooks")
+    given = parser.parse_args()
+    if unknown := {*given.names} - {*NAMES}:
+        parser.error(f"no such notebook: {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    for name in given.names or NAMES:
+        start = time.monotonic()
+        notebook = execute(name)
+        if given.keep:
+            keep(name, notebook)
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
