@@ -18,7 +18,7 @@ from common.backends.open import Backend, is_model, model_name, open_backend
 from common.experiment import carry_out, check_folder, identity
 from common.memory import Model, Need, refuse, sampling, tokens_in, training
 from common.rates import OTHER
-from common.settings import given
+from common.settings import command, given
 
 if TYPE_CHECKING:
     from active_inheritance.loop import Setting
@@ -62,7 +62,8 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
             # Prompts that are held out of a pool are the same in all repeats.
             setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)
         summary = summarise(run, config, switches, outcomes, stored["file_hashes"], too_long)
-        return conclusion(run, summary, switches, outcomes[0], config.redact)
+        made_by = command("active-inheritance", config, also=("select_only",))
+        return conclusion(run, summary, switches, outcomes[0], config.redact, made_by)
 
     prepared = lambda: prepare(config, data, sources)
     estimate = units(config, data)

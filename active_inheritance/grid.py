@@ -30,7 +30,7 @@ from common.results.plots import heat_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import terminal_table
-from common.settings import given
+from common.settings import command, given
 
 STEPS = {"passive": "random - base", "active": "selected - base"}
 HEADERS = ["figure", "student", "source", "base", "source's", "passive", "in %", "of the way", "active", "in %"]
@@ -66,7 +66,12 @@ def _cells(place: RunDir, config: Config) -> Conclusion:
     steps = [(s, source, cell) for s, of in cells.items() for source, cell in of.items()]
     warned = [f"{s} from {source}: {line}" for s, source, cell in steps for line in cell["warnings"]]
     return Conclusion(
-        result, terminal_table(HEADERS, rows(result)), _page(config, result), warned, _verdict(config, steps)
+        result,
+        terminal_table(HEADERS, rows(result)),
+        _page(config, result),
+        warned,
+        _verdict(config, steps),
+        command=command("active-inheritance", config),
     )
 
 
@@ -163,6 +168,7 @@ def _page(config: Config, result: Mapping[str, Any]) -> Report:
         f"{len(config.students)} students, {len(config.source)} sources, {config.repeats} repeats, "
         f"seed {config.seed}",
     )
+    page.chapter("The grid")
     names = _names(result)
     pairs = [(student, source) for student, of in result["grid"].items() for source in of]
     for kind, caption in (

@@ -32,7 +32,8 @@ from active_inheritance.summary import StudentSummary, Summary, warnings
 from active_inheritance.switches import Switches
 from common.backends.open import model_name
 from common.results.card import ModelCard
-from common.results.conclusion import Conclusion, counted, verdict
+from common.results.charts import dots
+from common.results.conclusion import Conclusion, counted, mixed, verdict
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import Estimate, Gain
 from common.results.plots import histogram_figure, line_figure, scatter_figure, share_figure
@@ -40,19 +41,24 @@ from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import terminal_table
 from common.tasks.prompts import messages
+from common.text.glossary import explain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LOOKED_THROUGH = 500
+"""Prompts among which examples of refused answers are looked for."""
 DOTS = 1200
 """Answers in a scatter plot."""
 SIDES = ("chosen", "rejected")
 INSTRUCTION = Field("string", "The prompt as a text.")
 
 
-def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome, redact: bool) -> Conclusion:
+def conclusion(
+    run: RunDir, summary: Summary, switches: Switches, first: Outcome, redact: bool, command: str
+) -> Conclusion:
     """What a finished run shows; stores the data sets and the selected student. `first`: the first repeat, where
-    the page shows one; `redact`: it shows hashes in place of texts."""
+    the page shows one; `redact`: it shows hashes in place of texts; `command`: what made the run."""
     trained = isinstance(summary, StudentSummary)
     notes = [*(student_warnings(switches, summary) if trained else []), *warnings(switches, summary)]
     with run.timed("write"):
@@ -71,7 +77,7 @@ def conclusion(run: RunDir, summary: Summary, switches: Switches, first: Outcome
             card = _model_card(summary, notes)
             products |= publish(run, f"{folder_of(0, switches.rounds - 1)}/selected/student", card)
         page = _page(summary, first, switches, redact)
-    return Conclusion(summary, final_tables(summary), page, notes, _verdict(summary), products)
+    return Conclusion(summary, final_tables(summary), page, notes, _verdict(summary), products, command)
 
 
 def _verdict(summary: Summary) -> str | None:
@@ -275,17 +281,19 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
         + f"seed {switches.rule.seed}",
     )
     if isinstance(summary, StudentSummary):
-        add_student(page, summary)
+        add_student(page, summary, first.selection.rule.objectives[0])
+    page.chapter("What was selected")
+    _lifts(page, data)
     page.add_table(
         "What was selected for",
         *objectives_of(summary),
-        note="Spread: standard deviation within a prompt, averaged; none: share of prompts without any. Lifts are "
-        "over the mean of the pool; predicted: what the objective alone would give if scores of the feasible "
-        "answers were normal. Best of pool: without constraints and other objectives; headroom: how far the "
-        f"selection stays from it. The choice is at most {data.kl_bound_nats:.2f} nats from what was drawn from.",
+        note="None: share of prompts without any spread. Lift predicted: what the objective alone would give if "
+        "scores of the feasible answers were normal. Best of pool: without constraints and other objectives. "
+        f"The choice is at most {data.kl_bound_nats:.2f} nats from what was drawn from.",
+        terms=explain(
+            *(objective.rpartition(":")[0] for objective in data.objectives), "spread", "lift", "headroom"
+        ),
     )
-    if isinstance(summary, StudentSummary):
-        add_student_details(page, summary, first)
     _figures(page, first.selection, data)
     page.add_table(
         "What selection does to every score",
@@ -293,6 +301,7 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
         note="95% bootstrap intervals over prompts of the difference to the random control. In spreads: that "
         "difference in standard deviations within a prompt. Matched: other answers of about the selected one's "
         f"length. Objectives: {', '.join(rule['objectives'])}; everything else is a side effect.",
+        terms=explain(*data.scores),
     )
     names = list(data.correlations)
     page.add_table(
@@ -303,6 +312,10 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
     )
     by_chance = "By chance: the share a uniform draw from the usable answers would have."
     page.add_table("Who wrote what was selected", *sources_of(summary), note=by_chance)
+    _show_examples(page, first.selection, switches, redact)
+    if isinstance(summary, StudentSummary):
+        add_student_details(page, summary, first)
+    page.chapter("Details")
     page.add_table(
         "What became of the answers",
         ["source", "answers", *_faults(pool), "usable", "mean words"],
@@ -333,13 +346,44 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
         )
     page.add_table("Why", ["reason", "prompts"], [[reason, n] for reason, n in data.reasons.items()])
     page.add_table("By what", ["score", "scorer and version"], [[*pair] for pair in summary.scorers.items()])
-    shown = lambda text: f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if redact else text
-    page.add_examples(
-        "Selected beside random" + (", as hashes" if redact else ""),
-        ["Prompt", "Selected", "Random"],
-        [[shown(text) for text in texts] for texts in _examples(first.selection, 8)],
-    )
     return page
+
+
+def _lifts(page: Report, data: Forecast) -> None:
+    """How far selected answers are from random ones in every score, in spreads, so that one axis serves all."""
+    names = [objective.rpartition(":")[0] for objective in data.objectives]
+    rows = {}
+    for name, entry in data.scores.items():
+        lift, spread = entry["selected - random"], entry["spread"]
+        if spread and lift["value"] is not None:
+            low, high = lift["ci95"]
+            rows[name] = Estimate(value=lift["value"] / spread, ci95=(low / spread, high / spread))
+    axis = "selected - random, in standard deviations within a prompt"
+    chart = dots(rows, axis, ours=names, line=0, decimals=2, signed=True)
+    page.add_chart("What selection does to every score", chart)
+
+
+def _show_examples(page: Report, selection: Selection, switches: Switches, redact: bool) -> None:
+    """Answers that were selected, and answers that could not be."""
+    page.chapter("Examples")
+    shown = lambda text: f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if redact else text
+    hashes = ", as hashes" if redact else ""
+    page.add_examples(
+        f"Kept: selected beside random{hashes}",
+        ["Prompt", "Selected", "Random"],
+        [[shown(text) for text in texts] for texts in _examples(selection, 8)],
+    )
+    refused = (
+        (pool["prompt"], f"{answer['text']}\n— {answer['source']}", ", ".join(answer["flags"]))
+        for pool, _ in itertools.islice(selection.prompts(), LOOKED_THROUGH)
+        for answer in pool["answers"]
+        if switches.scoring.drops(answer["flags"])
+    )
+    page.add_examples(
+        f"Refused: answers that no student may learn{hashes}",
+        ["Prompt", "Answer", "Why it was refused"],
+        [[shown(prompt), shown(answer), why] for prompt, answer, why in mixed(refused, lambda row: row[2], 8)],
+    )
 
 
 def _figures(page: Report, selection: Selection, data: Forecast) -> None:

@@ -1,16 +1,19 @@
 """The student's part of the page, of the printed tables, and of the warnings."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from active_inheritance.outcome import Outcome
+from active_inheritance.select import Objective
 from active_inheritance.student_figures import AGAINST, Arm, Corpus, RoundArm
 from active_inheritance.summary import StudentSummary
 from active_inheritance.switches import Switches, measurable
+from common.results.charts import dots
 from common.results.conclusion import arm_table, mean_cell
 from common.results.estimate import Estimate
 from common.results.plots import histogram_figure, line_figure, share_figure
 from common.results.report import Report
+from common.text.glossary import explain
 
 Table = tuple[list[str], list[list[Any]]]
 """Headers and rows."""
@@ -159,9 +162,20 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def add_student(page: Report, summary: StudentSummary) -> None:
-    """The first part of the page: what came of it."""
+def add_student(page: Report, summary: StudentSummary, objective: Objective) -> None:
+    """The first part of the page: what came of it, by the first `objective`."""
     own = summary.student
+    page.chapter("The students")
+    metric = summary.arms["selected"].metric
+    wanted: Literal["higher", "lower"] | None = {"max": "higher", "min": "lower"}.get(objective.direction)
+    axis = metric if objective.direction != "target" else f"{metric}, wanted: {objective.target:g}"
+    line = objective.target if objective.direction == "target" else None
+    places = lambda rows: decimals(max(abs(e.value or 0.0) for e in rows.values()))
+    arms = dots(summary.arms, axis, wanted, ["selected"], line=line, decimals=places(summary.arms))
+    page.add_chart("Arms on held-out prompts", arms)
+    axis, places_of = f"difference in {metric}", places(summary.gains)
+    gains = dots(summary.gains, axis, wanted, line=0, decimals=places_of, signed=True)
+    page.add_chart("Differences on held-out prompts", gains)
     over = "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
     if own.repeats > 1:
         over = f"95% intervals by Student's t over {own.repeats} repeats"
@@ -171,12 +185,19 @@ def add_student(page: Report, summary: StudentSummary) -> None:
         note=f"{own.name} on {own.held_out_prompts} held-out prompts, {own.answers_of_a_prompt} answers "
         f"to each at temperature {own.temperature:g}; {over}. Trained arms learn from "
         f"the same prompts for as many updates{', within a round' if own.rounds > 1 else ''}.",
+        terms=explain(metric, "95% interval", "drift", "updates"),
     )
+    if summary.rounds:
+        page.chapter("Round by round")
+        _round_figures(page, summary)
+        terms = explain("spread", "drift", "self-BLEU", "compression")
+        page.add_table("Round after round", *rounds_of(summary), note=ROUND_NOTE, terms=terms)
 
 
 def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -> None:
     """Distributions and every score; `first`: the first repeat, where a figure shows one."""
     own = summary.student
+    page.chapter("What else changed in the student")
     if summary.profile is not None:
         asked = ", ".join(summary.profile.settings)
         how = "over repeats" if own.repeats > 1 else "of one training, drawn over items"
@@ -187,9 +208,6 @@ def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -
             *profile_of(summary),
             note=f"Of every student: {asked}; 95% intervals {how}; measured by {scorers}.",
         )
-    if summary.rounds:
-        page.add_table("Round after round", *rounds_of(summary), note=ROUND_NOTE)
-        _round_figures(page, summary)
     tally = first.selection.tally
     for name in measurable(objective.name for objective in first.selection.rule.objectives)[:3]:
         answers = lambda arm, n=name: [row["scores"][n] for row in first.last(arm).answers]
@@ -207,23 +225,24 @@ def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -
         labels = ("student, held-out prompts", "data it learned", "selected - random, in spreads")
         names, students, data = (list(column) for column in zip(*shown, strict=True))
         page.add_figure("What of the data's change came over", share_figure(names, students, data, labels))
-    page.add_table("Every score of the student", *metrics_of(summary), note=TRANSFER_NOTE)
-    page.add_table("The answers together", *corpora_of(summary), note=CORPUS_NOTE)
+    page.add_table(
+        "Every score of the student",
+        *metrics_of(summary),
+        note=TRANSFER_NOTE,
+        terms=explain(*summary.transfer, "transfer"),
+    )
+    page.add_table(
+        "The answers together", *corpora_of(summary), note=CORPUS_NOTE, terms=explain("self-BLEU", "compression")
+    )
 
 
 ROUND_NOTE = (
     "After round 0 an arm's own student writes its pool: the random student learns from random answers of its "
-    "own, the selected one from selected ones. Drift: by how much a student finds its answers likelier than the "
-    "base does. Self-BLEU and compression: higher is more alike; a rise from round to round is a loop that "
-    "narrows. Means over repeats."
+    "own, the selected one from selected ones. A rise of self-BLEU and compression from round to round is a loop "
+    "that narrows. Means over repeats."
 )
-TRANSFER_NOTE = (
-    "Transfer: the students' change over the data's, selected against random. A ratio of a small change of the "
-    "data says little."
-)
-CORPUS_NOTE = (
-    "Self-BLEU of 200 answers and the compression ratio of all: higher is more alike. Means over repeats."
-)
+TRANSFER_NOTE = "A ratio of a small change of the data says little."
+CORPUS_NOTE = "Self-BLEU of 200 answers and the compression ratio of all. Means over repeats."
 
 ALARM = 0.1
 """Rise of self-BLEU over the base's, from which rounds are said to narrow."""

@@ -32,6 +32,8 @@ C = TypeVar("C")
 
 PROG = "seedloop" if PACKAGE else "run.py"
 """What the command is called: installed, or in the repository."""
+CALL = PROG if PACKAGE else f"python {PROG}"
+"""How it is called."""
 
 MODEL, DATA, LOOP, TRAINING = "the model", "the data", "the loop", "training"
 COMPARED, OUTPUT, DEVICES = "what is compared", "output", "devices and processes"
@@ -227,6 +229,14 @@ def stored(kind: type[Any], file: pathlib.Path, method: str) -> dict[str, Any]:
 def flag_name(field: str) -> str:
     """ "--run-dir" of "run_dir"."""
     return "--" + field.replace("_", "-")
+
+
+def flag_words(field: str, value: Any) -> list[str]:
+    """What gives `field` that value on a command line."""
+    name = flag_name(field)
+    if isinstance(value, bool):
+        return [name if value else f"--no-{name[2:]}"]
+    return [name, ",".join(value) if isinstance(value, tuple) else str(value)]
 
 
 def check_ranges(

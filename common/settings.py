@@ -5,11 +5,12 @@ Loads no jax, so that a command line is parsed and checked in well under a secon
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from common.backends.budget import Budget
-from common.cli import DEVICES, LOOP, OUTPUT, TRAINING, check_ranges, flag, flag_name
+from common.cli import CALL, DEVICES, LOOP, OUTPUT, TRAINING, check_ranges, flag, flag_name, flag_words
 from common.config import LoraConfig, Optimizer, Remat, Schedule, TrainConfig, micro_batch
 from common.errors import UserError, meant, quoted
 from common.results.hub import Push, check
@@ -164,6 +165,34 @@ def preset(kind: type[C], presets: Mapping[str, Mapping[str, Any]], name: str, s
     check_preset(presets, name)
     # The later ones win: what is given takes the place of the preset's own.
     return kind(**{**presets[name], **settings, "preset": name})
+
+
+def command(
+    method: str,
+    config: RunSettings,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    also: tuple[str, ...] = (),
+) -> str:
+    """The command that makes a run of the resolved `config` in a folder of its own: with those flags alone that
+    differ from the defaults and from what `resolved()` finds by itself. `also`: settings that belong to it though
+    the run does not record them."""
+    kind = type(config)
+    named = getattr(config, "preset", None)
+    of_preset = dict((presets or {}).get(named, {}))
+    fields = [
+        field for field in dataclasses.fields(kind) if field.name not in config.UNSTORED or field.name in also
+    ]
+    usual = {field.name: of_preset.get(field.name, field.default) for field in fields}
+    flags = {name: value for name in usual if (value := getattr(config, name)) not in (None, usual[name])}
+    # What is open by default may have been filled; once is enough to see, for a model may have to be looked up.
+    asked = {name: value for name, value in flags.items() if usual[name] is not None}
+    try:
+        found = kind(**{**of_preset, **asked}).resolved()  # type: ignore[attr-defined]
+        flags = {name: value for name, value in flags.items() if name in asked or getattr(found, name) != value}
+    except UserError:  # it cannot do without one of the others
+        pass
+    words = [word for name, value in flags.items() for word in flag_words(name, value)]
+    return " ".join([CALL, method, *map(shlex.quote, words), "--run-dir", "DIR"])
 
 
 def check_preset(presets: Mapping[str, Any], name: str) -> None:

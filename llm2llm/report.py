@@ -2,10 +2,11 @@
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.results.card import ModelCard
+from common.results.charts import confusion
 from common.results.conclusion import (
     Conclusion,
     arm_dots,
@@ -14,6 +15,7 @@ from common.results.conclusion import (
     counted,
     gain_cell,
     mean_cell,
+    mixed,
     round_bars,
     verdict,
 )
@@ -24,9 +26,11 @@ from common.results.plots import line_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import percent_interval, terminal_table
+from common.settings import command
 from common.stages import publish
 from common.tasks.base import Example
-from llm2llm.config import Config
+from common.text.glossary import explain
+from llm2llm.config import PRESETS, Config
 from llm2llm.select import Row
 from llm2llm.students import Setting
 from llm2llm.summary import Summary, new_rows, refusals, summarise, warnings
@@ -63,7 +67,8 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
         adapter = publish(run, repeats[0]["arms"]["llm2llm"]["student"], model_card)
         products = {"data set": "dataset", "student": "model", **adapter}
     page = _page(run, config, written_by, setting, summary, rows)
-    return Conclusion(summary, final_table(summary), page, notes, _verdict(summary), products)
+    made_by = command("llm2llm", config, PRESETS)
+    return Conclusion(summary, final_table(summary), page, notes, _verdict(summary), products, made_by)
 
 
 def _verdict(summary: Summary) -> str | None:
@@ -159,25 +164,39 @@ def _page(
         f"student {config.student}, teacher {written_by}, {config.seed_examples} seeds, "
         f"{counted(len(first.per_repeat or ()), 'repeat')}, seed {config.seed}",
     )
-    note = _note(setting.switches.comparison)
+    page.chapter("The arms")
     arm_dots(page, summary.arms, summary.gains, "llm2llm", "held-out questions")
-    page.add_table("Held-out accuracy of every arm", *arms_of(summary), note=note)
-    if setting.task.kind == "class":
-        _class_table(page, summary)
+    page.add_table(
+        "Held-out accuracy of every arm",
+        *arms_of(summary),
+        note=_note(setting.switches.comparison),
+        terms=explain("accuracy", "95% interval", "lead", "updates"),
+    )
     if summary.rounds:
+        page.chapter("Round by round")
         _round_figures(page, summary.rounds, bool(setting.dev))
         _length_table(page, summary)
         _label_quality(page, summary.rounds)
+    page.chapter("By class" if setting.task.kind == "class" else "By skill")
+    if setting.task.kind == "class":
+        _class_figures(page, run, summary)
     page.add_table(
         "Test accuracy by class or skill, %",
         ["group", *summary.arms],
         [[group, *(_percent(arm.by_group[group]) for arm in summary.arms.values())] for group in first.by_group],
+        terms=explain("accuracy"),
     )
-    if rows:
+    if "llm2llm" in summary.arms:
+        page.chapter("Examples")
         page.add_examples(
-            "From a mistake to new training data (repeat 0)",
+            "Kept: from a mistake to new training data (repeat 0)",
             ["Seed shown to the teacher", "The student's answer", "The teacher's new example"],
             _examples(run, rows),
+        )
+        page.add_examples(
+            "Refused: replies of the teacher that no student learned (repeat 0)",
+            ["Seed shown to the teacher", "The teacher's reply", "Why it was refused"],
+            _refused(run),
         )
     return page
 
@@ -197,13 +216,17 @@ def _note(comparison: Comparison) -> str:
     return "; ".join([*told, always])
 
 
-def _class_table(page: Report, summary: Summary) -> None:
-    """F1 by class; every arm of a task with classes has it."""
+def _class_figures(page: Report, run: RunDir, summary: Summary) -> None:
+    """Which class is taken for which, and F1 by class; every arm of a task with classes has it."""
+    name = "llm2llm" if "llm2llm" in summary.arms else list(summary.arms)[-1]
+    rows = [row for file in summary.arms[name].answers for row in read_jsonl(run.path / file)]
+    pairs = [(str(row["label"]), None if row["parsed"] is None else str(row["parsed"])) for row in rows]
+    page.add_chart(f"What {name} answers, by class", confusion(pairs, sorted({label for label, _ in pairs})))
     arms = {name: (arm.macro_f1 or [], arm.per_class or {}) for name, arm in summary.arms.items()}
     macro = ["(macro-F1)", *(_percent(sum(macro) / len(macro)) for macro, _ in arms.values())]
     _, classes = next(iter(arms.values()))
-    rows = [[name, *(_percent(per_class[name]["f1"]) for _, per_class in arms.values())] for name in classes]
-    page.add_table("F1 of every class, %", ["class", *arms], [macro, *rows])
+    table = [[name, *(_percent(per_class[name]["f1"]) for _, per_class in arms.values())] for name in classes]
+    page.add_table("F1 of every class, %", ["class", *arms], [macro, *table], terms=explain("F1", "macro-F1"))
 
 
 def _percent(value: float) -> float:
@@ -227,7 +250,7 @@ def _round_figures(page: Report, entries: Sequence[Row], has_dev: bool) -> None:
         page.add_figure("What became of the teacher's replies (llm2llm)", round_bars(teaching, kinds, "replies"))
     moved = [e for e in of_arm.get("llm2llm", ()) if "fixed" in e]
     if moved:
-        flows = {key.replace("_", " "): operator.itemgetter(key) for key in ("fixed", "still_wrong", "regressed")}
+        flows = {key.replace("_", " "): operator.itemgetter(key) for key in ("fixed", "regressed", "still_wrong")}
         figure = round_bars(moved, flows, "seeds")
         page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
 
@@ -255,7 +278,7 @@ def _label_quality(page: Report, entries: Sequence[Row]) -> None:
             rows.append([arm, accepted, known, wrong, round(100 * wrong / known, 1)])
     if rows:
         headers = ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"]
-        page.add_table("Label noise of the accepted examples", headers, rows)
+        page.add_table("Label noise of the accepted examples", headers, rows, terms=explain("label noise"))
 
 
 def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str]]:
@@ -275,3 +298,26 @@ def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str
         shown = f"{seeds[parent]['question']}\n\nRight: {seeds[parent]['answer']}"
         cards.append([shown, graded[parent]["text"] or "", f"{row['question']}\n\n{row['answer']}"])
     return cards
+
+
+def _refused(run: RunDir, count: int = 8) -> list[list[str]]:
+    """Up to `count` refused replies of repeat 0, for all reasons in turn, beside the seed and the reason."""
+    place = run.path / "repeat_0"
+    known = {row["id"]: row["question"] for row in read_jsonl(place / "seeds.jsonl")}
+    made = [row for file in sorted(place.glob("llm2llm/round_*/new.jsonl")) for row in read_jsonl(file)]
+    known |= {row["id"]: row["question"] for row in made}
+    rows = [row for file in sorted(place.glob("llm2llm/round_*/refused.jsonl")) for row in read_jsonl(file)]
+    return [
+        [known.get(row["parent"], ""), row["text"] or f"(nothing: {row['error']})", _why(row, known)]
+        for row in mixed(rows, lambda row: row["reason"], count)
+    ]
+
+
+def _why(row: Row, known: Mapping[str, str]) -> str:
+    """The reason of a refusal, and what it was found by."""
+    if "nearest" in row:
+        other = known.get(row["nearest"], row["nearest"])
+        return f"{row['reason']}, similarity {row['similarity']:.2f}\n\nNearest: {other}"
+    if row.get("check_answer") is not None:
+        return f"{row['reason']}\n\nThe check answered: {row['check_answer']}"
+    return row["reason"]

@@ -9,19 +9,21 @@ the teacher is shown, and mistakes found by students that have not seen the ques
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from common.backends.open import ReplyCache
 from common.experiment import carry_out
-from common.results.conclusion import Conclusion, arm_table, counted, mean_cell, points, verdict
+from common.results.conclusion import Conclusion, arm_dots, arm_table, counted, mean_cell, points, verdict
 from common.results.estimate import ArmResult, Gain, as_json
 from common.results.files import read_jsonl
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.stats import gain
 from common.results.tables import percent_interval, terminal_table
-from common.settings import hosted_share
-from llm2llm.config import Config
+from common.settings import command, hosted_share
+from common.text.glossary import explain
+from llm2llm.config import PRESETS, Config
 from llm2llm.experiment import load_data, run, run_identity
 from llm2llm.plan import FULL, variant, variants
 
@@ -74,18 +76,19 @@ def _variants(place: RunDir, config: Config) -> Conclusion:
         for name, entry in entries.items()
         if name != FULL
     }
-    table = _table(entries, gains)
+    fields = [field.name for field in dataclasses.fields(Variant)]
+    found = {name: Variant(**{field: entry[field] for field in fields}) for name, entry in entries.items()}
+    table = _table(found, gains)
     tables = f"ablations, {counted(config.repeats, 'repeat')}\n\n{terminal_table(*table)}"
     told = {"schema": 1, "method": "llm2llm", "status": "complete", "task": task, "arms": entries}
     said = verdict([(name, FULL, gains[f"{name} - {FULL}"]) for name in entries if name != FULL])
     warned = [f"{name}: {warning}" for name, own in warnings.items() for warning in own]
-    return Conclusion(told | {"gains": as_json(gains)}, tables, _page(task, table, config), warned, said)
+    page = _page(task, found, gains, table, config)
+    made_by = command("llm2llm", config, PRESETS)
+    return Conclusion(told | {"gains": as_json(gains)}, tables, page, warned, said, command=made_by)
 
 
-def _table(entries: dict[str, dict[str, Any]], gains: dict[str, Gain]) -> tuple[list[str], list[list[Any]]]:
-    fields = [field.name for field in dataclasses.fields(Variant)]
-    found = {name: Variant(**{field: entry[field] for field in fields}) for name, entry in entries.items()}
-
+def _table(found: Mapping[str, Variant], gains: Mapping[str, Gain]) -> tuple[list[str], list[list[Any]]]:
     def ahead(name: str, arm: ArmResult) -> str:
         return "" if name == FULL else points(gains[f"{name} - {FULL}"])
 
@@ -100,7 +103,13 @@ def _table(entries: dict[str, dict[str, Any]], gains: dict[str, Gain]) -> tuple[
     return ["variant", *headers[1:]], rows
 
 
-def _page(task: str, table: tuple[list[str], list[list[Any]]], config: Config) -> Report:
+def _page(
+    task: str,
+    variants: Mapping[str, ArmResult],
+    gains: Mapping[str, Gain],
+    table: tuple[list[str], list[list[Any]]],
+    config: Config,
+) -> Report:
     page = Report(
         f"Ablations of LLM2LLM on {task}",
         f"student {config.student}, teacher {config.teacher}, {config.seed_examples} seeds, "
@@ -110,5 +119,8 @@ def _page(task: str, table: tuple[list[str], list[list[Any]]], config: Config) -
         "Differences are paired by repeat. Budgets differ where the switch makes them differ: look at the "
         "last three columns before reading the first."
     )
-    page.add_table("One switch changed at a time", *table, note=note)
+    page.chapter("The variants")
+    arm_dots(page, variants, gains, FULL, "held-out questions", "What each switch changes")
+    terms = explain("accuracy", "95% interval", "lead", "updates")
+    page.add_table("One switch changed at a time", *table, note=note, terms=terms)
     return page

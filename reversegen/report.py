@@ -8,7 +8,18 @@ from typing import Any
 
 from common.backends.open import model_name
 from common.results.card import ModelCard
-from common.results.conclusion import Conclusion, by_round, counted, gain_cell, mean_cell, round_bars, verdict
+from common.results.charts import dots
+from common.results.conclusion import (
+    Conclusion,
+    arm_dots,
+    by_round,
+    counted,
+    gain_cell,
+    mean_cell,
+    mixed,
+    round_bars,
+    verdict,
+)
 from common.results.conclusion import arm_table as table_of
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import Estimate
@@ -17,11 +28,12 @@ from common.results.plots import line_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import percent_interval, terminal_table
-from common.settings import given
+from common.settings import command, given
 from common.stages import publish
 from common.tasks.base import Example
+from common.text.glossary import explain
 from reversegen.applications.base import Application, Row
-from reversegen.config import Config
+from reversegen.config import PRESETS, Config
 from reversegen.loop import Repeat
 from reversegen.pairs import ENDS
 from reversegen.summary import MAIN, Summary, summarise, warnings
@@ -82,7 +94,7 @@ def conclusion(
     return Conclusion(
         summary.stored(),
         final_tables(summary),
-        _page(config, app, summary, rows),
+        _page(run, config, app, summary, rows),
         notes,
         main_verdict(summary),
         {
@@ -92,6 +104,7 @@ def conclusion(
             "proposer": "proposer",
             **adapters,
         },
+        command("reversegen", config, PRESETS),
     )
 
 
@@ -316,19 +329,34 @@ def _shown(config: Config, text: str | None) -> str:
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def _page(config: Config, app: Application, summary: Summary, rows: Sequence[Row]) -> Report:
+def _page(run: RunDir, config: Config, app: Application, summary: Summary, rows: Sequence[Row]) -> Report:
     page = Report(
         f"ReverseGen on {app.name}",
         f"proposer {config.proposer}, target {config.target}, {config.seed_instructions} seed instructions, "
         f"{counted(summary.repeats, 'repeat')}, seed {config.seed}",
     )
+    page.chapter("The target")
+    metric = summary.arms["target-after"].metric
     for kind in summary.sets:
-        note = _arm_note(config) if kind == "failures" else None
-        page.add_table(f"The target on {SET_NAMES[kind]}", *arm_table(summary, [kind]), note=note)
-    page.add_table("What the proposer wrote, by round", ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE)
+        arms = {name: arm.sets[kind] for name, arm in summary.arms.items()}
+        gains = {name: gain.sets[kind] for name, gain in summary.gains.items()}
+        arm_dots(page, arms, gains, "target-after", SET_NAMES[kind])
+        note = _arm_note(config) if kind == MAIN else None
+        terms = explain(metric, "95% interval", "lead", "updates") if kind == MAIN else None
+        page.add_table(f"The target on {SET_NAMES[kind]}", *arm_table(summary, [kind]), note=note, terms=terms)
+    page.chapter("Round by round")
+    found = {"warm-up proposer": summary.exploration.warm_up, "best proposer": summary.exploration.final}
+    axis = "valid and new failures, % of all queries"
+    page.add_chart("What the proposer finds", dots(found, axis, ours=["best proposer"], scale=100))
     _round_figures(page, summary)
+    terms = explain("invalid", "repeated", "failures of valid", "valid and new failures", "self-BLEU")
+    page.add_table(
+        "What the proposer wrote, by round", ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE, terms=terms
+    )
     held = round_rows(summary, "independent")
     page.add_table("The independent proposer, whose failures are the held-out test", ROUND_HEADERS, held)
+    _show_examples(page, run, config, rows)
+    page.chapter("Details")
     if labels := [_label_row(name, found) for name, found in summary.labels.items() if found.asked]:
         note = "Wrong labels are counted before any are refused, where a program knows the truth."
         page.add_table("Labels", LABEL_HEADERS, labels, note=note)
@@ -341,21 +369,37 @@ def _page(config: Config, app: Application, summary: Summary, rows: Sequence[Row
         [[name, *dataclasses.astuple(cost)] for name, cost in summary.accounting.items()],
         note="The warm-up arms choose from one pool of proposals. The independent proposer costs as much again.",
     )
-    texts = ("query", "target_answer", "answer")
-    failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
-    page.add_examples(
-        "Failures and what was made of them (repeat 0)" + (", as hashes" if config.redact else ""),
-        ["Query of the best proposer", "The target's answer", "The label it learned"],
-        [[_shown(config, row[name]) for name in texts] for row in failed[:8]],
-    )
     return page
 
 
-ROUND_NOTE = (
-    "Shares are of all queries sampled, but for the failures of valid. Repeated queries are near-duplicates of "
-    "seeds, earlier queries or test questions. Pairs: a failing over a passing query. Self-BLEU is over 100 "
-    "queries: higher is more alike."
-)
+ROUND_NOTE = "Pairs: a failing over a passing query. Self-BLEU is over 100 queries."
+
+
+def _show_examples(page: Report, run: RunDir, config: Config, rows: Sequence[Row]) -> None:
+    """Failures that were learned from, and queries that were not used."""
+    hashes = ", as hashes" if config.redact else ""
+    page.chapter("Examples")
+    texts = ("query", "target_answer", "answer")
+    failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
+    page.add_examples(
+        f"Kept: failures and what was made of them (repeat 0){hashes}",
+        ["Query of the best proposer", "The target's answer", "The label it learned"],
+        [[_shown(config, row[name]) for name in texts] for row in failed[:8]],
+    )
+    files = sorted((run.path / "repeat_0/explore").glob("*/queries.jsonl"))
+    refused = [row for file in files for row in read_jsonl(file) if row["outcome"] not in ("fail", "pass")]
+    page.add_examples(
+        f"Refused: what the proposer wrote and nobody learned (repeat 0){hashes}",
+        ["What the proposer wrote", "Why it was refused"],
+        [[_shown(config, row["query"] or row["reply"]), _why(row)] for row in mixed(refused, _why, 8)],
+    )
+
+
+def _why(row: Row) -> str:
+    """Why a query was not used."""
+    if row["dropped"] is not None:
+        return row["dropped"]
+    return row["outcome"] + (f": {row['reason']}" if row.get("reason") else "")
 
 
 def _arm_note(config: Config) -> str:

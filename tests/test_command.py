@@ -194,6 +194,7 @@ def test_plan_counts_updates_and_warns_below_ten():
         ("--version", 0, "seedloop 0."),
         ("tasks", 0, "gsm8k"),
         ("metrics --help", 0, "Lists what"),
+        ("metrics", 0, "share of the questions that are answered rightly (higher is better)"),
         ("status nowhere", 2, "nowhere holds no seedloop run (there is no such folder)"),
         ("status", 2, "status takes one folder"),
         ("nothing", 2, "unknown method"),

@@ -1,12 +1,14 @@
 """What the settings of all methods share."""
 
 import dataclasses
+import importlib
+import shlex
 
 import pytest
 
-from common.cli import flag
+from common.cli import flag, parse
 from common.errors import UserError
-from common.settings import RunSettings, check_files, filled, hosted_share, preset
+from common.settings import RunSettings, check_files, command, filled, hosted_share, preset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,3 +68,26 @@ def test_settings_of_a_hosted_model_are_refused_in_one_line(given, words):
 def test_a_missing_file_is_named_by_its_flag(tmp_path):
     with pytest.raises(UserError, match=r"no such file: .*x.csv \(given as --file\)"):
         check_files(Settings(file=str(tmp_path / "x.csv")), ["file"])
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("llm2llm", ""),
+        ("llm2llm", "--rounds 2 --learning-rate 0.001 --system 'be brief' --balance --arms fine-tune,llm2llm"),
+        ("llm2llm", "--preset paper --seed-examples 30"),
+        ("reversegen", "--task math --rounds 1 --no-none-option --seed 3"),
+        ("active-inheritance", "--objective mtld:max --objective words:min --select-only --k 6"),
+        ("active_inheritance.profile", "--model embedded:student --choice a=embedded:arithmetic --limit 5"),
+    ],
+)
+def test_the_command_on_the_page_gives_the_same_settings(method, words):
+    """With no flag that the run would have had anyway."""
+    module = importlib.import_module(f"{method.replace('-', '_')}.config")
+    presets, kind = getattr(module, "PRESETS", None), module.Config
+    config = parse(kind, shlex.split(words), "run.py", presets=presets).resolved()
+    said = shlex.split(command(method, config, presets, ("select_only",)))
+    assert said[:3] == ["python", "run.py", method]
+    assert said[-2:] == ["--run-dir", "DIR"]
+    assert parse(kind, said[3:-2], "run.py", presets=presets).resolved() == config
+    assert len(said) <= 5 + len(shlex.split(words)), "nothing that was not given"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ from common.evals.figures import Change, Figure, changes
 from common.evals.measure import Measure, Profile
 from common.evals.preference import Wins, agreement
 from common.evals.text import Answers
+from common.results.charts import dots
 from common.results.conclusion import Conclusion
 from common.results.plots import histogram_figure, line_figure
 from common.results.report import Report
 from common.results.tables import terminal_table
+from common.settings import command
+from common.text.glossary import better, explain
 from common.text.textstats import METRICS
 
 SCHEMA = 1
@@ -40,6 +44,18 @@ LEADING = (
 )
 """Beginnings of keys of figures: the first figure of the first that there is stands in the verdict."""
 SHOWN_ANSWERS = 4
+CHARTED: dict[str, float | None] = {
+    "text/(words|mtld)": None,
+    "toxicity/(expected_maximum|probability)": None,
+    "stereoset/overall/ss": 50,
+    "stereoset/overall/icat": None,
+    "crows_pairs/overall/stereotype": 50,
+    "bbq/overall/accuracy": None,
+    "bbq/overall/s_(amb|dis)": 0,
+    "choice/.*/(accuracy|ece)": None,
+    "pairs/(agreement_with_people|consistent)": None,
+}
+"""Keys of figures that are drawn, with the value that is neutral where there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +106,7 @@ def conclusion(
         _page(config, found),
         warnings(measures, profiles, wins, found.named),
         _verdict(found),
+        command=command("profile", config),
     )
 
 
@@ -192,10 +209,14 @@ def shown(value: float | None, ci95: tuple[float, float] | None, sign: str = "")
     if value is None:
         return "–"
     numbers = [value, *(ci95 or ())]
-    scale = max(map(abs, numbers))
-    places = 1 if scale >= 20 else 2 if scale >= 2 else 3 if scale else 0
-    first, *interval = (f"{number:{sign}.{places}f}" for number in numbers)
+    first, *interval = (f"{number:{sign}.{decimals(numbers)}f}" for number in numbers)
     return f"{first} [{', '.join(interval)}]" if interval else first
+
+
+def decimals(numbers: Sequence[float]) -> int:
+    """As many as the largest of the numbers asks for."""
+    scale = max(map(abs, numbers), default=0.0)
+    return 1 if scale >= 20 else 2 if scale >= 2 else 3 if scale else 0
 
 
 def _count_rows(found: Findings) -> list[list[Any]]:
@@ -248,23 +269,56 @@ def _page(config: Config, found: Findings) -> Report:
     counted += "" if config.limit is None else f"; the first {config.limit} rows of every file"
     names = list(found.named.values())
     page = Report("Profile of " + ", ".join(names), f"{counted}; seed {config.seed}")
+    page.chapter("The models")
+    _charts(page, found)
     for group in _groups(found):
         note = TABLE_NOTES[group] + _taken(_settings(config), group) + _scorers(found, group)
-        page.add_table(GROUPS[group], *table(found, group), note=note)
+        page.add_table(GROUPS[group], *table(found, group), note=note, terms=_terms(found, group))
         _figures(page, group, {found.named[name]: profile for name, profile in found.profiles.items()})
     if preference := _preference_rows(found):
         judge = "".join(f" The judge: {name} ({version})." for name, version in measured_by(found.wins.values()))
         page.add_table("Preference, %", ["", "value", "n"], preference, note=PREFERENCE_NOTE + judge)
-    page.add_table("What was asked", ["model", "set", "items", *ASKED], _count_rows(found), note=ASKED_NOTE)
     if found.changes:
+        page.chapter("What differs")
         headers = ["", *(column for name in found.changes for column in (found.named[name], "in %", "n"))]
         page.add_table(f"Change from {names[0]}", headers, _change_rows(found), note=CHANGE_NOTE)
     _examples(page, found)
+    page.chapter("Details")
+    page.add_table("What was asked", ["model", "set", "items", *ASKED], _count_rows(found), note=ASKED_NOTE)
     return page
+
+
+def _charts(page: Report, found: Findings) -> None:
+    """The figures of `CHARTED`, each with all models; the first, which the others are compared with, is hollow."""
+    others = list(found.named.values())[1:]
+    figures = {found.named[name]: profile.figures for name, profile in found.profiles.items()}
+    for key in dict.fromkeys(key for own in figures.values() for key in own):
+        lines = [line for form, line in CHARTED.items() if re.fullmatch(form, key)]
+        if not lines:
+            continue
+        entries = {name: own[key] for name, own in figures.items() if key in own}
+        places = decimals([x for e in entries.values() for x in (e.value, *(e.ci95 or ())) if x is not None])
+        chart = dots(entries, label(key), better(_term(key)), others, line=lines[0], decimals=places)
+        page.add_chart(f"{GROUPS[key.partition('/')[0]]}: {label(key)}", chart)
+
+
+def _term(key: str) -> str:
+    """What the glossary calls a figure."""
+    name = key.rpartition("/")[2]
+    called = {"self_bleu": "self-BLEU", "corpus_compression_ratio": "compression", "ece_1_bin": "ece"}.get(name)
+    if called or key.startswith("text/"):
+        return called or name
+    return re.sub(r"_(amb|dis|all_prompts)$", "", name).replace("_", " ")
+
+
+def _terms(found: Findings, group: str) -> dict[str, str]:
+    """What the figures of a group mean."""
+    return explain(*dict.fromkeys(_term(key) for own in _of_group(found, group) for key in own))
 
 
 def _examples(page: Report, found: Findings) -> None:
     """What the models answered to the first prompts."""
+    page.chapter("Examples")
     profiles, names = found.profiles.values(), list(found.named.values())
     prompts = [prompt for own in found.measures if isinstance(own, Answers) for prompt in own.prompts]
     answered = [prompt for prompt in prompts if any(p.answers.get(prompt.id) for p in profiles)]

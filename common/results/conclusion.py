@@ -7,14 +7,16 @@ Verdict and warnings are data: they appear in the terminal, on the page and in s
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.results.charts import dots
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_json, write_json
 from common.results.mirror import shown
+from common.results.origin import facts
 from common.results.plots import stacked_bar_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+T = TypeVar("T")
+
 SUMMARY = "summary.json"
+BESIDE = ("config.json", "timing.jsonl")
+"""What else of a run folder its page names: settings and seconds."""
 NOTHING = "Nothing was shown: no arms were compared, or their figures are not defined."
 
 
@@ -32,7 +38,8 @@ NOTHING = "Nothing was shown: no arms were compared, or their figures are not de
 class Conclusion:
     """`summary`: the figures of summary.json, a dataclass or a mapping. `tables`: what is printed. `warnings`:
     what a reader should know before relying on the figures, a sentence each. `verdict`: what was shown and what
-    was not, None where no figure is defined. `products`: what else is in the run folder, by its label."""
+    was not, None where no figure is defined. `products`: what else is in the run folder, by its label. `command`:
+    what makes the run again, as far as a command can."""
 
     summary: Any
     tables: str
@@ -40,6 +47,7 @@ class Conclusion:
     warnings: Sequence[str] = ()
     verdict: str | None = None
     products: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    command: str | None = None
 
 
 def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
@@ -48,6 +56,9 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     told = {"verdict": found.verdict or NOTHING, "warnings": list(found.warnings), "files": files}
     summary = as_json(found.summary) | told
     found.page.lead(told["verdict"], found.warnings)
+    found.page.chapter("How it was made")
+    beside = {name: name for name in BESIDE}
+    found.page.add_origin("Command, versions, files", found.command, facts(), files | beside)
     found.page.write(run.path / "report.html")
     write_json(run.path / SUMMARY, summary)
     print(f"\n{found.tables.strip()}")
@@ -166,16 +177,32 @@ def mean_cell(field: str) -> Callable[[str, ArmResult], int]:
 
 
 def arm_dots(
-    page: Report, arms: Mapping[str, ArmResult], gains: Mapping[str, Estimate], ours: str, on: str
+    page: Report,
+    arms: Mapping[str, ArmResult],
+    gains: Mapping[str, Estimate],
+    ours: str,
+    on: str,
+    leads: str | None = None,
 ) -> None:
-    """Charts of the arms by a share of right answers, and of the lead of `ours`. `on`: what it was measured on."""
+    """Charts of the arms by a share of right answers, and of the lead of `ours`, or what `leads` calls the gains.
+    `on`: what they were measured on."""
     metric = next(iter(arms.values())).metric.replace("_", " ")
     page.add_chart(f"Arms on {on}", dots(arms, f"{metric}, %", "higher", [ours], 100))
     if gains:
         # Of one repeat the interval is over questions, as in the table.
-        leads = {name: dataclasses.replace(gain, ci95=_within(gain)) for name, gain in gains.items()}
+        within = {name: dataclasses.replace(gain, ci95=_within(gain)) for name, gain in gains.items()}
         axis = f"difference in {metric}, points"
-        page.add_chart(f"Lead of {ours} on {on}", dots(leads, axis, "higher", scale=100, line=0, signed=True))
+        chart = dots(within, axis, "higher", scale=100, line=0, signed=True)
+        page.add_chart(f"{leads or f'Lead of {ours}'} on {on}", chart)
+
+
+def mixed(rows: Iterable[T], kind: Callable[[T], Hashable], count: int) -> list[T]:
+    """Up to `count` of `rows`, of all kinds in turn, so that the rare ones are among them."""
+    by_kind: dict[Hashable, list[T]] = {}
+    for row in rows:
+        by_kind.setdefault(kind(row), []).append(row)
+    turns = itertools.zip_longest(*by_kind.values())
+    return list(itertools.islice((row for turn in turns for row in turn if row is not None), count))
 
 
 def by_round(

@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run.
 
     report = Report("LLM2LLM", "run demo, seed 0")
+    report.chapter("The arms")
     report.add_table("Accuracy", ["arm", "accuracy"], [["fine-tune", 0.61], ["llm2llm", 0.74]])
     report.add_figure("By round", line_figure({"llm2llm": ([0, 1, 2], [0.5, 0.6, 0.7])}, "round", "accuracy"))
     report.add_examples("From mistake to new example", ["failed seed", "answer", "new example"], rows)
@@ -14,7 +15,7 @@ import html
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -34,7 +35,7 @@ _FIGURE = re.compile(r"<figure>\s*<figcaption>(.*?)</figcaption>(.*?)</figure>",
 
 
 class Report:
-    """A page under construction: sections appear in the order in which they are added."""
+    """A page under construction: chapters and what stands in them appear in the order in which they are added."""
 
     def __init__(self, title: str, subtitle: str = ""):
         self.title, self.subtitle = title, subtitle
@@ -43,28 +44,42 @@ class Report:
         self._warnings: tuple[str, ...] = ()
 
     def lead(self, verdict: str | None, warnings: Sequence[str] = ()) -> None:
-        """What appears above all sections: what was shown, and what to know before relying on it."""
+        """What appears above all chapters: what was shown, and what to know before relying on it."""
         self._verdict, self._warnings = verdict, tuple(warnings)
 
+    def chapter(self, title: str) -> None:
+        """What follows stands under this heading, which the table of contents names."""
+        self._add("chapter", title, number=len(self._of("chapter")) + 1)
+
     def add_table(
-        self, caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], note: str | None = None
+        self,
+        caption: str,
+        headers: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        note: str | None = None,
+        terms: Mapping[str, str] | None = None,
     ) -> None:
-        """A table; see `table_cells` for how values are shown. Raises ValueError for a row of another length."""
+        """A table; see `table_cells` for how values are shown. `terms`: what its figures mean, a sentence each.
+        Raises ValueError for a row of another length."""
         for row in rows:
             if len(row) != len(headers):
                 raise ValueError(f"a row of {len(row)} cells under {len(headers)} headers: {row!r}")
         cells = table_cells(rows)
         numeric = numeric_columns(len(headers), cells)
-        self._add("table", caption, headers=list(map(str, headers)), rows=cells, numeric=numeric, note=note)
+        headers = list(map(str, headers))
+        self._add("table", caption, headers=headers, rows=cells, numeric=numeric, note=note, terms=terms)
 
     def add_figure(self, caption: str, figure: "Figure") -> None:
         """A matplotlib figure, drawn right away as SVG inside the page."""
-        number = sum(section["kind"] == "figure" for section in self._sections) + 1
+        number = sum(len(section["figures"]) for section in self._of("figures")) + 1
         self.add_chart(caption, f'<div class="chart">{figure_svg(figure, f"figure{number}")}</div>')
 
     def add_chart(self, caption: str, chart: str) -> None:
-        """A chart of `common.results.charts`, which has escaped what it shows."""
-        self._add("figure", caption, chart=markupsafe.Markup(chart))
+        """A chart of `common.results.charts`, which has escaped what it shows. Charts and figures that follow one
+        another stand side by side where there is room."""
+        if not self._sections or self._sections[-1]["kind"] != "figures":
+            self._add("figures", "", figures=[])
+        self._sections[-1]["figures"].append({"caption": caption, "chart": markupsafe.Markup(chart)})
 
     def add_examples(self, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Texts side by side, one card a column, stacked in a narrow window."""
@@ -73,8 +88,17 @@ class Report:
                 raise ValueError(f"an example of {len(row)} texts under {len(columns)} columns: {row!r}")
         self._add("examples", caption, columns=list(columns), rows=[list(row) for row in rows])
 
+    def add_origin(
+        self, caption: str, command: str | None, facts: Mapping[str, str], files: Mapping[str, str]
+    ) -> None:
+        """How the run was made. `command`: what makes it again; `files`: places in the run folder by label."""
+        self._add("origin", caption, command=command, facts=facts, files=files)
+
     def _add(self, kind: str, caption: str, **content: Any) -> None:
         self._sections.append({"kind": kind, "caption": caption, **content})
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [section for section in self._sections if section["kind"] == kind]
 
     def html(self) -> str:
         """The whole page."""
@@ -94,6 +118,7 @@ class Report:
             "subtitle": self.subtitle,
             "verdict": self._verdict,
             "warnings": self._warnings,
+            "chapters": [section["caption"] for section in self._of("chapter")],
             "chart_style": markupsafe.Markup(STYLE),
         }
         return environment.get_template("report.html.jinja").render(**lead, sections=self._sections)
@@ -118,7 +143,10 @@ def figures(run_dir: str | os.PathLike) -> dict[str, str]:
         text = page.read_text(encoding="utf-8")
     except OSError:
         raise UserError(f"{run_dir} holds no report.html: finish the run first, or name its --run-dir") from None
-    found = {}
+    found: dict[str, str] = {}
     for caption, drawn in _FIGURE.findall(text):
-        found[html.unescape(caption)] = f"<style>{STYLE}</style>\n<h4>{caption}</h4>\n{drawn.strip()}"
+        title = html.unescape(caption)
+        again = sum(name == title or name.startswith(f"{title} (") for name in found)
+        title += f" ({again + 1})" if again else ""
+        found[title] = f"<style>{STYLE}</style>\n<h4>{caption}</h4>\n{drawn.strip()}"
     return found

@@ -1,7 +1,7 @@
 """The pictures of the methods: `python docs/pictures/loops.py` writes them.
 
-The README's holds all three loops, for a light page and a dark one. A notebook's holds one, on a ground of its own,
-for nobody knows what it is shown on."""
+The README has all three loops, for a light page and a dark one. A notebook has one, on a ground of its own, for
+nobody knows what it is shown on."""
 
 import dataclasses
 import html

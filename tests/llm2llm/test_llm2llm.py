@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import UserError
 from common.results.files import read_json, read_jsonl
+from common.results.report import figures
 from common.tasks.arithmetic import Arithmetic
 from killing import ROOT, bytes_of, check_killed, words_of
 from llm2llm.config import Config
@@ -130,6 +131,19 @@ def test_report_is_whole_and_escaped(finished):
     assert page.rstrip().endswith("</html>")
     assert "fine-tune-matched" in page
     assert "<script" not in page
+    assert "Refused: replies of the teacher" in page
+    assert "python run.py llm2llm --" in page
+
+
+def test_a_notebook_gets_the_arms_with_their_intervals(finished):
+    config, summary = finished
+    found = figures(config.run_dir)
+    chart = found["Arms on held-out questions"]
+    for name, arm in summary["arms"].items():
+        shown = [f"{100 * x:.1f}" for x in (arm["value"], *arm["ci95"])]
+        assert f"<span>{name}</span>" in chart
+        assert f"{shown[0]} [{shown[1]}, {shown[2]}]" in chart
+    assert "Training examples by round" in found
 
 
 def test_the_same_command_again_changes_nothing(finished):

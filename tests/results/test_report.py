@@ -1,14 +1,20 @@
 """The report page: nothing a model wrote gets out of its place, and the same calls give the same bytes."""
 
+import html
 import html.parser
 import math
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from common.errors import UserError
+from common.results.charts import CLASSES, confusion, dots
+from common.results.estimate import Estimate
 from common.results.plots import (
+    PALETTE,
     figure_svg,
     histogram_figure,
     line_figure,
@@ -16,7 +22,7 @@ from common.results.plots import (
     share_figure,
     stacked_bar_figure,
 )
-from common.results.report import Report
+from common.results.report import Report, figures
 from common.results.tables import _width, table_cells, terminal_table, visible
 
 EVIL = (
@@ -24,6 +30,11 @@ EVIL = (
     "a\u202eb\x1b[31m\x00\ud800"
 )
 VOID = {"meta", "br", "img", "link"}
+ARMS = {
+    "base": Estimate(value=0.5, ci95=None),
+    "ours": Estimate(value=0.7, ci95=(0.6, 0.8)),
+    "none": Estimate(value=None, ci95=None),
+}
 
 
 class Page(html.parser.HTMLParser):
@@ -56,13 +67,17 @@ class Page(html.parser.HTMLParser):
 def build(text):
     report = Report(text, text)
     report.lead(text, [text, "second"])
-    report.add_table(text, [text, "n"], [[text, 1], ["plain", None]], note=text)
+    report.chapter(text)
+    report.add_table(text, [text, "n"], [[text, 1], ["plain", None]], note=text, terms={text: text})
     report.add_figure(text, line_figure({text: ([0, 1], [0.5, 1.0])}, text, text))
     report.add_figure(text, histogram_figure({text: [0.0, 1.0, None], "_b": [math.nan]}, text))
     report.add_figure(text, scatter_figure({text: ([0, 1], [1, 2]), "_b": ([], [])}, text, text))
     report.add_figure(text, share_figure([text, "_b"], [30, 70], [50, 50], [text, text, text]))
     report.add_figure(text, stacked_bar_figure([text, "_b"], {text: [1, 2], "_c": [3, 4]}, text))
+    report.add_chart(text, dots({text: ARMS["ours"], "_b": ARMS["none"]}, text, "lower", [text]))
+    report.add_chart(text, confusion([(text, "b"), ("b", None), ("b", "b")], [text, "b"]))
     report.add_examples(text, [text, "b"], [[text, text]])
+    report.add_origin(text, text, {text: text}, {"figures": "summary.json"})
     return report
 
 
@@ -73,8 +88,9 @@ def test_everything_written_by_others_is_escaped():
     assert "img" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     shown = "".join(page.text)
-    # title, subtitle, heading, text, table caption, header, cell, note, 5 figure captions, and three of examples
-    assert shown.count(visible(EVIL)) == 18
+    # title twice, subtitle, verdict, warning, chapter and its link; of the table 6, of figures and charts 7
+    # captions, 2 of dots, 2 of confusion, of examples 4, of the origin 4
+    assert shown.count(visible(EVIL)) == 32
     assert "{{ 7 * 7 }}" in shown
     assert "49" not in shown
     for hidden in "\u202e\x1b\x00\ud800":
@@ -86,7 +102,7 @@ def test_page_stands_alone():
     assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
     for name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "action"):
-            assert value.startswith("#")
+            assert value.startswith("#") or value == "summary.json"
         assert "http" not in (value or "") or name.startswith("xmlns")
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids)) > 2
@@ -110,6 +126,94 @@ def test_sections_keep_their_order_and_empty_ones_say_so():
     page = report.html()
     assert page.index("first") < page.index("No examples.") < page.index("second") < page.index("No rows.")
     assert page.index("No rows.") < page.index("third")
+
+
+def test_the_table_of_contents_leads_to_every_chapter():
+    report = Report("t")
+    for name in "first", "second":
+        report.chapter(name)
+    page = report.html()
+    for number, name in enumerate(("first", "second"), start=1):
+        assert f'<a href="#part-{number}">{name}</a>' in page
+        assert f'<h2 id="part-{number}">{name}</h2>' in page
+
+
+def test_a_chart_has_every_arm_with_its_interval():
+    chart = Page(dots(ARMS, "accuracy, %", "higher", ["ours"], scale=100))
+    text = " ".join(chart.text)
+    for words in ("base 50.0 (no interval)", "ours 70.0 [60.0, 80.0]", "none not defined", "higher is better →"):
+        assert words in text, words
+    circles = [value for name, value in chart.attributes if name == "cx"]
+    assert len(circles) == 2, "what is not defined has no dot"
+    ends = [float(value[:-1]) for name, value in chart.attributes if name in ("x1", "x2")]
+    assert 0 <= min(ends) <= max(ends) <= 100, "nothing lies beyond the drawing"
+
+
+def test_a_dot_lies_where_its_value_is():
+    """The axis runs from 50 to 80 here, from 2% to 98% of the width."""
+    chart = Page(dots({"a": Estimate(value=0.65, ci95=(0.5, 0.8))}, "x", scale=100))
+    assert [value for name, value in chart.attributes if name == "cx"] == ["50.00%"]
+    whisker = [(dict(chart.attributes))]
+    assert whisker
+    assert "← lower is better" in dots(ARMS, "toxicity", "lower")
+    assert "is better" not in dots(ARMS, "words")
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [3.0, 3.0], [-1e-9, 1e9], [1e-12, 2e-12]])
+def test_an_axis_holds_any_values(values):
+    rows = {str(i): Estimate(value=value, ci95=(value, value)) for i, value in enumerate(values)}
+    chart = Page(dots(rows, "x", line=0.0))
+    places = [float(value[:-1]) for name, value in chart.attributes if name in ("cx", "x1", "x2")]
+    assert all(0 <= place <= 100 for place in places)
+
+
+def test_a_confusion_matrix_counts_every_answer():
+    pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", None), ("c", "else")]
+    cells = re.findall(r"<td style[^>]*>(\d+)</td>", confusion(pairs, ["a", "b", "c"]))
+    assert list(map(int, cells)) == [1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]
+    many = [(f"class {i}", f"class {i}") for i in range(30)]
+    table = confusion(many, [name for name, _ in many])
+    assert table.count("<tr>") == 1 + CLASSES
+    assert "18 classes are not shown" in table
+
+
+def test_plots_take_the_colours_of_what_is_around_them():
+    """No text of a fixed colour, no ground, and no green: it would say that a thing is good."""
+    drawn = figure_svg(line_figure({str(i): ([0, 1], [i, i]) for i in range(7)}, "x", "y"), "f")
+    drawn += figure_svg(stacked_bar_figure(["a"], {str(i): [1] for i in range(7)}), "g")
+    assert "fill: currentColor" in drawn
+    for colour in set(re.findall(r"#[0-9a-f]{6}\b", drawn.lower())) - {"#ffffff"}:
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        assert colour.upper() in PALETTE, colour
+        assert green <= max(red, blue) + 8, colour
+
+
+def test_a_notebook_gets_the_charts_of_the_page(tmp_path):
+    build("a <b>").write(tmp_path / "report.html")
+    found = figures(tmp_path)
+    assert list(found) == ["a <b>"] + [f"a <b> ({i})" for i in range(2, 8)]
+    for piece in found.values():
+        page = Page(piece)
+        assert {"style", "h4"} < set(page.tags)
+        assert {"svg", "table"} & set(page.tags)
+        assert "b" not in page.tags
+    with pytest.raises(UserError, match="finish the run first"):
+        figures(tmp_path / "none")
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_no_page_is_wider_than_a_phone(tmp_path):
+    """At 420 pixels nothing reaches beyond the edge; the page is in a frame whose document a script may ask."""
+    report = build("a word " * 20)
+    report.add_table("wide", [f"column {i}" for i in range(14)], [[f"value {i}" for i in range(14)]] * 3)
+    report.add_chart("classes", confusion([(f"class number {i}", None) for i in range(12)], []))
+    ask = "document.title = frames[0].document.documentElement.scrollWidth"
+    frame = f'<iframe style="width:420px;height:900px;border:0" srcdoc="{html.escape(report.html())}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<title>none</title><body onload='{ask}'>{frame}</body>")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    where = [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'frame.html'}"]
+    said = subprocess.run(["chromium", *flags, *where], capture_output=True, text=True, timeout=300).stdout
+    assert "<title>420</title>" in said
 
 
 def test_rows_of_another_length_are_refused():
