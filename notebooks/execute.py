@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 HERE = pathlib.Path(__file__).resolve().parent
 NAMES = sorted(file.stem for file in HERE.glob("*.ipynb"))
 TIMEOUT = 3600
-"""Seconds that a cell may take, on a machine that does other work too."""
+"""Seconds that a cell may take, and the kernel to start, on a machine that does other work too."""
 LEFT_OUT = (".*", "__pycache__", "runs", "venv", "build", "*.egg-info")
 
 
@@ -30,10 +30,14 @@ def execute(name: str) -> nbformat.NotebookNode:
         copy = pathlib.Path(folder) / "seedloop"
         shutil.copytree(HERE.parent, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
         notebook = nbformat.read(copy / f"notebooks/{name}.ipynb", as_version=4)
-        place = {"metadata": {"path": str(copy / "notebooks")}}
-        NotebookClient(
-            notebook, timeout=TIMEOUT, kernel_name="python3", resources=place, record_timing=False
-        ).execute()
+        settings = {
+            "timeout": TIMEOUT,
+            "startup_timeout": TIMEOUT,
+            "kernel_name": "python3",
+            "resources": {"metadata": {"path": str(copy / "notebooks")}},
+            "record_timing": False,
+        }
+        NotebookClient(notebook, **settings).execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if output.get("name") == "stderr" and "Warning" in output.text:
