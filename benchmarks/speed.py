@@ -6,7 +6,9 @@
 
 Rows:
     sft      one pass over GSM8K answers by AdamW, clipped; against a loop in PyTorch that sorts examples into like
-             lengths, pads to the longest of a batch, computes logits of answers alone, and has the fused optimizer
+             lengths, pads to the longest of a batch, has logits of answers alone and the fused optimizer, and
+             against TRL's SFTTrainer, which groups by length and has that optimizer
+    dpo      one pass over pairs of GSM8K answers, the reference included; against TRL's DPOTrainer
     greedy   8 tokens for questions of TREC; against `generate` on batches of like length
     sample   4 samples of 48 tokens a question of GSM8K; against `generate` with `num_return_sequences`
     options  log-likelihoods of the four endings of HellaSwag's rows; against PyTorch that reads contexts of like
@@ -15,7 +17,7 @@ Rows:
 A size is a Llama with random weights whose tokens are real text's, folded into its vocabulary; `--model` is a
 folder. Samples and answers do not end before their limit, so that both sides do the same work, which is checked
 where there are numbers to compare. Each side first runs once (`cold`, with compiling), then `--repeats` times.
-Needs torch, and the data sets that `--data` holds. The last line is JSON.
+Needs torch and trl, and the data sets that `--data` holds. The last line is JSON.
 """
 
 import argparse
@@ -33,8 +35,16 @@ sys.path.insert(0, str(HERE))
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import tokenizers  # noqa: E402
 import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from common.config import SampleConfig, TrainConfig  # noqa: E402
 from common.model.hf import load_config, load_params  # noqa: E402
@@ -42,6 +52,7 @@ from common.sample.sampler import Prompt, Sampler  # noqa: E402
 from common.sample.score import score_shared  # noqa: E402
 from common.train.data import Encoded  # noqa: E402
 from common.train.loop import fine_tune  # noqa: E402
+from common.train.preference import Preference, prefer, reference_logps  # noqa: E402
 
 SHAPES = {
     "3m": dict(
@@ -51,7 +62,13 @@ SHAPES = {
         vocab_size=32768, hidden_size=256, intermediate_size=768, num_hidden_layers=8, num_attention_heads=8
     ),
 }
-ROWS = {"sft": (256, 96, 32), "greedy": (1000, 500, 100), "sample": (64, 32, 8), "options": (200, 100, 32)}
+ROWS = {
+    "sft": (256, 96, 32),
+    "dpo": (64, 32, 8),
+    "greedy": (1000, 500, 100),
+    "sample": (64, 32, 8),
+    "options": (200, 100, 32),
+}
 """Examples of a row of the table, for 3m, 14m and larger models."""
 PAD = 0
 
@@ -132,7 +149,84 @@ def sft(work: Work):
             losses.append(float(loss.detach()))
         return statistics.mean(losses)
 
-    return ours, theirs, sum(len(e.tokens) for e in examples)
+    def trl():
+        from trl import SFTConfig, SFTTrainer
+
+        work.torch.load_state_dict(start)
+        cut = [(e.tokens[: e.prompt_length], e.tokens[e.prompt_length :]) for e in examples]
+        rows = [{"prompt": written(prompt), "completion": written(answer)} for prompt, answer in cut]
+        with tempfile.TemporaryDirectory() as folder:
+            config = SFTConfig(**trl_settings(folder, size), train_sampling_strategy="group_by_length")
+            SFTTrainer(
+                work.torch, args=config, train_dataset=Dataset.from_list(rows), processing_class=words(work.config)
+            ).train()
+
+    return ours, {"PyTorch": theirs, "TRL": trl}, sum(len(e.tokens) for e in examples)
+
+
+def trl_settings(folder: str, size: int) -> dict:
+    return {
+        "output_dir": folder,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": size,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch_fused",
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "max_length": None,
+        "report_to": [],
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def words(config) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are the numbers of tokens: TRL wants texts."""
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({str(i): i for i in range(config.vocab_size)}, unk_token="1")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="0", eos_token="1")
+
+
+def written(tokens) -> str:
+    return " ".join(map(str, tokens)) + " "
+
+
+def dpo(work: Work):
+    rows = work.rows("dpo", "gsm8k/train.jsonl")
+    pairs = []
+    for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        prompt, *answers = (work.ids(text) for text in (row["question"] + "\n", row["answer"], other["answer"]))
+        pairs.append(Preference(*(tuple(part) for part in (prompt, *answers))))
+    size = 8 if work.place < 2 else 4
+    settings = TrainConfig(
+        epochs=1, batch_size=size, learning_rate=1e-4, schedule="constant", warmup_ratio=0, remat="none"
+    )
+
+    def ours():
+        reference = reference_logps(work.params, work.config, pairs)
+        jax.block_until_ready(prefer(work.params, work.config, pairs, reference, settings, pad_id=PAD))
+
+    start = {name: tensor.clone() for name, tensor in work.torch.state_dict().items()}
+
+    def theirs():
+        from trl import DPOConfig, DPOTrainer
+
+        work.torch.load_state_dict(start)
+        rows = [{n: written(getattr(p, n)) for n in ("prompt", "chosen", "rejected")} for p in pairs]
+        with tempfile.TemporaryDirectory() as folder:
+            config = DPOConfig(**trl_settings(folder, size), precompute_ref_log_probs=True)
+            DPOTrainer(
+                work.torch, args=config, train_dataset=Dataset.from_list(rows), processing_class=words(work.config)
+            ).train()
+
+    tokens = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
+    return ours, {"TRL": theirs}, tokens
 
 
 def _generate(work: Work, prompts: list[list[int]], tokens: int, size: int, **settings) -> int:
@@ -159,7 +253,7 @@ def greedy(work: Work):
         sampler = Sampler(work.params, work.config, eos_ids=())
         return sum(len(c.tokens) for [c] in sampler.sample([Prompt(p, SampleConfig(8)) for p in prompts]))
 
-    return ours, lambda: _generate(work, prompts, 8, 64, do_sample=False), 8 * len(prompts)
+    return ours, {"generate": lambda: _generate(work, prompts, 8, 64, do_sample=False)}, 8 * len(prompts)
 
 
 def sample(work: Work):
@@ -174,7 +268,7 @@ def sample(work: Work):
     def theirs():
         return _generate(work, prompts, tokens, 8, do_sample=True, top_k=0, num_return_sequences=k)
 
-    return ours, theirs, k * tokens * len(prompts)
+    return ours, {"generate": theirs}, k * tokens * len(prompts)
 
 
 def options(work: Work):
@@ -207,10 +301,10 @@ def options(work: Work):
                 sums += (logps * (ids != PAD)).sum(1).tolist()
         return statistics.mean(sums)
 
-    return ours, theirs, sum(len(c) + sum(map(len, own)) for c, own in groups)
+    return ours, {"PyTorch": theirs}, sum(len(c) + sum(map(len, own)) for c, own in groups)
 
 
-WORK = {"sft": sft, "greedy": greedy, "sample": sample, "options": options}
+WORK = {"sft": sft, "dpo": dpo, "greedy": greedy, "sample": sample, "options": options}
 
 
 def timed(run) -> tuple[float, float]:
@@ -220,28 +314,36 @@ def timed(run) -> tuple[float, float]:
 
 
 def measure(name: str, work: Work, repeats: int) -> dict:
-    ours, theirs, tokens = WORK[name](work)
-    (cold, found), (their_cold, wanted) = timed(ours), timed(theirs)
-    if name != "sft":  # where batches and their order differ
-        assert abs(found - wanted) <= 1e-3 * abs(wanted), f"{name}: {found} here, {wanted} there"
-    runs = [(timed(ours)[0], timed(theirs)[0]) for _ in range(repeats)]
-    mine, peer = zip(*runs, strict=True)
+    ours, peers, tokens = WORK[name](work)
+    runs = {"seedloop": ours, **peers}
+    cold, found = zip(*(timed(run) for run in runs.values()), strict=True)
+    # Of trainings batches and their order differ.
+    if name not in ("sft", "dpo") and any(abs(number - found[0]) > 1e-3 * abs(found[0]) for number in found):
+        raise SystemExit(f"{name}: {found} are not the same")
+    seconds = {key: [] for key in runs}
+    for _ in range(repeats):
+        for key, run in runs.items():
+            seconds[key].append(timed(run)[0])
     return {
         "row": name,
-        "seconds": [round(x, 3) for x in sorted(mine)],
-        "peer_seconds": [round(x, 3) for x in sorted(peer)],
-        "tokens_per_second": round(tokens / statistics.median(mine)),
-        "ratio": round(statistics.median(peer) / statistics.median(mine), 2),
-        "cold": [round(cold, 2), round(their_cold, 2)],
+        "seconds": {key: sorted(round(s, 3) for s in own) for key, own in seconds.items()},
+        "cold": dict(zip(runs, (round(s, 2) for s in cold), strict=True)),
+        "tokens_per_second": round(tokens / statistics.median(seconds["seedloop"])),
     }
 
 
-def line(row: dict) -> str:
-    spread = lambda s: f"{statistics.median(s):7.2f} s ({s[0]:.2f} to {s[-1]:.2f})"
-    return (
-        f"{row['row']:8} ours {spread(row['seconds'])}   PyTorch {spread(row['peer_seconds'])}"
-        f"   {row['ratio']:.2f}x   {row['tokens_per_second']:,} tokens/s   cold {row['cold'][0]} and {row['cold'][1]} s"
-    )
+def lines(size: str, row: dict) -> list[str]:
+    mine = statistics.median(row["seconds"]["seedloop"])
+    return [
+        f"{size:8} {row['row']:8} {key:9} {statistics.median(own):8.2f} s ({own[0]:.2f} to {own[-1]:.2f}), "
+        f"cold {row['cold'][key]:.2f}   "
+        + (
+            f"{row['tokens_per_second']:,} tokens/s"
+            if key == "seedloop"
+            else f"{statistics.median(own) / mine:.2f}x"
+        )
+        for key, own in row["seconds"].items()
+    ]
 
 
 def main() -> None:
@@ -261,7 +363,7 @@ def main() -> None:
     table = []
     for name in args.rows:
         table.append(measure(name, work, args.repeats))
-        print(f"{size:8} {line(table[-1])}", flush=True)
+        print("\n".join(lines(size, table[-1])), flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__, "python": platform.python_version()}
     device = jax.devices()[0].device_kind
