@@ -267,8 +267,9 @@ def item(name: str, about: str, place: int = 0) -> str:
     if not sys.stdout.isatty():
         return f"{name:{place}}{about}"
     width = max(shutil.get_terminal_size((100, 24)).columns, place + 20)
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(about, width, initial_indent=f"{name:{place}}", subsequent_indent=" " * place, **whole)
+    lines = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines.initial_indent, lines.subsequent_indent = f"{name:{place}}", " " * place
+    return lines.fill(about)
 
 
 def _words(text: str) -> tuple[str, ...]:
