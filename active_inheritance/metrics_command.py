@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from active_inheritance.profile.config import Config
-from common.cli import flag_name, no_words
+from common.cli import flag_name, item, no_words
 from common.text.textstats import METRICS
 
 MEASURES = ("prompts_file", "toxicity_prompts", "stereoset", "crows_pairs", "bbq", "choice", "pairs")
@@ -21,13 +21,13 @@ def main(argv: list[str]) -> None:
     print("scores of a text: active-inheritance --objective SCORE:max|min|target=X, --constraint, --metrics\n")
     for name, metric in METRICS.items():
         floor = f" (from {metric.least_words} words)" if metric.least_words else ""
-        print(f"  {name:26}{_first(metric.function.__doc__ or '')}{floor}")
+        print(item(f"  {name}", _first(metric.function.__doc__ or "") + floor, 28))
     for name, about in OWN.items():
-        print(f"  {name:26}{about}")
+        print(item(f"  {name}", about, 28))
     print("\nmeasures of a model: profile, and active-inheritance --profile NAME=FILE\n")
     for field in dataclasses.fields(Config):
         if field.name in MEASURES:
-            print(f"  {flag_name(field.name):26}{field.metadata['help']}")
+            print(item(f"  {flag_name(field.name)}", field.metadata["help"], 28))
 
 
 def _first(text: str) -> str:

@@ -16,7 +16,9 @@ import dataclasses
 import functools
 import math
 import pathlib
+import shutil
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -256,6 +258,18 @@ def no_words(argv: list[str], usage: str) -> None:
         raise SystemExit(0)
     if argv:
         raise UserError(f"stray word {quoted(argv[0])}: the command is {PROG} {usage.partition(chr(10))[0]}")
+
+
+def item(name: str, about: str, place: int = 0) -> str:
+    """A line to print: a name, and from column `place` on what is said of it, within the width of a terminal.
+
+    Where there is none it is one line, for programs that search it."""
+    if not sys.stdout.isatty():
+        return f"{name:{place}}{about}"
+    width = max(shutil.get_terminal_size((100, 24)).columns, place + 20)
+    lines = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines.initial_indent, lines.subsequent_indent = f"{name:{place}}", " " * place
+    return lines.fill(about)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import io
 import math
 import pathlib
 import re
+import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,22 +84,71 @@ def _numeric_columns(count: int, cells: Sequence[Sequence[str]]) -> list[bool]:
     return [bool(column) and all(re.match(r"[+\-−±<>≤≥]?\s*\.?\d", c) for c in column) for column in columns]
 
 
-def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Plain text with aligned columns, figures to the right. Cells are cut at 60 places."""
+def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> str:
+    """Plain text with aligned columns, figures to the right, within `width` places: by default the terminal's, 100
+    where there is none. Cells are cut at 60 places.
+
+    Where that is too wide, headers are wrapped, then texts; columns move closer; columns that still have no room
+    stand in a further table below, behind the same leading texts. Figures stay whole.
+    """
     cells = table_cells(rows)
     to_right = _numeric_columns(len(headers), cells)
     table = [[_one_line(visible(str(cell))) for cell in row] for row in (headers, *cells)]
-    widths = [max(_width(row[i]) for row in table) for i in range(len(headers))]
+    columns, room = range(len(headers)), width or shutil.get_terminal_size((100, 24)).columns
+    widest = lambda texts: max((_width(text.rstrip()) for text in texts), default=0)
+    widths = [widest(row[i] for row in table) for i in columns]
+    heads = [widest([*_pieces(table[0][i]), *(row[i] for row in table[1:])]) for i in columns]
+    words = [min(20, head, widest(w for row in table for w in _pieces(row[i]))) for i, head in enumerate(heads)]
+    least = [head if right else word for head, word, right in zip(heads, words, to_right, strict=True)]
+    gap = 1 if sum(least) + len(least) - 1 <= room < sum(least) + 2 * (len(least) - 1) else 2
+    for narrow in (heads, least):
+        while sum(widths) + gap * (len(columns) - 1) > room and widths != narrow:
+            widths[max(columns, key=lambda i: widths[i] if widths[i] > narrow[i] else 0)] -= 1
+    leading = [*columns[: max(1, to_right.index(True) if True in to_right else 1)]]
+    blocks = [leading]
+    for i in columns[len(leading) :]:
+        if sum(widths[j] + gap for j in blocks[-1]) + widths[i] > room and blocks[-1] != leading:
+            blocks.append(leading)
+        blocks[-1] = [*blocks[-1], i]
+    return "\n\n".join(_block(table, block, widths, to_right, " " * gap) for block in blocks)
 
-    def line(row: list[str]) -> str:
-        padded = []
-        for cell, width, right in zip(row, widths, to_right, strict=True):
-            space = " " * (width - _width(cell))
-            padded.append(space + cell if right else cell + space)
-        return "  ".join(padded).rstrip()
 
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])
+def _block(
+    table: Sequence[Sequence[str]],
+    columns: Sequence[int],
+    widths: Sequence[int],
+    to_right: Sequence[bool],
+    gap: str,
+) -> str:
+    """Some columns of a table whose first row is its header, in their widths."""
+    lines = []
+    for number, row in enumerate(table):
+        wrapped = {i: _wrapped(row[i], widths[i]) for i in columns}
+        for at in range(max(map(len, wrapped.values()))):
+            padded = []
+            for i, parts in wrapped.items():
+                text = parts[at] if at < len(parts) else ""
+                space = " " * (widths[i] - _width(text))
+                padded.append(space + text if to_right[i] else text + space)
+            lines.append(gap.join(padded).rstrip())
+        if number == 0:
+            lines.append(gap.join("-" * widths[i] for i in columns))
+    return "\n".join(lines)
+
+
+def _pieces(text: str) -> list[str]:
+    """What a text may be wrapped between: words, and their parts between hyphens, slashes, colons, underscores."""
+    return re.split(r"(?<=[-/_:])(?=\w)|(?<=\s)(?=\S)", text)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` places; a piece that is longer is cut."""
+    lines = [""]
+    for piece in _pieces(text):
+        if lines[-1] and _width((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [_cut(line.rstrip(), width) for line in lines]
 
 
 def percent_interval(estimate: Estimate, signed: bool = False) -> str:
@@ -114,8 +164,16 @@ def percent_interval(estimate: Estimate, signed: bool = False) -> str:
 
 
 def _one_line(text: str, limit: int = 60) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return _cut(" ".join(text.split()), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    """`text`, with … for what lies beyond `limit` terminal columns."""
+    if _width(text) <= limit:
+        return text
+    while _width(text) >= limit:
+        text = text[:-1]
+    return text + "…"
 
 
 def _width(text: str) -> int:

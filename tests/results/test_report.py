@@ -2,6 +2,7 @@
 
 import html.parser
 import math
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from common.results.report import (
     Report,
+    _width,
     figure_svg,
     histogram_figure,
     line_figure,
@@ -155,6 +157,35 @@ def test_terminal_table():
     assert lines[4].startswith("a b [U+001B][1m ")
     assert lines[5].startswith("x" * 59 + "…  ")
     assert terminal_table(["a", "b"], []) == "a  b\n-  -"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_table_fits_the_terminal_and_shows_every_figure_whole(width, monkeypatch):
+    """Every arm, figure and word of a header is there; every part of the table begins with the arm."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    headers = ["arm", "test accuracy, % [95%]", "llm2llm - arm [95%]", "examples", "updates", "teacher calls"]
+    rows = [
+        ["base", "65.6 [61.3, 69.7]", "+13.5 [+9.4, +17.5]", 0, 0, 0],
+        ["fine-tune-matched", "62.1 [57.7, 66.3]", "+17.1 [+13.1, +21.2]", 60, 78, 0],
+        ["untargeted", "75.8 [71.8, 79.4]", "+3.3 [+0.2, +6.7]", 493, 84, "562 + 444"],
+        ["org/日本語-a_model-with-a-name-of-many-words", "–", None, 1, 2, "3"],
+    ]
+    table = terminal_table(headers, rows)
+    assert max(_width(line) for line in table.split("\n")) <= width
+    for row in rows[:3]:
+        for figure in row[1:]:
+            assert re.search(rf"(?m)(^| ){re.escape(str(figure))}( |$)", table)
+    for word in " ".join(headers).split():
+        assert word in table
+    assert "…" not in table
+    parts = table.split("\n\n")
+    assert len(parts) == (2 if width == 60 else 1)
+    assert all(line in part for part in parts for line in ("arm ", "\nbase ", "matched", "日本語-"))
+
+
+def test_a_single_word_that_is_too_long_for_a_narrow_table_is_cut():
+    table = terminal_table(["word", "n"], [["x" * 70, 1]], 30)
+    assert table.split("\n")[2] == "x" * 26 + "…  1"
 
 
 def test_figures_take_gaps_bands_and_many_series():
