@@ -3,7 +3,7 @@
 import dataclasses
 
 from active_inheritance.profile.config import Config
-from common.cli import entry, flag_name, no_words
+from common.cli import flag_name, item, no_words
 from common.text.glossary import TERMS, of_score
 from common.text.textstats import METRICS
 
@@ -20,14 +20,14 @@ def main(argv: list[str]) -> None:
     no_words(argv, "metrics\n\nLists what answers are selected by, and what models are measured by.")
     print("scores of a text: active-inheritance --objective SCORE:max|min|target=X, --constraint, --metrics\n")
     for name in METRICS:
-        print(entry(f"  {name}", of_score(name), 28))
+        print(item(f"  {name}", of_score(name), 28))
     for name, about in OWN.items():
-        print(entry(f"  {name}", about, 28))
+        print(item(f"  {name}", about, 28))
     print("\nmeasures of a model: profile, and active-inheritance --profile NAME=FILE\n")
     for field in dataclasses.fields(Config):
         if field.name in MEASURES:
-            print(entry(f"  {flag_name(field.name)}", field.metadata["help"], 28))
+            print(item(f"  {flag_name(field.name)}", field.metadata["help"], 28))
     print("\nfigures of runs and of models, as on their pages\n")
     for name, term in TERMS.items():
         way = "" if term.better is None else f" ({term.better} is better)"
-        print(entry(f"  {name}", f"{term.meaning}{way}", 28))
+        print(item(f"  {name}", f"{term.meaning}{way}", 28))

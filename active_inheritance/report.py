@@ -256,16 +256,28 @@ def final_tables(summary: Summary) -> str:
     """What is printed at the end of a run."""
     data, rule = summary.data, summary.rule
     under = f" under {', '.join(rule['constraints'])}" if rule["constraints"] else ""
-    usable = f"{data.answers_usable} usable answers from {len(summary.pool['sources'])} sources"
-    parts = [
-        f"{data.prompts} prompts, {usable}, selected by {', '.join(rule['objectives'])}{under}",
-        *(terminal_table(*table) for table in (objectives_of(summary), scores_of(summary), sources_of(summary))),
+    usable = f"{data.answers_usable} usable answers from {counted(len(summary.pool['sources']), 'source')}"
+    tables = [
+        (
+            "the objective in the data: what was to be expected of selection, and what came of it",
+            objectives_of(summary),
+        ),
+        ("scores of the answers, on average, by how they were chosen", scores_of(summary)),
+        ("who wrote them", sources_of(summary)),
     ]
     if isinstance(summary, StudentSummary):
         own = summary.student
-        parts.append(f"the student on {own.held_out_prompts} held-out prompts, {counted(own.repeats, 'repeat')}")
-        tables = [arms_of(summary), metrics_of(summary), profile_of(summary), rounds_of(summary)]
-        parts += [terminal_table(*table) for table in tables if table[1]]
+        tables += [
+            (
+                f"the student on {own.held_out_prompts} held-out prompts, {counted(own.repeats, 'repeat')}",
+                arms_of(summary),
+            ),
+            ("scores of its answers; transfer: how much of the change in the data came over", metrics_of(summary)),
+            ("its profile, before and after", profile_of(summary)),
+            ("round by round", rounds_of(summary)),
+        ]
+    parts = [f"{counted(data.prompts, 'prompt')}, {usable}, selected by {', '.join(rule['objectives'])}{under}"]
+    parts += [f"{caption}\n\n{terminal_table(*table)}" for caption, table in tables if table[1]]
     return "\n\n".join(parts)
 
 

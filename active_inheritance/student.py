@@ -233,4 +233,5 @@ def drift(run: RunDir, base: LanguageModel, model: Lazy, answers: Sequence[Row],
                 row[key] = round(float(values.sum(dtype="float64")), 4)
         return rows
 
-    return run.once(f"{name}/drift.jsonl", scored)
+    with run.timed("drift"):
+        return run.once(f"{name}/drift.jsonl", scored)

@@ -1,4 +1,4 @@
-"""Few static shapes: sizes are rounded up to {1, 1.5} times a power of two, so that little compiles."""
+"""Few static shapes: sizes are rounded up, mostly to {1, 1.5} times a power of two, so that little compiles."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,6 +14,13 @@ def bucket(size: int, smallest: int = 32) -> int:
             if size <= step:
                 return step
     raise AssertionError("unreachable")
+
+
+def finer(size: int, smallest: int = 32) -> int:
+    """The smallest of 32, 64, 96, 128, then 160 … 256, 320 … 512, 640 … that is at least `size`: multiples of 32
+    and of a quarter of a power of two. For what is computed often enough to be worth more programs."""
+    step = max(smallest, 1 << max(0, (size - 1).bit_length() - 3))
+    return -(-max(size, smallest) // step) * step
 
 
 def power_of_two(size: int, smallest: int = 1) -> int:

@@ -270,12 +270,16 @@ def no_words(argv: list[str], usage: str) -> None:
         raise UserError(f"stray word {quoted(argv[0])}: the command is {PROG} {usage.partition(chr(10))[0]}")
 
 
-def entry(name: str, about: str, place: int) -> str:
-    """A line of a list: a name, and from column `place` on what there is to say of it, within the terminal's width
-    (100 where there is none)."""
+def item(name: str, about: str, place: int = 0) -> str:
+    """A line to print: a name, and from column `place` on what is said of it, within the width of a terminal.
+
+    Where there is none it is one line, for programs that search it."""
+    if not sys.stdout.isatty():
+        return f"{name:{place}}{about}"
     width = max(shutil.get_terminal_size((100, 24)).columns, place + 20)
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(about, width, initial_indent=f"{name:{place}}", subsequent_indent=" " * place, **whole)
+    lines = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines.initial_indent, lines.subsequent_indent = f"{name:{place}}", " " * place
+    return lines.fill(about)
 
 
 def _words(text: str) -> tuple[str, ...]:

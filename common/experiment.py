@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from common import hosts, rates
 from common.backends.open import file_hashes, fingerprints
-from common.cli import PROG, parse
+from common.cli import PROG, item, parse
 from common.progress import running
 from common.results.conclusion import Conclusion, conclude, finished, tell
 from common.results.hub import Push, push
@@ -72,11 +72,11 @@ def main(
         if config.mesh is not None or hosts.count() > 1 or accelerators():  # only then jax is worth its loading
             lines.append(("devices", str(config.devices())))
         for name, what in lines:
-            print(f"{name:28}{what}")
+            print(item(name, what, 28))
     else:
         # In a run too: whoever gave no learning rate should see which one it has, and why.
         for name, what in config.reasons() if hosts.is_writer() else ():
-            print(f"{name:28}{what}", file=sys.stderr)
+            print(item(name, what, 28), file=sys.stderr)
         run(config)
 
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from common.buckets import bucket
+from common.buckets import bucket, finer
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 
@@ -120,13 +120,15 @@ def training(
 ) -> Need:
     """Of training by `settings` on sequences of at most `length` tokens, on `pairs` of them twice as many rows."""
     c, size = model.config, _size(device)
-    length = bucket(min(length, settings.max_length, c.max_positions), 64)
+    length = max(finer(min(length, settings.max_length, c.max_positions)), 64)
     rows = min(settings.micro_batch_size, settings.batch_size) * (2 if pairs else 1)
     tokens, trained = rows * length, model.adapters(settings.lora.rank) if settings.lora else model.parameters
     N, D, F = c.num_heads, c.hidden_size, c.intermediate_size
     heads = (2 * N + 2 * c.num_kv_heads) * c.head_dim
     # What the backward pass of a layer looks at: inputs of products and of norms, gates, attention's weights.
-    layer = tokens * (4 * D + heads + 4 * F) * size + 3 * rows * N * length * length * 4
+    # Of those, on CPU the causal form keeps each block's alone (`common.model.attention`).
+    plain = device == "cpu" and c.score_cap is None and not c.sinks and not c.windows
+    layer = tokens * (4 * D + heads + 4 * F) * size + (0.75 if plain else 3) * rows * N * length * length * 4
     remat = settings.remat or ("full" if model.parameters > LARGE else "none")
     products = tokens * (3 * D + heads + 2 * F) * size
     kept = {"none": layer, "full": tokens * D * size, "dots": products}[remat] * c.num_layers

@@ -241,7 +241,16 @@ class Config(RunSettings, TrainSettings, HubSettings):
         }
 
     def reasons(self) -> list[tuple[str, str]]:
-        return reasons(self, self._defaults())
+        found = reasons(self, self._defaults())
+        if self.task != "arithmetic":
+            if self.teacher in ("embedded", "embedded:teacher"):
+                found.append(("warning", "the embedded teacher writes sums only: name another with --teacher"))
+            if kind_of(model_name(self.student, "student")).embedded:
+                told = (
+                    "the embedded student has read sums and short stories only: for more than a try give --student"
+                )
+                found.append(("warning", told))
+        return found
 
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")

@@ -132,8 +132,8 @@ def load_data(config: Config) -> Data:
         shared = len(splits["train"]) - len(rest)
         also = f" ({shared} more are dev or test questions too)" if shared else ""
         raise UserError(
-            f"{config.train_file or f'task {config.task}'} has {len(rest)} training examples{also}: lower "
-            f"--seed-examples {config.seed_examples}"
+            f"{config.train_file or f'task {config.task}'} has {len(rest)} training examples{also}, fewer "
+            f"than --seed-examples {config.seed_examples}: lower it to that"
         )
     # Loaded once here: a file that is missing or broken must show before anything is trained.
     if config.teacher.startswith("python:"):

@@ -285,7 +285,8 @@ class Config(RunSettings, TrainSettings, HubSettings):
         if there < 1.1 * needed:
             raise UserError(
                 f"{self.seed_instructions} seeds give {there} different prompts of {self.shots}, too few for the "
-                f"{needed} that are needed: raise --seed-instructions or --shots, or lower --prompts"
+                f"{needed} that are needed: raise --seed-instructions or --shots, or lower "
+                "--prompts, --final-prompts or --samples"
             )
 
     def _check_honesty(self) -> None:

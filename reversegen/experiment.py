@@ -108,7 +108,7 @@ def _own_flags() -> Iterator[None]:
 
 
 def _too_few(count: int, wanted: int) -> str:
-    return f"there are {count} seed instructions: lower --seed-instructions {wanted}"
+    return f"there are {count} seed instructions, fewer than --seed-instructions {wanted}: lower it to that"
 
 
 def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunDir], Conclusion]":

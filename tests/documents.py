@@ -66,7 +66,9 @@ def pages() -> list[pathlib.Path]:
 def blocks(page: pathlib.Path) -> Iterator[Block]:
     """Those of a document."""
     text = page.read_text(encoding="utf-8")
-    for found in re.finditer(r"^(?:<!-- needs: (.*) -->\n)?```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+    for found in re.finditer(
+        r"^(?:<!-- needs: ([^\n]*) -->\n)?```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+    ):
         line = text[: found.start(3)].count("\n") + 1
         needs = tuple(found[1].split(", ")) if found[1] else ()
         yield Block(f"{page.relative_to(ROOT)}:{line}", found[2], needs, found[3])

@@ -33,7 +33,7 @@ from common.buckets import power_of_two
 from common.cli import check_ranges, fail, flag, parse
 from common.config import SampleConfig
 from common.errors import UserError, in_one_line
-from common.evals.likelihood import DIGITS, by_shape
+from common.evals.likelihood import BATCH, DIGITS
 from common.lm import LanguageModel
 from common.model.decoder import count_params
 from common.progress import progress_bar
@@ -142,15 +142,16 @@ class HarnessModel:
         pairs = [self._fitting(*request) for request in requests]
         cut = sum(len(before) < len(context) for (before, _), (_, context, _) in zip(pairs, requests, strict=True))
         self._count("loglikelihood", cut, len(pairs))
-        found: list[Any] = [None] * len(pairs)
+        found: list[tuple[float, bool]] = []
         with progress_bar(total=len(pairs), desc="likelihoods", unit="text") as bar:
-            for places in by_shape(pairs, range(len(pairs))):
-                scores = score_greedy(
-                    self._model.params, self._model.config, [pairs[i] for i in places], self._batch_size
-                )
-                for i, (logps, likeliest) in zip(places, scores, strict=True):
-                    found[i] = round(float(logps.sum(dtype=np.float64)), DIGITS), bool(likeliest.all())
-                bar.update(len(places))
+            for start in range(0, len(pairs), BATCH):
+                part = pairs[start : start + BATCH]
+                scores = score_greedy(self._model.params, self._model.config, part, self._batch_size)
+                found += [
+                    (round(float(l.sum(dtype=np.float64)), DIGITS), bool(likeliest.all()))
+                    for l, likeliest in scores
+                ]
+                bar.update(len(part))
         return found
 
     def _fitting(self, asked: Any, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:

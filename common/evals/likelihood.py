@@ -13,7 +13,7 @@ names none, the first token is a condition only, and is not counted. A chat temp
 import abc
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
@@ -86,26 +86,16 @@ class Reader:
         return (self._start, ids) if self._start else (ids[:1], ids[1:])
 
 
-def by_shape(pairs: Sequence[tuple[list[int], list[int]]], places: Iterable[int]) -> Iterator[list[int]]:
-    """The `places` of pairs (condition, counted tokens) that are computed in one compiled shape, group by group: a
-    text's numbers then do not depend on which others are in its batch."""
-    from common.sample.score import padded
-
-    shape = lambda i: padded(pairs[i])
-    for _, group in itertools.groupby(sorted(places, key=shape), key=shape):
-        yield list(group)
-
-
 class ModelLikelihood:
-    """A `Likelihood` of a model in this process, `batch_size` texts at a time (default: `common.sample.score`).
-    Texts that follow one another and have their context in common, such as the options of a question, are read as
-    one row: the context once.
+    """A `Likelihood` of a model in this process, at most `batch_size` texts at a time. Texts that follow one
+    another and have their context in common, such as the options of a question, are read as one row: the context
+    once.
 
-    Texts of one batch have one compiled shape, whose lengths are theirs and not their company's. Another batch
-    size is another shape, for which XLA cuts products into other parts: sums differ in the last bits of float32.
+    Another batch size is another compiled shape, for which XLA cuts products into other parts: sums differ in the
+    last bits of float32.
     """
 
-    def __init__(self, model: "LanguageModel", batch_size: int | None = None):
+    def __init__(self, model: "LanguageModel", batch_size: int = 32):
         self._model, self._batch_size, self._reader = model, batch_size, Reader(model.tokenizer)
 
     def __call__(self, texts: Sequence[Text]) -> list[Score]:
@@ -129,11 +119,10 @@ class ModelLikelihood:
         ):
             for i, logps in zip(places, rows, strict=True):
                 note(i, logps)
-        for places in by_shape(pairs, alone):
-            for i, logps in zip(
-                places, score(params, config, [pairs[i] for i in places], self._batch_size), strict=True
-            ):
-                note(i, logps)
+        for i, logps in zip(
+            alone, score(params, config, [pairs[i] for i in alone], self._batch_size), strict=True
+        ):
+            note(i, logps)
         return found
 
 

@@ -10,7 +10,6 @@ What some families add: `scale`, instead of 1 / root of the head size, `cap`, so
 tanh(x / cap), and `sinks`, a score (N,) a head whose share of the softmax is dropped.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -141,9 +140,11 @@ def _causal_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> t
     return jnp.concatenate(outs, axis=2), weights
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _causal(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
+def _causal_values(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
     return _causal_forward(q, k, v, scale)[0]
+
+
+_causal = jax.custom_vjp(_causal_values, nondiff_argnums=(3,))
 
 
 def _causal_kept(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[jax.Array, Any]:

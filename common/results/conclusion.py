@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.cli import item
 from common.results.charts import dots
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_json, write_json
@@ -69,9 +70,9 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
 def tell(folder: pathlib.Path, summary: Mapping[str, Any]) -> None:
     """Print warnings, verdict and files of a finished run."""
     if summary["warnings"]:
-        print("\n" + "\n".join(f"warning: {warning}" for warning in summary["warnings"]))
-    print(f"\n{summary['verdict']}")
-    print("\n" + "   ".join(f"{name}: {shown(folder / place)}" for name, place in summary["files"].items()))
+        print("\n" + "\n".join(item("warning: ", warning, 9) for warning in summary["warnings"]))
+    print(f"\n{item('', summary['verdict'])}")
+    print("\n" + "\n".join(f"{name}: {shown(folder / place)}" for name, place in summary["files"].items()))
 
 
 def finished(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -113,8 +113,8 @@ def _block(
 
 
 def _pieces(text: str) -> list[str]:
-    """What a text may be wrapped between: words, and their parts between hyphens, slashes and underscores."""
-    return re.split(r"(?<=[-/_])(?=\w)|(?<=\s)(?=\S)", text)
+    """What a text may be wrapped between: words, and their parts between hyphens, slashes, colons, underscores."""
+    return re.split(r"(?<=[-/_:])(?=\w)|(?<=\s)(?=\S)", text)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

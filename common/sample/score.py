@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import runtime
-from common.buckets import PREFIX, beginning, bucket, power_of_two
+from common.buckets import PREFIX, beginning, bucket, finer, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, Tree, hidden, prefill, unembed
@@ -32,36 +32,34 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 SHORTEST = 64
 """Smallest compiled length of prompt and answer together."""
-BATCH = {"cpu": 8, "accelerator": 32}
-"""Rows of a batch. On CPU more of them are no faster, and a last batch is half padding on average."""
-
-
-def rows_at_once() -> int:
-    """Those of `BATCH` for this machine."""
-    return BATCH["accelerator" if runtime.on_accelerator() else "cpu"]
+TOKENS = {"cpu": 512, "accelerator": 2**14}
+"""Tokens of a batch, padding included. On CPU more of them are no faster, and a last batch is half padding on
+average."""
 
 
 def score(
     params: Params,
     config: ModelConfig,
     pairs: Sequence[Pair],
-    batch_size: int | None = None,
+    batch_size: int = 32,
     *,
     dtype: Any = None,
 ) -> list[np.ndarray]:
     """Log-probabilities, float32, of each answer's tokens given its prompt and the answer before them.
 
     An answer scores what it would under the model itself: temperature 1, no cuts. `dtype` is that of the
-    activations (default: `runtime.compute_dtype`), `batch_size` by default what `BATCH` says. Where the parameters
-    lie on a mesh, so do the rows of a batch.
+    activations (default: `runtime.compute_dtype`). Where the parameters lie on a mesh, so do the rows of a batch.
+
+    A batch holds at most `batch_size` pairs, and as many of their length as `TOKENS` says, all of one compiled
+    shape: a pair's numbers do not depend on which others there are.
 
     Raises UserError, naming the pair by its index, for an empty prompt or one too long together with its answer.
     """
     _check(pairs, config.max_positions, config)
-    batch_size = batch_size or rows_at_once()
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     logps: list[Any] = [None] * len(pairs)
-    for rows, batch in _batches(pairs, batch_size, params):
+    for rows, *shape in _batches([_padded(pair) for pair in pairs], batch_size):
+        batch = place_data(_batch([pairs[i] for i in rows], *shape), params, ROWS)
         for i, values in zip(rows, fetch(_score_batch(params, config, dtype, *batch)), strict=False):
             logps[i] = values[: len(pairs[i][1])]
     return logps
@@ -71,7 +69,7 @@ def score_greedy(
     params: Params,
     config: ModelConfig,
     pairs: Sequence[Pair],
-    batch_size: int | None = None,
+    batch_size: int = 32,
     *,
     dtype: Any = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -81,10 +79,10 @@ def score_greedy(
     A pair may have one token more than the model has positions: the last one is predicted and not read.
     """
     _check(pairs, config.max_positions + 1, config)
-    batch_size = batch_size or rows_at_once()
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(pairs)
-    for rows, batch in _batches(pairs, batch_size, params):
+    for rows, *shape in _batches([_padded(pair) for pair in pairs], batch_size):
+        batch = place_data(_batch([pairs[i] for i in rows], *shape), params, ROWS)
         both = fetch(_score_greedy_batch(params, config, dtype, *batch))
         for i, logps, likeliest in zip(rows, *both, strict=False):
             count = len(pairs[i][1])
@@ -96,39 +94,34 @@ def score_shared(
     params: Params,
     config: ModelConfig,
     groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
-    batch_size: int | None = None,
+    batch_size: int = 32,
     *,
     dtype: Any = None,
 ) -> list[list[np.ndarray]]:
     """As `score`, for (prompt, answers): of every group its answers' token log-probabilities, in order. A prompt
     is read once, whatever the number of its answers, and what all prompts begin with once for all.
 
-    A batch holds groups of one compiled shape, so that a group's numbers depend on the others only by what all
-    prompts have in common.
+    Batches are those of `score`; a group's numbers depend on the others only by what all prompts have in common.
     """
     _check([(prompt, max(answers, key=len)) for prompt, answers in groups], config.max_positions, config)
-    batch_size = batch_size or rows_at_once()
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(groups)
     prefix = beginning([prompt for prompt, _ in groups])
     groups = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
 
-    def shape(i: int) -> tuple[int, int]:
-        prompt, answers = groups[i]
+    def shape(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[int, int]:
         read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
         # Labels are short, and so is what is left of a prompt.
-        return bucket(read, PREFIX if len(prefix) else SHORTEST), power_of_two(sum(map(len, answers)), 4)
+        return (bucket(read, PREFIX) if len(prefix) else max(finer(read), SHORTEST)), power_of_two(
+            sum(map(len, answers)), 4
+        )
 
-    for (length, count), alike in itertools.groupby(sorted(range(len(groups)), key=shape), key=shape):
-        places = list(alike)
-        for start in range(0, len(places), batch_size):
-            rows = places[start : start + batch_size]
-            batch = _shared_batch([groups[i] for i in rows], batch_size, length, count)
-            batch = place_data(batch, params, ROWS)
-            logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
-            for i, values in zip(rows, logps, strict=False):
-                ends = np.cumsum([len(answer) for answer in groups[i][1]])
-                found[i] = np.split(values[: ends[-1]], ends[:-1])
+    for rows, *shapes in _batches([shape(*group) for group in groups], batch_size):
+        batch = place_data(_shared_batch([groups[i] for i in rows], *shapes), params, ROWS)
+        logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
+        for i, values in zip(rows, logps, strict=False):
+            ends = np.cumsum([len(answer) for answer in groups[i][1]])
+            found[i] = np.split(values[: ends[-1]], ends[:-1])
     return found
 
 
@@ -143,29 +136,29 @@ def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
             )
 
 
-def _batches(
-    pairs: Sequence[Pair], size: int, params: Params
-) -> Iterator[tuple[list[int], tuple[jax.Array, ...]]]:
-    """Places of pairs of like length, and their batch on the devices."""
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        yield rows, place_data(_batch([pairs[i] for i in rows], size), params, ROWS)
+def _batches(shapes: Sequence[tuple[int, int]], most: int) -> Iterator[tuple[list[int], int, int, int]]:
+    """Places of equal shapes (length, answer tokens), and the batch's: rows, length, answer tokens.
+
+    All rows also for a last, smaller batch: it compiles nothing new, and no row depends on how many there are.
+    """
+    tokens = TOKENS["accelerator" if runtime.on_accelerator() else "cpu"]
+    for shape, alike in itertools.groupby(sorted(range(len(shapes)), key=shapes.__getitem__), shapes.__getitem__):
+        places, size = list(alike), min(most, 1 << max(0, (tokens // shape[0]).bit_length() - 1))
+        for start in range(0, len(places), size):
+            yield places[start : start + size], size, *shape
 
 
-def padded(pair: Pair) -> tuple[int, int]:
+def _padded(pair: Pair) -> tuple[int, int]:
     """Length to which prompt and answer are padded, and the number of answer tokens."""
     prompt, answer = pair
-    return bucket(len(prompt) + len(answer) - 1, SHORTEST), power_of_two(len(answer), 8)
+    return max(finer(len(prompt) + len(answer) - 1), SHORTEST), power_of_two(len(answer), 8)
 
 
-def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right-padded inputs (size, T), and for each answer token (size, A) the position before it and the token."""
-    # All rows also for a last, smaller batch: it compiles nothing new, and no row depends on how many there are.
-    shapes = [padded(pair) for pair in pairs]
-    inputs = np.zeros((size, max(length for length, _ in shapes)), np.int32)
-    positions = np.zeros((size, max(count for _, count in shapes)), np.int32)
-    targets = np.zeros_like(positions)
+def _batch(pairs: Sequence[Pair], size: int, length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right-padded inputs (size, length), and for each answer token (size, count) the position before it and the
+    token."""
+    inputs = np.zeros((size, length), np.int32)
+    positions, targets = np.zeros((2, size, count), np.int32)
     for row, (prompt, answer) in enumerate(pairs):
         inputs[row, : len(prompt) + len(answer) - 1] = [*prompt, *answer][:-1]
         positions[row, : len(answer)] = np.arange(len(answer)) + len(prompt) - 1

@@ -66,6 +66,13 @@ def require(row: Row, field: str, place: str) -> str:
     return text
 
 
+def check_column(file: pathlib.Path, rows: Sequence[tuple[Row, str]], column: str, flag: str) -> None:
+    """Raises UserError for a column that no row of `file` has: `flag` names another."""
+    if not any(column in row for row, _ in rows):
+        names = ", ".join(map(str, rows[0][0])) or "none"
+        raise UserError(f"{file} has no column {column!r}: name yours with {flag}; there are {names}")
+
+
 def row_id(row: Row, otherwise: str) -> str:
     """The row's own id, or `otherwise` where it has none."""
     given = row.get("id")

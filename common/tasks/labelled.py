@@ -12,7 +12,7 @@ import re
 from common.errors import UserError
 from common.generate import Message
 from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
-from common.tasks.files import Row, read_rows, require, row_id
+from common.tasks.files import Row, check_column, read_rows, require, row_id
 from common.tasks.hub import Hub, require_any
 from common.tasks.replies import read_fields, with_hints, write_fields
 
@@ -158,8 +158,11 @@ class LabelledText(RowTask):
 
 
 def labelled_text(train_file: pathlib.Path, text: str, label: str, instruction: str) -> LabelledText:
-    """A task from a file's own labels. Raises UserError if the file has fewer than two."""
+    """A task from a file's own labels. Raises UserError for a column that is not there, and for fewer than two
+    labels."""
     rows = read_rows(train_file)
+    check_column(train_file, rows, text, "--text-column")
+    check_column(train_file, rows, label, "--label-column")
     found = sorted({require(row, label, place) for row, place in rows})
     if len(found) < 2:
         raise UserError(

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from common.buckets import bucket, power_of_two
+from common.buckets import finer
 from common.config import TrainConfig
 
 SHORTEST = 64
 """Smallest padded length: a program for shorter rows would take longer to compile than it saves."""
+PARTS = 8
+"""Of all positions of a micro-batch, the answers' are rounded up to so many parts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +59,26 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
         # Before the sort, or it would always be the longest examples that are dropped.
         order = order[: settings.steps_per_epoch(len(lengths)) * settings.batch_size]
     # A stable sort by bucket: within one, the shuffle decides who shares a batch.
-    order = order[np.argsort([bucket(lengths[i], SHORTEST) for i in order], kind="stable")]
+    order = order[np.argsort([padded(lengths[i]) for i in order], kind="stable")]
     parts = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     # Or every epoch would go from short examples to long ones.
     return [parts[i] for i in rng.permutation(len(parts))]
+
+
+def padded(length: int) -> int:
+    """Length to which an example of so many tokens is padded, by itself."""
+    return max(finer(length), SHORTEST)
 
 
 def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> Batch:
     """Right-padded arrays for one update; missing rows are padding with weight zero."""
     rows = min(settings.micro_batch_size, settings.batch_size)
     micro = -(-settings.batch_size // rows)
-    T = bucket(max(len(e.tokens) for e in examples), SHORTEST)
+    T = padded(max(len(e.tokens) for e in examples))
     parts = [examples[i * rows : (i + 1) * rows] for i in range(micro)]
     answers = max(sum(len(e.tokens) - e.prompt_length for e in part) for part in parts)
-    # A quarter of the positions is a floor that most updates share, so that few shapes are compiled.
-    A = power_of_two(answers, smallest=rows * T // 4)
+    part_size = -(-rows * T // PARTS)
+    A = -(-answers // part_size) * part_size
     tokens = np.full((micro, rows, T), pad_id, np.int32)
     index, target = np.zeros((2, micro, A), np.int32)
     weight = np.zeros((micro, A), np.float32)

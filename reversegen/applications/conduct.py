@@ -15,7 +15,7 @@ from common import hosts
 from common.errors import UserError
 from common.generate import Message, Record
 from common.tasks.base import Example
-from common.tasks.files import check_ids, read_rows, require, row_id
+from common.tasks.files import check_column, check_ids, read_rows, require, row_id
 from common.text.filters import refuses
 from reversegen.applications.asking import as_queries, in_groups, measured, of_guard, of_labeler, of_target
 from reversegen.applications.base import Context, Data, Model, Read, Row, invalid
@@ -232,7 +232,9 @@ def _read(file: pathlib.Path | None, column: str, split: str) -> list[Example]:
     if file is None:
         return []
     found: dict[str, Example] = {}
-    for i, (row, place) in enumerate(read_rows(file)):
+    rows = read_rows(file)
+    check_column(file, rows, column, "--text-column")
+    for i, (row, place) in enumerate(rows):
         text = " ".join(require(row, column, place).split())
         group = str(row.get("group") or "all")
         found.setdefault(text, Example(row_id(row, f"{split}-{i}"), text, "", "", group, place))
