@@ -125,7 +125,7 @@ def _axis(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _number(x: float, places: int) -> str:
     text = f"{x:.{places}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def confusion(pairs: Sequence[tuple[str, str | None]], classes: Sequence[str]) -> str:
