@@ -14,9 +14,8 @@ import abc
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from common.buckets import bucket
 from common.errors import UserError
 from common.evals.figures import Figure
 from common.evals.measure import MEMORY, Counts, Measure, Measured, Row, Store
@@ -90,39 +89,73 @@ class Reader:
 def by_shape(pairs: Sequence[tuple[list[int], list[int]]], places: Iterable[int]) -> Iterator[list[int]]:
     """The `places` of pairs (condition, counted tokens) that are computed in one compiled shape, group by group: a
     text's numbers then do not depend on which others are in its batch."""
-    from common.sample.score import SHORTEST
+    from common.sample.score import padded
 
-    def shape(i: int) -> tuple[int, int]:
-        condition, counted = pairs[i]
-        return bucket(len(condition) + len(counted) - 1, SHORTEST), bucket(len(counted))
-
+    shape = lambda i: padded(pairs[i])
     for _, group in itertools.groupby(sorted(places, key=shape), key=shape):
         yield list(group)
 
 
 class ModelLikelihood:
-    """A `Likelihood` of a model in this process, `batch_size` texts at a time.
+    """A `Likelihood` of a model in this process, `batch_size` texts at a time (default: `common.sample.score`).
+    Texts that follow one another and have their context in common, such as the options of a question, are read as
+    one row: the context once.
 
     Texts of one batch have one compiled shape, whose lengths are theirs and not their company's. Another batch
     size is another shape, for which XLA cuts products into other parts: sums differ in the last bits of float32.
     """
 
-    def __init__(self, model: "LanguageModel", batch_size: int = 32):
+    def __init__(self, model: "LanguageModel", batch_size: int | None = None):
         self._model, self._batch_size, self._reader = model, batch_size, Reader(model.tokenizer)
 
     def __call__(self, texts: Sequence[Text]) -> list[Score]:
-        from common.sample.score import score
+        from common.sample.score import score, score_shared
 
+        params, config = self._model.params, self._model.config
         pairs = self._reader.pairs(texts)
         found: list[Score] = [None] * len(pairs)
-        fitting = [
-            i for i, (a, b) in enumerate(pairs) if a and b and len(a) + len(b) <= self._model.config.max_positions
+        fitting = [i for i, (a, b) in enumerate(pairs) if a and b and len(a) + len(b) <= config.max_positions]
+        together, alone = split_by_context(pairs, [texts[i][0] for i in fitting], fitting)
+
+        def note(i: int, logps: Any) -> None:
+            own = logps[len(logps) - len(pairs[i][1]) :]
+            found[i] = round(float(own.sum(dtype="float64")), DIGITS), len(own)
+
+        groups = [
+            (prompt, [[*pairs[i][0], *pairs[i][1]][len(prompt) :] for i in places]) for prompt, places in together
         ]
-        for places in by_shape(pairs, fitting):
-            logps = score(self._model.params, self._model.config, [pairs[i] for i in places], self._batch_size)
-            for i, values in zip(places, logps, strict=True):
-                found[i] = round(float(values.sum(dtype="float64")), DIGITS), len(values)
+        for (_, places), rows in zip(
+            together, score_shared(params, config, groups, self._batch_size), strict=True
+        ):
+            for i, logps in zip(places, rows, strict=True):
+                note(i, logps)
+        for places in by_shape(pairs, alone):
+            for i, logps in zip(
+                places, score(params, config, [pairs[i] for i in places], self._batch_size), strict=True
+            ):
+                note(i, logps)
         return found
+
+
+def split_by_context(
+    pairs: Sequence[tuple[list[int], list[int]]], contexts: Sequence[Context], places: Sequence[int]
+) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
+    """Of the `places` of pairs, which have these contexts: those in a row whose conditions have a beginning in
+    common that is worth reading once, as (beginning, places), and the others."""
+    together, alone = [], []
+    for _, run in itertools.groupby(zip(contexts, places, strict=True), key=lambda item: item[0]):
+        own = [place for _, place in run]
+        first, last = min(pairs[i][0] for i in own), max(pairs[i][0] for i in own)
+        same = next(
+            (k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+        )
+        rest = max(sum(map(len, pairs[i])) for i in own) - same
+        # Beside a long rest the beginning saves little, and every token looks at all rests.
+        if len(own) > 1 and same >= rest:
+            together.append((first[:same], own))
+        else:
+            alone += own
+    return together, alone
 
 
 def scored(

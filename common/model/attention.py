@@ -10,12 +10,18 @@ What some families add: `scale`, instead of 1 / root of the head size, `cap`, so
 tanh(x / cap), and `sinks`, a score (N,) a head whose share of the softmax is dropped.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import runtime
+
+CAUSAL_BLOCKS, SMALLEST_BLOCK = 4, 16
+"""Blocks of queries in attention on CPU, and the fewest queries of one."""
 
 
 def attention_mask(
@@ -25,6 +31,22 @@ def attention_mask(
     positions 0 .. keys - 1."""
     distance = jnp.asarray(query_pos)[:, :, None] - jnp.arange(keys)[None, None, :]
     seen = (distance >= 0) & (distance < window) if window else distance >= 0
+    return seen[:, None]
+
+
+def tree_mask(
+    positions: Int[Array, "B T"], branches: Int[Array | np.ndarray, "B T"], before: int, window: int = 0
+) -> Bool[Array, "B 1 T {before}+T"]:
+    """True where a token of a row that holds several texts (`common.model.decoder.Tree`) may look: at the `before`
+    tokens that all rows go on from, and at what stands in front of it in its own branch or in branch 0; `window`
+    is counted in positions."""
+    branches = jnp.asarray(branches)
+    B, T = branches.shape
+    own = (branches[:, None] == branches[..., None]) | (branches[:, None] == 0)
+    seen = jnp.concatenate([jnp.ones((B, T, before), bool), own & jnp.tril(jnp.ones((T, T), bool))], axis=2)
+    if window:
+        keys = jnp.concatenate([jnp.broadcast_to(jnp.arange(before), (B, before)), positions], axis=1)
+        seen &= positions[..., None] - keys[:, None] < window
     return seen[:, None]
 
 
@@ -52,18 +74,102 @@ def reference_attention(
 
 def attention(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
-    mask: Bool[Array, "#B 1 T T"] | None = None,
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "#B 1 T S"] | None = None,
     *,
     scale: float | None = None,
     cap: float | None = None,
     sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attention of a sequence to itself; without `mask`, each position sees itself and what came before."""
-    if runtime.on_accelerator() and cap is None and sinks is None:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
+    """Attention of a sequence to itself (S = T) or, with a `mask`, also to others; without one, each position sees
+    itself and what came before."""
+    if cap is None and sinks is None:
+        if runtime.on_accelerator():
+            return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
+        if mask is None:
+            return _causal_attention(q, k, v, scale)
     return _folded_attention(q, k, v, mask, scale, cap, sinks)
+
+
+# --- On CPU ------------------------------------------------------------------------------------------------------
+
+
+def _causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, scale: float | None) -> jax.Array:
+    """`attention` without a mask: queries in a few blocks, each of which computes its scores with the keys up to
+    its own end alone, so that of the half that is masked out little is computed."""
+    B, T, N, H = q.shape
+    out = _causal(*_folded(q, k, v), H**-0.5 if scale is None else scale)
+    return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
+
+
+def _folded(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q as (B * K, N / K, T, H), k and v as (B * K, S, H). Query heads of one key head stand side by side: a
+    product serves them all, and no key is repeated."""
+    (B, T, N, H), K = q.shape, k.shape[2]
+    q = q.transpose(0, 2, 1, 3).reshape(B * K, N // K, T, H)
+    k, v = (x.transpose(0, 2, 1, 3).reshape(B * K, -1, H) for x in (k, v))
+    return q, k, v
+
+
+def _blocks(length: int) -> list[slice]:
+    """Queries of each block. More of them compute less and take longer to compile."""
+    count = next(n for n in (CAUSAL_BLOCKS, 2, 1) if n == 1 or (length % n == 0 and length // n >= SMALLEST_BLOCK))
+    return [slice(i, i + length // count) for i in range(0, length, length // count)]
+
+
+def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
+    """Product of the matrices of x (M, ., .) and y (M, ., .), in float32, summed over these axes."""
+    axes = (((over[0],), (over[1],)), ((0,), (0,)))
+    return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
+
+
+def _causal_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[jax.Array, list[jax.Array]]:
+    """Output (M, G, T, H) for q (M, G, T, H), k and v (M, T, H), and the softmax of each block (M, G, t, S)."""
+    M, G, _, H = q.shape
+    outs, weights = [], []
+    for rows in _blocks(q.shape[2]):
+        t, S = rows.stop - rows.start, rows.stop
+        scores = _product(q[:, :, rows].reshape(M, G * t, H), k[:, :S], (2, 2)).reshape(M, G, t, S) * scale
+        seen = jnp.arange(S) <= jnp.arange(rows.start, S)[:, None]
+        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+        w = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+        w = w / w.sum(axis=-1, keepdims=True)
+        out = _product(w.astype(v.dtype).reshape(M, G * t, S), v[:, :S], (2, 1))
+        outs.append(out.astype(q.dtype).reshape(M, G, t, H))
+        weights.append(w)
+    return jnp.concatenate(outs, axis=2), weights
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _causal(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
+    return _causal_forward(q, k, v, scale)[0]
+
+
+def _causal_kept(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[jax.Array, Any]:
+    out, weights = _causal_forward(q, k, v, scale)
+    return out, (q, k, v, out, weights)
+
+
+def _causal_backward(scale: float, kept: Any, d_out: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of q, k and v, by hand: autodiff goes through the maximum, the sum and the quotient of the softmax
+    in passes of their own, where its derivative is w * (dw - sum of w dw), and that sum is out · d_out."""
+    q, k, v, out, weights = kept
+    M, G, T, H = q.shape
+    own = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1, keepdims=True)
+    d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    for rows, w in zip(_blocks(T), weights, strict=True):
+        t, S = rows.stop - rows.start, rows.stop
+        to = d_out[:, :, rows].reshape(M, G * t, H)
+        d_w = _product(to, v[:, :S], (2, 2)).reshape(M, G, t, S)
+        d_scores = (w * (d_w - own[:, :, rows]) * scale).astype(q.dtype).reshape(M, G * t, S)
+        d_q.append(_product(d_scores, k[:, :S], (2, 1)).astype(q.dtype).reshape(M, G, t, H))
+        d_k = d_k.at[:, :S].add(_product(d_scores, q[:, :, rows].reshape(M, G * t, H), (1, 1)))
+        d_v = d_v.at[:, :S].add(_product(w.astype(v.dtype).reshape(M, G * t, S), to, (1, 1)))
+    return jnp.concatenate(d_q, axis=2), d_k.astype(k.dtype), d_v.astype(v.dtype)
+
+
+_causal.defvjp(_causal_kept, _causal_backward)
 
 
 def _folded_attention(
@@ -75,27 +181,24 @@ def _folded_attention(
     cap: float | None = None,
     sinks: jax.Array | None = None,
 ) -> jax.Array:
-    """`attention` as batched products of matrices, heads beside rows in the batch."""
+    """`attention` as batched products of matrices, key heads beside rows in the batch."""
     B, T, N, H = q.shape
+    S, K = k.shape[1:3]
     if mask is None:
-        mask = jnp.tril(jnp.ones((T, T), bool))[None]
-    else:
-        mask = jnp.repeat(mask[:, 0], N, axis=0) if mask.shape[0] > 1 else mask[:, 0]
-    k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
-    q, k, v = (x.transpose(0, 2, 1, 3).reshape(B * N, T, H) for x in (q, k, v))
-    scores = jax.lax.dot_general(q, k, (((2,), (2,)), ((0,), (0,)))).astype(jnp.float32)
-    scores = scores / H**0.5 if scale is None else scores * scale
+        mask = jnp.tril(jnp.ones((T, T), bool))[None, None]
+    q, k, v = _folded(q, k, v)
+    scores = _product(q.reshape(B * K, -1, H), k, (2, 2)).reshape(B, N, T, S)
+    scores = _capped(scores * (H**-0.5 if scale is None else scale), cap)
     # Finite, so that a row with nothing to see stays finite too; such rows are padding.
-    scores = jnp.where(mask, _capped(scores, cap), jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     top = scores.max(axis=-1, keepdims=True)
-    own = None if sinks is None else jnp.tile(sinks.astype(jnp.float32), B)[:, None, None]
+    own = None if sinks is None else sinks.astype(jnp.float32)[:, None, None]
     top = jax.lax.stop_gradient(top if own is None else jnp.maximum(top, own))
     weights = jnp.exp(scores - top)
-    out = jax.lax.dot_general(weights.astype(v.dtype), v, (((2,), (1,)), ((0,), (0,))))
     total = weights.sum(axis=-1, keepdims=True)
     total = total if own is None else total + jnp.exp(own - top)
-    out = out / total.astype(v.dtype)
-    return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
+    out = _product(weights.astype(v.dtype).reshape(B * K, -1, S), v, (2, 1)).reshape(B, N, T, H) / total
+    return out.astype(q.dtype).transpose(0, 2, 1, 3)
 
 
 def cached_attention(

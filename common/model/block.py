@@ -17,7 +17,7 @@ from common.model.attention import attention, cached_attention
 from common.model.norms import BIASED, WEIGHTLESS, norm
 from common.model.rope import rotate
 
-KeysValues = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
+KeysValues = tuple[Float[Array, "B _ K H"], Float[Array, "B _ K H"]]
 LayerCache = tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]]
 
 
@@ -118,11 +118,19 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         angles: Float[Array, "B T half"] | None,
-        mask: Bool[Array, "1 1 T T"] | None,
+        mask: Bool[Array, "#B 1 T S"] | None,
+        after: tuple[Float[Array, "1 K H P"], Float[Array, "1 K P H"]] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """The layer over whole sequences, causal where `mask` is None; beside its output its keys and values."""
+        """The layer over whole sequences, causal where `mask` is None; beside its output its keys and values.
+        `after`: a cache of one row, whose keys and values stand before those of every row."""
         h = self._normed("norm1", x)
         q, k, v = self._qkv(h, angles)
+        if after is not None:
+            before = after[0].transpose(0, 3, 1, 2), after[1].transpose(0, 2, 1, 3)
+            k, v = (
+                jnp.concatenate([jnp.broadcast_to(b, (len(x), *b.shape[1:])), own], axis=1)
+                for b, own in zip(before, (k, v), strict=True)
+            )
         return self._finish(x, h, attention(q, k, v, mask, **self._scores())), (k, v)
 
     def decode(

@@ -18,7 +18,7 @@ Dimensions, here and everywhere in common/:
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, Rope
-from common.model.attention import attention_mask
+from common.model.attention import attention_mask, tree_mask
 from common.model.block import Block, KeysValues, matrix, norm_params, normed
 from common.model.remat import recomputing
 from common.model.rope import frequencies
@@ -38,6 +38,15 @@ PerToken = Int[Array | np.ndarray, "B T"]
 Cache = list[tuple[jax.Array, jax.Array]]
 """Keys (B, K, H, S) and values (B, K, S, H) of each layer. With the axes in this order neither product of
 decoding has to transpose the cache, which halves the time of a step."""
+
+
+class Tree(NamedTuple):
+    """Texts of a row that go on from one beginning, one behind the other: the `positions` (B, T) of their tokens,
+    each text's as if it alone followed the beginning, and the `branches` (B, T) that they are in, 0 for the
+    beginning. A token sees what stands before it there and in its own branch."""
+
+    positions: PerToken
+    branches: PerToken
 
 
 class Decoder(nnx.Module):
@@ -59,30 +68,41 @@ class Decoder(nnx.Module):
             self.head_bias = nnx.Param(jnp.zeros(config.vocab_size))
 
     def hidden(
-        self, tokens: PerToken, *, dtype: Any = jnp.float32, remat: Remat = "none"
+        self,
+        tokens: PerToken,
+        tree: Tree | None = None,
+        after: Cache | None = None,
+        *,
+        dtype: Any = jnp.float32,
+        remat: Remat = "none",
     ) -> Float[Array, "B T D"]:
         """See the function `hidden`."""
-        return self._whole(tokens, dtype, remat=remat)[0]
+        return self._whole(tokens, dtype, tree, after, remat=remat)[0]
 
-    def prefill(self, tokens: PerToken, *, dtype: Any = jnp.float32) -> Cache:
+    def prefill(self, tokens: PerToken, after: Cache | None = None, *, dtype: Any = jnp.float32) -> Cache:
         """See the function `prefill`."""
-        _, made = self._whole(tokens, dtype, remat="none")
+        _, made = self._whole(tokens, dtype, None, after, remat="none")
         return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
 
     def _whole(
-        self, tokens: PerToken, dtype: Any, *, remat: Remat
+        self, tokens: PerToken, dtype: Any, tree: Tree | None, after: Cache | None, *, remat: Remat
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """Final hidden states, and keys and values of every layer, which the compiler leaves out if unused."""
         B, T = tokens.shape
-        positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+        P = 0 if after is None else after[0][1].shape[2]
+        positions = jnp.broadcast_to(P + jnp.arange(T), (B, T)) if tree is None else jnp.asarray(tree.positions)
         angles = self._angles(positions)
-        # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
         windows = {block.window for block in self.layers}
-        masks = {w: attention_mask(positions[:1], T, w) if 0 < w < T else None for w in windows}
+        if tree is None:
+            # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
+            hiding = {w for w in windows if P or 0 < w < T}
+            masks = {w: attention_mask(positions[:1], P + T, w) if w in hiding else None for w in windows}
+        else:
+            masks = {w: tree_mask(positions, tree.branches, P, w) for w in windows}
         run = recomputing(remat)
         x, made = self._embedded(tokens, positions, dtype), []
-        for block in self.layers:
-            x, keys_and_values = run(block, x, angles[block.rope], masks[block.window])
+        for block, *before in zip(self.layers, *([] if after is None else [after]), strict=True):
+            x, keys_and_values = run(block, x, angles[block.rope], masks[block.window], *before)
             made.append(keys_and_values)
         return normed(self, "norm", x, self.config), made
 
@@ -161,13 +181,20 @@ def hidden(
     params: Params,
     config: ModelConfig,
     tokens: PerToken,
+    tree: Tree | None = None,
+    after: Cache | None = None,
     *,
     dtype: Any = jnp.float32,
     remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
-    so no mask is taken. `remat`: what of each layer is computed again in the backward pass, to save memory."""
-    return module(params, config).hidden(tokens, dtype=dtype, remat=remat)
+    so no mask is taken.
+
+    tree: how the tokens of a row hang together where they are not one text.
+    after: a cache of one row and length P, which holds what all rows go on from.
+    remat: what of each layer is computed again in the backward pass, to save memory.
+    """
+    return module(params, config).hidden(tokens, tree, after, dtype=dtype, remat=remat)
 
 
 def prefill(
@@ -180,12 +207,7 @@ def prefill(
 ) -> Cache:
     """Cache of length T that holds right-padded prompts. `after`: a cache of one row and length P, which holds
     what all of them begin with; theirs is then of length P + T."""
-    if after is None:
-        return module(params, config).prefill(tokens, dtype=dtype)
-    (B, T), P = tokens.shape, after[0][1].shape[2]
-    cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), grow_cache(after, P + T))
-    positions = jnp.broadcast_to(P + jnp.arange(T), (B, T))
-    return decode(params, config, cache, tokens, positions, dtype=dtype)[1]
+    return module(params, config).prefill(tokens, after, dtype=dtype)
 
 
 def decode(

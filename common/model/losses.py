@@ -47,6 +47,7 @@ def token_logps(
     count = h.shape[0]
     if count <= chunk:
         return token_logps_reference(params, config, h, targets)
+    chunk = -(-count // -(-count // chunk))  # all of about one size: the last one would be padded to theirs
     padding = -count % chunk
     h = jnp.pad(h, ((0, padding), (0, 0))).reshape(-1, chunk, h.shape[1])
     targets = jnp.pad(targets, (0, padding)).reshape(-1, chunk)

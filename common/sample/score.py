@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import runtime
-from common.buckets import PREFIX, beginning, bucket
+from common.buckets import PREFIX, beginning, bucket, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.decoder import Params, decode, grow_cache, hidden, prefill, unembed
+from common.model.decoder import Params, Tree, hidden, prefill, unembed
 from common.model.losses import logits_at_once, token_logps
 from common.model.sharding import ROWS, fetch, place_data
 
@@ -32,24 +32,33 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 SHORTEST = 64
 """Smallest compiled length of prompt and answer together."""
+BATCH = {"cpu": 8, "accelerator": 32}
+"""Rows of a batch. On CPU more of them are no faster, and a last batch is half padding on average."""
+
+
+def rows_at_once() -> int:
+    """Those of `BATCH` for this machine."""
+    return BATCH["accelerator" if runtime.on_accelerator() else "cpu"]
 
 
 def score(
     params: Params,
     config: ModelConfig,
     pairs: Sequence[Pair],
-    batch_size: int = 32,
+    batch_size: int | None = None,
     *,
     dtype: Any = None,
 ) -> list[np.ndarray]:
     """Log-probabilities, float32, of each answer's tokens given its prompt and the answer before them.
 
     An answer scores what it would under the model itself: temperature 1, no cuts. `dtype` is that of the
-    activations (default: `runtime.compute_dtype`). Where the parameters lie on a mesh, so do the rows of a batch.
+    activations (default: `runtime.compute_dtype`), `batch_size` by default what `BATCH` says. Where the parameters
+    lie on a mesh, so do the rows of a batch.
 
     Raises UserError, naming the pair by its index, for an empty prompt or one too long together with its answer.
     """
     _check(pairs, config.max_positions, config)
+    batch_size = batch_size or rows_at_once()
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     logps: list[Any] = [None] * len(pairs)
     for rows, batch in _batches(pairs, batch_size, params):
@@ -62,7 +71,7 @@ def score_greedy(
     params: Params,
     config: ModelConfig,
     pairs: Sequence[Pair],
-    batch_size: int = 32,
+    batch_size: int | None = None,
     *,
     dtype: Any = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -72,6 +81,7 @@ def score_greedy(
     A pair may have one token more than the model has positions: the last one is predicted and not read.
     """
     _check(pairs, config.max_positions + 1, config)
+    batch_size = batch_size or rows_at_once()
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(pairs)
     for rows, batch in _batches(pairs, batch_size, params):
@@ -86,17 +96,18 @@ def score_shared(
     params: Params,
     config: ModelConfig,
     groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
-    batch_size: int = 32,
+    batch_size: int | None = None,
     *,
     dtype: Any = None,
 ) -> list[list[np.ndarray]]:
-    """As `score`, for (prompt, answers) with equally many answers each: of every group its answers' token
-    log-probabilities, in order. The prompt is read once, whatever the number of its answers.
+    """As `score`, for (prompt, answers): of every group its answers' token log-probabilities, in order. A prompt
+    is read once, whatever the number of its answers, and what all prompts begin with once for all.
 
     A batch holds groups of one compiled shape, so that a group's numbers depend on the others only by what all
     prompts have in common.
     """
     _check([(prompt, max(answers, key=len)) for prompt, answers in groups], config.max_positions, config)
+    batch_size = batch_size or rows_at_once()
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(groups)
     prefix = beginning([prompt for prompt, _ in groups])
@@ -104,18 +115,20 @@ def score_shared(
 
     def shape(i: int) -> tuple[int, int]:
         prompt, answers = groups[i]
+        read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
         # Labels are short, and so is what is left of a prompt.
-        return bucket(len(prompt), PREFIX if len(prefix) else SHORTEST), bucket(max(map(len, answers)), 2)
+        return bucket(read, PREFIX if len(prefix) else SHORTEST), power_of_two(sum(map(len, answers)), 4)
 
-    for (longest, most), alike in itertools.groupby(sorted(range(len(groups)), key=shape), key=shape):
+    for (length, count), alike in itertools.groupby(sorted(range(len(groups)), key=shape), key=shape):
         places = list(alike)
         for start in range(0, len(places), batch_size):
             rows = places[start : start + batch_size]
-            batch = _shared_batch([groups[i] for i in rows], batch_size, longest, most)
+            batch = _shared_batch([groups[i] for i in rows], batch_size, length, count)
             batch = place_data(batch, params, ROWS)
             logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
             for i, values in zip(rows, logps, strict=False):
-                found[i] = [own[: len(answer)] for own, answer in zip(values, groups[i][1], strict=True)]
+                ends = np.cumsum([len(answer) for answer in groups[i][1]])
+                found[i] = np.split(values[: ends[-1]], ends[:-1])
     return found
 
 
@@ -140,11 +153,18 @@ def _batches(
         yield rows, place_data(_batch([pairs[i] for i in rows], size), params, ROWS)
 
 
+def padded(pair: Pair) -> tuple[int, int]:
+    """Length to which prompt and answer are padded, and the number of answer tokens."""
+    prompt, answer = pair
+    return bucket(len(prompt) + len(answer) - 1, SHORTEST), power_of_two(len(answer), 8)
+
+
 def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Right-padded inputs (size, T), and for each answer token (size, A) the position before it and the token."""
-    # All rows also for a last, smaller batch, so that it compiles nothing new.
-    inputs = np.zeros((size, bucket(max(len(p) + len(a) for p, a in pairs) - 1, SHORTEST)), np.int32)
-    positions = np.zeros((size, bucket(max(len(a) for _, a in pairs))), np.int32)
+    # All rows also for a last, smaller batch: it compiles nothing new, and no row depends on how many there are.
+    shapes = [padded(pair) for pair in pairs]
+    inputs = np.zeros((size, max(length for length, _ in shapes)), np.int32)
+    positions = np.zeros((size, max(count for _, count in shapes)), np.int32)
     targets = np.zeros_like(positions)
     for row, (prompt, answer) in enumerate(pairs):
         inputs[row, : len(prompt) + len(answer) - 1] = [*prompt, *answer][:-1]
@@ -154,21 +174,26 @@ def _batch(pairs: Sequence[Pair], size: int) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _shared_batch(
-    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], size: int, longest: int, most: int
+    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], size: int, length: int, count: int
 ) -> tuple[np.ndarray, ...]:
-    """Right-padded prompts (size, longest), without what all begin with; for each answer the tokens that are read
-    (size, C, most), which begin with the prompt's last, where they stand after what all begin with (size, most),
-    and the tokens to be predicted (size, C, most)."""
-    prompts = np.zeros((size, longest), np.int32)
-    read = np.zeros((size, len(groups[0][1]), most), np.int32)
-    positions, targets = np.tile(np.arange(most, dtype=np.int32), (size, 1)), np.zeros_like(read)
+    """Prompts, each with its answers one behind the other, right-padded: tokens, positions (without what all
+    prompts begin with) and branches (size, length), as in `Tree`; for each token of an answer the place of the one
+    before it, and the token (size, count)."""
+    tokens, positions, branches = np.zeros((3, size, length), np.int32)
+    index, targets = np.zeros((2, size, count), np.int32)
     for row, (prompt, answers) in enumerate(groups):
-        prompts[row, : len(prompt)] = prompt
-        positions[row] += len(prompt) - 1
-        for place, answer in enumerate(answers):
-            read[row, place, : len(answer)] = [prompt[-1], *answer[:-1]]
-            targets[row, place, : len(answer)] = answer
-    return prompts, read, positions, targets
+        end, filled = len(prompt), 0
+        tokens[row, :end], positions[row, :end] = prompt, np.arange(end)
+        for branch, answer in enumerate(answers, 1):
+            # The last token of an answer is predicted and not read.
+            read, to = max(len(answer) - 1, 0), filled + len(answer)
+            tokens[row, end : end + read], branches[row, end : end + read] = answer[:read], branch
+            positions[row, end : end + read] = len(prompt) + np.arange(read)
+            index[row, filled:to] = [len(prompt) - 1, *range(end, end + read)][: len(answer)]
+            targets[row, filled:to] = answer
+            end, filled = end + read, to
+        branches[row, end:] = -1
+    return tokens, positions, branches, index, targets
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -177,25 +202,15 @@ def _score_shared_batch(
     config: ModelConfig,
     dtype: Any,
     prefix: Int[Array, " P"],
-    prompts: Int[Array, "B T"],
-    read: Int[Array, "B C A"],
-    positions: Int[Array, "B A"],
-    targets: Int[Array, "B C A"],
-) -> Float[Array, "B C A"]:
-    P, T, A = prefix.shape[0], prompts.shape[1], positions.shape[1]
-    begun = prefill(params, config, prefix[None], dtype=dtype) if P else None
-    cache = grow_cache(prefill(params, config, prompts, dtype=dtype, after=begun), P + T + A)
-    positions = positions + P
-
-    def one(answer: tuple[jax.Array, jax.Array]) -> jax.Array:
-        # The prompt's last token is read again, over its own place in the cache: it predicts the answer's first.
-        # Padding after it is overwritten before any token looks there.
-        h, _ = decode(params, config, cache, answer[0], positions, dtype=dtype)
-        return token_logps(params, config, h.reshape(-1, h.shape[-1]), answer[1].reshape(-1))
-
-    # One answer after another: side by side each would need a copy of the cache.
-    logps = jax.lax.map(one, (read.swapaxes(0, 1), targets.swapaxes(0, 1)))
-    return logps.reshape(read.shape[1], *positions.shape).swapaxes(0, 1)
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    branches: Int[Array, "B T"],
+    index: Int[Array, "B A"],
+    targets: Int[Array, "B A"],
+) -> Float[Array, "B A"]:
+    begun = prefill(params, config, prefix[None], dtype=dtype) if len(prefix) else None
+    h = hidden(params, config, tokens, Tree(positions + len(prefix), branches), begun, dtype=dtype)
+    return token_logps(params, config, _at(h, index), targets.reshape(-1)).reshape(targets.shape)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -234,7 +249,10 @@ def _before(
     params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], positions: Int[Array, "B A"]
 ) -> Float[Array, "B*A D"]:
     """Hidden states at the given positions, row by row."""
-    h = hidden(params, config, inputs, dtype=dtype)
+    return _at(hidden(params, config, inputs, dtype=dtype), positions)
+
+
+def _at(h: Float[Array, "B T D"], positions: Int[Array, "B A"]) -> Float[Array, "B*A D"]:
     return jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
 
 

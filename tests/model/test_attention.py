@@ -38,6 +38,18 @@ def test_values_and_gradients_equal_the_reference(name, heads):
             np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("length", [31, 32, 64, 66])  # 1, 2, 4 and 2 blocks
+def test_blocks_of_queries_equal_the_reference(length):
+    q, k, v = inputs(T=length)
+    full = attention_mask(np.arange(length)[None], length)
+    slow = functools.partial(reference_attention, mask=full, scale=0.3)
+    fast = functools.partial(attention, scale=0.3)
+    np.testing.assert_allclose(fast(q, k, v), slow(q, k, v), atol=1e-5)
+    grads = [jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v) for f in (fast, slow)]
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_the_reference_is_jax_dot_product_attention():
     q, k, v = inputs()
     mask = attention_mask(np.arange(12)[None], 12)
