@@ -152,7 +152,9 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
     places = [0, *(entry.round + 1 for entry in rounds)]
 
     def draw(caption: str, axis: str, first: float | None, of: Callable[[RoundArm], float | None]) -> None:
-        curves = {arm: (places, [first, *(of(entry.arms[arm]) for entry in rounds)]) for arm in rounds[0].arms}
+        values = lambda arm: [first, *(of(entry.arms[arm]) for entry in rounds)]
+        # The selected one first, which has the colour that it has among the arms.
+        curves = {arm: (places, values(arm)) for arm in ("selected", AGAINST)}
         page.add_figure(caption, line_figure(curves, "trainings since the base", axis))
 
     bleu = lambda arm: _mean([corpus.self_bleu for corpus in arm.corpus])
