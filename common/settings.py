@@ -177,7 +177,7 @@ def command(
     differ from the defaults and from what `resolved()` finds by itself. `also`: settings that belong to it though
     the run does not record them."""
     kind = type(config)
-    named = getattr(config, "preset", None)
+    named = getattr(config, "preset", "")
     of_preset = dict((presets or {}).get(named, {}))
     fields = [
         field for field in dataclasses.fields(kind) if field.name not in config.UNSTORED or field.name in also
