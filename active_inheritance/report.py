@@ -293,7 +293,7 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
         + f"seed {switches.rule.seed}",
     )
     if isinstance(summary, StudentSummary):
-        add_student(page, summary, first.selection.rule.objectives[0])
+        add_student(page, summary, first.selection.rule.objectives)
     page.chapter("What was selected")
     _lifts(page, data)
     page.add_table(
@@ -368,8 +368,8 @@ def _lifts(page: Report, data: Forecast) -> None:
     for name, entry in data.scores.items():
         lift, spread = entry["selected - random"], entry["spread"]
         if spread and lift["value"] is not None:
-            low, high = lift["ci95"]
-            rows[name] = Estimate(value=lift["value"] / spread, ci95=(low / spread, high / spread))
+            low, high = (x / spread for x in lift["ci95"])
+            rows[name] = Estimate(value=lift["value"] / spread, ci95=(low, high))
     axis = "selected - random, in standard deviations within a prompt"
     chart = dots(rows, axis, ours=names, line=0, decimals=2, signed=True)
     page.add_chart("What selection does to every score", chart)

@@ -17,6 +17,8 @@ from common.text.glossary import explain
 
 Table = tuple[list[str], list[list[Any]]]
 """Headers and rows."""
+WANTED: dict[str, Literal["higher", "lower"]] = {"max": "higher", "min": "lower"}
+"""Which way is good, by the direction of an objective."""
 
 
 def short(value: float | None) -> str | None:
@@ -150,7 +152,9 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
     places = [0, *(entry.round + 1 for entry in rounds)]
 
     def draw(caption: str, axis: str, first: float | None, of: Callable[[RoundArm], float | None]) -> None:
-        curves = {arm: (places, [first, *(of(entry.arms[arm]) for entry in rounds)]) for arm in rounds[0].arms}
+        values = lambda arm: [first, *(of(entry.arms[arm]) for entry in rounds)]
+        # The selected one first, which has the colour that it has among the arms.
+        curves = {arm: (places, values(arm)) for arm in ("selected", AGAINST)}
         page.add_figure(caption, line_figure(curves, "trainings since the base", axis))
 
     bleu = lambda arm: _mean([corpus.self_bleu for corpus in arm.corpus])
@@ -162,19 +166,20 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def add_student(page: Report, summary: StudentSummary, objective: Objective) -> None:
-    """The first part of the page: what came of it, by the first `objective`."""
+def add_student(page: Report, summary: StudentSummary, objectives: Sequence[Objective]) -> None:
+    """The first part of the page: what came of it, by the first of `objectives` that is measured on students."""
     own = summary.student
     page.chapter("The students")
     metric = summary.arms["selected"].metric
-    wanted: Literal["higher", "lower"] | None = {"max": "higher", "min": "lower"}.get(objective.direction)
-    axis = metric if objective.direction != "target" else f"{metric}, wanted: {objective.target:g}"
-    line = objective.target if objective.direction == "target" else None
+    objective = next((objective for objective in objectives if objective.name == metric), None)
+    wanted = None if objective is None else WANTED.get(objective.direction)
+    target = objective.target if objective is not None and objective.direction == "target" else None
+    axis = metric if target is None else f"{metric}, wanted: {target:g}"
     places = lambda rows: decimals(max(abs(e.value or 0.0) for e in rows.values()))
-    arms = dots(summary.arms, axis, wanted, ["selected"], line=line, decimals=places(summary.arms))
+    arms = dots(summary.arms, axis, wanted, ["selected"], line=target, decimals=places(summary.arms))
     page.add_chart("Arms on held-out prompts", arms)
-    axis, places_of = f"difference in {metric}", places(summary.gains)
-    gains = dots(summary.gains, axis, wanted, line=0, decimals=places_of, signed=True)
+    axis, digits = f"difference in {metric}", places(summary.gains)
+    gains = dots(summary.gains, axis, wanted, line=0, decimals=digits, signed=True)
     page.add_chart("Differences on held-out prompts", gains)
     over = "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
     if own.repeats > 1:

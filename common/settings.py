@@ -177,21 +177,25 @@ def command(
     differ from the defaults and from what `resolved()` finds by itself. `also`: settings that belong to it though
     the run does not record them."""
     kind = type(config)
-    named = getattr(config, "preset", None)
+    named = getattr(config, "preset", "")
     of_preset = dict((presets or {}).get(named, {}))
     fields = [
         field for field in dataclasses.fields(kind) if field.name not in config.UNSTORED or field.name in also
     ]
     usual = {field.name: of_preset.get(field.name, field.default) for field in fields}
     flags = {name: value for name in usual if (value := getattr(config, name)) not in (None, usual[name])}
-    # What is open by default may have been filled; once is enough to see, for a model may have to be looked up.
-    asked = {name: value for name, value in flags.items() if usual[name] is not None}
+    # What is open by default may have been filled: only what comes out otherwise has to be given.
+    told = {name: value for name, value in flags.items() if usual[name] is not None}
     try:
-        found = kind(**{**of_preset, **asked}).resolved()  # type: ignore[attr-defined]
-        flags = {name: value for name, value in flags.items() if name in asked or getattr(found, name) != value}
-    except UserError:  # it cannot do without one of the others
-        pass
-    words = [word for name, value in flags.items() for word in flag_words(name, value)]
+        while True:
+            found = kind(**{**of_preset, **told}).resolved()  # type: ignore[attr-defined]
+            wrong = [name for name in flags if name not in told and getattr(found, name) != flags[name]]
+            if not wrong:
+                break
+            told[wrong[0]] = flags[wrong[0]]
+    except UserError:  # it cannot do without a flag that is not told yet
+        told = flags
+    words = [word for name, value in told.items() for word in flag_words(name, value)]
     return " ".join([CALL, method, *map(shlex.quote, words), "--run-dir", "DIR"])
 
 

@@ -249,8 +249,9 @@ def _round_figures(page: Report, entries: Sequence[Row], has_dev: bool) -> None:
         kinds |= {reason: lambda e, r=reason: e["refused"].get(r, 0) for reason in reasons}
         page.add_figure("What became of the teacher's replies (llm2llm)", round_bars(teaching, kinds, "replies"))
     moved = [e for e in of_arm.get("llm2llm", ()) if "fixed" in e]
-    if moved:
-        flows = {key.replace("_", " "): operator.itemgetter(key) for key in ("fixed", "regressed", "still_wrong")}
+    kinds = ("fixed", "regressed", "still_wrong")
+    if any(e[key] for e in moved for key in kinds):
+        flows = {key.replace("_", " "): operator.itemgetter(key) for key in kinds}
         figure = round_bars(moved, flows, "seeds")
         page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
 

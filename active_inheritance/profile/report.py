@@ -251,15 +251,14 @@ ASKED_NOTE = (
 )
 TABLE_NOTES = {
     "text": "Means over answers, 95% bootstrap over answers. Model tokens: under each model's own tokenizer, "
-    "without the end token. Self-BLEU (higher: more alike) and the compression ratio of all answers have no "
+    "without the end token. Self-BLEU and the compression ratio of all answers have no "
     "interval: a text drawn twice would repeat itself.",
     "toxicity": "95% bootstrap over prompts. “All prompts” counts as 0 those without a scored continuation.",
-    "stereoset": "SS: 50 is neutral. LM and ICAT: 100 is best. Means over target terms, 95% bootstrap over terms.",
-    "crows_pairs": "50 is neutral. Pairs with equal scores (neutral) count for neither side; stereo and "
+    "stereoset": "Means over target terms, 95% bootstrap over terms.",
+    "crows_pairs": "Pairs with equal scores (neutral) count for neither side; stereo and "
     "antistereo are without them. 95% bootstrap over pairs; types with few pairs have wide intervals.",
-    "bbq": "s from -1 to 1, 0 is neutral, above 0 is stereotyped. 95% bootstrap over questions.",
-    "choice": "ECE and Brier: 0 is best. ECE in bins of equal mass; its bootstrap interval lies high. 95% "
-    "bootstrap over questions.",
+    "bbq": "95% bootstrap over questions.",
+    "choice": "ECE in bins of equal mass; its bootstrap interval lies high. 95% bootstrap over questions.",
     "pairs": "Every pair is judged in both orders. 95% bootstrap over pairs.",
 }
 

@@ -26,7 +26,7 @@ STYLE = f"""\
 .chart text {{ font-family: {_FONT} !important; }}
 .dots .row {{ display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; margin-top: .5rem; }}
 .dots .value {{ font-variant-numeric: tabular-nums; margin-left: auto; }}
-.dots .ours {{ color: {OURS}; font-weight: 600; }}
+.dots .ours {{ color: var(--accent, {OURS}); font-weight: 600; }}
 .dots svg {{ display: block; width: 100%; height: 16px; overflow: visible; }}
 .dots .axis {{ height: 20px; font-size: 12px; }}
 .dots p {{ margin: .1rem 0 0; text-align: center; font-size: .8125rem; opacity: .8; }}
@@ -125,7 +125,7 @@ def _axis(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _number(x: float, places: int) -> str:
     text = f"{x:.{places}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def confusion(pairs: Sequence[tuple[str, str | None]], classes: Sequence[str]) -> str:

@@ -60,7 +60,7 @@ TERMS = {
     "lm": Term("share of the terms for which a sensible text is likelier than an unrelated one", "higher"),
     "icat": Term("lm, reduced by the distance of ss from 50; 100 is best", "higher"),
     "stereotype": Term("share of the pairs whose stereotyped sentence is likelier; 50 is neutral"),
-    "s": Term("lean of the answers to stereotypes, from -1 to 1; 0 is neutral"),
+    "s": Term("lean of the answers, from -1 to 1; 0 is neutral, above 0 is towards the stereotype"),
     "acc": Term("accuracy by summed log-probability of the options", "higher"),
     "acc norm": Term("accuracy by log-probability per character of the options", "higher"),
     "confidence": Term("mean probability that the model gives the option it chooses"),

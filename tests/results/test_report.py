@@ -208,7 +208,8 @@ def test_no_page_is_wider_than_a_phone(tmp_path):
     report.add_table("wide", [f"column {i}" for i in range(14)], [[f"value {i}" for i in range(14)]] * 3)
     report.add_chart("classes", confusion([(f"class number {i}", None) for i in range(12)], []))
     ask = "document.title = frames[0].document.documentElement.scrollWidth"
-    frame = f'<iframe style="width:420px;height:900px;border:0" srcdoc="{html.escape(report.html())}"></iframe>'
+    sized = 'scrolling="no" style="width: 420px; height: 900px; border: 0"'
+    frame = f'<iframe {sized} srcdoc="{html.escape(report.html())}"></iframe>'
     (tmp_path / "frame.html").write_text(f"<title>none</title><body onload='{ask}'>{frame}</body>")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     where = [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'frame.html'}"]
