@@ -27,6 +27,7 @@ from common.settings import (
     hosted_share,
 )
 from common.settings import preset as preset_of
+from common.tasks.registry import NAMES
 from llm2llm.switches import (
     AnswerBy,
     Asking,
@@ -242,7 +243,8 @@ class Config(RunSettings, TrainSettings, HubSettings):
 
     def reasons(self) -> list[tuple[str, str]]:
         found = reasons(self, self._defaults())
-        if self.task != "arithmetic":
+        # Of a task that there is not, another line tells.
+        if self.task != "arithmetic" and (self.task in NAMES or pathlib.PurePath(self.task).suffix):
             if self.teacher in ("embedded", "embedded:teacher"):
                 found.append(("warning", "the embedded teacher writes sums only: name another with --teacher"))
             if kind_of(model_name(self.student, "student")).embedded:
