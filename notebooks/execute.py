@@ -9,6 +9,7 @@ times, and what is told while a run works.
 
 import argparse
 import pathlib
+import re
 import shutil
 import tempfile
 import time
@@ -40,6 +41,16 @@ def execute(name: str) -> nbformat.NotebookNode:
     return notebook
 
 
+def settled(text: str) -> str:
+    """Output without addresses of objects, and with the tables of pandas numbered as they come instead of at
+    random."""
+    tables = {
+        found: f"T_{number:05}" for number, found in enumerate(dict.fromkeys(re.findall(r"T_[0-9a-f]{5}", text)))
+    }
+    text = re.sub(r"T_[0-9a-f]{5}", lambda found: tables[found[0]], text)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
 def keep(name: str, notebook: nbformat.NotebookNode) -> None:
     """Store the notebook with its outputs, but for what goes to standard error."""
     for cell in notebook.cells:
@@ -47,7 +58,8 @@ def keep(name: str, notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     # Of the kernel only what does not depend on the version of Python.
     notebook.metadata["language_info"] = {"name": "python"}
-    nbformat.write(notebook, HERE / f"{name}.ipynb")
+    text = nbformat.writes(notebook)
+    (HERE / f"{name}.ipynb").write_text(settled(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
