@@ -213,7 +213,7 @@ def _line() -> str:
 
 def _stage(name: str) -> str:
     """Its name without what the place tells already: the arm, or the folder of a model."""
-    name = re.sub(r"^models/[^/]+/", "", name)
+    name = re.sub(r"^(models/[^/]+/|repeat_\d+/(.*/)?)", "", name)
     return next((name.removesuffix(f" {part}") for part in _run.place if name.endswith(f" {part}")), name)
 
 
