@@ -34,28 +34,41 @@ def key_of(method: str, identity: Mapping[str, Any]) -> str:
 
 
 def learn(key: str, timing: Iterable[Mapping[str, Any]], units: Mapping[str, float]) -> None:
-    """Keep what a unit of every stage took in a finished run: `timing`, stages with seconds."""
+    """Keep what the stages of a finished run took: `timing`, stages with seconds. A run of less than half the
+    units teaches nothing where a larger one is known: compiling and loading would count for units."""
+    kept = _kept()
+    if key in kept and 2 * sum(units.values()) < sum(kept[key]["units"].values()):
+        return
     took: collections.Counter[str] = collections.Counter()
     for row in timing:
         took[next((name for name in units if name in row["stage"]), OTHER)] += row["seconds"]
-    rates = {name: took[name] / count for name, count in units.items() if count}
     with contextlib.suppress(OSError, ValueError):  # it is a convenience
         cache_dir().mkdir(parents=True, exist_ok=True)
-        write_json(cache_dir() / FILE, _kept() | {key: rates})
+        write_json(cache_dir() / FILE, kept | {key: {"seconds": dict(took), "units": dict(units)}})
 
 
-def _kept() -> dict[str, dict[str, float]]:
-    with contextlib.suppress(OSError, ValueError):
+def _kept() -> dict[str, dict[str, dict[str, float]]]:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         found = json.loads((cache_dir() / FILE).read_bytes())
-        return found if isinstance(found, dict) else {}
+        return {key: run for key, run in found.items() if run.keys() == {"seconds", "units"}}
     return {}
 
 
 def expected(key: str | None, units: Mapping[str, float]) -> float | None:
     """Seconds that a run takes, as the last one of that key; None where there is none. `key`: None for models that
     are not on this machine yet."""
-    rates = None if key is None else _kept().get(key)
-    return sum(rate * units.get(name, 0) for name, rate in rates.items()) if rates else None
+    run = None if key is None else _kept().get(key)
+    if run is None:
+        return None
+    rates = {name: run["seconds"].get(name, 0) / count for name, count in run["units"].items() if count}
+    return sum(rate * units.get(name, 0) for name, rate in rates.items())
+
+
+def _apart(key: str | None, units: Mapping[str, float]) -> bool:
+    """Whether the run that is known was of quite another size, so that what it took says little."""
+    run = None if key is None else _kept().get(key)
+    known = 0.0 if run is None else sum(run["units"].values())
+    return not known / 3 <= sum(units.values()) <= 3 * known
 
 
 def told(key: str | None, units: Mapping[str, float]) -> str:
@@ -65,7 +78,8 @@ def told(key: str | None, units: Mapping[str, float]) -> str:
         return "unknown: no run of these models has ended on this machine; the first one measures it"
     shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     shown = shown if seconds < 6000 else f"{seconds / 3600:.1f} h"
-    return f"about {shown}, as the last run of these models took here"
+    rough = ", which was of quite another size" if _apart(key, units) else ""
+    return f"about {shown}, as the last run of these models took here{rough}"
 
 
 def cost(calls: float, prompt: float, completion: float, price: str | None) -> str:

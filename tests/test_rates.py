@@ -23,6 +23,14 @@ def test_a_run_twice_as_long_takes_twice_the_time():
     assert rates.told(KEY, {"train": 10, "teach": 0, "other": 1}).startswith("about 9 s")
 
 
+def test_a_small_run_does_not_replace_a_large_one_and_one_of_another_size_is_called_so():
+    rates.learn(KEY, [{"stage": "train", "seconds": 30.0}], {"train": 10})
+    assert rates.told(KEY, {"train": 100}).endswith("took here, which was of quite another size")
+    rates.learn(KEY, [{"stage": "train", "seconds": 100.0}], {"train": 100})
+    rates.learn(KEY, [{"stage": "train", "seconds": 30.0}], {"train": 10})  # mostly compiling
+    assert rates.told(KEY, {"train": 100}) == "about 2 min, as the last run of these models took here"
+
+
 def test_other_models_lengths_and_methods_are_unknown():
     rates.learn(KEY, [{"stage": "train", "seconds": 1.0}], {"train": 1, "other": 1})
     assert rates.expected(rates.key_of("m", IDENTITY | {"rounds": 9}), {"train": 2}) == pytest.approx(2)
