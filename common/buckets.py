@@ -17,10 +17,12 @@ def bucket(size: int, smallest: int = 32) -> int:
 
 
 def finer(size: int, smallest: int = 32) -> int:
-    """The smallest of 32, 64, 96, 128, then 160 … 256, 320 … 512, 640 … that is at least `size`: multiples of 32
-    and of a quarter of a power of two. For what is computed often enough to be worth more programs."""
-    step = max(smallest, 1 << max(0, (size - 1).bit_length() - 3))
-    return -(-max(size, smallest) // step) * step
+    """The smallest of 32, 64, 96, 128, then 160 … 256, 320 … 512, 640 … that is at least `size` and `smallest`:
+    multiples of 32 and of a quarter of a power of two. For what is computed often enough to be worth more
+    programs."""
+    size = max(size, smallest)
+    step = max(32, 1 << max(0, (size - 1).bit_length() - 3))
+    return -(-size // step) * step
 
 
 def power_of_two(size: int, smallest: int = 1) -> int:
@@ -33,8 +35,13 @@ def beginning(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
     their own. Something of every prompt is left."""
     if len(prompts) < 2:
         return ()
+    same = min(in_common(prompts), min(map(len, prompts)) - 1)
+    return tuple(prompts[0][: same - same % PREFIX])
+
+
+def in_common(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of one or more texts begin with."""
     # In the order of a dictionary: these two differ first.
-    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
-    most = min(map(len, prompts)) - 1
-    same = next((i for i in range(most) if first[i] != last[i]), most)
-    return first[: same - same % PREFIX]
+    first, last = min(map(tuple, texts)), max(map(tuple, texts))
+    most = min(len(first), len(last))
+    return next((i for i in range(most) if first[i] != last[i]), most)

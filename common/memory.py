@@ -120,7 +120,7 @@ def training(
 ) -> Need:
     """Of training by `settings` on sequences of at most `length` tokens, on `pairs` of them twice as many rows."""
     c, size = model.config, _size(device)
-    length = max(finer(min(length, settings.max_length, c.max_positions)), 64)
+    length = finer(min(length, settings.max_length, c.max_positions), 64)
     rows = min(settings.micro_batch_size, settings.batch_size) * (2 if pairs else 1)
     tokens, trained = rows * length, model.adapters(settings.lora.rank) if settings.lora else model.parameters
     N, D, F = c.num_heads, c.hidden_size, c.intermediate_size

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from common.buckets import in_common
 from common.errors import UserError
 from common.evals.figures import Figure
 from common.evals.measure import MEMORY, Counts, Measure, Measured, Row, Store
@@ -134,14 +135,11 @@ def split_by_context(
     together, alone = [], []
     for _, run in itertools.groupby(zip(contexts, places, strict=True), key=lambda item: item[0]):
         own = [place for _, place in run]
-        first, last = min(pairs[i][0] for i in own), max(pairs[i][0] for i in own)
-        same = next(
-            (k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
-        )
+        same = in_common([pairs[i][0] for i in own])
         rest = max(sum(map(len, pairs[i])) for i in own) - same
         # Beside a long rest the beginning saves little, and every token looks at all rests.
         if len(own) > 1 and same >= rest:
-            together.append((first[:same], own))
+            together.append((pairs[own[0]][0][:same], own))
         else:
             alone += own
     return together, alone

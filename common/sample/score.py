@@ -112,9 +112,8 @@ def score_shared(
     def shape(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[int, int]:
         read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
         # Labels are short, and so is what is left of a prompt.
-        return (bucket(read, PREFIX) if len(prefix) else max(finer(read), SHORTEST)), power_of_two(
-            sum(map(len, answers)), 4
-        )
+        length = bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST)
+        return length, power_of_two(sum(map(len, answers)), 4)
 
     for rows, *shapes in _batches([shape(*group) for group in groups], batch_size):
         batch = place_data(_shared_batch([groups[i] for i in rows], *shapes), params, ROWS)
@@ -151,7 +150,7 @@ def _batches(shapes: Sequence[tuple[int, int]], most: int) -> Iterator[tuple[lis
 def _padded(pair: Pair) -> tuple[int, int]:
     """Length to which prompt and answer are padded, and the number of answer tokens."""
     prompt, answer = pair
-    return max(finer(len(prompt) + len(answer) - 1), SHORTEST), power_of_two(len(answer), 8)
+    return finer(len(prompt) + len(answer) - 1, SHORTEST), power_of_two(len(answer), 8)
 
 
 def _batch(pairs: Sequence[Pair], size: int, length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -59,22 +59,17 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
         # Before the sort, or it would always be the longest examples that are dropped.
         order = order[: settings.steps_per_epoch(len(lengths)) * settings.batch_size]
     # A stable sort by bucket: within one, the shuffle decides who shares a batch.
-    order = order[np.argsort([padded(lengths[i]) for i in order], kind="stable")]
+    order = order[np.argsort([finer(lengths[i], SHORTEST) for i in order], kind="stable")]
     parts = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     # Or every epoch would go from short examples to long ones.
     return [parts[i] for i in rng.permutation(len(parts))]
-
-
-def padded(length: int) -> int:
-    """Length to which an example of so many tokens is padded, by itself."""
-    return max(finer(length), SHORTEST)
 
 
 def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> Batch:
     """Right-padded arrays for one update; missing rows are padding with weight zero."""
     rows = min(settings.micro_batch_size, settings.batch_size)
     micro = -(-settings.batch_size // rows)
-    T = padded(max(len(e.tokens) for e in examples))
+    T = finer(max(len(e.tokens) for e in examples), SHORTEST)
     parts = [examples[i * rows : (i + 1) * rows] for i in range(micro)]
     answers = max(sum(len(e.tokens) - e.prompt_length for e in part) for part in parts)
     part_size = -(-rows * T // PARTS)
