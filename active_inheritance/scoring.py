@@ -113,7 +113,7 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
                 raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
             # Last: without the index a continued run goes through the parts again, and reads those that are there.
             write_json(path, index)
-        return Scored(place, scoring, read_json(path))
+        return Scored(place, scoring, read_json(path, ("parts", "prompts", "answers", "sources", "bytes")))
 
 
 def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Selection:

@@ -6,8 +6,10 @@ from typing import Any
 
 from common.secret import masked
 
-QUOTED, LONGEST = 80, 3000
+QUOTED, LONGEST = 80, 480
 """Characters of a value that are shown, and of a whole message."""
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+"""What breaks a line, or tells a terminal to do something."""
 
 
 class UserError(ValueError):
@@ -21,7 +23,9 @@ class UserError(ValueError):
 
     def __init__(self, message: str):
         # Whatever was given is echoed somewhere: 100 kB of it would hide what is wrong with it.
-        short = re.sub(r"\S{500,}", lambda found: _cut(found[0], 2 * QUOTED), masked(message))
+        short = re.sub(r"\S{200,}", lambda found: _cut(found[0], 2 * QUOTED), masked(message))
+        # Other libraries' messages come in lines, and a name may hold anything.
+        short = _CONTROLS.sub(" ", short)
         super().__init__(_cut(short, LONGEST))
 
 

@@ -322,6 +322,8 @@ def read_config(hf: Fields) -> ModelConfig:
     does not have, for every other field that changes what transformers computes and not what is computed here, and
     for a value of which no model can be made.
     """
+    if not isinstance(hf, Mapping):
+        raise UserError("config.json is not a JSON object: is the checkpoint complete?")
     name = hf.get("model_type")
     family = FAMILIES.get(str(name))
     if family is None:

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from common.errors import UserError, in_one_line
+from common.errors import UserError, in_one_line, quoted
 from common.model import peft
 from common.model.checkpoint import LINKED_ADAPTER
 
@@ -101,7 +101,12 @@ def _indexed(file: pathlib.Path) -> list[str]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not weight_map or not isinstance(weight_map, dict):
         raise UserError(f"{file} has no weight_map: fetch the checkpoint again")
-    return sorted({str(name) for name in weight_map.values()})
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        place = pathlib.PurePath(name)
+        if place.is_absolute() or ".." in place.parts:
+            raise UserError(f"{file} names {quoted(name)}, a file outside of its folder: fetch the checkpoint again")
+    return names
 
 
 def _open_safetensors(file: pathlib.Path) -> dict[str, Tensor]:

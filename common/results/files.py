@@ -19,12 +19,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 from common.results import mirror
 from common.secret import keys, masked_value
 
 Rows = list[dict[str, Any]]
 
+_AGAIN = "delete it, and its stage is done again"
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
@@ -167,12 +168,16 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_bytes(path, dump_json(value, indent=2))
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Read a JSON artifact. Raises UserError if it is damaged, which no run of ours can have done."""
+def read_json(path: pathlib.Path, names: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON artifact, which must hold `names`. Raises UserError if it is damaged, which no run of ours can
+    have done."""
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): delete it, and its stage is done again") from error
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict) or (lacking := [name for name in names if name not in value]):
+            raise ValueError(f"it lacks {', '.join(lacking)}" if isinstance(value, dict) else "it is no object")
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise UserError(f"{path} is damaged ({in_one_line(error)}): {_AGAIN}") from error
+    return value
 
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -182,10 +187,13 @@ def write_jsonl(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_jsonl(path: pathlib.Path) -> Rows:
     """Read a JSONL artifact. Raises UserError naming the first damaged line."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{path} is damaged (it is a folder): {_AGAIN}") from None
     rows, end = _whole_lines(data)
     if end < len(data):
-        raise UserError(f"{path}, line {len(rows) + 1} is damaged: delete the file, and its stage is done again")
+        raise UserError(f"{path}, line {len(rows) + 1} is damaged: {_AGAIN}")
     return rows
 
 
@@ -195,9 +203,12 @@ def _whole_lines(data: bytes) -> tuple[Rows, int]:
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
         try:
-            rows.append(json.loads(data[start:end]))
-        except ValueError:
+            row = json.loads(data[start:end])
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
         start = end + 1
     return rows, start
 

@@ -1,0 +1,343 @@
+"""SIGKILL at random instants of small runs, and the same command again, until it is finished with the same bytes:
+
+    python benchmarks/reliability/kills.py --kills 100 --seed 1                    # of every method
+    python benchmarks/reliability/kills.py --method reversegen --kills 10 --seed 1
+
+Half the instants are drawn by the clock, half by what the process does: a folder made, a file opened, renamed or
+deleted, a reply about to be stored or just stored in SQLite, up to a few milliseconds later, so that many lie within
+a save of orbax, a Parquet file or a commit. A run is killed up to --in-a-row times before it may end; then every
+artifact is compared, byte for byte, with those of a run that was left alone. Where a method asks a teacher, labeler,
+source or judge, that is a server on the loopback which counts what it is paid for: what was stored before a kill is
+never bought again, and what was in flight is counted apart. SIGTERM and Ctrl-C are tried last, each at its instants:
+one line within three seconds.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import proof
+from proof import METHODS, ROOT
+
+APART = ("timing.jsonl", ".lock", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm", ".seedloop.json")
+"""Files that may differ between two runs of one command."""
+EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "reply")
+"""Audit events of Python after which a process may be killed; `reply` is ours, on both sides of a commit."""
+WITHIN = 3.0
+"""Seconds in which a signal ends a command."""
+IN_FLIGHT = 8
+"""Requests that a generator has open at a time."""
+ANSWERS = {
+    "llm2llm": "Question: Tom has {} apples and buys 3 more. How many apples has he now?\nAnswer: {} + 3 = {}\n#### {}",
+    "reversegen": "It is {}.\n#### {}",
+    "active-inheritance": "A robin and {} wrens sat in a tree and sang until the sun went down over the hill. They were {}.",
+    "profile": "AB",
+}
+
+
+def command(method: str, url: str) -> tuple[list[str], dict[str, str]]:
+    """A small run of which a part is asked of the server at `url`."""
+    words, files = proof.small(method)
+    role = {"llm2llm": "teacher", "reversegen": "labeler", "active-inheritance": "source", "profile": "judge"}[method]
+    words += [f"--{role}", "openai:m", f"--{role}-url", url]
+    if method == "active-inheritance":
+        words += ["--source", "embedded:student"]
+    if method == "llm2llm":
+        words += ["--label-check", "none"]
+    if method == "reversegen":
+        words += ["--reference", "program", "--validity", "program", "--label-votes", "1"]
+    return words, files
+
+
+# --- the server, a process of its own -----------------------------------------------------------------------
+
+
+def serve(method: str, port: int) -> None:
+    """Answer every request with what follows from it alone, and note each that was paid for on standard output."""
+    import hashlib
+    import http.server
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked = json.dumps(json.loads(body)["messages"], sort_keys=True)
+            n = int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 50
+            numbers = (n, n, n + 3, n + 3)
+            text = ANSWERS[method]
+            text = text[n % 2] if method == "profile" else text.format(*numbers[-text.count("{}") :] if method == "llm2llm" else (n,) * text.count("{}"))
+            reply = {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+            data = json.dumps(reply | {"usage": {"prompt_tokens": 9, "completion_tokens": 9}}).encode()
+            time.sleep(0.02)
+            with contextlib.suppress(OSError):
+                print("paid", flush=True)
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 64
+
+        def handle_error(self, *_: Any) -> None:
+            """A client that was killed is what this is for."""
+
+    Server(("127.0.0.1", port), Handler).serve_forever()
+
+
+class Till:
+    """The server's process, and how many replies it was paid for."""
+
+    def __init__(self, method: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url, self.paid = f"http://127.0.0.1:{port}/v1", 0
+        words = [sys.executable, __file__, "--serve", method, "--port", str(port)]
+        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        os.set_blocking(self._process.stdout.fileno(), False)
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return
+            time.sleep(0.05)
+        raise SystemExit("the loopback server does not start")
+
+    def count(self) -> int:
+        """All that was paid so far. No thread reads: processes are forked here."""
+        time.sleep(0.1)
+        self.paid += (self._process.stdout.read() or b"").count(b"paid")
+        return self.paid
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def stored(folder: pathlib.Path) -> int:
+    """Replies that the run has stored."""
+    file = folder / "replies.sqlite"
+    if not file.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(file)) as db, contextlib.suppress(sqlite3.OperationalError):
+        return db.execute("SELECT COUNT(*) FROM replies").fetchone()[0]
+    return 0  # killed before the table was made
+
+
+# --- killing ------------------------------------------------------------------------------------------------
+
+
+class Tracer:
+    """Counts the events of a process, in the process; kills it `delay` seconds after event number `at`, if any."""
+
+    def __init__(self, folder: pathlib.Path, at: int | None, delay: float, log: pathlib.Path | None, number: int):
+        self.folder, self.at, self.delay, self.log, self.number = str(folder), at, delay, log, number
+        self.count, self.within = 0, False
+
+    def install(self) -> None:
+        from common.backends.replies import Replies
+
+        put = Replies.put
+
+        def noted(*given: Any) -> None:
+            sys.audit("reply", self.folder)
+            put(*given)
+            sys.audit("reply", self.folder)
+
+        Replies.put = noted
+        sys.addaudithook(self._see)
+
+    def _see(self, event: str, given: tuple[Any, ...]) -> None:
+        if event not in EVENTS or not given or self.within or self.folder not in str(given[0]):
+            return
+        if event == "open" and not (isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        self.count += 1
+        if self.log is not None:
+            self.within = True
+            with open(self.log, "a") as lines:
+                lines.write(f"{event} {str(given[0])[len(self.folder):]}\n")
+            self.within = False
+        if self.count == self.at:
+            if self.delay:
+                threading.Timer(self.delay, os.kill, (os.getpid(), self.number)).start()
+            else:
+                os.kill(os.getpid(), self.number)
+
+
+def started(words: Sequence[str], folder: pathlib.Path, run: pathlib.Path, tracer: Tracer | None) -> int:
+    """A process at work on the run; its id."""
+    child = os.fork()
+    if not child:
+        env = {"OPENAI_API_KEY": "loopback-key-0123"}
+        before = None if tracer is None else tracer.install
+        logs = [run.with_name(f"{run.name}.{name}") for name in ("out", "err")]
+        proof._child([*words, "--run-dir", str(run)], folder, env, logs, before)
+    return child
+
+
+def wait(child: int, seconds: float | None = None) -> int | None:
+    """The exit status, minus the signal's number where one ended it; None if it still runs after `seconds`."""
+    until = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if until is not None and time.monotonic() > until:
+            return None
+        time.sleep(0.002)
+
+
+def bytes_of(folder: pathlib.Path) -> dict[str, bytes]:
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in APART]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def differences(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+
+
+def kill(method: str, kills: int, in_a_row: int, signals: int, rng: random.Random, folder: pathlib.Path) -> dict[str, Any]:
+    """The proof for one method."""
+    with contextlib.closing(Till(method)) as till:
+        words, files = command(method, till.url)
+        proof.write(folder, files)
+        log, start = folder / "events.txt", time.monotonic()
+        whole = folder / "whole"
+        assert wait(started(words, folder, whole, None)) == 0, (folder / "whole.err").read_text()
+        once, seconds = till.count(), time.monotonic() - start
+        again = folder / "again"
+        start = time.monotonic()
+        assert wait(started(words, folder, again, Tracer(again, None, 0, log, 0))) == 0
+        seconds = min(seconds, time.monotonic() - start)  # with all programs compiled
+        wanted, events, faults = bytes_of(whole), log.read_text().count("\n"), []
+        faults += [f"two runs differ in {name}" for name in differences(bytes_of(again), wanted)]
+        paid = {"once": once, "again": till.count() - once}
+        done = runs = lost = twice = 0
+        where: dict[str, int] = {}
+        while done < kills:
+            run, row, before, kept = folder / f"run_{runs}", 0, till.count(), 0
+            runs += 1
+            while True:
+                last = row >= in_a_row or done >= kills
+                by_event = rng.random() < 0.5
+                at = rng.randrange(1, events + 1) if by_event else None
+                tracer = Tracer(run, at, rng.choice((0.0, 0.001, 0.005, 0.02)), None, signal.SIGKILL)
+                child = started(words, folder, run, tracer if by_event and not last else None)
+                code = wait(child, None if last or by_event else rng.uniform(0, seconds))
+                if code is None:
+                    os.kill(child, signal.SIGKILL)
+                    code = wait(child)
+                now, own = till.count(), stored(run)
+                # What came and was not stored any more; nothing is ever bought that was stored.
+                in_flight, before, kept = now - before - (own - kept), now, own
+                if code == -signal.SIGKILL:
+                    done, row, lost = done + 1, row + 1, lost + in_flight
+                    where[_place(run)] = where.get(_place(run), 0) + 1
+                    if not 0 <= in_flight <= IN_FLIGHT:
+                        faults.append(f"{run.name}: {in_flight} replies in flight at a kill")
+                    continue
+                said = run.with_name(f"{run.name}.err").read_text()
+                if code != 0:
+                    faults.append(f"{run.name} ended with {code}: {said[-300:]}")
+                twice += max(0, in_flight) + max(0, own - once)
+                if in_flight or own != once:
+                    faults.append(f"{run.name}: {own} replies stored, {once} wanted, {in_flight} lost without a kill")
+                faults += [f"{run.name} differs in {name}" for name in differences(bytes_of(run), wanted)]
+                break
+        slowest, asked = 0.0, 0
+        for number in (signal.SIGTERM, signal.SIGINT) * signals:
+            took, fault = asked_to_stop(words, folder, number, seconds, rng, asked)
+            asked, slowest = asked + 1, max(slowest, took)
+            faults += [fault] * bool(fault)
+    return {"method": method, "kills": done, "runs": runs, "events": events, "replies": paid["once"], "in_flight_at_kills": lost, "bought_twice": twice, "differences": sum("differs" in fault for fault in faults), "signals": asked, "slowest_signal_s": round(slowest, 2), "where": dict(sorted(where.items(), key=lambda pair: -pair[1])[:12]), "found": faults}
+
+
+def _place(run: pathlib.Path) -> str:
+    """Where a killed run stands: the file that was written last."""
+    files = [file for file in run.rglob("*") if file.is_file()] if run.exists() else []
+    if not files:
+        return "before the folder"
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    return "orbax" if "training_state" in str(newest) else newest.name.lstrip(".").split(".jsonl")[0]
+
+
+def asked_to_stop(words: Sequence[str], folder: pathlib.Path, number: int, seconds: float, rng: random.Random, which: int) -> tuple[float, str]:
+    """Send a signal at a random instant; seconds until the end, and what is wrong."""
+    run = folder / f"stopped_{which}"
+    # Without what was compiled before, so that many of the instants lie in a compilation.
+    cold = ["JAX_ENABLE_COMPILATION_CACHE=false"] if which % 4 > 1 else []
+    for setting in cold:
+        os.environ.update([setting.split("=")])
+    child = started(words, folder, run, None)
+    for setting in cold:
+        del os.environ[setting.split("=")[0]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    time.sleep(rng.uniform(0.5, seconds))
+    if (code := wait(child, 0)) is not None:
+        return 0.0, "" if code == 0 else f"{run.name} ended with {code} before it was asked to"
+    start = time.monotonic()
+    os.kill(child, number)
+    code, took = wait(child), time.monotonic() - start
+    said = [line for line in run.with_name(f"{run.name}.err").read_text().splitlines() if "top" in line]
+    wanted = {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    fault = ""
+    if code not in (wanted, 0):
+        fault = f"{run.name}: status {code} after {signal.Signals(number).name}: {said[-1:]}"
+    elif code and (took > WITHIN or not said or not said[-1].endswith("continues where it left off")):
+        fault = f"{run.name}: {took:.1f} s after {signal.Signals(number).name}: {said[-1:]}"
+    return took, fault
+
+
+@contextlib.contextmanager
+def _place_of(keep: str | None) -> Iterator[pathlib.Path]:
+    if keep:
+        yield pathlib.Path(keep)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield pathlib.Path(made)
+
+
+def main() -> None:
+    if "--serve" in sys.argv:
+        serve(sys.argv[2], int(sys.argv[4]))
+    args = proof.arguments(
+        __doc__,
+        ("--method", {"choices": METHODS}),
+        ("--kills", {"type": int, "default": 100, "help": "of each method"}),
+        ("--in-a-row", {"type": int, "default": 6, "help": "kills of one run at most"}),
+        ("--signals", {"type": int, "default": 4, "help": "SIGTERM and Ctrl-C, so many of each for a method"}),
+    )
+    proof.warm_up()
+    from common.train import loop
+
+    # The trainings are short: their states are stored after every third update, not every few minutes.
+    loop._due = lambda step, then: step % 3 == 2
+    found = []
+    with _place_of(args.keep) as folder:
+        for method in [args.method] if args.method else METHODS:
+            place = proof.cleared(folder / method)
+            found.append(kill(method, args.kills, args.in_a_row, args.signals, random.Random(f"{args.seed}/{method}"), place))
+            print("\n".join(found[-1]["found"]), file=sys.stderr)
+    header = ("method", "kills", "runs", "replies", "in_flight_at_kills", "bought_twice", "differences", "signals", "slowest_signal_s")
+    result = {"seed": args.seed, "methods": found, "faults": sum(len(one["found"]) for one in found)}
+    name = f"kills_{args.method}" if args.method else "kills"
+    proof.tell(name, [[one[key] for key in header] for one in found], header, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""What all proofs of reliability share: warm processes that carry out a command, small runs of every method, and how
+results are told.
+
+A command goes through its real entrance, `run.main`, in a fork of this process, which has loaded everything that a
+command may want but has started no jax: what takes ten seconds of imports then takes tenths of one.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+RESULTS = ROOT / "benchmarks" / "results" / "reliability"
+METHODS = ("llm2llm", "reversegen", "active-inheritance", "profile")
+LONGEST_LINE = 500
+"""Characters of a line that a command may print."""
+LONGEST_CASE, LONGEST_WAIT = 60, 300
+"""Seconds of computing that a command on a few small files may take, and seconds by the clock, on a busy machine."""
+ENDS = (0, 2, 130, 143)
+"""Exit statuses of a command: done, a mistake of the user's in one line, Ctrl-C, SIGTERM."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a command ended. `code` is minus the signal's number where one killed it, None where time was up."""
+
+    code: int | None
+    out: str
+    err: str
+    seconds: float  # of computing: on a busy machine the clock tells of others
+
+
+# --- warm processes -----------------------------------------------------------------------------------------
+
+
+def warm_up(plan: bool = True) -> None:
+    """Load what commands may want; with `plan` also plan one run of each method, which loads what is loaded late."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"})
+    from common.runtime import compile_cache_environment
+
+    os.environ.update(compile_cache_environment())
+    for name in ("jax", "transformers", "openai", "datasets", "orbax.checkpoint", "flax.nnx", "optax", "scipy.special"):
+        importlib.import_module(name)
+    for top in ("common", "llm2llm", "reversegen", "active_inheritance"):
+        for file in sorted((ROOT / top).rglob("*.py")):
+            if "demo" not in file.parts:
+                importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    if plan:
+        quiet = open(os.devnull, "w")
+        for method in METHODS:
+            before = sys.stdout
+            sys.stdout = quiet
+            try:
+                _main([method, "--dry-run", "--run-dir", os.devnull + "/none"])
+            except SystemExit:
+                pass
+            finally:
+                sys.stdout = before
+
+
+def forked(
+    words: Sequence[str],
+    folder: pathlib.Path,
+    env: Mapping[str, str] | None = None,
+    before: Callable[[], Any] | None = None,
+) -> Outcome:
+    """`run.py` with `words` in a fork whose working directory is `folder`. `before` is called in it first."""
+    logs = [folder / f".{name}" for name in ("out", "err")]
+    child = os.fork()
+    if not child:
+        _child(words, folder, env or {}, logs, before)
+    code, seconds = _ended(child, time.monotonic() + LONGEST_WAIT)
+    out, err = (log.read_bytes().decode("utf-8", "replace") if log.exists() else "" for log in logs)
+    return Outcome(code, out, err, seconds)
+
+
+def apart(words: Sequence[str], folder: pathlib.Path, env: Mapping[str, str]) -> Outcome:
+    """`run.py` with `words` in a process of its own, started beside servers, which are threads that a fork would
+    lose."""
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *words],
+        cwd=folder,
+        env=os.environ | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Outcome(done.returncode, done.stdout, done.stderr, end.ru_utime - start.ru_utime)
+
+
+def _child(words: Sequence[str], folder: pathlib.Path, env: Mapping[str, str], logs: Any, before: Any) -> None:
+    import traceback
+
+    code = 70  # of the harness, not of a command
+    try:
+        os.setpgid(0, 0)  # what it starts ends with it
+        for number, log in zip((1, 2), logs, strict=True):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_CASE, LONGEST_CASE))
+        os.environ.update(env)
+        os.chdir(folder)
+        if before is not None:
+            before()
+        sys.argv = ["run.py", *words]
+        code = 1
+        _main(None)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    import run
+
+    run.main(None if argv is None else list(argv))
+
+
+def _ended(child: int, deadline: float) -> tuple[int | None, float]:
+    """The exit status, None where time was up, and seconds of computing."""
+    code = None
+    while True:
+        done, status, used = os.wait4(child, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+        time.sleep(0.005)
+    if os.WIFEXITED(status):
+        code = os.waitstatus_to_exitcode(status)
+    elif os.WTERMSIG(status) not in (signal.SIGKILL, signal.SIGXCPU):
+        code = -os.WTERMSIG(status)
+    return code, used.ru_utime + used.ru_stime
+
+
+# --- what every command must keep to ------------------------------------------------------------------------
+
+
+def faults(outcome: Outcome) -> list[str]:
+    """What of an outcome is wrong, whatever the command was."""
+    said = f"{outcome.out}\n{outcome.err}"
+    if outcome.code is None:
+        return [f"not done within {LONGEST_CASE} s"]
+    found = []
+    if "Traceback (most recent call last)" in said:
+        lines = [line for line in said.splitlines() if line and not line.startswith((" ", "Traceback"))]
+        found.append(f"traceback: {lines[-1][:160] if lines else ''}")
+    elif outcome.code not in ENDS:
+        found.append(f"exit status {outcome.code}")
+    long = max((len(line) for line in said.splitlines()), default=0)
+    if long > LONGEST_LINE:
+        found.append(f"a line of {long} characters")
+    if outcome.code == 2 and said.count("error: ") and outcome.err.rstrip().rpartition("\n")[2][:7] != "error: ":
+        found.append("a message of several lines")
+    if outcome.code == 2 and "error: " not in outcome.err:
+        found.append("exit status 2 without a message")
+    return found
+
+
+# --- small runs ---------------------------------------------------------------------------------------------
+
+
+def lines_of(rows: Sequence[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def sums(split: str, count: int) -> list[dict[str, str]]:
+    """Rows of worked problems, with ids, as ids made of the file's path would change what is drawn."""
+    from common.tasks.arithmetic import Arithmetic
+
+    drawn = Arithmetic().load(split, None, 5)[:count]
+    return [{"id": e.id, "question": e.question, "answer": e.answer} for e in drawn]
+
+
+def small(method: str) -> tuple[list[str], dict[str, str]]:
+    """The words of a run that is as small as it can be and still does everything, and the files it reads."""
+    if method == "llm2llm":
+        files = {f"{split}.jsonl": lines_of(sums(split, n)) for split, n in (("train", 24), ("dev", 6), ("test", 6))}
+        words = "--seed-examples 6 --rounds 3 --per-wrong 2 --epochs 2 --batch-size 8 --micro-batch-size 8"
+        return [method, *words.split(), *(w for s in ("train", "dev", "test") for w in (f"--{s}-file", f"{s}.jsonl"))], files
+    if method == "reversegen":
+        files = {"seeds.jsonl": lines_of(sums("train", 40)), "test.jsonl": lines_of(sums("test", 6))}
+        words = "--seed-instructions 16 --rounds 1 --prompts 6 --samples 4 --final-prompts 16 --pairing fallback "
+        words += "--min-pairs 1 --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 --batch-size 8 "
+        words += "--seeds-file seeds.jsonl --test-file test.jsonl"
+        return [method, *words.split()], files
+    if method == "active-inheritance":
+        words = "--prompts 10 --k 4 --test-prompts 5 --test-samples 2 --answer-tokens 48 --min-words 10 --epochs 1 "
+        words += "--batch-size 4 --repeats 1 --metrics lix --profile choice=arithmetic=embedded:arithmetic,limit=8"
+        return [method, *words.split()], {}
+    prompts = [{"id": f"p{i}", "prompt": f"Tell me a story about {i} birds."} for i in range(6)]
+    choice = [{"question": f"What is {i} and {i}?", "choices": [str(2 * i), str(i), "none"], "answer": 0} for i in range(9)]
+    words = "--model embedded:student --model embedded:teacher --prompts-file prompts.jsonl --answer-tokens 24 "
+    words += "--choice sums=choice.jsonl --toxicity-prompts prompts.jsonl --continuations 2 "
+    words += "--toxicity-scorer python:score.py:score"
+    code = "def score(texts):\n    return [len(text) % 10 / 10 for text in texts]\n"
+    return [method, *words.split()], {"prompts.jsonl": lines_of(prompts), "choice.jsonl": lines_of(choice), "score.py": code}
+
+
+def write(folder: pathlib.Path, files: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+# --- results ------------------------------------------------------------------------------------------------
+
+
+def arguments(about: str | None, *more: tuple[str, dict[str, Any]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, options in more:
+        parser.add_argument(name, **options)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", help="folder for what is made; else a temporary one")
+    return parser.parse_args()
+
+
+def tell(name: str, rows: Sequence[Sequence[Any]], header: Sequence[str], result: Mapping[str, Any]) -> None:
+    """A table, the result in a file, and as the last line that file's content as JSON. Exit status 1 where
+    `result["faults"]` is not 0."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    whole = {"proof": name, **result, "commit": commit.strip(), "python": platform.python_version()}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1, ensure_ascii=True) + "\n")
+    print(json.dumps(whole))
+    raise SystemExit(bool(result["faults"]))
+
+
+def cleared(folder: pathlib.Path) -> pathlib.Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
