@@ -15,6 +15,7 @@ import sys
 import traceback
 
 from common import hosts, stopping
+from common.characters import broken
 from common.cli import PROG, fail
 from common.errors import UserError, meant, quoted
 from common.runtime import compile_cache_environment
@@ -114,6 +115,8 @@ def _method(argv: list[str]) -> None:
 
         print(f"seedloop {VERSION}")
         return
+    if fault := next(filter(None, map(broken, argv)), None):
+        raise UserError(f"a word of the command holds {fault}: give a text in UTF-8 without it")
     method, *rest = argv
     known = METHODS | ALSO
     if method not in known:
@@ -124,6 +127,16 @@ def _method(argv: list[str]) -> None:
     except SystemExit:  # after --help
         sys.stdout.flush()
         raise
+    except OSError as error:
+        # Of a path that somebody gave, wherever it is touched; a full disk is told of by `main`.
+        if not isinstance(error.filename, str | bytes | os.PathLike) or error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ):
+            raise
+        raise UserError(
+            f"cannot use {quoted(os.fsdecode(error.filename))} ({error.strerror}): fix or change the path"
+        ) from error
 
 
 def _reader_left() -> bool:

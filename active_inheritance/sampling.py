@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from active_inheritance.pools import Answer, Group, whole
+from active_inheritance.pools import Answer, Group
 from active_inheritance.switches import Answering
 from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, is_model, open_backend
@@ -41,12 +41,12 @@ class SampledPool:
 
     def groups(self) -> Iterator[Group]:
         """See `active_inheritance.pools.Pool`. Every answer is used: k of them were asked for."""
-        for row, _ in stream_rows(self.file):
+        for row, _ in stream_rows(self.file, mend=True):
             answers = [
                 Answer(
                     source,
                     index,
-                    whole(entry["text"]),
+                    entry["text"],
                     truncated=entry["finish_reason"] == "length",
                     unlikely=entry["finish_reason"] == "unlikely",
                 )

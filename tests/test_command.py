@@ -163,7 +163,7 @@ def test_values_are_quoted_shortly_and_messages_end():
     ("change", "message"),
     [
         ({"rounds": 0}, "--rounds must be above 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be a finite number"),
         ({"arms": ("llm2llm", "x")}, "unknown arm x"),
         ({"arms": ("fine-tune-matched",)}, "add llm2llm"),
         ({"rouge_l": 1.5}, "--rouge-l"),
