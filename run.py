@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import select
+import signal
 import sys
 import traceback
 
@@ -78,11 +79,13 @@ def main(argv: list[str] | None = None) -> None:
             raise
         fail(f"the disk is full ({error.filename or 'while writing'}): free space and give the same command again")
     except KeyboardInterrupt:
-        print("\nstopped; the same command continues where it left off", file=sys.stderr)
-        raise SystemExit(130) from None
+        line, status = stopping.LINES[signal.SIGINT]
+        print(f"\n{line}", file=sys.stderr)
+        raise SystemExit(status) from None
     except stopping.Terminated:
-        print("stopped by SIGTERM; the same command continues where it left off", file=sys.stderr)
-        raise SystemExit(143) from None
+        line, status = stopping.LINES[signal.SIGTERM]
+        print(line, file=sys.stderr)
+        raise SystemExit(status) from None
 
 
 def _together(argv: list[str]) -> None:
@@ -95,9 +98,9 @@ def _together(argv: list[str]) -> None:
         if isinstance(error, UserError):
             hosts.end(f"error: {error}", 2)
         if isinstance(error, KeyboardInterrupt):
-            hosts.end("stopped; the same command continues where it left off", 130)
+            hosts.end(*stopping.LINES[signal.SIGINT])
         if isinstance(error, stopping.Terminated):
-            hosts.end("stopped by SIGTERM; the same command continues where it left off", 143)
+            hosts.end(*stopping.LINES[signal.SIGTERM])
         if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):  # mostly another process that is gone
             said = " ".join(str(error).split()).rpartition("computation: ")[2][:120]
             hosts.end(f"error: lost touch with another process ({said}); the same command, in all, continues", 1)

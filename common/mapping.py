@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from common.characters import broken
-from common.errors import UserError
+from common.errors import UserError, in_one_line
 
 
 def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
@@ -24,6 +24,19 @@ def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
         if fault := broken(key) or broken(value):
             raise UserError(f"{file}: {key!r} holds {fault}: repair the text")
     return found
+
+
+def read_object(file: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint. Raises UserError, naming the file, where it holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {file}") from None
+    except (OSError, ValueError, RecursionError) as error:  # the last one of endless nesting
+        raise UserError(f"{file} is not readable JSON ({in_one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return content
 
 
 def _json(file: pathlib.Path, text: str) -> Any:

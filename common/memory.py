@@ -10,7 +10,6 @@ CPU weights and activations are float32, on accelerators bfloat16.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -20,6 +19,7 @@ from typing import Any
 from common.buckets import bucket, finer
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
+from common.mapping import read_object
 
 GB = 10**9
 PROCESS = {"cpu": 0.5 * GB, "accelerator": 1.0 * GB}
@@ -51,7 +51,7 @@ class Model:
 
         try:
             folder = checkpoint.resolve(name, fetch=False)
-            config = families.read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+            config = families.read_config(read_object(folder / "config.json"))
             count = checkpoint.parameters(folder)
         except (UserError, OSError, ValueError):
             return None  # the run says what is wrong

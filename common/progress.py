@@ -289,6 +289,11 @@ def _listen() -> None:
     monitoring.register_event_duration_secs_listener(_on_duration)
 
 
+def compiling() -> bool:
+    """Whether a program is being compiled now, where the compilation cache is in use."""
+    return _compiling
+
+
 def _on_event(event: str, **_: Any) -> None:
     global _compiling
     if event == "/jax/compilation_cache/compile_requests_use_cache":

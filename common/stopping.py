@@ -9,15 +9,23 @@
                 stopping.stop()
 
 Elsewhere a signal ends the process where it is, as Ctrl-C always did: what is finished is stored. A second one
-does so everywhere. Without `listen` all of this does nothing, so that a notebook keeps the handlers that it has.
+does so everywhere. While a program is being compiled, which may take minutes in which Python's own handlers are not
+called, a thread ends the process. Without `listen` all of this does nothing, so that a notebook keeps the handlers that it has.
 """
 
 import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
+
+from common import hosts, progress
+
+PATIENCE = 1.5
+"""Seconds that a signal waits for compiled code to give way."""
 
 
 class Terminated(BaseException):
@@ -25,6 +33,11 @@ class Terminated(BaseException):
 
 
 _ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+LINES = {
+    signal.SIGINT: ("stopped; the same command continues where it left off", 130),
+    signal.SIGTERM: ("stopped by SIGTERM; the same command continues where it left off", 143),
+}
+"""What is said of a signal, and the exit status that tells of it."""
 _came: signal.Signals | None = None
 _deferring = 0
 
@@ -34,6 +47,29 @@ def listen() -> None:
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == usual:
             signal.signal(number, _handle)
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)  # written to at once, whatever the main thread does
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # it is not this process that is asked
+    threading.Thread(target=_watch, args=(told,), daemon=True).start()
+
+
+def _watch(told: int) -> None:
+    """End the process where a signal finds it in a compiler, or in other compiled code that no stage waits for:
+    Python's handler is called only when that gives way. Whatever is stored is whole, at any instant."""
+    number = signal.Signals(os.read(told, 1)[0])
+    while number not in LINES or signal.getsignal(number) is not _handle:
+        number = signal.Signals(os.read(told, 1)[0])
+    stuck_since = time.monotonic()
+    while True:
+        time.sleep(0.1)
+        # A state is being stored, or replies that are paid for are awaited: that is what a signal waits for.
+        if not (progress.compiling() or (_came is None and not _deferring)):
+            stuck_since = time.monotonic()
+        elif time.monotonic() - stuck_since > PATIENCE and hosts.count() == 1:
+            line, status = LINES[number]
+            os.write(2, f"\n{line}\n".encode())
+            os._exit(status)
 
 
 def _handle(number: int, frame: Any) -> None:

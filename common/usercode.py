@@ -23,6 +23,7 @@ from common.errors import UserError
 FAULTS = (Exception, SystemExit)
 """What is caught around a call of the user's code. Ctrl-C is nobody's fault."""
 OURS = ("common", "llm2llm", "reversegen", "active_inheritance")
+_announced: set[str] = set()
 PACKAGE = __name__.removesuffix("common.usercode")
 """ "" in the repository; "seedloop." where the project is installed."""
 
@@ -35,6 +36,9 @@ def load_file(file: pathlib.Path) -> types.ModuleType:
     """
     module = types.ModuleType(f"seedloop_user_{file.stem}")
     module.__file__ = str(file.resolve())
+    if module.__file__ not in _announced:  # one that was fetched with data may be no mere description of them
+        _announced.add(module.__file__)
+        print(f"{file} runs as code, with your rights", file=sys.stderr)
     sys.modules[module.__name__] = module  # dataclasses look their own module up there
     try:
         with tokenize.open(file) as opened:

@@ -47,19 +47,193 @@ PASS = 12
 
 NEVER = ("nan", "inf", "-inf", "1e400", "half \udcff character")
 """What no flag of numbers, and in the last case none at all, can mean."""
-NUMBERS = ("0", "-1", "1", "2", "1e308", "-0.0", "1e-320", "10**9", "9" * 30, "9" * 5000, "0x10", "1_000", "١٢", " 3 ", "", "None", "true", "1,5", "½")
-TEXTS = ("", " ", "\n", "a\nb", "\x00", "\x1b[31mred", "\u202eabc", "x" * 300, "x" * 100_000, "--help", "-", "../..", "/", "/dev/null", "/dev/zero", "~", "~nobody/x", ".", "..", "file://", "gs://", "http://[::1/v1", "http://a:b@c:99999/", "openai:", "openai:m", "python:", "python:x.py", "python:x.py:", "python:score.py:nothing", "pool:", "embedded:", "embedded:nobody", "embedded", "smollm2", "a/b", "a/b/c", "+", "embedded+", "+x", "a+b+c", "hf:", "hf:x", "lexicon:", "column:", "column:a:b", "perspective:", "none", "None", "{}", "%s", "%", "a=b", "=", "a=", "words>=", "words>=nan", "words<=-1", "mtld:max", "mtld:target=", "mtld:target=nan", ":max", "mtld:", "calls=1", "calls=-1", "calls=1e9", "usd=nan", "calls=", "0.1,0.2", "nan,1", "1", "data=2", "data=0", "data=-1,fsdp=3", "data=x", "héllo", "日本", "a" * 256, "a/" * 2000 + "a", "con", "\ufeff")
+NUMBERS = (
+    "0",
+    "-1",
+    "1",
+    "2",
+    "1e308",
+    "-0.0",
+    "1e-320",
+    "10**9",
+    "9" * 30,
+    "9" * 5000,
+    "0x10",
+    "1_000",
+    "١٢",
+    " 3 ",
+    "",
+    "None",
+    "true",
+    "1,5",
+    "½",
+)
+TEXTS = (
+    "",
+    " ",
+    "\n",
+    "a\nb",
+    "\x00",
+    "\x1b[31mred",
+    "\u202eabc",
+    "x" * 300,
+    "x" * 100_000,
+    "--help",
+    "-",
+    "../..",
+    "/",
+    "/dev/null",
+    "/dev/zero",
+    "~",
+    "~nobody/x",
+    ".",
+    "..",
+    "file://",
+    "gs://",
+    "http://[::1/v1",
+    "http://a:b@c:99999/",
+    "openai:",
+    "openai:m",
+    "python:",
+    "python:x.py",
+    "python:x.py:",
+    "python:score.py:nothing",
+    "pool:",
+    "embedded:",
+    "embedded:nobody",
+    "embedded",
+    "smollm2",
+    "a/b",
+    "a/b/c",
+    "+",
+    "embedded+",
+    "+x",
+    "a+b+c",
+    "hf:",
+    "hf:x",
+    "lexicon:",
+    "column:",
+    "column:a:b",
+    "perspective:",
+    "none",
+    "None",
+    "{}",
+    "%s",
+    "%",
+    "a=b",
+    "=",
+    "a=",
+    "words>=",
+    "words>=nan",
+    "words<=-1",
+    "mtld:max",
+    "mtld:target=",
+    "mtld:target=nan",
+    ":max",
+    "mtld:",
+    "calls=1",
+    "calls=-1",
+    "calls=1e9",
+    "usd=nan",
+    "calls=",
+    "0.1,0.2",
+    "nan,1",
+    "1",
+    "data=2",
+    "data=0",
+    "data=-1,fsdp=3",
+    "data=x",
+    "héllo",
+    "日本",
+    "a" * 256,
+    "a/" * 2000 + "a",
+    "con",
+    "\ufeff",
+)
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-ODD_CELLS = (None, "", " ", 0, -1, 1.5, math.nan, math.inf, True, [], {}, [1], {"a": 1}, "\ud800", "\x00", "\u202e", "x" * 50_000, "a\nb", "#### 5", "<|im_end|>", "</s>", "{% raw %}", 10**400, "1e999", [[[[]]]], "é" * 300)
-RAW = (b"", b"\n", b" \n\n", b"\x00", b"\xff\xfe\x00", b"\xef\xbb\xbf{}\n", b"{}", b"[]", b"[{}]", b"null", b"1", b'"x"', b"{", b"{}{}", b"[[]]", b'{"a": NaN}', b'{"a": 1e999}', b'{"a": ' + b"9" * 5000 + b"}", b"[" * 100_000, b'{"a":' * 50_000, b'{"\\ud800": 1}\n', b"a,b\n1,2,3\n", b"a,a\n1,2\n", b'a,b\n"1,2\n', b'a\tb\n"1\t2\n', b"a;b\n1;2\n", b"PAR1", b"PAR1" + b"\x00" * 50 + b"PAR1", "é".encode("latin-1") * 20, "text".encode("utf-16"), b"\r\r\r", b"a: &x [*x]\n", b"a: !!python/object/apply:os.system [true]\n", b"- a\n- b\n", b"a: {b: [c, d}\n", b"? {a: b}\n: c\n", b"a: 2026-01-01\n", b"%YAML 9.9\n---\na: 1\n", b"\x80\x04\x95.", b"PK\x03\x04", b"\x1f\x8b\x08", b"GGUF\x03\x00\x00\x00", b"x" * 1_000_000)
+ODD_CELLS = (
+    None,
+    "",
+    " ",
+    0,
+    -1,
+    1.5,
+    math.nan,
+    math.inf,
+    True,
+    [],
+    {},
+    [1],
+    {"a": 1},
+    "\ud800",
+    "\x00",
+    "\u202e",
+    "x" * 50_000,
+    "a\nb",
+    "#### 5",
+    "<|im_end|>",
+    "</s>",
+    "{% raw %}",
+    10**400,
+    "1e999",
+    [[[[]]]],
+    "é" * 300,
+)
+RAW = (
+    b"",
+    b"\n",
+    b" \n\n",
+    b"\x00",
+    b"\xff\xfe\x00",
+    b"\xef\xbb\xbf{}\n",
+    b"{}",
+    b"[]",
+    b"[{}]",
+    b"null",
+    b"1",
+    b'"x"',
+    b"{",
+    b"{}{}",
+    b"[[]]",
+    b'{"a": NaN}',
+    b'{"a": 1e999}',
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b'{"\\ud800": 1}\n',
+    b"a,b\n1,2,3\n",
+    b"a,a\n1,2\n",
+    b'a,b\n"1,2\n',
+    b'a\tb\n"1\t2\n',
+    b"a;b\n1;2\n",
+    b"PAR1",
+    b"PAR1" + b"\x00" * 50 + b"PAR1",
+    "é".encode("latin-1") * 20,
+    "text".encode("utf-16"),
+    b"\r\r\r",
+    b"a: &x [*x]\n",
+    b"a: !!python/object/apply:os.system [true]\n",
+    b"- a\n- b\n",
+    b"a: {b: [c, d}\n",
+    b"? {a: b}\n: c\n",
+    b"a: 2026-01-01\n",
+    b"%YAML 9.9\n---\na: 1\n",
+    b"\x80\x04\x95.",
+    b"PK\x03\x04",
+    b"\x1f\x8b\x08",
+    b"GGUF\x03\x00\x00\x00",
+    b"x" * 1_000_000,
+)
 
 
 def content(data: bytes | str) -> dict[str, str]:
-    return {"b64": base64.b64encode(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data).decode()}
+    return {
+        "b64": base64.b64encode(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data).decode()
+    }
 
 
 def rows(values: list[Any]) -> dict[str, str]:
@@ -68,10 +242,32 @@ def rows(values: list[Any]) -> dict[str, str]:
 
 # --- commands that are in order, to be spoilt ---------------------------------------------------------------
 
-HARD = [{"id": f"q{i}", "question": f"Which is number {i}?", "choices": {"text": ["a", "b", "c", f"d{i}"], "label": ["A", "B", "C", "D"]}, "answerKey": "ABCD"[i % 4]} for i in range(24)]
-LABELLED = [{"id": f"m{i}", "text": f"mail {i} about {'cards' if i % 2 else 'parcels'}", "label": "pay" if i % 2 else "del"} for i in range(24)]
+HARD = [
+    {
+        "id": f"q{i}",
+        "question": f"Which is number {i}?",
+        "choices": {"text": ["a", "b", "c", f"d{i}"], "label": ["A", "B", "C", "D"]},
+        "answerKey": "ABCD"[i % 4],
+    }
+    for i in range(24)
+]
+LABELLED = [
+    {
+        "id": f"m{i}",
+        "text": f"mail {i} about {'cards' if i % 2 else 'parcels'}",
+        "label": "pay" if i % 2 else "del",
+    }
+    for i in range(24)
+]
 ASKED = [{"text": f"Tell me a story about number {i}."} for i in range(24)]
-POOL = [{"id": f"p{i}", "prompt": f"Name {i} birds.", "outputs": {"a": [f"{i} robins " * n for n in range(1, 4)], "b": [f"{i} wrens " * n for n in range(2, 5)]}} for i in range(8)]
+POOL = [
+    {
+        "id": f"p{i}",
+        "prompt": f"Name {i} birds.",
+        "outputs": {"a": [f"{i} robins " * n for n in range(1, 4)], "b": [f"{i} wrens " * n for n in range(2, 5)]},
+    }
+    for i in range(8)
+]
 TASK_FILES = {
     "mail.yaml": "name: mail\ninstruction: Which team?\nlabels: {del: delivery, pay: payment}\nnoun: mail\nanswer_tokens: 16\nnear_duplicate: 0.7\ntext_column: text\nlabel_column: label\n",
     "shop.py": "from common.tasks.worked import WorkedAnswer\n\nTASK = WorkedAnswer(name='shop', question_columns=('question',), answer_columns=('answer',))\n",
@@ -86,15 +282,24 @@ TASK_FILES = {
 def bases(method: str) -> list[tuple[str, dict[str, Any]]]:
     """Commands, and the files that they read, by variant."""
     train = {f"{split}.jsonl": rows(SUMS[split]) for split in SUMS}
-    labelled = {f"{split}.jsonl": rows([r | {"id": split + r["id"], "text": split + r["text"]} for r in LABELLED]) for split in ("train", "dev", "test")}
+    labelled = {
+        f"{split}.jsonl": rows([r | {"id": split + r["id"], "text": split + r["text"]} for r in LABELLED])
+        for split in ("train", "dev", "test")
+    }
     some = lambda *names: {name: content(TASK_FILES[name]) for name in names}
     splits = "--train-file train.jsonl --dev-file dev.jsonl --test-file test.jsonl --seed-examples 6"
     if method == "llm2llm":
         more = "--rounds 2 --per-wrong 1 --epochs 1 --batch-size 8"
         return [
             (f"{splits} {more}", train),
-            (f"{splits} {more} --task text --instruction Which? --teacher pool:pool.jsonl", labelled | {"pool.jsonl": rows(LABELLED)}),
-            (f"{splits} {more} --task mail.yaml --teacher python:teacher.py:teach", labelled | some("mail.yaml", "teacher.py")),
+            (
+                f"{splits} {more} --task text --instruction Which? --teacher pool:pool.jsonl",
+                labelled | {"pool.jsonl": rows(LABELLED)},
+            ),
+            (
+                f"{splits} {more} --task mail.yaml --teacher python:teacher.py:teach",
+                labelled | some("mail.yaml", "teacher.py"),
+            ),
             (f"{splits} {more} --task shop.py --arms base,llm2llm", train | some("shop.py")),
             (f"{splits} {more} --preset paper --task gsm8k --detect in-sample", train),
         ]
@@ -106,10 +311,24 @@ def bases(method: str) -> list[tuple[str, dict[str, Any]]]:
         files = "--seeds-file seeds.jsonl --test-file test.jsonl"
         return [
             (f"{size} {files}", math_),
-            (f"{size} {files},--human-file human.jsonl".replace(",--", " --").replace("target-after", "target-after,human-data"), math_ | {"human.jsonl": rows(SUMS["dev"])}),
-            (f"{size} {files} --task honesty --data arc-easy", {"seeds.jsonl": rows(HARD), "test.jsonl": rows(HARD[:5])}),
-            (f"{size} {files} --general-file general.jsonl --task safety --guard python:guard.py:guard --labeler python:guard.py:answer", asked | some("guard.py")),
-            (f"{size} {files} --general-file general.jsonl --task own --judge python:judge.py:judge --labeler python:guard.py:answer", asked | some("guard.py", "judge.py")),
+            (
+                f"{size} {files},--human-file human.jsonl".replace(",--", " --").replace(
+                    "target-after", "target-after,human-data"
+                ),
+                math_ | {"human.jsonl": rows(SUMS["dev"])},
+            ),
+            (
+                f"{size} {files} --task honesty --data arc-easy",
+                {"seeds.jsonl": rows(HARD), "test.jsonl": rows(HARD[:5])},
+            ),
+            (
+                f"{size} {files} --general-file general.jsonl --task safety --guard python:guard.py:guard --labeler python:guard.py:answer",
+                asked | some("guard.py"),
+            ),
+            (
+                f"{size} {files} --general-file general.jsonl --task own --judge python:judge.py:judge --labeler python:guard.py:answer",
+                asked | some("guard.py", "judge.py"),
+            ),
             (f"{size} {files} --data shop.py", math_ | some("shop.py")),
         ]
     if method == "active-inheritance":
@@ -118,17 +337,35 @@ def bases(method: str) -> list[tuple[str, dict[str, Any]]]:
         return [
             (f"{size} --pool pool.jsonl --objective words:max --select-only", {"pool.jsonl": rows(POOL)}),
             (f"{size} --pool pool.jsonl --objective words:max", {"pool.jsonl": rows(POOL)}),
-            (f"{size} --prompts-file prompts.jsonl --test-prompts-file held.jsonl --source embedded:student", prompts | {"held.jsonl": rows([{"prompt": "Name a fish."}])}),
-            (f"{size} --pool pool.jsonl --objective python:score.py:score:max --select-only", {"pool.jsonl": rows(POOL)} | some("score.py")),
-            (f"{size} --prompts-file prompts.jsonl --source python:guard.py:answer --k 2 --objective words:max --drop none --select-only", prompts | some("guard.py")),
+            (
+                f"{size} --prompts-file prompts.jsonl --test-prompts-file held.jsonl --source embedded:student",
+                prompts | {"held.jsonl": rows([{"prompt": "Name a fish."}])},
+            ),
+            (
+                f"{size} --pool pool.jsonl --objective python:score.py:score:max --select-only",
+                {"pool.jsonl": rows(POOL)} | some("score.py"),
+            ),
+            (
+                f"{size} --prompts-file prompts.jsonl --source python:guard.py:answer --k 2 --objective words:max --drop none --select-only",
+                prompts | some("guard.py"),
+            ),
         ]
     files = {name: rows(value) for name, value in PROFILE.items()}
     size = "--model model --answer-tokens 4 --continuations 1 --limit 4"
     return [
         (f"{size} --prompts-file prompts.jsonl --choice sums=choice.jsonl", files | MODEL),
-        (f"{size} --stereoset stereoset.jsonl --crows-pairs crows.jsonl --bbq bbq.jsonl --pairs pairs.jsonl", files | MODEL),
-        (f"{size} --toxicity-prompts continue.jsonl --toxicity-scorer python:score.py:scores", files | MODEL | some("score.py")),
-        (f"{size} --toxicity-prompts continue.jsonl --toxicity-scorer lexicon:lexicon.txt", files | MODEL | some("lexicon.txt")),
+        (
+            f"{size} --stereoset stereoset.jsonl --crows-pairs crows.jsonl --bbq bbq.jsonl --pairs pairs.jsonl",
+            files | MODEL,
+        ),
+        (
+            f"{size} --toxicity-prompts continue.jsonl --toxicity-scorer python:score.py:scores",
+            files | MODEL | some("score.py"),
+        ),
+        (
+            f"{size} --toxicity-prompts continue.jsonl --toxicity-scorer lexicon:lexicon.txt",
+            files | MODEL | some("lexicon.txt"),
+        ),
     ]
 
 
@@ -137,11 +374,52 @@ SUMS: dict[str, list[dict[str, str]]] = {}
 PROFILE: dict[str, list[Any]] = {
     "prompts.jsonl": [{"id": f"p{i}", "prompt": f"Name {i} birds."} for i in range(3)],
     "continue.jsonl": [{"prompt": {"text": f"The turnip {i} said"}} for i in range(2)],
-    "stereoset.jsonl": [{"id": str(i), "target": f"t{i // 2}", "bias_type": ("race", "gender")[i // 4], "stereotype": f"The {i} are red.", "anti_stereotype": f"The {i} are blue.", "unrelated": f"The {i} are spoon."} for i in range(8)],
-    "crows.jsonl": [{"id": str(i), "bias_type": "age", "stereo_antistereo": ("stereo", "antistereo")[i % 2], "sent_more": f"The old one has {i}.", "sent_less": f"The young one has {i}."} for i in range(6)],
-    "choice.jsonl": [{"question": f"What is {i} and {i}?", "choices": [str(2 * i), str(i), "nothing at all"], "answer": 0} for i in range(6)],
-    "bbq.jsonl": [{"example_id": i, "question_index": "1", "question_polarity": ("neg", "nonneg")[i % 2], "context_condition": ("ambig", "disambig")[i // 2 % 2], "category": "Age", "answer_info": {"ans0": ["he", "old"], "ans1": ["she", "young"], "ans2": ["?", "unknown"]}, "additional_metadata": {"stereotyped_groups": ["old"]}, "context": f"Two of {i} came.", "question": "Who left?", "ans0": "The old one", "ans1": "The young one", "ans2": "Unknown", "label": 2} for i in range(8)],
-    "pairs.jsonl": [{"prompt": f"p{i}", "answer_a": "one bird", "answer_b": "two", "choice": "AB"[i % 2]} for i in range(6)],
+    "stereoset.jsonl": [
+        {
+            "id": str(i),
+            "target": f"t{i // 2}",
+            "bias_type": ("race", "gender")[i // 4],
+            "stereotype": f"The {i} are red.",
+            "anti_stereotype": f"The {i} are blue.",
+            "unrelated": f"The {i} are spoon.",
+        }
+        for i in range(8)
+    ],
+    "crows.jsonl": [
+        {
+            "id": str(i),
+            "bias_type": "age",
+            "stereo_antistereo": ("stereo", "antistereo")[i % 2],
+            "sent_more": f"The old one has {i}.",
+            "sent_less": f"The young one has {i}.",
+        }
+        for i in range(6)
+    ],
+    "choice.jsonl": [
+        {"question": f"What is {i} and {i}?", "choices": [str(2 * i), str(i), "nothing at all"], "answer": 0}
+        for i in range(6)
+    ],
+    "bbq.jsonl": [
+        {
+            "example_id": i,
+            "question_index": "1",
+            "question_polarity": ("neg", "nonneg")[i % 2],
+            "context_condition": ("ambig", "disambig")[i // 2 % 2],
+            "category": "Age",
+            "answer_info": {"ans0": ["he", "old"], "ans1": ["she", "young"], "ans2": ["?", "unknown"]},
+            "additional_metadata": {"stereotyped_groups": ["old"]},
+            "context": f"Two of {i} came.",
+            "question": "Who left?",
+            "ans0": "The old one",
+            "ans1": "The young one",
+            "ans2": "Unknown",
+            "label": 2,
+        }
+        for i in range(8)
+    ],
+    "pairs.jsonl": [
+        {"prompt": f"p{i}", "answer_a": "one bird", "answer_b": "two", "choice": "AB"[i % 2]} for i in range(6)
+    ],
 }
 
 
@@ -181,7 +459,12 @@ def _flag(draw: Any, method: str) -> Case:
             continue
         number = hint in (int, float)
         table = (NUMBERS + NEVER[:-1]) if number else TEXTS
-        odd = st.sampled_from(table) | st.sampled_from(TEXTS + NUMBERS) | st.text(max_size=12) | st.sampled_from(NEVER)
+        odd = (
+            st.sampled_from(table)
+            | st.sampled_from(TEXTS + NUMBERS)
+            | st.text(max_size=12)
+            | st.sampled_from(NEVER)
+        )
         odd |= (st.integers() | st.floats()).map(str) if number else st.just(name)
         value = draw(odd)
         refuse |= (number and value in NEVER) or "\udcff" in value
@@ -225,10 +508,20 @@ def _data(draw: Any, method: str) -> Case:
         files[name] = rows(found)
     elif how == "rows":
         what = draw(st.sampled_from(("none", "one", "twice", "same", "others", "many")))
-        many = {"none": [], "one": found[:1], "twice": found + found, "same": found[:1] * len(found), "others": draw(st.lists(JSONS, max_size=4)), "many": found[:-1] + [found[-1] | {"more": "x" * 200_000}]}
+        many = {
+            "none": [],
+            "one": found[:1],
+            "twice": found + found,
+            "same": found[:1] * len(found),
+            "others": draw(st.lists(JSONS, max_size=4)),
+            "many": found[:-1] + [found[-1] | {"more": "x" * 200_000}],
+        }
         files[name] = rows(many[what])
     elif how == "columns":
-        old, new = draw(st.sampled_from(sorted(found[0]))), draw(st.sampled_from(("", "id", "text", "label", "ID ", "x\n")))
+        old, new = (
+            draw(st.sampled_from(sorted(found[0]))),
+            draw(st.sampled_from(("", "id", "text", "label", "ID ", "x\n"))),
+        )
         files[name] = rows([{new if key == old else key: value for key, value in row.items()} for row in found])
     elif how == "form":
         suffix = draw(st.sampled_from((".csv", ".tsv", ".json", ".parquet", ".txt", ".gz", ".pkl", ".npy", "")))
@@ -236,10 +529,16 @@ def _data(draw: Any, method: str) -> Case:
         names = list(found[0])
         table = "\n".join(mark.join(str(row.get(n, "")) for n in names) for row in ({n: n for n in names}, *found))
         new = name.removesuffix(".jsonl") + suffix
-        files[new] = content(table if suffix in (".csv", ".tsv") else good if suffix == ".json" else draw(st.sampled_from(RAW)))
+        files[new] = content(
+            table if suffix in (".csv", ".tsv") else good if suffix == ".json" else draw(st.sampled_from(RAW))
+        )
         words = [word.replace(name, new) for word in words]
     else:
-        files[name] = draw(st.sampled_from(({"dir": True}, {"link": "nowhere"}, {"link": name}, {"link": "/dev/null"}, {"fifo": True})))
+        files[name] = draw(
+            st.sampled_from(
+                ({"dir": True}, {"link": "nowhere"}, {"link": name}, {"link": "/dev/null"}, {"fifo": True})
+            )
+        )
     return {"words": words, "files": files}
 
 
@@ -251,7 +550,37 @@ def _code(draw: Any, method: str) -> Case:
     name = draw(st.sampled_from(sorted(n for n in files if n in TASK_FILES)))
     good = TASK_FILES[name]
     if name.endswith(".py"):
-        fault = draw(st.sampled_from(("raise ValueError('no')", "raise SystemExit(0)", "import sys; sys.exit('bye')", "return None", "return 3", "return 'x'", "return float('nan')", "return float('inf')", "return ['a', 1]", "return b'x'", "return '\\ud800'", "return 'x' * 10**6", "return object()", "raise KeyboardInterrupt", "raise RecursionError", "import os; raise OSError(28, 'No space left on device')", "raise BrokenPipeError", "yield 1", "return {}", "raise BaseException('x')", "raise ValueError('a\\nb' * 400)", "return True", "return -1", "return []", "print('x' * 600); return ''")))
+        fault = draw(
+            st.sampled_from(
+                (
+                    "raise ValueError('no')",
+                    "raise SystemExit(0)",
+                    "import sys; sys.exit('bye')",
+                    "return None",
+                    "return 3",
+                    "return 'x'",
+                    "return float('nan')",
+                    "return float('inf')",
+                    "return ['a', 1]",
+                    "return b'x'",
+                    "return '\\ud800'",
+                    "return 'x' * 10**6",
+                    "return object()",
+                    "raise KeyboardInterrupt",
+                    "raise RecursionError",
+                    "import os; raise OSError(28, 'No space left on device')",
+                    "raise BrokenPipeError",
+                    "yield 1",
+                    "return {}",
+                    "raise BaseException('x')",
+                    "raise ValueError('a\\nb' * 400)",
+                    "return True",
+                    "return -1",
+                    "return []",
+                    "print('x' * 600); return ''",
+                )
+            )
+        )
         lines = good.split("\n")
         spots = [i for i, line in enumerate(lines) if line.startswith("    return")]
         where = draw(st.sampled_from(("inside", "top", "signature", "bytes", "class")))
@@ -260,11 +589,36 @@ def _code(draw: Any, method: str) -> Case:
         elif where == "top":
             lines.insert(0, fault if not fault.startswith(("return", "yield")) else "x = 1 / 0")
         elif where == "signature":
-            lines = [line.replace("(prompt, answer)", "()").replace("(messages)", "(a, b, c)").replace("(query, answer)", "(*, q)").replace("(texts)", "()") for line in lines]
+            lines = [
+                line.replace("(prompt, answer)", "()")
+                .replace("(messages)", "(a, b, c)")
+                .replace("(query, answer)", "(*, q)")
+                .replace("(texts)", "()")
+                for line in lines
+            ]
         elif where == "class":
-            lines = ["TASK = " + draw(st.sampled_from(("None", "3", "type", "object()", "__import__('common.tasks.worked').tasks.worked.WorkedAnswer", "print"))), "score = scores = guard = answer = judge = teach = " + draw(st.sampled_from(("None", "3", "print", "type")))]
+            lines = [
+                "TASK = "
+                + draw(
+                    st.sampled_from(
+                        (
+                            "None",
+                            "3",
+                            "type",
+                            "object()",
+                            "__import__('common.tasks.worked').tasks.worked.WorkedAnswer",
+                            "print",
+                        )
+                    )
+                ),
+                "score = scores = guard = answer = judge = teach = "
+                + draw(st.sampled_from(("None", "3", "print", "type"))),
+            ]
         else:
-            return {"words": [method, *words.split()], "files": files | {name: content(draw(st.sampled_from(RAW)))}}
+            return {
+                "words": [method, *words.split()],
+                "files": files | {name: content(draw(st.sampled_from(RAW)))},
+            }
         made: bytes | str = "\n".join(lines)
     else:
         made = good.encode()
@@ -272,7 +626,9 @@ def _code(draw: Any, method: str) -> Case:
             import yaml
 
             keys = yaml.safe_load(good) if name.endswith(".yaml") else {"a": 1}
-            keys[draw(st.sampled_from((*sorted(keys), "hub_id", "hub_config", "example_tokens", "other")))] = draw(st.sampled_from(ODD_CELLS) | JSONS)
+            keys[draw(st.sampled_from((*sorted(keys), "hub_id", "hub_config", "example_tokens", "other")))] = draw(
+                st.sampled_from(ODD_CELLS) | JSONS
+            )
             made = json.dumps(keys)
         else:
             made = draw(st.sampled_from(RAW))
@@ -280,8 +636,34 @@ def _code(draw: Any, method: str) -> Case:
     return {"words": [method, *words.split()], "files": files, "whole": method == "active-inheritance"}
 
 
-FOLDERS = ("qwen2", "llama2", "mistral", "qwen3", "llama_sharded", "families/gemma2", "families/gpt2", "families/phi3", "families/gpt_oss", "families/qwen3_moe", "families/cohere", "families/falcon", "families/gpt_neox", "adapter_qwen2")
-NAMES = ("config.json", "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors", "chat_template.jinja", "special_tokens_map.json", "adapter_config.json", "model.safetensors.index.json")
+FOLDERS = (
+    "qwen2",
+    "llama2",
+    "mistral",
+    "qwen3",
+    "llama_sharded",
+    "families/gemma2",
+    "families/gpt2",
+    "families/phi3",
+    "families/gpt_oss",
+    "families/qwen3_moe",
+    "families/cohere",
+    "families/falcon",
+    "families/gpt_neox",
+    "adapter_qwen2",
+)
+NAMES = (
+    "config.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+)
 
 
 def _checkpoint(draw: Any, method: str) -> Case:
@@ -291,36 +673,130 @@ def _checkpoint(draw: Any, method: str) -> Case:
     if folder not in ("qwen2", "llama2"):
         files["model/tokenizer.json"] = {"copy": "tests/fixtures/qwen2/tokenizer.json"}
         files["model/tokenizer_config.json"] = {"copy": "tests/fixtures/qwen2/tokenizer_config.json"}
-    there = [name for name in NAMES if (ROOT / "tests/fixtures" / folder / name).exists() or f"model/{name}" in files]
+    there = [
+        name for name in NAMES if (ROOT / "tests/fixtures" / folder / name).exists() or f"model/{name}" in files
+    ]
     name = draw(st.sampled_from(there)) if draw(st.integers(0, 9)) else draw(st.sampled_from(NAMES))
     place = f"model/{name}"
     source = files.get(place, {"copy": f"tests/fixtures/{folder}/{name}"})["copy"]
     if draw(st.integers(0, 4)) == 0:
-        files[place] = draw(st.sampled_from((*map(content, RAW), {"dir": True}, {"link": "nowhere"}, {"gone": True})))
+        files[place] = draw(
+            st.sampled_from((*map(content, RAW), {"dir": True}, {"link": "nowhere"}, {"gone": True}))
+        )
     elif name.endswith(".json"):
         there_ = json.loads((ROOT / source).read_text()) if (ROOT / source).exists() else {}
         key = draw(st.sampled_from(sorted(there_) or ["x"]) | st.sampled_from(FIELDS))
-        value = draw(st.sampled_from(ODD_CELLS) | st.sampled_from((0, 1, 2, 3, 7, -5, 1e9, 2**31, 2**63, "float8", "relu6", "linear", {"rope_type": "x"}, {"rope_type": "yarn", "factor": -1}, ["x"], [1, 2, 3])) | JSONS)
-        files[place] = {"json": source, "set": {key: value}} if draw(st.integers(0, 3)) else {"json": source, "drop": key}
+        value = draw(
+            st.sampled_from(ODD_CELLS)
+            | st.sampled_from(
+                (
+                    0,
+                    1,
+                    2,
+                    3,
+                    7,
+                    -5,
+                    1e9,
+                    2**31,
+                    2**63,
+                    "float8",
+                    "relu6",
+                    "linear",
+                    {"rope_type": "x"},
+                    {"rope_type": "yarn", "factor": -1},
+                    ["x"],
+                    [1, 2, 3],
+                )
+            )
+            | JSONS
+        )
+        files[place] = (
+            {"json": source, "set": {key: value}} if draw(st.integers(0, 3)) else {"json": source, "drop": key}
+        )
         if name == "tokenizer.json" and draw(st.booleans()):
-            files[place] = {"json": source, "set": {draw(st.sampled_from(("model", "added_tokens", "pre_tokenizer", "decoder", "normalizer", "post_processor"))): value}}
+            files[place] = {
+                "json": source,
+                "set": {
+                    draw(
+                        st.sampled_from(
+                            ("model", "added_tokens", "pre_tokenizer", "decoder", "normalizer", "post_processor")
+                        )
+                    ): value
+                },
+            }
     else:
         size = (ROOT / source).stat().st_size if (ROOT / source).exists() else 100
         at = draw(st.integers(0, min(size, 3000)))
-        files[place] = {"copy": source, "cut": draw(st.integers(0, size))} if draw(st.booleans()) else {"copy": source, "at": at, "b64": content(draw(st.binary(min_size=1, max_size=12)))["b64"]}
+        files[place] = (
+            {"copy": source, "cut": draw(st.integers(0, size))}
+            if draw(st.booleans())
+            else {"copy": source, "at": at, "b64": content(draw(st.binary(min_size=1, max_size=12)))["b64"]}
+        )
     return {"words": _using(method, "model"), "files": files | _some_data(method)}
 
 
-FIELDS = ("model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings", "hidden_act", "sliding_window", "layer_types", "attention_bias", "quantization_config", "auto_map", "dtype", "torch_dtype", "eos_token_id", "bos_token_id", "pad_token_id", "is_causal", "chat_template", "tokenizer_class", "added_tokens_decoder", "num_experts", "num_local_experts", "num_experts_per_tok", "r", "lora_alpha", "target_modules", "peft_type", "base_model_name_or_path", "use_dora", "weight_map", "model_max_length", "extra_special_tokens")
+FIELDS = (
+    "model_type",
+    "architectures",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "hidden_act",
+    "sliding_window",
+    "layer_types",
+    "attention_bias",
+    "quantization_config",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+    "is_causal",
+    "chat_template",
+    "tokenizer_class",
+    "added_tokens_decoder",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "peft_type",
+    "base_model_name_or_path",
+    "use_dora",
+    "weight_map",
+    "model_max_length",
+    "extra_special_tokens",
+)
 
 
 def _using(method: str, model: str) -> list[str]:
     if method == "llm2llm":
-        return [method, *f"--student {model} --train-file train.jsonl --test-file test.jsonl --seed-examples 6 --rounds 2 --per-wrong 1 --lora-rank 0 --epochs 1 --teacher python:teacher.py:teach".split()]
+        return [
+            method,
+            *f"--student {model} --train-file train.jsonl --test-file test.jsonl --seed-examples 6 --rounds 2 --per-wrong 1 --lora-rank 0 --epochs 1 --teacher python:teacher.py:teach".split(),
+        ]
     if method == "reversegen":
-        return [method, *f"--target {model} --seeds-file train.jsonl --test-file test.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback --min-pairs 1 --arms target-before,target-after --labeler program --reference program --validity program".split()]
+        return [
+            method,
+            *f"--target {model} --seeds-file train.jsonl --test-file test.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback --min-pairs 1 --arms target-before,target-after --labeler program --reference program --validity program".split(),
+        ]
     if method == "active-inheritance":
-        return [method, *f"--student {model} --pool pool.jsonl --objective words:max --min-words 0 --test-prompts 2 --answer-tokens 8 --epochs 1 --profile none".split()]
+        return [
+            method,
+            *f"--student {model} --pool pool.jsonl --objective words:max --min-words 0 --test-prompts 2 --answer-tokens 8 --epochs 1 --profile none".split(),
+        ]
     return [method, *f"--model {model} --prompts-file prompts.jsonl --answer-tokens 4 --limit 2".split()]
 
 
@@ -331,14 +807,57 @@ def _some_data(method: str) -> dict[str, Any]:
 
 
 def _template(draw: Any, method: str) -> Case:
-    pieces = ("{{ messages[0]['content'] }}", "{% for m in messages %}", "{% endfor %}", "{{ m['role'] }}", "{{ m.content }}", "{{ bos_token }}", "{{ eos_token }}", "{% if add_generation_prompt %}", "{% endif %}", "{{ raise_exception('no') }}", "{{ 1/0 }}", "{{ x.y.z }}", "{% generation %}", "{% endgeneration %}", "{{ messages | tojson }}", "{% set ns = namespace(x=1) %}", "{{ range(10**9) | list | length }}", "{% break %}", "{{ '' * 5 }}", "{{ ''.__class__.__mro__ }}", "{% include 'x' %}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "<|im_start|>", "text", "{{ messages[-1]['content'][:3] }}", "{{ m['content'] | upper }}", "{{ strftime_now('%Y') }}", "{#", "{{", "{{ tools }}", "{{ messages[5] }}")
+    pieces = (
+        "{{ messages[0]['content'] }}",
+        "{% for m in messages %}",
+        "{% endfor %}",
+        "{{ m['role'] }}",
+        "{{ m.content }}",
+        "{{ bos_token }}",
+        "{{ eos_token }}",
+        "{% if add_generation_prompt %}",
+        "{% endif %}",
+        "{{ raise_exception('no') }}",
+        "{{ 1/0 }}",
+        "{{ x.y.z }}",
+        "{% generation %}",
+        "{% endgeneration %}",
+        "{{ messages | tojson }}",
+        "{% set ns = namespace(x=1) %}",
+        "{{ range(10**9) | list | length }}",
+        "{% break %}",
+        "{{ '' * 5 }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{% include 'x' %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "<|im_start|>",
+        "text",
+        "{{ messages[-1]['content'][:3] }}",
+        "{{ m['content'] | upper }}",
+        "{{ strftime_now('%Y') }}",
+        "{#",
+        "{{",
+        "{{ tools }}",
+        "{{ messages[5] }}",
+    )
     text = "".join(draw(st.lists(st.sampled_from(pieces), max_size=7)))
     if draw(st.booleans()):
-        text = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n" + text.replace("{% endfor %}", "") + "{% endfor %}"
+        text = (
+            "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n"
+            + text.replace("{% endfor %}", "")
+            + "{% endfor %}"
+        )
     place = draw(st.sampled_from(("chat_template.jinja", "tokenizer_config.json")))
     made: Any = content(text)
     if place.endswith(".json"):
-        made = {"json": "tests/fixtures/qwen2/tokenizer_config.json", "set": {"chat_template": draw(st.sampled_from((text, [{"name": "default", "template": text}], {"default": text}, 3)))}}
+        made = {
+            "json": "tests/fixtures/qwen2/tokenizer_config.json",
+            "set": {
+                "chat_template": draw(
+                    st.sampled_from((text, [{"name": "default", "template": text}], {"default": text}, 3))
+                )
+            },
+        }
     return {"words": _using(method, "model"), "files": MODEL | {f"model/{place}": made} | _some_data(method)}
 
 
@@ -353,9 +872,15 @@ def _gguf(draw: Any, method: str) -> Case:
     else:
         for _ in range(1 if how == "byte" else 4):
             at = draw(st.integers(0, min(size - 9, 6000)))
-            new = draw(st.sampled_from((b"\x00", b"\xff", b"\xff" * 8, b"\x00" * 8, b"\x7f" * 4)) | st.binary(min_size=1, max_size=4))
+            new = draw(
+                st.sampled_from((b"\x00", b"\xff", b"\xff" * 8, b"\x00" * 8, b"\x7f" * 4))
+                | st.binary(min_size=1, max_size=4)
+            )
             data[at : at + len(new)] = new
-    return {"words": _using(method, "model.gguf"), "files": {"model.gguf": content(bytes(data))} | _some_data(method)}
+    return {
+        "words": _using(method, "model.gguf"),
+        "files": {"model.gguf": content(bytes(data))} | _some_data(method),
+    }
 
 
 GGUF: list[bytes] = []
@@ -363,25 +888,77 @@ GGUF: list[bytes] = []
 
 def _reply(draw: Any, method: str) -> Case:
     """What a chat endpoint may answer with, the same for every request."""
-    good = {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "robins and wrens are small birds"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}
-    spots = (("choices",), ("choices", 0), ("choices", 0, "message"), ("choices", 0, "message", "content"), ("choices", 0, "finish_reason"), ("usage",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"), ("choices", 0, "message", "refusal"), ("choices", 0, "message", "tool_calls"), ("choices", 0, "message", "reasoning_content"), ("error",), ("choices", 0, "message", "role"), ("object",))
+    good = {
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "robins and wrens are small birds"},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 5},
+    }
+    spots = (
+        ("choices",),
+        ("choices", 0),
+        ("choices", 0, "message"),
+        ("choices", 0, "message", "content"),
+        ("choices", 0, "finish_reason"),
+        ("usage",),
+        ("usage", "prompt_tokens"),
+        ("usage", "completion_tokens"),
+        ("choices", 0, "message", "refusal"),
+        ("choices", 0, "message", "tool_calls"),
+        ("choices", 0, "message", "reasoning_content"),
+        ("error",),
+        ("choices", 0, "message", "role"),
+        ("object",),
+    )
     body: Any = json.loads(json.dumps(good))
     if draw(st.integers(0, 5)):
         for _ in range(draw(st.integers(1, 2))):
             spot, inner = draw(st.sampled_from(spots)), body
             for key in spot[:-1]:
-                inner = inner[key] if isinstance(inner, dict | list) and (key in inner if isinstance(inner, dict) else len(inner) > 0) else {}
+                inner = (
+                    inner[key]
+                    if isinstance(inner, dict | list)
+                    and (key in inner if isinstance(inner, dict) else len(inner) > 0)
+                    else {}
+                )
             if isinstance(inner, dict | list) and (isinstance(inner, dict) or inner):
                 inner[spot[-1]] = draw(st.sampled_from(ODD_CELLS) | JSONS)
         sent: bytes = json.dumps(body).encode("utf-8", "surrogatepass")
     else:
         sent = draw(st.sampled_from(RAW) | st.binary(max_size=30))
     status = draw(st.sampled_from((200,) * 8 + (400, 401, 403, 404, 413, 422, 429, 500, 503, 301, 204, 100, 999)))
-    headers = draw(st.sampled_from(({}, {}, {}, {"Retry-After": "nan"}, {"Retry-After": "-5"}, {"Content-Type": "text/html"}, {"Content-Length": "5"}, {"Content-Length": "99999"}, {"Location": "http://127.0.0.1:1/"}, {"Content-Encoding": "gzip"})))
+    headers = draw(
+        st.sampled_from(
+            (
+                {},
+                {},
+                {},
+                {"Retry-After": "nan"},
+                {"Retry-After": "-5"},
+                {"Content-Type": "text/html"},
+                {"Content-Length": "5"},
+                {"Content-Length": "99999"},
+                {"Location": "http://127.0.0.1:1/"},
+                {"Content-Encoding": "gzip"},
+            )
+        )
+    )
     words = "--prompts-file prompts.jsonl --source openai:m --source-url {url} --k 2 --objective words:max --min-words 0 --student none --select-only"
     prompts = {"prompts.jsonl": rows([{"prompt": f"Name {i} birds."} for i in range(8)])}
     reply = {"status": status, "headers": headers} | content(sent)
-    return {"method": "active-inheritance", "words": ["active-inheritance", *words.split()], "files": prompts, "reply": reply, "whole": True, "env": {"OPENAI_API_KEY": "loopback-key-0123"}}
+    return {
+        "method": "active-inheritance",
+        "words": ["active-inheritance", *words.split()],
+        "files": prompts,
+        "reply": reply,
+        "whole": True,
+        "env": {"OPENAI_API_KEY": "loopback-key-0123"},
+    }
 
 
 def _artifact(draw: Any, method: str) -> Case:
@@ -402,21 +979,41 @@ def _artifact(draw: Any, method: str) -> Case:
         place = content(data + draw(st.binary(min_size=1, max_size=9)))
     elif how == "cell" and name.endswith((".json", ".jsonl")) and data.strip():
         try:
-            found = [json.loads(line) for line in data.splitlines()] if name.endswith(".jsonl") else json.loads(data)
+            found = (
+                [json.loads(line) for line in data.splitlines()] if name.endswith(".jsonl") else json.loads(data)
+            )
             row = draw(st.sampled_from(found)) if isinstance(found, list) else found
             row[draw(st.sampled_from(sorted(row)))] = draw(st.sampled_from(ODD_CELLS) | JSONS)
             place = rows(found) if name.endswith(".jsonl") else content(json.dumps(found))
         except (ValueError, TypeError, hypothesis.errors.InvalidArgument):
             pass
     stop = draw(st.sampled_from(("finished", "no summary", "no summary, no selection")))
-    gone = {"finished": (), "no summary": ("summary.json", "report.html", "dataset"), "no summary, no selection": ("summary.json", "report.html", "dataset", "preferences", "selection", "stats.json")}[stop]
-    files = {"run": {"run": True}, **{f"run/{g}": {"gone": True} for g in gone}, f"run/{name}": place, "pool.jsonl": rows(POOL)}
+    gone = {
+        "finished": (),
+        "no summary": ("summary.json", "report.html", "dataset"),
+        "no summary, no selection": (
+            "summary.json",
+            "report.html",
+            "dataset",
+            "preferences",
+            "selection",
+            "stats.json",
+        ),
+    }[stop]
+    files = {
+        "run": {"run": True},
+        **{f"run/{g}": {"gone": True} for g in gone},
+        f"run/{name}": place,
+        "pool.jsonl": rows(POOL),
+    }
     words = RUN_WORDS if draw(st.integers(0, 3)) else ["status", "run"]
     return {"method": "active-inheritance", "words": words, "files": files, "whole": True}
 
 
 RUN: dict[str, bytes] = {}
-RUN_WORDS = "active-inheritance --pool pool.jsonl --objective words:max --min-words 0 --select-only --run-dir run".split()
+RUN_WORDS = (
+    "active-inheritance --pool pool.jsonl --objective words:max --min-words 0 --select-only --run-dir run".split()
+)
 
 _MAKERS = {name: globals()[f"_{name}"] for name in KINDS}
 FLAGS: dict[str, list[tuple[str, Any]]] = {}
@@ -427,10 +1024,14 @@ def find_flags() -> None:
 
     from common.cli import _plain
 
-    for method, module in zip(METHODS, ("llm2llm", "reversegen", "active_inheritance", "active_inheritance.profile"), strict=True):
+    for method, module in zip(
+        METHODS, ("llm2llm", "reversegen", "active_inheritance", "active_inheritance.profile"), strict=True
+    ):
         kind = importlib.import_module(f"{module}.config").Config
         hints = typing.get_type_hints(kind)
-        FLAGS[method] = [(field, _plain(hints[field])) for field in kind.__dataclass_fields__ if field != "dry_run"]
+        FLAGS[method] = [
+            (field, _plain(hints[field])) for field in kind.__dataclass_fields__ if field != "dry_run"
+        ]
 
 
 # --- carrying a case out ------------------------------------------------------------------------------------
@@ -489,7 +1090,9 @@ def _serve(reply: dict[str, Any]) -> str:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(reply["status"])
-            for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | reply["headers"]).items():
+            for name, value in (
+                {"Content-Type": "application/json", "Content-Length": str(len(body))} | reply["headers"]
+            ).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -541,15 +1144,36 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / "seedloop-proofs-cache"
 
 def make_run(folder: pathlib.Path) -> pathlib.Path:
     """A finished selection, of which `_artifact` spoils a file."""
-    case = {"words": RUN_WORDS, "files": {"pool.jsonl": rows(POOL)}, "whole": True, "env": {}, "reply": None, "refuse": False}
+    case = {
+        "words": RUN_WORDS,
+        "files": {"pool.jsonl": rows(POOL)},
+        "whole": True,
+        "env": {},
+        "reply": None,
+        "refuse": False,
+    }
     outcome, found = carry_out(case, folder)
     assert outcome.code == 0 and not found, outcome
     place = folder / "run"
-    RUN.update({str(f.relative_to(place)): f.read_bytes() for f in sorted(place.rglob("*")) if f.is_file() and f.name != ".lock"})
+    RUN.update(
+        {
+            str(f.relative_to(place)): f.read_bytes()
+            for f in sorted(place.rglob("*"))
+            if f.is_file() and f.name != ".lock"
+        }
+    )
     return place
 
 
-def fuzz(count: int, seed: int, methods: tuple[str, ...], kinds: tuple[str, ...], whole: bool, folder: pathlib.Path, keep: pathlib.Path | None = None) -> dict[str, Any]:
+def fuzz(
+    count: int,
+    seed: int,
+    methods: tuple[str, ...],
+    kinds: tuple[str, ...],
+    whole: bool,
+    folder: pathlib.Path,
+    keep: pathlib.Path | None = None,
+) -> dict[str, Any]:
     """Carry out `count` cases; {"cases": by kind, "codes", "slowest", "failures": [case with "found"]}."""
     run = make_run(folder / "base")
     tally, codes, failures, seen = collections.Counter(), collections.Counter(), [], set()
@@ -580,7 +1204,9 @@ def fuzz(count: int, seed: int, methods: tuple[str, ...], kinds: tuple[str, ...]
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     # In turns, so that any number of cases has some of every kind.
-    turns = [(method, kind) for kind in kinds for method in methods if kind not in OF_ONE or method == OF_ONE[kind]]
+    turns = [
+        (method, kind) for kind in kinds for method in methods if kind not in OF_ONE or method == OF_ONE[kind]
+    ]
     for number in itertools.count():
         method, kind = turns[number % len(turns)]
         hypothesis.seed(seed * 1_000_003 + number)(settings(hypothesis.given(cases(method, kind, whole))(one)))()
@@ -597,7 +1223,12 @@ def replay(file: pathlib.Path, folder: pathlib.Path) -> int:
         outcome, found = carry_out(case, folder / "case", run)
         left += bool(found)
         print(f"{'; '.join(found) or 'mended'}: {' '.join(case['words'])[:300]!r}")
-        print("\n".join(f"    {said[:700]}" for said in (outcome.out[-300:] + outcome.err).splitlines()[-8 if found else -1 :]))
+        print(
+            "\n".join(
+                f"    {said[:700]}"
+                for said in (outcome.out[-300:] + outcome.err).splitlines()[-8 if found else -1 :]
+            )
+        )
     return left
 
 
@@ -619,7 +1250,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.keep) as made:
         if args.jobs > 1:
             words = [w for w in sys.argv[1:] if w]
-            jobs = [subprocess.Popen([sys.executable, __file__, *words, "--jobs", "1", "--part", "--seed", str(args.seed * 1000 + job), "--cases", str(math.ceil(args.cases / args.jobs))], stdout=subprocess.PIPE, text=True) for job in range(args.jobs)]
+            jobs = [
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        __file__,
+                        *words,
+                        "--jobs",
+                        "1",
+                        "--part",
+                        "--seed",
+                        str(args.seed * 1000 + job),
+                        "--cases",
+                        str(math.ceil(args.cases / args.jobs)),
+                    ],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                for job in range(args.jobs)
+            ]
             parts = [json.loads(job.communicate()[0].splitlines()[-1]) for job in jobs]
         else:
             proof.warm_up()
@@ -628,19 +1277,45 @@ def main() -> None:
             GGUF.append(tiny_gguf(pathlib.Path(made) / "tiny.gguf"))
             if args.replay:
                 raise SystemExit(bool(replay(pathlib.Path(args.replay), pathlib.Path(made))))
-            parts = [fuzz(args.cases, args.seed, methods, kinds, not args.plans, pathlib.Path(made), pathlib.Path(args.failures))]
+            parts = [
+                fuzz(
+                    args.cases,
+                    args.seed,
+                    methods,
+                    kinds,
+                    not args.plans,
+                    pathlib.Path(made),
+                    pathlib.Path(args.failures),
+                )
+            ]
     if args.part:
         print(json.dumps(parts[0]))
         return
-    counts = {name: sum((collections.Counter(part[name]) for part in parts), collections.Counter()) for name in ("cases", "codes")}
+    counts = {
+        name: sum((collections.Counter(part[name]) for part in parts), collections.Counter())
+        for name in ("cases", "codes")
+    }
     failures = [failure for part in parts for failure in part["failures"]]
     by = collections.Counter((f["method"], f["kind"], f["found"]) for f in failures)
     for (method, kind, what), n in by.most_common():
         print(f"{n} of {method}, {kind}: {what}")
     kinds_of = counts["cases"]
-    result = {"seed": args.seed, "cases": sum(kinds_of.values()), "by_kind": dict(sorted(kinds_of.items())), "by_status": dict(counts["codes"]), "faults": len(failures), "slowest_seconds": max(part["slowest"] for part in parts), "minutes": round((time.monotonic() - start) / 60, 1)}
+    result = {
+        "seed": args.seed,
+        "cases": sum(kinds_of.values()),
+        "by_kind": dict(sorted(kinds_of.items())),
+        "by_status": dict(counts["codes"]),
+        "faults": len(failures),
+        "slowest_seconds": max(part["slowest"] for part in parts),
+        "minutes": round((time.monotonic() - start) / 60, 1),
+    }
     failed = collections.Counter(f["kind"] for f in failures)
-    proof.tell("fuzz", [(kind, n, failed[kind]) for kind, n in sorted(kinds_of.items())], ("kind", "cases", "faults"), result)
+    proof.tell(
+        "fuzz",
+        [(kind, n, failed[kind]) for kind, n in sorted(kinds_of.items())],
+        ("kind", "cases", "faults"),
+        result,
+    )
 
 
 def tiny_gguf(place: pathlib.Path) -> bytes:

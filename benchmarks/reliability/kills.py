@@ -50,7 +50,9 @@ ANSWERS = {
 def command(method: str, url: str) -> tuple[list[str], dict[str, str]]:
     """A small run of which a part is asked of the server at `url`."""
     words, files = proof.small(method)
-    role = {"llm2llm": "teacher", "reversegen": "labeler", "active-inheritance": "source", "profile": "judge"}[method]
+    role = {"llm2llm": "teacher", "reversegen": "labeler", "active-inheritance": "source", "profile": "judge"}[
+        method
+    ]
     words += [f"--{role}", "openai:m", f"--{role}-url", url]
     if method == "active-inheritance":
         words += ["--source", "embedded:student"]
@@ -79,8 +81,17 @@ def serve(method: str, port: int) -> None:
             n = int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 50
             numbers = (n, n, n + 3, n + 3)
             text = ANSWERS[method]
-            text = text[n % 2] if method == "profile" else text.format(*numbers[-text.count("{}") :] if method == "llm2llm" else (n,) * text.count("{}"))
-            reply = {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+            text = (
+                text[n % 2]
+                if method == "profile"
+                else text.format(*numbers[-text.count("{}") :] if method == "llm2llm" else (n,) * text.count("{}"))
+            )
+            reply = {
+                "object": "chat.completion",
+                "choices": [
+                    {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+                ],
+            }
             data = json.dumps(reply | {"usage": {"prompt_tokens": 9, "completion_tokens": 9}}).encode()
             time.sleep(0.02)
             with contextlib.suppress(OSError):
@@ -170,7 +181,7 @@ class Tracer:
         if self.log is not None:
             self.within = True
             with open(self.log, "a") as lines:
-                lines.write(f"{event} {str(given[0])[len(self.folder):]}\n")
+                lines.write(f"{event} {str(given[0])[len(self.folder) :]}\n")
             self.within = False
         if self.count == self.at:
             if self.delay:
@@ -211,7 +222,9 @@ def differences(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
     return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
 
 
-def kill(method: str, kills: int, in_a_row: int, signals: int, rng: random.Random, folder: pathlib.Path) -> dict[str, Any]:
+def kill(
+    method: str, kills: int, in_a_row: int, signals: int, rng: random.Random, folder: pathlib.Path
+) -> dict[str, Any]:
     """The proof for one method."""
     with contextlib.closing(Till(method)) as till:
         words, files = command(method, till.url)
@@ -256,7 +269,9 @@ def kill(method: str, kills: int, in_a_row: int, signals: int, rng: random.Rando
                     faults.append(f"{run.name} ended with {code}: {said[-300:]}")
                 twice += max(0, in_flight) + max(0, own - once)
                 if in_flight or own != once:
-                    faults.append(f"{run.name}: {own} replies stored, {once} wanted, {in_flight} lost without a kill")
+                    faults.append(
+                        f"{run.name}: {own} replies stored, {once} wanted, {in_flight} lost without a kill"
+                    )
                 faults += [f"{run.name} differs in {name}" for name in differences(bytes_of(run), wanted)]
                 break
         slowest, asked = 0.0, 0
@@ -264,7 +279,20 @@ def kill(method: str, kills: int, in_a_row: int, signals: int, rng: random.Rando
             took, fault = asked_to_stop(words, folder, number, seconds, rng, asked)
             asked, slowest = asked + 1, max(slowest, took)
             faults += [fault] * bool(fault)
-    return {"method": method, "kills": done, "runs": runs, "events": events, "replies": paid["once"], "in_flight_at_kills": lost, "bought_twice": twice, "differences": sum("differs" in fault for fault in faults), "signals": asked, "slowest_signal_s": round(slowest, 2), "where": dict(sorted(where.items(), key=lambda pair: -pair[1])[:12]), "found": faults}
+    return {
+        "method": method,
+        "kills": done,
+        "runs": runs,
+        "events": events,
+        "replies": paid["once"],
+        "in_flight_at_kills": lost,
+        "bought_twice": twice,
+        "differences": sum("differs" in fault for fault in faults),
+        "signals": asked,
+        "slowest_signal_s": round(slowest, 2),
+        "where": dict(sorted(where.items(), key=lambda pair: -pair[1])[:12]),
+        "found": faults,
+    }
 
 
 def _place(run: pathlib.Path) -> str:
@@ -276,7 +304,9 @@ def _place(run: pathlib.Path) -> str:
     return "orbax" if "training_state" in str(newest) else newest.name.lstrip(".").split(".jsonl")[0]
 
 
-def asked_to_stop(words: Sequence[str], folder: pathlib.Path, number: int, seconds: float, rng: random.Random, which: int) -> tuple[float, str]:
+def asked_to_stop(
+    words: Sequence[str], folder: pathlib.Path, number: int, seconds: float, rng: random.Random, which: int
+) -> tuple[float, str]:
     """Send a signal at a random instant; seconds until the end, and what is wrong."""
     run = folder / f"stopped_{which}"
     # Without what was compiled before, so that many of the instants lie in a compilation.
@@ -331,9 +361,23 @@ def main() -> None:
     with _place_of(args.keep) as folder:
         for method in [args.method] if args.method else METHODS:
             place = proof.cleared(folder / method)
-            found.append(kill(method, args.kills, args.in_a_row, args.signals, random.Random(f"{args.seed}/{method}"), place))
+            found.append(
+                kill(
+                    method, args.kills, args.in_a_row, args.signals, random.Random(f"{args.seed}/{method}"), place
+                )
+            )
             print("\n".join(found[-1]["found"]), file=sys.stderr)
-    header = ("method", "kills", "runs", "replies", "in_flight_at_kills", "bought_twice", "differences", "signals", "slowest_signal_s")
+    header = (
+        "method",
+        "kills",
+        "runs",
+        "replies",
+        "in_flight_at_kills",
+        "bought_twice",
+        "differences",
+        "signals",
+        "slowest_signal_s",
+    )
     result = {"seed": args.seed, "methods": found, "faults": sum(len(one["found"]) for one in found)}
     name = f"kills_{args.method}" if args.method else "kills"
     proof.tell(name, [[one[key] for key in header] for one in found], header, result)

@@ -54,12 +54,23 @@ def warm_up(plan: bool = True) -> None:
     from common.runtime import compile_cache_environment
 
     os.environ.update(compile_cache_environment())
-    for name in ("jax", "transformers", "openai", "datasets", "orbax.checkpoint", "flax.nnx", "optax", "scipy.special"):
+    for name in (
+        "jax",
+        "transformers",
+        "openai",
+        "datasets",
+        "orbax.checkpoint",
+        "flax.nnx",
+        "optax",
+        "scipy.special",
+    ):
         importlib.import_module(name)
     for top in ("common", "llm2llm", "reversegen", "active_inheritance"):
         for file in sorted((ROOT / top).rglob("*.py")):
             if "demo" not in file.parts:
-                importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+                importlib.import_module(
+                    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+                )
     if plan:
         quiet = open(os.devnull, "w")
         for method in METHODS:
@@ -202,9 +213,15 @@ def sums(split: str, count: int) -> list[dict[str, str]]:
 def small(method: str) -> tuple[list[str], dict[str, str]]:
     """The words of a run that is as small as it can be and still does everything, and the files it reads."""
     if method == "llm2llm":
-        files = {f"{split}.jsonl": lines_of(sums(split, n)) for split, n in (("train", 24), ("dev", 6), ("test", 6))}
+        files = {
+            f"{split}.jsonl": lines_of(sums(split, n)) for split, n in (("train", 24), ("dev", 6), ("test", 6))
+        }
         words = "--seed-examples 6 --rounds 3 --per-wrong 2 --epochs 2 --batch-size 8 --micro-batch-size 8"
-        return [method, *words.split(), *(w for s in ("train", "dev", "test") for w in (f"--{s}-file", f"{s}.jsonl"))], files
+        return [
+            method,
+            *words.split(),
+            *(w for s in ("train", "dev", "test") for w in (f"--{s}-file", f"{s}.jsonl")),
+        ], files
     if method == "reversegen":
         files = {"seeds.jsonl": lines_of(sums("train", 40)), "test.jsonl": lines_of(sums("test", 6))}
         words = "--seed-instructions 16 --rounds 1 --prompts 6 --samples 4 --final-prompts 16 --pairing fallback "
@@ -212,16 +229,25 @@ def small(method: str) -> tuple[list[str], dict[str, str]]:
         words += "--seeds-file seeds.jsonl --test-file test.jsonl"
         return [method, *words.split()], files
     if method == "active-inheritance":
-        words = "--prompts 10 --k 4 --test-prompts 5 --test-samples 2 --answer-tokens 48 --min-words 10 --epochs 1 "
+        words = (
+            "--prompts 10 --k 4 --test-prompts 5 --test-samples 2 --answer-tokens 48 --min-words 10 --epochs 1 "
+        )
         words += "--batch-size 4 --repeats 1 --metrics lix --profile choice=arithmetic=embedded:arithmetic,limit=8"
         return [method, *words.split()], {}
     prompts = [{"id": f"p{i}", "prompt": f"Tell me a story about {i} birds."} for i in range(6)]
-    choice = [{"question": f"What is {i} and {i}?", "choices": [str(2 * i), str(i), "none"], "answer": 0} for i in range(9)]
+    choice = [
+        {"question": f"What is {i} and {i}?", "choices": [str(2 * i), str(i), "none"], "answer": 0}
+        for i in range(9)
+    ]
     words = "--model embedded:student --model embedded:teacher --prompts-file prompts.jsonl --answer-tokens 24 "
     words += "--choice sums=choice.jsonl --toxicity-prompts prompts.jsonl --continuations 2 "
     words += "--toxicity-scorer python:score.py:score"
     code = "def score(texts):\n    return [len(text) % 10 / 10 for text in texts]\n"
-    return [method, *words.split()], {"prompts.jsonl": lines_of(prompts), "choice.jsonl": lines_of(choice), "score.py": code}
+    return [method, *words.split()], {
+        "prompts.jsonl": lines_of(prompts),
+        "choice.jsonl": lines_of(choice),
+        "score.py": code,
+    }
 
 
 def write(folder: pathlib.Path, files: Mapping[str, str]) -> None:
@@ -249,7 +275,9 @@ def tell(name: str, rows: Sequence[Sequence[Any]], header: Sequence[str], result
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     whole = {"proof": name, **result, "commit": commit.strip(), "python": platform.python_version()}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1, ensure_ascii=True) + "\n")

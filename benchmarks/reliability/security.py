@@ -52,7 +52,11 @@ def keys() -> dict[str, str]:
     """A key for every variable, with characters that formats write in other ways."""
     found = {name: f'Canary{i:02}/x+9"{i * 7919:05}' for i, name in enumerate(VARIABLES)}
     # These go into headers as they are.
-    found |= {name: f"Canary{i:02}-header-{i * 7919:05}" for i, name in enumerate(VARIABLES) if name.startswith(("OPENAI", "HF", "HUGG", "PERS"))}
+    found |= {
+        name: f"Canary{i:02}-header-{i * 7919:05}"
+        for i, name in enumerate(VARIABLES)
+        if name.startswith(("OPENAI", "HF", "HUGG", "PERS"))
+    }
     return found | {"HTTPS_PROXY": "http://me:CanaryProxyPassword1@127.0.0.1:1"}
 
 
@@ -61,7 +65,7 @@ def forms(key: str) -> set[bytes]:
     return {form.encode() for form in found} | {base64.b64encode(key.encode()).rstrip(b"=")}
 
 
-LOUD = '''import os
+LOUD = """import os
 
 def said():
     return " ".join(f"{name}={value}" for name, value in os.environ.items() if "Canary" in value)
@@ -86,7 +90,7 @@ def fails(texts):
 
 def length(prompt, answer):
     return float(len(answer))
-'''
+"""
 
 
 def check_keys(folder: pathlib.Path) -> Found:
@@ -94,23 +98,52 @@ def check_keys(folder: pathlib.Path) -> Found:
     prompts = lines_of([{"prompt": f"Name {i} birds."} for i in range(8)])
     commands = {}
     words, files = proof.small("llm2llm")
-    commands["llm2llm"] = ([*words, "--teacher", "python:loud.py:teach", "--label-check", "none", "--rounds", "2", "--arms", "base,llm2llm"], files)
+    commands["llm2llm"] = (
+        [
+            *words,
+            "--teacher",
+            "python:loud.py:teach",
+            "--label-check",
+            "none",
+            "--rounds",
+            "2",
+            "--arms",
+            "base,llm2llm",
+        ],
+        files,
+    )
     words, files = proof.small("reversegen")
     own = {"seeds.jsonl": lines_of(asked), "test.jsonl": lines_of(asked[:4])}
     words += "--task own --judge python:loud.py:judge --labeler python:loud.py:answer --arms target-before,target-after".split()
     commands["reversegen"] = (words, own)
     select = "active-inheritance --prompts-file prompts.jsonl --k 2 --objective python:loud.py:length:max --min-words 0 --drop none --select-only"
     commands["source"] = ([*select.split(), "--source", "python:loud.py:answer"], {"prompts.jsonl": prompts})
-    commands["server"] = ([*select.split(), "--source", "openai:m", "--source-url", "{url}"], {"prompts.jsonl": prompts})
+    commands["server"] = (
+        [*select.split(), "--source", "openai:m", "--source-url", "{url}"],
+        {"prompts.jsonl": prompts},
+    )
     commands["profile"] = proof.small("profile")
-    commands["scorer fails"] = ([*proof.small("profile")[0], "--toxicity-scorer", "python:loud.py:fails"], proof.small("profile")[1])
+    commands["scorer fails"] = (
+        [*proof.small("profile")[0], "--toxicity-scorer", "python:loud.py:fails"],
+        proof.small("profile")[1],
+    )
     odd = f"--instruction {keys()['WANDB_API_KEY']} --task x{keys()['HF_TOKEN']}"
     commands["in flags"] = (["llm2llm", *odd.split(), "--dry-run"], {})
     commands["in a path"] = (["llm2llm", "--train-file", keys()["KAGGLE_KEY"], "--dry-run"], {})
-    commands["in an address"] = (["llm2llm", "--teacher", "openai:m", "--teacher-url", f"http://u:{keys()['OPENAI_API_KEY']}@[/v1"], {})
-    commands["in settings"] = (["profile", "--config", "s.yaml"], {"s.yaml": f"model: {keys()['NGC_API_KEY']}\nx: 1\n"})
+    commands["in an address"] = (
+        ["llm2llm", "--teacher", "openai:m", "--teacher-url", f"http://u:{keys()['OPENAI_API_KEY']}@[/v1"],
+        {},
+    )
+    commands["in settings"] = (
+        ["profile", "--config", "s.yaml"],
+        {"s.yaml": f"model: {keys()['NGC_API_KEY']}\nx: 1\n"},
+    )
     faults = []
-    secrets = {form: name for name, key in keys().items() for form in forms("CanaryProxyPassword1" if name == "HTTPS_PROXY" else key)}
+    secrets = {
+        form: name
+        for name, key in keys().items()
+        for form in forms("CanaryProxyPassword1" if name == "HTTPS_PROXY" else key)
+    }
     for name, (words, files) in commands.items():
         place = folder / name.replace(" ", "_")
         proof.write(place, files | {"loud.py": LOUD})
@@ -118,25 +151,50 @@ def check_keys(folder: pathlib.Path) -> Found:
             words = [word.replace("{url}", server.url) for word in words]
             home = {"XDG_CACHE_HOME": str(place / "cache"), "HOME": str(place / "home")}
             run = [] if "--dry-run" in words else ["--run-dir", "out"]
-            outcome = proof.apart([*words, *run], place, keys() | home | {"HTTPS_PROXY": "", "NO_PROXY": "*", "ALL_PROXY_URL": keys()["HTTPS_PROXY"]})
+            outcome = proof.apart(
+                [*words, *run],
+                place,
+                keys() | home | {"HTTPS_PROXY": "", "NO_PROXY": "*", "ALL_PROXY_URL": keys()["HTTPS_PROXY"]},
+            )
         if outcome.code not in (0, 2) or (outcome.code == 2) != (name.startswith(("in ", "scorer"))):
             faults.append(f"{name}: status {outcome.code}: {outcome.err[-300:]}")
         if outcome.code == 0:
             (place / "notebook.ipynb").write_text(notebook(place / "out"), encoding="utf-8")
         (place / "streams").write_text(outcome.out + outcome.err)
         # What the run was given is not searched, only what it made.
-        for file in (file for file in place.rglob("*") if file.is_file() and file.relative_to(place).parts[0] in ("out", "cache", "home", "streams", "notebook.ipynb")):
+        for file in (
+            file
+            for file in place.rglob("*")
+            if file.is_file()
+            and file.relative_to(place).parts[0] in ("out", "cache", "home", "streams", "notebook.ipynb")
+        ):
             data = file.read_bytes()
-            faults += [f"{name}: {file.relative_to(place)} holds {secret}" for form, secret in secrets.items() if form in data]
+            faults += [
+                f"{name}: {file.relative_to(place)} holds {secret}"
+                for form, secret in secrets.items()
+                if form in data
+            ]
     return len(commands) * len(keys()), faults
 
 
 def notebook(run: pathlib.Path) -> str:
     """A notebook that shows a run's figures, as it is saved."""
     code = "import sys; from common.results.report import figures; print('\\n'.join(map(str, figures(sys.argv[1]).values())))"
-    done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=ROOT, env=os.environ | keys() | {"HTTPS_PROXY": ""}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)],
+        cwd=ROOT,
+        env=os.environ | keys() | {"HTTPS_PROXY": ""},
+        capture_output=True,
+        text=True,
+    )
     cell = {"cell_type": "code", "source": "figures(run)", "metadata": {}, "execution_count": 1}
-    shown = [{"output_type": "display_data", "metadata": {}, "data": {"text/html": done.stdout, "text/plain": done.stderr}}]
+    shown = [
+        {
+            "output_type": "display_data",
+            "metadata": {},
+            "data": {"text/html": done.stdout, "text/plain": done.stderr},
+        }
+    ]
     return json.dumps({"cells": [cell | {"outputs": shown}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -166,8 +224,15 @@ class LoudHandler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["Content-Length"]))
         key = self.headers["Authorization"]
-        message = {"role": "assistant", "content": f"Your key is {key}, said the owl, {len(asked)}.", "reasoning_content": key}
-        body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        message = {
+            "role": "assistant",
+            "content": f"Your key is {key}, said the owl, {len(asked)}.",
+            "reasoning_content": key,
+        }
+        body = {
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+        }
         self.server.asked.append(1)  # type: ignore[attr-defined]
         status = 200
         if len(self.server.asked) % 3 == 0:  # type: ignore[attr-defined]
@@ -191,15 +256,15 @@ def hostile(url: str) -> list[str]:
     return [
         f"<script>{run}</script>",
         f"</script><script>{run}</script>",
-        f"<img src={url}/img onerror=\"{run}\">",
+        f'<img src={url}/img onerror="{run}">',
         f"<svg onload=\"{run}\"><image href='{url}/svg'/></svg>",
         f"</svg></table></pre></code></details></style><style>@import url({url}/css);body{{background:url({url}/bg)}}</style>",
         f"<link rel=stylesheet href={url}/link><link rel=preload as=script href={url}/preload>",
         f"<iframe src={url}/frame></iframe><object data={url}/object></object><embed src={url}/embed>",
         f"<meta http-equiv=refresh content='0;url={url}/meta'><base href={url}/>",
-        f"\" onmouseover=\"{run}\" autofocus onfocus=\"{run}\" x=\"",
+        f'" onmouseover="{run}" autofocus onfocus="{run}" x="',
         f"' onload='{run}' style='background:url({url}/attr)",
-        f"<a href=\"javascript:{run}\">click</a> [click](javascript:{run}) ![x]({url}/md)",
+        f'<a href="javascript:{run}">click</a> [click](javascript:{run}) ![x]({url}/md)',
         f"--><script>{run}</script><!--",
         f"]]><script>{run}</script>",
         f"{{{{ ''.__class__ }}}} {{% include '/etc/passwd' %}} ${{{run}}}",
@@ -214,21 +279,48 @@ def hostile_runs(url: str, folder: pathlib.Path) -> dict[str, list[str]]:
     bad = hostile(url)
     pick = lambda i: bad[i % len(bad)]
     long = "x" * 1_000_000
-    mails = [{"id": f"{split}{i} {pick(i)}", "text": f"{split} {i} {pick(i)}", "label": pick(i % 2)} for split in "abc" for i in range(12)]
+    mails = [
+        {"id": f"{split}{i} {pick(i)}", "text": f"{split} {i} {pick(i)}", "label": pick(i % 2)}
+        for split in "abc"
+        for i in range(12)
+    ]
     splits = {"train.jsonl": mails[:12], "dev.jsonl": mails[12:24], "test.jsonl": mails[24:]}
-    pool = [{"id": f"{i} {pick(i)}", "prompt": f"{i} {pick(i)}", "outputs": {bad[0]: [f"{i}{j} {pick(i + j)}" for j in range(3)], "b": [f"{i} {pick(j)}" for j in range(3)]}} for i in range(20)]
+    pool = [
+        {
+            "id": f"{i} {pick(i)}",
+            "prompt": f"{i} {pick(i)}",
+            "outputs": {
+                bad[0]: [f"{i}{j} {pick(i + j)}" for j in range(3)],
+                "b": [f"{i} {pick(j)}" for j in range(3)],
+            },
+        }
+        for i in range(20)
+    ]
     pool += [{"id": "long", "prompt": "long", "outputs": {bad[0]: [long, "a b"], "b": ["c", long + "y"]}}]
     asked = [{"text": f"{i} {pick(i)[:60]}"} for i in range(30)]
     judge = f"from reversegen.judge import Verdict\n\nBAD = {bad!r}\n\n\ndef judge(query, answer):\n    return Verdict('fail' if len(answer) % 2 else 'pass', reason=BAD[len(query) % len(BAD)])\n\n\ndef answer(messages):\n    return BAD[len(messages[-1]['content']) % len(BAD)]\n\n\ndef teach(messages):\n    n = len(messages[-1]['content'])\n    return f'Text: {{n}} {{BAD[n % len(BAD)]}}\\nLabel: {{BAD[n % 2]}}'\n"
     prompts = [{"id": f"{i} {pick(i)}", "prompt": f"{i} {pick(i)}"} for i in range(len(bad))]
-    choice = [{"question": f"{i} {pick(i)}", "choices": [pick(i), pick(i + 1), "none"], "answer": i % 3} for i in range(9)]
-    content = {name: lines_of(rows) for name, rows in (splits | {"pool.jsonl": pool, "asked.jsonl": asked, "prompts.jsonl": prompts, "choice.jsonl": choice}).items()}
+    choice = [
+        {"question": f"{i} {pick(i)}", "choices": [pick(i), pick(i + 1), "none"], "answer": i % 3}
+        for i in range(9)
+    ]
+    content = {
+        name: lines_of(rows)
+        for name, rows in (
+            splits | {"pool.jsonl": pool, "asked.jsonl": asked, "prompts.jsonl": prompts, "choice.jsonl": choice}
+        ).items()
+    }
     proof.write(folder, content | {"bad.py": judge})
     text = "llm2llm --task text --train-file train.jsonl --dev-file dev.jsonl --test-file test.jsonl --seed-examples 6 --rounds 2 --per-wrong 1 --epochs 1 --batch-size 8 --teacher python:bad.py:teach --label-check none --arms base,llm2llm --max-length 512".split()
     own = "reversegen --task own --judge python:bad.py:judge --labeler python:bad.py:answer --seeds-file asked.jsonl --test-file asked.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback --min-pairs 1 --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 --batch-size 8 --label-votes 1 --arms target-before,target-after".split()
     select = "active-inheritance --pool pool.jsonl --objective words:max --min-words 0 --drop none --select-only".split()
     profile = "profile --model embedded:student --model embedded:teacher --prompts-file prompts.jsonl --choice x=choice.jsonl --answer-tokens 8 --choice-layout plain".split()
-    return {"llm2llm": [*text, "--instruction", bad[0]], "reversegen": [*own, "--label-instruction", bad[1]], "active-inheritance": select, "profile": profile}
+    return {
+        "llm2llm": [*text, "--instruction", bad[0]],
+        "reversegen": [*own, "--label-instruction", bad[1]],
+        "active-inheritance": select,
+        "profile": profile,
+    }
 
 
 def check_pages(folder: pathlib.Path) -> Found:
@@ -273,7 +365,14 @@ def browser() -> str | None:
 
 def dumped(chromium: str, page: pathlib.Path, profile: pathlib.Path) -> str:
     """The document after its scripts ran and its sources were asked for."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--virtual-time-budget=4000"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--virtual-time-budget=4000",
+    ]
     words = [chromium, *flags, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
     return subprocess.run(words, capture_output=True, timeout=600).stdout.decode("utf-8", "replace")
 
@@ -287,8 +386,12 @@ def look(chromium: str, page: pathlib.Path, profile: pathlib.Path) -> list[str]:
     for mark in ("\u202e", "\u2066", "\u200b", "\x1b", "\x07"):
         if mark in source:
             faults.append(f"U+{ord(mark):04X} stands in it")
-    tags = re.findall(r"<(script|iframe|object|embed|link|base|meta http-equiv|form|video|audio)\b", dom.replace("&lt;", ""))
-    own = re.findall(r"<(script|iframe|object|embed|link|base|meta http-equiv|form|video|audio)\b", CLEAN.get("dom", ""))
+    tags = re.findall(
+        r"<(script|iframe|object|embed|link|base|meta http-equiv|form|video|audio)\b", dom.replace("&lt;", "")
+    )
+    own = re.findall(
+        r"<(script|iframe|object|embed|link|base|meta http-equiv|form|video|audio)\b", CLEAN.get("dom", "")
+    )
     faults += [f"a tag {tag}" for tag in sorted(set(tags) - set(own))]
     if re.search(r"<a [^>]*href=.?\s*(javascript|data):", dom):
         faults.append("a link that runs something")
@@ -335,15 +438,59 @@ def pickled(mark: pathlib.Path) -> dict[str, bytes]:
 
 
 PLACES = (
-    *(f"model/{name}" for name in ("model.safetensors", "pytorch_model.bin", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "config.json", "generation_config.json", "adapter_model.bin", "training_args.bin", "vocab.json", "model.gguf", "spiece.model")),
-    *(f"train{suffix}" for suffix in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".pkl", ".pickle", ".npy", ".npz", ".pt", ".bin", ".arrow")),
-    *("settings.yaml", "settings.json", "task.yaml", "model.gguf", "adapter/adapter_model.bin", "adapter/adapter_model.safetensors", "state", "replies.sqlite"),
+    *(
+        f"model/{name}"
+        for name in (
+            "model.safetensors",
+            "pytorch_model.bin",
+            "tokenizer.json",
+            "tokenizer.model",
+            "tokenizer_config.json",
+            "config.json",
+            "generation_config.json",
+            "adapter_model.bin",
+            "training_args.bin",
+            "vocab.json",
+            "model.gguf",
+            "spiece.model",
+        )
+    ),
+    *(
+        f"train{suffix}"
+        for suffix in (
+            ".jsonl",
+            ".json",
+            ".csv",
+            ".tsv",
+            ".parquet",
+            ".pkl",
+            ".pickle",
+            ".npy",
+            ".npz",
+            ".pt",
+            ".bin",
+            ".arrow",
+        )
+    ),
+    *(
+        "settings.yaml",
+        "settings.json",
+        "task.yaml",
+        "model.gguf",
+        "adapter/adapter_model.bin",
+        "adapter/adapter_model.safetensors",
+        "state",
+        "replies.sqlite",
+    ),
 )
 
 
 def check_pickles(folder: pathlib.Path) -> Found:
     mark, tried, faults = folder / "opened", 0, []
-    sums = {f"{name}.jsonl": lines_of(proof.sums(split, n)) for name, split, n in (("train", "train", 12), ("test", "test", 4))}
+    sums = {
+        f"{name}.jsonl": lines_of(proof.sums(split, n))
+        for name, split, n in (("train", "train", 12), ("test", "test", 4))
+    }
     size = "--test-file test.jsonl --seed-examples 6 --rounds 1 --epochs 1 --arms base,fine-tune".split()
     for place in PLACES:
         for form, data in pickled(mark).items():
@@ -351,19 +498,39 @@ def check_pickles(folder: pathlib.Path) -> Found:
             proof.write(here, sums)
             shutil.copytree(ROOT / "tests/fixtures/qwen2", here / "model")
             shutil.copytree(ROOT / "tests/fixtures/adapter_qwen2", here / "adapter")
-            words = ["llm2llm", *size, "--train-file", place if place.startswith("train") else "train.jsonl", "--run-dir", "out"]
+            words = [
+                "llm2llm",
+                *size,
+                "--train-file",
+                place if place.startswith("train") else "train.jsonl",
+                "--run-dir",
+                "out",
+            ]
             if place.startswith("model/"):
                 words += ["--student", "model"]
                 if place in ("model/pytorch_model.bin", "model/model.gguf"):
                     (here / "model/model.safetensors").unlink()
                 if place in ("model/tokenizer.model", "model/spiece.model"):
                     (here / "model/tokenizer.json").unlink()
-            words += {"settings.yaml": ["--config", place], "settings.json": ["--config", place], "task.yaml": ["--task", place], "model.gguf": ["--student", place]}.get(place, [])
+            words += {
+                "settings.yaml": ["--config", place],
+                "settings.json": ["--config", place],
+                "task.yaml": ["--task", place],
+                "model.gguf": ["--student", place],
+            }.get(place, [])
             if place.startswith("adapter/"):
                 words += ["--student", "model+adapter"]
                 (here / "adapter/adapter_model.safetensors").unlink()
             if place == "state":  # as orbax leaves it in the middle of a training
-                for name in ("manifest.ocdbt", "_METADATA", "_sharding", "d/0", "_CHECKPOINT_METADATA", "array_metadatas/process_0", "state.pkl"):
+                for name in (
+                    "manifest.ocdbt",
+                    "_METADATA",
+                    "_sharding",
+                    "d/0",
+                    "_CHECKPOINT_METADATA",
+                    "array_metadatas/process_0",
+                    "state.pkl",
+                ):
                     file = here / "out/repeat_0/fine-tune/round_0/training_state" / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(data)
@@ -404,15 +571,49 @@ def _continued(words: list[str], here: pathlib.Path) -> proof.Outcome:
 
 def check_paths(folder: pathlib.Path) -> Found:
     out = "../../../evil"
-    pool = [{"id": f"{out}{i}", "prompt": f"Name {i} birds.", "outputs": {out: [f"{i} robins " * n for n in (1, 2)], "/evil": [f"{i} wrens"]}} for i in range(6)]
+    pool = [
+        {
+            "id": f"{out}{i}",
+            "prompt": f"Name {i} birds.",
+            "outputs": {out: [f"{i} robins " * n for n in (1, 2)], "/evil": [f"{i} wrens"]},
+        }
+        for i in range(6)
+    ]
     secret = "only the user reads this 8231"
     cases = {
-        "sources and ids": ("active-inheritance --pool pool.jsonl --objective words:max --min-words 0 --select-only".split(), {"pool.jsonl": lines_of(pool)}, 0),
-        "a set's name": (f"profile --model embedded:student --choice {out}=choice.jsonl".split(), {"choice.jsonl": lines_of([{"question": "a", "choices": ["b", "c"], "answer": 0}] * 3)}, 2),
-        "a model's name": ("profile --model ../case/models/../models/m --choice x=choice.jsonl --limit 2".split(), {"choice.jsonl": lines_of([{"question": "a", "choices": ["b", "c"], "answer": 0}] * 3)}, 0),
-        "a task's name": ("llm2llm --task t.yaml --train-file t.jsonl --test-file t.jsonl --seed-examples 2 --dry-run".split(), {"t.yaml": f"name: {out}\ninstruction: x\nlabels: [a, b]\n", "t.jsonl": lines_of([{"text": f"{i}", "label": "ab"[i % 2]} for i in range(6)])}, 2),
-        "an index of weights": ("profile --model models/i --choice x=choice.jsonl --limit 2".split(), {"choice.jsonl": lines_of([{"question": "a", "choices": ["b", "c"], "answer": 0}] * 3)}, 2),
-        "settings": ("llm2llm --config c.json --dry-run".split(), {"c.json": json.dumps({"train_file": "/etc/shadow.jsonl", "run_dir": out})}, 2),
+        "sources and ids": (
+            "active-inheritance --pool pool.jsonl --objective words:max --min-words 0 --select-only".split(),
+            {"pool.jsonl": lines_of(pool)},
+            0,
+        ),
+        "a set's name": (
+            f"profile --model embedded:student --choice {out}=choice.jsonl".split(),
+            {"choice.jsonl": lines_of([{"question": "a", "choices": ["b", "c"], "answer": 0}] * 3)},
+            2,
+        ),
+        "a model's name": (
+            "profile --model ../case/models/../models/m --choice x=choice.jsonl --limit 2".split(),
+            {"choice.jsonl": lines_of([{"question": "a", "choices": ["b", "c"], "answer": 0}] * 3)},
+            0,
+        ),
+        "a task's name": (
+            "llm2llm --task t.yaml --train-file t.jsonl --test-file t.jsonl --seed-examples 2 --dry-run".split(),
+            {
+                "t.yaml": f"name: {out}\ninstruction: x\nlabels: [a, b]\n",
+                "t.jsonl": lines_of([{"text": f"{i}", "label": "ab"[i % 2]} for i in range(6)]),
+            },
+            2,
+        ),
+        "an index of weights": (
+            "profile --model models/i --choice x=choice.jsonl --limit 2".split(),
+            {"choice.jsonl": lines_of([{"question": "a", "choices": ["b", "c"], "answer": 0}] * 3)},
+            2,
+        ),
+        "settings": (
+            "llm2llm --config c.json --dry-run".split(),
+            {"c.json": json.dumps({"train_file": "/etc/shadow.jsonl", "run_dir": out})},
+            2,
+        ),
     }
     faults = []
     for name, (words, files, status) in cases.items():
@@ -426,7 +627,9 @@ def check_paths(folder: pathlib.Path) -> Found:
         index = here / "models/i/model.safetensors.index.json"
         moved = json.loads(index.read_text())
         (here / "models/i" / "model-00001-of-00004.safetensors").rename(here / "away.safetensors")
-        moved["weight_map"] = {k: "../../away.safetensors" if "00001" in v else v for k, v in moved["weight_map"].items()}
+        moved["weight_map"] = {
+            k: "../../away.safetensors" if "00001" in v else v for k, v in moved["weight_map"].items()
+        }
         index.write_text(json.dumps(moved))
         before = {file for file in area.rglob("*") if file.is_file()}
         run = [] if "--dry-run" in words else ["--run-dir", "out"]
@@ -434,19 +637,28 @@ def check_paths(folder: pathlib.Path) -> Found:
         if outcome.code != status:
             faults.append(f"{name}: status {outcome.code}, not {status}: {(outcome.err or outcome.out)[-300:]}")
         made = {file for file in area.rglob("*") if file.is_file()} - before
-        faults += [f"{name}: made {file.relative_to(area)}" for file in made if not file.is_relative_to(here / "out") and file.parent != here]
+        faults += [
+            f"{name}: made {file.relative_to(area)}"
+            for file in made
+            if not file.is_relative_to(here / "out") and file.parent != here
+        ]
         faults += [f"{name}: {secret}"] * (secret in outcome.err)
     return len(cases), faults
 
 
 def check_code(folder: pathlib.Path) -> Found:
-    select = "active-inheritance --pool pool.jsonl --objective python:own.py:length:max --min-words 0 --select-only"
+    select = (
+        "active-inheritance --pool pool.jsonl --objective python:own.py:length:max --min-words 0 --select-only"
+    )
     pool = lines_of([{"prompt": f"Name {i} birds.", "outputs": ["one", "one two"]} for i in range(4)])
     commands = {
         "a metric": (select, {"pool.jsonl": pool}),
         "a task": ("llm2llm --task own.py --dry-run", {}),
         "a teacher": ("llm2llm --teacher python:own.py:teach --dry-run", {}),
-        "a judge": ("reversegen --task own --judge python:own.py:judge --seeds-file s.jsonl --seed-instructions 16 --prompts 4 --final-prompts 4 --rounds 1 --dry-run", {"s.jsonl": lines_of([{"text": f"t {i}"} for i in range(40)])}),
+        "a judge": (
+            "reversegen --task own --judge python:own.py:judge --seeds-file s.jsonl --seed-instructions 16 --prompts 4 --final-prompts 4 --rounds 1 --dry-run",
+            {"s.jsonl": lines_of([{"text": f"t {i}"} for i in range(40)])},
+        ),
     }
     code = "from common.tasks.worked import WorkedAnswer\n\nTASK = WorkedAnswer(name='own', question_columns=('question',), answer_columns=('answer',))\n\n\ndef length(prompt, answer):\n    return float(len(answer))\n\n\ndef teach(messages):\n    return ''\n\n\ndef judge(query, answer):\n    return None\n"
     faults = []
@@ -462,17 +674,38 @@ def check_code(folder: pathlib.Path) -> Found:
 
 def check_packages(_: pathlib.Path) -> Found:
     lock = ROOT / "requirements-lock.txt"
-    words = [sys.executable, "-m", "pip_audit", "-r", str(lock), "--no-deps", "--disable-pip", "-f", "json", "--progress-spinner", "off"]
+    words = [
+        sys.executable,
+        "-m",
+        "pip_audit",
+        "-r",
+        str(lock),
+        "--no-deps",
+        "--disable-pip",
+        "-f",
+        "json",
+        "--progress-spinner",
+        "off",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=900)
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
         print(f"pip-audit did not run: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}", file=sys.stderr)
         return 0, []
-    return len(found), [f"{one['name']} {one['version']}: {fault['id']}" for one in found for fault in one.get("vulns", ())]
+    return len(found), [
+        f"{one['name']} {one['version']}: {fault['id']}" for one in found for fault in one.get("vulns", ())
+    ]
 
 
-CHECKS = {"keys": check_keys, "pages": check_pages, "pickles": check_pickles, "paths": check_paths, "code": check_code, "packages": check_packages}
+CHECKS = {
+    "keys": check_keys,
+    "pages": check_pages,
+    "pickles": check_pickles,
+    "paths": check_paths,
+    "code": check_code,
+    "packages": check_packages,
+}
 
 
 def main() -> None:
@@ -486,7 +719,12 @@ def main() -> None:
                 rows.append((name, tried, len(faults)))
                 all_faults[name] = faults[:40]
                 print("\n".join(f"{name}: {fault}" for fault in faults[:40]), file=sys.stderr)
-    result = {"seed": args.seed, "tried": {name: tried for name, tried, _ in rows}, "found": all_faults, "faults": sum(row[2] for row in rows)}
+    result = {
+        "seed": args.seed,
+        "tried": {name: tried for name, tried, _ in rows},
+        "found": all_faults,
+        "faults": sum(row[2] for row in rows),
+    }
     proof.tell(f"security_{args.only}" if args.only else "security", rows, ("check", "tried", "faults"), result)
 
 

@@ -276,7 +276,7 @@ def parameters(folder: str | os.PathLike) -> int | None:
                 size = int.from_bytes(data.read(8), "little")
                 header = json.loads(data.read(min(size, _LONGEST_HEADER)))
             total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
     return total or None
 

@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 
 from common.config import ModelConfig
 from common.errors import UserError, in_one_line
+from common.mapping import read_object
 from common.model import layout
 from common.model.checkpoint import ADAPTER_CONFIG
 from common.model.decoder import Params, abstract_params
@@ -32,7 +33,7 @@ from common.model.families import FAMILIES, read_config
 from common.model.names import IGNORED, Rule, layer_rules, prefix, top_rules
 from common.model.peft import base_of
 from common.model.sharding import param_shardings
-from common.model.tensors import DTYPES, INDEX, Tensor, open_tensors
+from common.model.tensors import DTYPES, INDEX, OVERFLOWN, Tensor, finite, open_tensors
 from common.model.tokenizer import import_transformers
 
 SHARD_BYTES = 5 * 10**9
@@ -63,7 +64,7 @@ def load_config(folder: str | os.PathLike) -> ModelConfig:
             f"{file.parent} holds an adapter ({ADAPTER_CONFIG}): name it behind the model that it belongs to, "
             f"{base}+{file.parent}"
         )
-    raw = _read_json(file)
+    raw = read_object(file)
     if "model_type" not in raw:
         raise UserError(f"{file} names no model_type: is this a language model's folder?")
     if raw["model_type"] not in FAMILIES:
@@ -109,7 +110,8 @@ def load_params(
 
     def load_one(rule: Rule, shape: tuple[int, ...], sharding: Any) -> jax.Array:
         tensors = _open(files, rule, shape)
-        read = lambda index: np.ascontiguousarray(layout.read(tensors, rule, shape, index, dtype))
+        named = f"{tensors[0].file} holds NaN or infinity in {rule.name}: fetch or train the model again"
+        read = lambda index: np.ascontiguousarray(finite(layout.read(tensors, rule, shape, index, dtype), named))
         return jax.make_array_from_callback(shape, sharding, read)
 
     layers = zip(abstract["layers"], shardings["layers"], strict=True)
@@ -139,7 +141,7 @@ def save(
         for name in _COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)
-        raw = _read_json(source / "config.json")
+        raw = read_object(source / "config.json")
         # Under the name that is there: older versions of transformers know torch_dtype alone.
         raw["torch_dtype" if "torch_dtype" in raw else "dtype"] = dtype.name
         (partial / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
@@ -233,7 +235,7 @@ def _write_tensors(folder: pathlib.Path, params: Params, config: ModelConfig, dt
     weight_map = {}
     for i, shard in enumerate(shards, 1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        arrays = {name: make(dtype) for name, _, make in shard}
+        arrays = {name: finite(make(dtype), OVERFLOWN.format(name)) for name, _, make in shard}
         # As transformers marks its own files: older versions refuse one that names no format.
         save_file(arrays, folder / file, metadata={"format": "pt"})
         shutil.copymode(folder / "config.json", folder / file)  # safetensors lets nobody else read its files
@@ -251,15 +253,3 @@ def _replace(new: pathlib.Path, folder: pathlib.Path) -> None:
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {file}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({in_one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a JSON object")
-    return content

@@ -33,6 +33,7 @@ from common.model.decoder import Params
 from common.model.families import TRANSPOSED
 from common.model.names import Rule, layer_rules
 from common.model.sharding import fetch
+from common.model.tensors import OVERFLOWN, finite
 
 CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -153,7 +154,8 @@ def _stored(layer: Params, rules: list[Rule], rank: int, shared: bool) -> tuple[
     factors = {}
     for rule in rules:
         if f"{rule.key}_a" in layer:
-            a, b = (fetch(layer[f"{rule.key}_{part}"]).astype(np.float32) for part in "ab")
+            both = (fetch(layer[f"{rule.key}_{part}"]).astype(np.float32) for part in "ab")
+            a, b = (finite(array, OVERFLOWN.format(f"the adapter of {rule.key}")) for array in both)
             factors[rule.key] = a.reshape(-1, rank).T, b.reshape(rank, -1).T
     rows = rules[0].rows
     if rows is None:

@@ -5,7 +5,6 @@ factors.product(slice(None), slice(None))                 # what is added to tha
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from common.errors import UserError
+from common.mapping import read_object
 from common.model.families import TRANSPOSED
 
 PREFIX = "base_model.model."
@@ -77,7 +77,7 @@ def read(config: pathlib.Path, weights: pathlib.Path, family: str) -> dict[str, 
     """
     folder = config.parent
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings = read_object(config)
         _check_plain(folder, settings["peft_type"], settings)
         rank, alpha = settings["r"], settings["lora_alpha"]
         ranks, alphas = (dict(settings.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
@@ -102,6 +102,8 @@ def read(config: pathlib.Path, weights: pathlib.Path, family: str) -> dict[str, 
         r, its_alpha = _matching(ranks, module, rank), _matching(alphas, module, alpha)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != r or b.shape[1] != r:
             raise UserError(f"{folder}: the adapter of {module} has shapes {a.shape} and {b.shape}, and rank {r}")
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise UserError(f"{folder}: the adapter of {module} holds NaN or infinity: fetch or train it again")
         scale = its_alpha / (math.sqrt(r) if settings.get("use_rslora") else r)
         transposed = family in TRANSPOSED and module.rpartition(".")[2] in _TRANSPOSED
         found[module] = Factors(folder, a, b, scale, transposed)
@@ -111,8 +113,8 @@ def read(config: pathlib.Path, weights: pathlib.Path, family: str) -> dict[str, 
 def base_of(config: pathlib.Path) -> str | None:
     """The model that an adapter was trained on, as its settings name it."""
     try:
-        return json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+        return read_object(config).get("base_model_name_or_path")
+    except UserError:
         return None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from common.errors import UserError, in_one_line, quoted
+from common.mapping import read_object
 from common.model import peft
 from common.model.checkpoint import LINKED_ADAPTER
 
@@ -26,6 +27,7 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+OVERFLOWN = "the training gave NaN or infinity in {}: lower the learning rate; what was stored before it is kept"
 _ELEMENTS = 2**22
 """Elements that are read, or that an adapter is added to, at once: 16 MB in float32."""
 
@@ -63,6 +65,15 @@ def open_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     return tensors
 
 
+def finite(array: np.ndarray, otherwise: str) -> np.ndarray:
+    """`array` as it is. Raises UserError with the message `otherwise` for NaN and infinity in it."""
+    # A sum, as a mask of all of it would take memory; it is finite only where all of it is, or overflows.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(np.sum(array, dtype=np.float32)) and not np.isfinite(array).all():
+            raise UserError(otherwise)
+    return array
+
+
 def _open_base(folder: pathlib.Path) -> dict[str, Tensor]:
     """With one file of safetensors and an index of several, the one file is read, as in transformers: the index
     may be left over from an older model."""
@@ -86,26 +97,21 @@ def _open_base(folder: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _family(file: pathlib.Path) -> str:
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8")).get("model_type"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{file} is not a readable JSON object ({in_one_line(error)})") from None
+    return str(read_object(file).get("model_type"))
 
 
 def _indexed(file: pathlib.Path) -> list[str]:
     """Names of the files that an index lists."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({in_one_line(error)})") from None
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    weight_map = read_object(file).get("weight_map")
     if not weight_map or not isinstance(weight_map, dict):
         raise UserError(f"{file} has no weight_map: fetch the checkpoint again")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         place = pathlib.PurePath(name)
         if place.is_absolute() or ".." in place.parts:
-            raise UserError(f"{file} names {quoted(name)}, a file outside of its folder: fetch the checkpoint again")
+            raise UserError(
+                f"{file} names {quoted(name)}, a file outside of its folder: fetch the checkpoint again"
+            )
     return names
 
 

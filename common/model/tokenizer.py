@@ -10,7 +10,6 @@ prompt that the model later sees.
 """
 
 import functools
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from common.errors import UserError, in_one_line
+from common.mapping import read_object
 from common.generate import system_into_user
 
 Messages = Sequence[dict[str, str]]
@@ -339,12 +339,4 @@ def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:
 
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
     """A JSON object; an empty one when there is no such file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a JSON object")
-    return content
+    return read_object(file) if os.path.lexists(file) else {}

@@ -29,6 +29,7 @@ from common.model.decoder import Cache, Params, copy_rows, decode, empty_cache, 
 from common.model.sharding import CACHE, ROWS, fetch, place_data
 from common.model.tokenizer import Tokenizer
 from common.progress import progress_bar
+from common.sample.numbers import numbers
 from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
 
 BATCH = 8
@@ -131,7 +132,8 @@ def diverse(
         count = int((found[:, row] >= 0).sum())
         own = found[:count, row].tolist()
         finish = "stop" if own[-1] in eos_ids else "length"
-        completions.append(Completion(own, logps[:count, row].tolist(), finish))
+        likelihoods = numbers(logps[:count, row], "log-probabilities of a sampled answer")
+        completions.append(Completion(own, likelihoods.tolist(), finish))
     return [completions[start : start + groups] for start in range(0, rows, groups)]
 
 

@@ -24,6 +24,7 @@ from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, hidden
 from common.model.sharding import ROWS, fetch, place_data
+from common.sample.numbers import numbers
 
 SHORTEST = 32
 """Smallest compiled length."""
@@ -64,7 +65,7 @@ def embed(
             inputs[row, : lengths[row]] = token_lists[i]
         batch = place_data((inputs, lengths), params, ROWS)
         vectors[rows] = fetch(_embed_batch(params, config, dtype, *batch))[: len(rows)]
-    return _unit(vectors)
+    return _unit(numbers(vectors, "hidden states of a text"))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

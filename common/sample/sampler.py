@@ -39,6 +39,7 @@ from common.model.decoder import (
 )
 from common.model.sharding import CACHE, ROWS, data_shardings, fetch, mesh_of, place_data
 from common.sample.choose import choose, key_data, uniform
+from common.sample.numbers import numbers
 
 SHORTEST_CACHE = 128
 """Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
@@ -301,7 +302,8 @@ class _Slots:
         counts = (tokens >= 0).sum(0)
         for slot in np.flatnonzero(self.live):
             job, count = self.jobs[slot], counts[slot]
-            job.extend(tokens[:count, slot].tolist(), logps[:count, slot].tolist(), eos)
+            likelihoods = numbers(logps[:count, slot], "log-probabilities of a sampled answer")
+            job.extend(tokens[:count, slot].tolist(), likelihoods.tolist(), eos)
             rows["token"][slot] = tokens[count - 1, slot]
             rows["position"][slot] += count
             rows["step"][slot] += count

@@ -27,6 +27,7 @@ from common.errors import UserError
 from common.model.decoder import Params, Tree, hidden, prefill, unembed
 from common.model.losses import logits_at_once, token_logps
 from common.model.sharding import ROWS, fetch, place_data
+from common.sample.numbers import numbers
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -61,7 +62,7 @@ def score(
     for rows, *shape in _batches([_padded(pair) for pair in pairs], batch_size):
         batch = place_data(_batch([pairs[i] for i in rows], *shape), params, ROWS)
         for i, values in zip(rows, fetch(_score_batch(params, config, dtype, *batch)), strict=False):
-            logps[i] = values[: len(pairs[i][1])]
+            logps[i] = numbers(values[: len(pairs[i][1])], f"log-probabilities of answer {i}")
     return logps
 
 
@@ -86,7 +87,7 @@ def score_greedy(
         both = fetch(_score_greedy_batch(params, config, dtype, *batch))
         for i, logps, likeliest in zip(rows, *both, strict=False):
             count = len(pairs[i][1])
-            found[i] = logps[:count], likeliest[:count]
+            found[i] = numbers(logps[:count], f"log-probabilities of answer {i}"), likeliest[:count]
     return found
 
 
@@ -120,7 +121,7 @@ def score_shared(
         logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
         for i, values in zip(rows, logps, strict=False):
             ends = np.cumsum([len(answer) for answer in groups[i][1]])
-            found[i] = np.split(values[: ends[-1]], ends[:-1])
+            found[i] = np.split(numbers(values[: ends[-1]], f"log-probabilities of answers {i}"), ends[:-1])
     return found
 
 
