@@ -1,12 +1,12 @@
-"""What a machine does to a run: another process in its folder, a full disk, a home that cannot be written, no network, a
-clock that jumps back. Each ends in one line, or does not matter; the same command then goes on to the same bytes.
+"""What a machine does to a run: another process in its folder, a full disk, a home that cannot be written, no
+network, a clock that jumps back. Each ends in one line, or does not matter; the same command then goes on to the
+same bytes.
 
-    python benchmarks/reliability/environment.py --seed 1              # on Linux, as root (it mounts small file systems)
-"""
+    python benchmarks/reliability/environment.py --seed 1              # on Linux, as root (it mounts small file
+    systems)"""
 
 import contextlib
 import ctypes
-import os
 import pathlib
 import random
 import subprocess
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import kills
+
 import proof
 from proof import Outcome, faults
 

@@ -5,10 +5,10 @@
 
 A case is a command with the files that it reads, as one line of JSON. It is drawn by hypothesis from tables of odd
 values and mutations (its strategies for texts, numbers and JSON fill them in) and goes through the command's real
-entrance in a warm process: most to the plan (`--dry-run`), which makes the checks of a run, some through a whole small
-run. Each must end with status 0 or 2 (130, 143 after signals), without a traceback, in lines of at most 500 characters,
-within a minute; status 0 means a plan or a summary with a verdict, and never a value that cannot be meant.
-"""
+entrance in a warm process: most to the plan (`--dry-run`), which makes the checks of a run, some through a whole
+small run. Each must end with status 0 or 2 (130, 143 after signals), without a traceback, in lines of at most 500
+characters, within a minute; status 0 means a plan or a summary with a verdict, and never a value that cannot be
+meant."""
 
 import base64
 import collections
@@ -29,12 +29,15 @@ import typing
 from typing import Any
 
 import hypothesis
-import proof
 from hypothesis import strategies as st
+
+import proof
+from odd import CELLS, FAULTS, FIELDS, NEVER, NO_TASKS, NUMBERS, PIECES, RAW, SETTINGS, TEXTS
 from proof import METHODS, ROOT, Outcome
 
 Case = dict[str, Any]
-"""{"kind", "method", "words", "files": {place: content}, "refuse": whether status 0 is wrong, "env", "reply", "whole"}"""
+"""{"kind", "method", "words", "files": {place: content}, "refuse": whether status 0 is wrong, "env", "reply",
+"whole"}"""
 KINDS = ("flag", "config", "data", "code", "checkpoint", "template", "gguf", "reply", "artifact")
 OF_ONE = {"reply": "active-inheritance", "artifact": "active-inheritance"}
 """Kinds that are tried by one method: a selection reads and writes all of it within a second."""
@@ -43,190 +46,10 @@ WHOLE_SHARE = 40
 PASS = 12
 """Cases of one method and kind in a row."""
 
-# --- odd values ---------------------------------------------------------------------------------------------
-
-NEVER = ("nan", "inf", "-inf", "1e400", "half \udcff character")
-"""What no flag of numbers, and in the last case none at all, can mean."""
-NUMBERS = (
-    "0",
-    "-1",
-    "1",
-    "2",
-    "1e308",
-    "-0.0",
-    "1e-320",
-    "10**9",
-    "9" * 30,
-    "9" * 5000,
-    "0x10",
-    "1_000",
-    "١٢",
-    " 3 ",
-    "",
-    "None",
-    "true",
-    "1,5",
-    "½",
-)
-TEXTS = (
-    "",
-    " ",
-    "\n",
-    "a\nb",
-    "\x00",
-    "\x1b[31mred",
-    "\u202eabc",
-    "x" * 300,
-    "x" * 100_000,
-    "--help",
-    "-",
-    "../..",
-    "/",
-    "/dev/null",
-    "/dev/zero",
-    "~",
-    "~nobody/x",
-    ".",
-    "..",
-    "file://",
-    "gs://",
-    "http://[::1/v1",
-    "http://a:b@c:99999/",
-    "openai:",
-    "openai:m",
-    "python:",
-    "python:x.py",
-    "python:x.py:",
-    "python:score.py:nothing",
-    "pool:",
-    "embedded:",
-    "embedded:nobody",
-    "embedded",
-    "smollm2",
-    "a/b",
-    "a/b/c",
-    "+",
-    "embedded+",
-    "+x",
-    "a+b+c",
-    "hf:",
-    "hf:x",
-    "lexicon:",
-    "column:",
-    "column:a:b",
-    "perspective:",
-    "none",
-    "None",
-    "{}",
-    "%s",
-    "%",
-    "a=b",
-    "=",
-    "a=",
-    "words>=",
-    "words>=nan",
-    "words<=-1",
-    "mtld:max",
-    "mtld:target=",
-    "mtld:target=nan",
-    ":max",
-    "mtld:",
-    "calls=1",
-    "calls=-1",
-    "calls=1e9",
-    "usd=nan",
-    "calls=",
-    "0.1,0.2",
-    "nan,1",
-    "1",
-    "data=2",
-    "data=0",
-    "data=-1,fsdp=3",
-    "data=x",
-    "héllo",
-    "日本",
-    "a" * 256,
-    "a/" * 2000 + "a",
-    "con",
-    "\ufeff",
-)
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
-)
-ODD_CELLS = (
-    None,
-    "",
-    " ",
-    0,
-    -1,
-    1.5,
-    math.nan,
-    math.inf,
-    True,
-    [],
-    {},
-    [1],
-    {"a": 1},
-    "\ud800",
-    "\x00",
-    "\u202e",
-    "x" * 50_000,
-    "a\nb",
-    "#### 5",
-    "<|im_end|>",
-    "</s>",
-    "{% raw %}",
-    10**400,
-    "1e999",
-    [[[[]]]],
-    "é" * 300,
-)
-RAW = (
-    b"",
-    b"\n",
-    b" \n\n",
-    b"\x00",
-    b"\xff\xfe\x00",
-    b"\xef\xbb\xbf{}\n",
-    b"{}",
-    b"[]",
-    b"[{}]",
-    b"null",
-    b"1",
-    b'"x"',
-    b"{",
-    b"{}{}",
-    b"[[]]",
-    b'{"a": NaN}',
-    b'{"a": 1e999}',
-    b'{"a": ' + b"9" * 5000 + b"}",
-    b"[" * 100_000,
-    b'{"a":' * 50_000,
-    b'{"\\ud800": 1}\n',
-    b"a,b\n1,2,3\n",
-    b"a,a\n1,2\n",
-    b'a,b\n"1,2\n',
-    b'a\tb\n"1\t2\n',
-    b"a;b\n1;2\n",
-    b"PAR1",
-    b"PAR1" + b"\x00" * 50 + b"PAR1",
-    "é".encode("latin-1") * 20,
-    "text".encode("utf-16"),
-    b"\r\r\r",
-    b"a: &x [*x]\n",
-    b"a: !!python/object/apply:os.system [true]\n",
-    b"- a\n- b\n",
-    b"a: {b: [c, d}\n",
-    b"? {a: b}\n: c\n",
-    b"a: 2026-01-01\n",
-    b"%YAML 9.9\n---\na: 1\n",
-    b"\x80\x04\x95.",
-    b"PK\x03\x04",
-    b"\x1f\x8b\x08",
-    b"GGUF\x03\x00\x00\x00",
-    b"x" * 1_000_000,
 )
 
 
@@ -269,12 +92,30 @@ POOL = [
     for i in range(8)
 ]
 TASK_FILES = {
-    "mail.yaml": "name: mail\ninstruction: Which team?\nlabels: {del: delivery, pay: payment}\nnoun: mail\nanswer_tokens: 16\nnear_duplicate: 0.7\ntext_column: text\nlabel_column: label\n",
-    "shop.py": "from common.tasks.worked import WorkedAnswer\n\nTASK = WorkedAnswer(name='shop', question_columns=('question',), answer_columns=('answer',))\n",
-    "judge.py": "from reversegen.judge import Verdict\n\n\ndef judge(query, answer):\n    return Verdict('fail' if len(answer) % 2 else 'pass', 1.0)\n",
-    "guard.py": "def guard(messages):\n    return 'unsafe\\nS1' if len(messages[-1]['content']) % 2 else 'safe'\n\n\ndef answer(messages):\n    return 'No. I cannot say that.'\n",
-    "teacher.py": "def teach(messages):\n    return 'Question: Tom has 2 apples and gets 3. How many?\\nAnswer: 2 + 3 = 5\\n#### 5'\n",
-    "score.py": "def score(prompt, answer):\n    return float(len(answer))\n\n\ndef scores(texts):\n    return [len(text) % 10 / 10 for text in texts]\n",
+    "mail.yaml": (
+        "name: mail\ninstruction: Which team?\nlabels: {del: delivery, pay: payment}\nnoun: mail\n"
+        "answer_tokens: 16\nnear_duplicate: 0.7\ntext_column: text\nlabel_column: label\n"
+    ),
+    "shop.py": (
+        "from common.tasks.worked import WorkedAnswer\n\nTASK = WorkedAnswer(name='shop', "
+        "question_columns=('question',), answer_columns=('answer',))\n"
+    ),
+    "judge.py": (
+        "from reversegen.judge import Verdict\n\n\ndef judge(query, answer):\n    return Verdict('fail' if "
+        "len(answer) % 2 else 'pass', 1.0)\n"
+    ),
+    "guard.py": (
+        "def guard(messages):\n    return 'unsafe\\nS1' if len(messages[-1]['content']) % 2 else 'safe'\n\n\n"
+        "def answer(messages):\n    return 'No. I cannot say that.'\n"
+    ),
+    "teacher.py": (
+        "def teach(messages):\n    return 'Question: Tom has 2 apples and gets 3. How many?\\nAnswer: 2 + 3 = "
+        "5\\n#### 5'\n"
+    ),
+    "score.py": (
+        "def score(prompt, answer):\n    return float(len(answer))\n\n\ndef scores(texts):\n    return "
+        "[len(text) % 10 / 10 for text in texts]\n"
+    ),
     "lexicon.txt": "bad\nworse\n",
 }
 
@@ -304,7 +145,10 @@ def bases(method: str) -> list[tuple[str, dict[str, Any]]]:
             (f"{splits} {more} --preset paper --task gsm8k --detect in-sample", train),
         ]
     if method == "reversegen":
-        size = "--seed-instructions 16 --rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback --min-pairs 1"
+        size = (
+            "--seed-instructions 16 --rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback "
+            "--min-pairs 1"
+        )
         size += " --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 --batch-size 8 --arms target-before,target-after"
         asked = {"seeds.jsonl": rows(ASKED), "test.jsonl": rows(ASKED[:5]), "general.jsonl": rows(ASKED[5:9])}
         math_ = {"seeds.jsonl": rows(SUMS["train"]), "test.jsonl": rows(SUMS["test"])}
@@ -322,18 +166,27 @@ def bases(method: str) -> list[tuple[str, dict[str, Any]]]:
                 {"seeds.jsonl": rows(HARD), "test.jsonl": rows(HARD[:5])},
             ),
             (
-                f"{size} {files} --general-file general.jsonl --task safety --guard python:guard.py:guard --labeler python:guard.py:answer",
+                (
+                    f"{size} {files} --general-file general.jsonl --task safety --guard python:guard.py:guard "
+                    f"--labeler python:guard.py:answer"
+                ),
                 asked | some("guard.py"),
             ),
             (
-                f"{size} {files} --general-file general.jsonl --task own --judge python:judge.py:judge --labeler python:guard.py:answer",
+                (
+                    f"{size} {files} --general-file general.jsonl --task own --judge python:judge.py:judge "
+                    f"--labeler python:guard.py:answer"
+                ),
                 asked | some("guard.py", "judge.py"),
             ),
             (f"{size} {files} --data shop.py", math_ | some("shop.py")),
         ]
     if method == "active-inheritance":
         prompts = {"prompts.jsonl": rows([{"prompt": f"Name {i} birds."} for i in range(8)])}
-        size = "--k 3 --test-prompts 2 --answer-tokens 16 --min-words 0 --epochs 1 --batch-size 4 --repeats 1 --profile none"
+        size = (
+            "--k 3 --test-prompts 2 --answer-tokens 16 --min-words 0 --epochs 1 --batch-size 4 --repeats 1 "
+            "--profile none"
+        )
         return [
             (f"{size} --pool pool.jsonl --objective words:max --select-only", {"pool.jsonl": rows(POOL)}),
             (f"{size} --pool pool.jsonl --objective words:max", {"pool.jsonl": rows(POOL)}),
@@ -346,7 +199,10 @@ def bases(method: str) -> list[tuple[str, dict[str, Any]]]:
                 {"pool.jsonl": rows(POOL)} | some("score.py"),
             ),
             (
-                f"{size} --prompts-file prompts.jsonl --source python:guard.py:answer --k 2 --objective words:max --drop none --select-only",
+                (
+                    f"{size} --prompts-file prompts.jsonl --source python:guard.py:answer --k 2 --objective "
+                    f"words:max --drop none --select-only"
+                ),
                 prompts | some("guard.py"),
             ),
         ]
@@ -478,7 +334,7 @@ def _config(draw: Any, method: str) -> Case:
     refuse = False
     if draw(st.integers(0, 3)):
         names = [name for name, _ in FLAGS[method]]
-        value = st.sampled_from(ODD_CELLS) | st.sampled_from(NUMBERS + TEXTS) | JSONS
+        value = st.sampled_from(CELLS) | st.sampled_from(NUMBERS + TEXTS) | JSONS
         made = draw(st.dictionaries(st.sampled_from(names) | st.text(max_size=10), value, max_size=4))
         if draw(st.booleans()):
             made = {"method": draw(st.sampled_from((*METHODS, None, 3, "x"))), "config": made}
@@ -504,7 +360,7 @@ def _data(draw: Any, method: str) -> Case:
     elif how == "cells":
         for _ in range(draw(st.integers(1, 3))):
             row = draw(st.sampled_from(found))
-            row[draw(st.sampled_from(sorted(row)))] = draw(st.sampled_from(ODD_CELLS) | JSONS)
+            row[draw(st.sampled_from(sorted(row)))] = draw(st.sampled_from(CELLS) | JSONS)
         files[name] = rows(found)
     elif how == "rows":
         what = draw(st.sampled_from(("none", "one", "twice", "same", "others", "many")))
@@ -514,7 +370,7 @@ def _data(draw: Any, method: str) -> Case:
             "twice": found + found,
             "same": found[:1] * len(found),
             "others": draw(st.lists(JSONS, max_size=4)),
-            "many": found[:-1] + [found[-1] | {"more": "x" * 200_000}],
+            "many": [*found[:-1], found[-1] | {"more": "x" * 200_000}],
         }
         files[name] = rows(many[what])
     elif how == "columns":
@@ -550,37 +406,7 @@ def _code(draw: Any, method: str) -> Case:
     name = draw(st.sampled_from(sorted(n for n in files if n in TASK_FILES)))
     good = TASK_FILES[name]
     if name.endswith(".py"):
-        fault = draw(
-            st.sampled_from(
-                (
-                    "raise ValueError('no')",
-                    "raise SystemExit(0)",
-                    "import sys; sys.exit('bye')",
-                    "return None",
-                    "return 3",
-                    "return 'x'",
-                    "return float('nan')",
-                    "return float('inf')",
-                    "return ['a', 1]",
-                    "return b'x'",
-                    "return '\\ud800'",
-                    "return 'x' * 10**6",
-                    "return object()",
-                    "raise KeyboardInterrupt",
-                    "raise RecursionError",
-                    "import os; raise OSError(28, 'No space left on device')",
-                    "raise BrokenPipeError",
-                    "yield 1",
-                    "return {}",
-                    "raise BaseException('x')",
-                    "raise ValueError('a\\nb' * 400)",
-                    "return True",
-                    "return -1",
-                    "return []",
-                    "print('x' * 600); return ''",
-                )
-            )
-        )
+        fault = draw(st.sampled_from(FAULTS))
         lines = good.split("\n")
         spots = [i for i, line in enumerate(lines) if line.startswith("    return")]
         where = draw(st.sampled_from(("inside", "top", "signature", "bytes", "class")))
@@ -597,23 +423,8 @@ def _code(draw: Any, method: str) -> Case:
                 for line in lines
             ]
         elif where == "class":
-            lines = [
-                "TASK = "
-                + draw(
-                    st.sampled_from(
-                        (
-                            "None",
-                            "3",
-                            "type",
-                            "object()",
-                            "__import__('common.tasks.worked').tasks.worked.WorkedAnswer",
-                            "print",
-                        )
-                    )
-                ),
-                "score = scores = guard = answer = judge = teach = "
-                + draw(st.sampled_from(("None", "3", "print", "type"))),
-            ]
+            named = "score = scores = guard = answer = judge = teach = "
+            lines = [f"{left}{draw(st.sampled_from(NO_TASKS))}" for left in ("TASK = ", named)]
         else:
             return {
                 "words": [method, *words.split()],
@@ -627,7 +438,7 @@ def _code(draw: Any, method: str) -> Case:
 
             keys = yaml.safe_load(good) if name.endswith(".yaml") else {"a": 1}
             keys[draw(st.sampled_from((*sorted(keys), "hub_id", "hub_config", "example_tokens", "other")))] = draw(
-                st.sampled_from(ODD_CELLS) | JSONS
+                st.sampled_from(CELLS) | JSONS
             )
             made = json.dumps(keys)
         else:
@@ -686,30 +497,7 @@ def _checkpoint(draw: Any, method: str) -> Case:
     elif name.endswith(".json"):
         there_ = json.loads((ROOT / source).read_text()) if (ROOT / source).exists() else {}
         key = draw(st.sampled_from(sorted(there_) or ["x"]) | st.sampled_from(FIELDS))
-        value = draw(
-            st.sampled_from(ODD_CELLS)
-            | st.sampled_from(
-                (
-                    0,
-                    1,
-                    2,
-                    3,
-                    7,
-                    -5,
-                    1e9,
-                    2**31,
-                    2**63,
-                    "float8",
-                    "relu6",
-                    "linear",
-                    {"rope_type": "x"},
-                    {"rope_type": "yarn", "factor": -1},
-                    ["x"],
-                    [1, 2, 3],
-                )
-            )
-            | JSONS
-        )
+        value = draw(st.sampled_from(CELLS) | st.sampled_from(SETTINGS) | JSONS)
         files[place] = (
             {"json": source, "set": {key: value}} if draw(st.integers(0, 3)) else {"json": source, "drop": key}
         )
@@ -735,67 +523,31 @@ def _checkpoint(draw: Any, method: str) -> Case:
     return {"words": _using(method, "model"), "files": files | _some_data(method)}
 
 
-FIELDS = (
-    "model_type",
-    "architectures",
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "tie_word_embeddings",
-    "hidden_act",
-    "sliding_window",
-    "layer_types",
-    "attention_bias",
-    "quantization_config",
-    "auto_map",
-    "dtype",
-    "torch_dtype",
-    "eos_token_id",
-    "bos_token_id",
-    "pad_token_id",
-    "is_causal",
-    "chat_template",
-    "tokenizer_class",
-    "added_tokens_decoder",
-    "num_experts",
-    "num_local_experts",
-    "num_experts_per_tok",
-    "r",
-    "lora_alpha",
-    "target_modules",
-    "peft_type",
-    "base_model_name_or_path",
-    "use_dora",
-    "weight_map",
-    "model_max_length",
-    "extra_special_tokens",
-)
-
-
 def _using(method: str, model: str) -> list[str]:
     if method == "llm2llm":
         return [
             method,
-            *f"--student {model} --train-file train.jsonl --test-file test.jsonl --seed-examples 6 --rounds 2 --per-wrong 1 --lora-rank 0 --epochs 1 --teacher python:teacher.py:teach".split(),
+            *(
+                f"--student {model} --train-file train.jsonl --test-file test.jsonl --seed-examples 6 "
+                f"--rounds 2 --per-wrong 1 --lora-rank 0 --epochs 1 --teacher python:teacher.py:teach"
+            ).split(),
         ]
     if method == "reversegen":
         return [
             method,
-            *f"--target {model} --seeds-file train.jsonl --test-file test.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback --min-pairs 1 --arms target-before,target-after --labeler program --reference program --validity program".split(),
+            *(
+                f"--target {model} --seeds-file train.jsonl --test-file test.jsonl --seed-instructions 16 "
+                f"--rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback --min-pairs 1 "
+                f"--arms target-before,target-after --labeler program --reference program --validity program"
+            ).split(),
         ]
     if method == "active-inheritance":
         return [
             method,
-            *f"--student {model} --pool pool.jsonl --objective words:max --min-words 0 --test-prompts 2 --answer-tokens 8 --epochs 1 --profile none".split(),
+            *(
+                f"--student {model} --pool pool.jsonl --objective words:max --min-words 0 --test-prompts 2 "
+                f"--answer-tokens 8 --epochs 1 --profile none"
+            ).split(),
         ]
     return [method, *f"--model {model} --prompts-file prompts.jsonl --answer-tokens 4 --limit 2".split()]
 
@@ -807,40 +559,7 @@ def _some_data(method: str) -> dict[str, Any]:
 
 
 def _template(draw: Any, method: str) -> Case:
-    pieces = (
-        "{{ messages[0]['content'] }}",
-        "{% for m in messages %}",
-        "{% endfor %}",
-        "{{ m['role'] }}",
-        "{{ m.content }}",
-        "{{ bos_token }}",
-        "{{ eos_token }}",
-        "{% if add_generation_prompt %}",
-        "{% endif %}",
-        "{{ raise_exception('no') }}",
-        "{{ 1/0 }}",
-        "{{ x.y.z }}",
-        "{% generation %}",
-        "{% endgeneration %}",
-        "{{ messages | tojson }}",
-        "{% set ns = namespace(x=1) %}",
-        "{{ range(10**9) | list | length }}",
-        "{% break %}",
-        "{{ '' * 5 }}",
-        "{{ ''.__class__.__mro__ }}",
-        "{% include 'x' %}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "<|im_start|>",
-        "text",
-        "{{ messages[-1]['content'][:3] }}",
-        "{{ m['content'] | upper }}",
-        "{{ strftime_now('%Y') }}",
-        "{#",
-        "{{",
-        "{{ tools }}",
-        "{{ messages[5] }}",
-    )
-    text = "".join(draw(st.lists(st.sampled_from(pieces), max_size=7)))
+    text = "".join(draw(st.lists(st.sampled_from(PIECES), max_size=7)))
     if draw(st.booleans()):
         text = (
             "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n"
@@ -927,7 +646,7 @@ def _reply(draw: Any, method: str) -> Case:
                     else {}
                 )
             if isinstance(inner, dict | list) and (isinstance(inner, dict) or inner):
-                inner[spot[-1]] = draw(st.sampled_from(ODD_CELLS) | JSONS)
+                inner[spot[-1]] = draw(st.sampled_from(CELLS) | JSONS)
         sent: bytes = json.dumps(body).encode("utf-8", "surrogatepass")
     else:
         sent = draw(st.sampled_from(RAW) | st.binary(max_size=30))
@@ -948,7 +667,10 @@ def _reply(draw: Any, method: str) -> Case:
             )
         )
     )
-    words = "--prompts-file prompts.jsonl --source openai:m --source-url {url} --k 2 --objective words:max --min-words 0 --student none --select-only"
+    words = (
+        "--prompts-file prompts.jsonl --source openai:m --source-url {url} --k 2 --objective words:max "
+        "--min-words 0 --student none --select-only"
+    )
     prompts = {"prompts.jsonl": rows([{"prompt": f"Name {i} birds."} for i in range(8)])}
     reply = {"status": status, "headers": headers} | content(sent)
     return {
@@ -983,7 +705,7 @@ def _artifact(draw: Any, method: str) -> Case:
                 [json.loads(line) for line in data.splitlines()] if name.endswith(".jsonl") else json.loads(data)
             )
             row = draw(st.sampled_from(found)) if isinstance(found, list) else found
-            row[draw(st.sampled_from(sorted(row)))] = draw(st.sampled_from(ODD_CELLS) | JSONS)
+            row[draw(st.sampled_from(sorted(row)))] = draw(st.sampled_from(CELLS) | JSONS)
             place = rows(found) if name.endswith(".jsonl") else content(json.dumps(found))
         except (ValueError, TypeError, hypothesis.errors.InvalidArgument):
             pass
@@ -1153,7 +875,8 @@ def make_run(folder: pathlib.Path) -> pathlib.Path:
         "refuse": False,
     }
     outcome, found = carry_out(case, folder)
-    assert outcome.code == 0 and not found, outcome
+    if outcome.code or found:
+        raise SystemExit(f"a run that is in order fails: {outcome.err}")
     place = folder / "run"
     RUN.update(
         {

@@ -4,12 +4,12 @@
     python benchmarks/reliability/kills.py --method reversegen --kills 10 --seed 1
 
 Half the instants are drawn by the clock, half by what the process does: a folder made, a file opened, renamed or
-deleted, a reply about to be stored or just stored in SQLite, up to a few milliseconds later, so that many lie within
-a save of orbax, a Parquet file or a commit. A run is killed up to --in-a-row times before it may end; then every
-artifact is compared, byte for byte, with those of a run that was left alone. Where a method asks a teacher, labeler,
-source or judge, that is a server on the loopback which counts what it is paid for: what was stored before a kill is
-never bought again, and what was in flight is counted apart. SIGTERM and Ctrl-C are tried last, each at its instants:
-one line within three seconds.
+deleted, a reply about to be stored or just stored in SQLite, up to a few milliseconds later, so that many lie
+within a save of orbax, a Parquet file or a commit. A run is killed up to --in-a-row times before it may end; then
+every artifact is compared, byte for byte, with those of a run that was left alone. Where a method asks a teacher,
+labeler, source or judge, that is a server on the loopback which counts what it is paid for: what was stored
+before a kill is never bought again, and what was in flight is counted apart. SIGTERM and Ctrl-C are tried last,
+each at its instants: one line within three seconds.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import proof
-from proof import METHODS, ROOT
+from proof import METHODS
 
 APART = ("timing.jsonl", ".lock", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm", ".seedloop.json")
 """Files that may differ between two runs of one command."""
@@ -40,9 +40,9 @@ WITHIN = 3.0
 IN_FLIGHT = 8
 """Requests that a generator has open at a time."""
 ANSWERS = {
-    "llm2llm": "Question: Tom has {} apples and buys 3 more. How many apples has he now?\nAnswer: {} + 3 = {}\n#### {}",
+    "llm2llm": "Question: Tom has {} apples and buys 3 more. How many has he?\nAnswer: {} + 3 = {}\n#### {}",
     "reversegen": "It is {}.\n#### {}",
-    "active-inheritance": "A robin and {} wrens sat in a tree and sang until the sun went down over the hill. They were {}.",
+    "active-inheritance": "A robin and {} wrens sat in a tree and sang until the sun went down. They were {}.",
     "profile": "AB",
 }
 

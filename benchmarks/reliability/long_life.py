@@ -2,10 +2,10 @@
 
     python benchmarks/reliability/long_life.py --shapes 300 --rounds 50 --seed 1
 
-Every shape is drawn, trained for an update, sampled from and scored with, between calls of `common.runtime.tidy`, as
-runs make them; compiled programs must be freed in time. The run is a small one of LLM2LLM in a fork, whose memory is
-read while it works. Memory is flat where the highest of the last third is not above that of the third before it by
-more than a twentieth.
+Every shape is drawn, trained for an update, sampled from and scored with, between calls of `common.runtime.tidy`,
+as runs make them; compiled programs must be freed in time. The run is a small one of LLM2LLM in a fork, whose
+memory is read while it works. Memory is flat where the highest of the last third is not above that of the third
+before it by more than a twentieth.
 """
 
 import json

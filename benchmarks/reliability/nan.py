@@ -1,13 +1,14 @@
-"""NaN and infinity, put into everything that is computed: a run stops, names what and where, and keeps what was good.
+"""NaN and infinity, put into everything that is computed: a run stops, names what and where, and keeps what was
+good.
 
     python benchmarks/reliability/nan.py --seed 1
 
 Each row puts one bad number in one place of a small run: into weights in their file, in memory and after the last
-update; into a loss, a gradient, the likelihoods that preferences are measured against; into logits of sampling, scores
-of likelihood, hidden states; into rewards, scores, log-probabilities and replies of functions of the user's. The run
-must end with status 2 and one line that names it, without NaN or infinity in any file; where a training has a last good
-state it must be there; and the same command without the bad number must end well from what was kept.
-"""
+update; into a loss, a gradient, the likelihoods that preferences are measured against; into logits of sampling,
+scores of likelihood, hidden states; into rewards, scores, log-probabilities and replies of functions of the
+user's. The run must end with status 2 and one line that names it, without NaN or infinity in any file; where a
+training has a last good state it must be there; and the same command without the bad number must end well from
+what was kept."""
 
 import math
 import pathlib
@@ -51,8 +52,9 @@ def in_loss(value: float) -> None:
 
 
 def in_gradient(value: float) -> None:
-    """What an update measures of its gradient, from the fourth on; the update itself is then left out, as there."""
+    """What an update measures of its gradient, from the fourth on."""
     import jax.numpy as jnp
+
     from common.train import loop
 
     update, count = loop.update, [0]
@@ -123,10 +125,16 @@ Case = tuple[str, str, list[str], dict[str, str], Callable[[float], None] | None
 
 def cases(value: float) -> list[Case]:
     """(what, method, words, files, what is done to the process, what the message must name)."""
-    code = f"BAD = float('{value}')\n\n\ndef score(prompt, answer):\n    return BAD\n\n\ndef scores(texts):\n    return [BAD for _ in texts]\n\n\ndef judge(query, answer):\n    from reversegen.judge import Verdict\n    return Verdict('fail', score=BAD)\n\n\ndef answer(messages):\n    return 'A story.'\n"
+    code = (
+        f"BAD = float('{value}')\n\n\ndef score(prompt, answer):\n    return BAD\n\n\ndef scores(texts):\n    "
+        f"return [BAD for _ in texts]\n\n\ndef judge(query, answer):\n    from reversegen.judge import "
+        f"Verdict\n    return Verdict('fail', score=BAD)\n\n\ndef answer(messages):\n    return 'A story.'\n"
+    )
     llm, llm_files = proof.small("llm2llm")
     few = [*llm, "--rounds", "1", "--arms", "base,fine-tune"]
-    own = "--task own --judge python:bad.py:judge --labeler python:bad.py:answer --arms target-before,target-after".split()
+    own = (
+        "--task own --judge python:bad.py:judge --labeler python:bad.py:answer --arms target-before,target-after"
+    ).split()
     rev, rev_files = proof.small("reversegen")
     asked = {
         "seeds.jsonl": lines_of([{"text": f"Tell me a story about number {i}."} for i in range(30)]),
@@ -232,8 +240,8 @@ def prepare(folder: pathlib.Path, value: float) -> None:
 
 def holds_bad(folder: pathlib.Path) -> list[str]:
     """Files of a run that hold NaN or infinity: JSON in any form, tensors."""
-    from safetensors.numpy import load_file
     import numpy as np
+    from safetensors.numpy import load_file
 
     found = []
     for file in (file for file in folder.rglob("*") if file.is_file()):
@@ -248,7 +256,7 @@ def holds_bad(folder: pathlib.Path) -> list[str]:
 
 def stop(case: Case, value: float, folder: pathlib.Path) -> list[str]:
     """What is wrong with how the run of a case ends, and with the one after it."""
-    what, method, words, files, spoil, says = case
+    what, _, words, files, spoil, says = case
     proof.write(proof.cleared(folder), files)
     prepare(folder, value)
     words = [*words, "--run-dir", "out"]

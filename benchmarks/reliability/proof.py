@@ -1,5 +1,5 @@
-"""What all proofs of reliability share: warm processes that carry out a command, small runs of every method, and how
-results are told.
+"""What all proofs of reliability share: warm processes that carry out a command, small runs of every method, and
+how results are told.
 
 A command goes through its real entrance, `run.main`, in a fork of this process, which has loaded everything that a
 command may want but has started no jax: what takes ten seconds of imports then takes tenths of one.
@@ -29,7 +29,8 @@ METHODS = ("llm2llm", "reversegen", "active-inheritance", "profile")
 LONGEST_LINE = 500
 """Characters of a line that a command may print."""
 LONGEST_CASE, LONGEST_WAIT = 60, 300
-"""Seconds of computing that a command on a few small files may take, and seconds by the clock, on a busy machine."""
+"""Seconds of computing that a command on a few small files may take, and seconds by the clock, on a busy
+machine."""
 ENDS = (0, 2, 130, 143)
 """Exit statuses of a command: done, a mistake of the user's in one line, Ctrl-C, SIGTERM."""
 
@@ -48,7 +49,7 @@ class Outcome:
 
 
 def warm_up(plan: bool = True) -> None:
-    """Load what commands may want; with `plan` also plan one run of each method, which loads what is loaded late."""
+    """Load what commands may want; with `plan` also plan a run of each method, which loads what comes late."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"})
     from common.runtime import compile_cache_environment
@@ -72,16 +73,13 @@ def warm_up(plan: bool = True) -> None:
                     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
                 )
     if plan:
-        quiet = open(os.devnull, "w")
         for method in METHODS:
-            before = sys.stdout
-            sys.stdout = quiet
-            try:
+            with (
+                open(os.devnull, "w") as quiet,
+                contextlib.redirect_stdout(quiet),
+                contextlib.suppress(SystemExit),
+            ):
                 _main([method, "--dry-run", "--run-dir", os.devnull + "/none"])
-            except SystemExit:
-                pass
-            finally:
-                sys.stdout = before
 
 
 def forked(

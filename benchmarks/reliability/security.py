@@ -2,16 +2,16 @@
 
     python benchmarks/reliability/security.py --seed 1
 
-- keys: a value that stands nowhere else in every variable that holds a key, small runs of every method with a teacher,
-  judge, scorer and server that say it aloud, and errors that quote it; then every file, the cache, both streams, the
-  pieces of the page that a notebook shows and a notebook made of them are searched, in the forms of JSON, HTML,
-  addresses and base64.
-- pages: hostile text in every text field of runs of all methods (scripts, handlers, styles, links, right-to-left marks,
-  a line of a megabyte), opened in Chromium: nothing is run and nothing is asked for.
+- keys: a value that stands nowhere else in every variable that holds a key, small runs of every method with a
+  teacher, judge, scorer and server that say it aloud, and errors that quote it; then every file, the cache, both
+  streams, the pieces of the page that a notebook shows and a notebook made of them are searched, in the forms of
+  JSON, HTML, addresses and base64.
+- pages: hostile text in every text field of runs of all methods (scripts, handlers, styles, links, right-to-left
+  marks, a line of a megabyte), opened in Chromium: nothing is run and nothing is asked for.
 - pickles: a pickle that leaves a mark when it is opened, in the place of every file that is read.
 - paths: names in configurations, data and indexes of checkpoints that lead out of the run directory.
 - code: a command that runs a file of the user's says so.
-- packages: pip-audit over requirements-lock.txt, where the network can be reached.
+- packages, by `--only packages` alone, as it wants the network: pip-audit over requirements-lock.txt.
 """
 
 import base64
@@ -38,10 +38,11 @@ Found = tuple[int, list[str]]
 """How much was tried, and what is wrong."""
 
 VARIABLES = (
-    "OPENAI_API_KEY HF_TOKEN HUGGING_FACE_HUB_TOKEN PERSPECTIVE_API_KEY ANTHROPIC_API_KEY GOOGLE_API_KEY GEMINI_API_KEY "
-    "AZURE_OPENAI_API_KEY MISTRAL_API_KEY GROQ_API_KEY TOGETHER_API_KEY OPENROUTER_API_KEY DEEPSEEK_API_KEY COHERE_API_KEY "
-    "REPLICATE_API_TOKEN WANDB_API_KEY GITHUB_TOKEN AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID AWS_SESSION_TOKEN "
-    "AZURE_STORAGE_KEY GCS_TOKEN KAGGLE_KEY NGC_API_KEY VLLM_API_KEY PGPASSWORD DB_PASS MY_CLIENT_SECRET SLACK_TOKEN"
+    "OPENAI_API_KEY HF_TOKEN HUGGING_FACE_HUB_TOKEN PERSPECTIVE_API_KEY ANTHROPIC_API_KEY GOOGLE_API_KEY "
+    "GEMINI_API_KEY AZURE_OPENAI_API_KEY MISTRAL_API_KEY GROQ_API_KEY TOGETHER_API_KEY OPENROUTER_API_KEY "
+    "DEEPSEEK_API_KEY COHERE_API_KEY REPLICATE_API_TOKEN WANDB_API_KEY GITHUB_TOKEN AWS_SECRET_ACCESS_KEY "
+    "AWS_ACCESS_KEY_ID AWS_SESSION_TOKEN AZURE_STORAGE_KEY GCS_TOKEN KAGGLE_KEY NGC_API_KEY VLLM_API_KEY "
+    "PGPASSWORD DB_PASS MY_CLIENT_SECRET SLACK_TOKEN"
 ).split()
 
 
@@ -114,9 +115,14 @@ def check_keys(folder: pathlib.Path) -> Found:
     )
     words, files = proof.small("reversegen")
     own = {"seeds.jsonl": lines_of(asked), "test.jsonl": lines_of(asked[:4])}
-    words += "--task own --judge python:loud.py:judge --labeler python:loud.py:answer --arms target-before,target-after".split()
+    words += (
+        "--task own --judge python:loud.py:judge --labeler python:loud.py:answer --arms target-before,target-after"
+    ).split()
     commands["reversegen"] = (words, own)
-    select = "active-inheritance --prompts-file prompts.jsonl --k 2 --objective python:loud.py:length:max --min-words 0 --drop none --select-only"
+    select = (
+        "active-inheritance --prompts-file prompts.jsonl --k 2 --objective python:loud.py:length:max "
+        "--min-words 0 --drop none --select-only"
+    )
     commands["source"] = ([*select.split(), "--source", "python:loud.py:answer"], {"prompts.jsonl": prompts})
     commands["server"] = (
         [*select.split(), "--source", "openai:m", "--source-url", "{url}"],
@@ -179,7 +185,10 @@ def check_keys(folder: pathlib.Path) -> Found:
 
 def notebook(run: pathlib.Path) -> str:
     """A notebook that shows a run's figures, as it is saved."""
-    code = "import sys; from common.results.report import figures; print('\\n'.join(map(str, figures(sys.argv[1]).values())))"
+    code = (
+        "import sys; from common.results.report import figures; print('\\n'.join(map(str, "
+        "figures(sys.argv[1]).values())))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(run)],
         cwd=ROOT,
@@ -258,7 +267,10 @@ def hostile(url: str) -> list[str]:
         f"</script><script>{run}</script>",
         f'<img src={url}/img onerror="{run}">',
         f"<svg onload=\"{run}\"><image href='{url}/svg'/></svg>",
-        f"</svg></table></pre></code></details></style><style>@import url({url}/css);body{{background:url({url}/bg)}}</style>",
+        (
+            f"</svg></table></pre></code></details></style><style>@import "
+            f"url({url}/css);body{{background:url({url}/bg)}}</style>"
+        ),
         f"<link rel=stylesheet href={url}/link><link rel=preload as=script href={url}/preload>",
         f"<iframe src={url}/frame></iframe><object data={url}/object></object><embed src={url}/embed>",
         f"<meta http-equiv=refresh content='0;url={url}/meta'><base href={url}/>",
@@ -269,7 +281,10 @@ def hostile(url: str) -> list[str]:
         f"]]><script>{run}</script>",
         f"{{{{ ''.__class__ }}}} {{% include '/etc/passwd' %}} ${{{run}}}",
         "\u202etxt.exe\u202c \u2066hidden\u2069 \u200b\ufeff\x1b[2J\x07",
-        f"<video src={url}/video autoplay></video><audio src={url}/audio></audio><form action={url}/form><input autofocus></form>",
+        (
+            f"<video src={url}/video autoplay></video><audio src={url}/audio></audio><form "
+            f"action={url}/form><input autofocus></form>"
+        ),
         f"data:text/html,<script>{run}</script>",
     ]
 
@@ -298,7 +313,13 @@ def hostile_runs(url: str, folder: pathlib.Path) -> dict[str, list[str]]:
     ]
     pool += [{"id": "long", "prompt": "long", "outputs": {bad[0]: [long, "a b"], "b": ["c", long + "y"]}}]
     asked = [{"text": f"{i} {pick(i)[:60]}"} for i in range(30)]
-    judge = f"from reversegen.judge import Verdict\n\nBAD = {bad!r}\n\n\ndef judge(query, answer):\n    return Verdict('fail' if len(answer) % 2 else 'pass', reason=BAD[len(query) % len(BAD)])\n\n\ndef answer(messages):\n    return BAD[len(messages[-1]['content']) % len(BAD)]\n\n\ndef teach(messages):\n    n = len(messages[-1]['content'])\n    return f'Text: {{n}} {{BAD[n % len(BAD)]}}\\nLabel: {{BAD[n % 2]}}'\n"
+    judge = (
+        f"from reversegen.judge import Verdict\n\nBAD = {bad!r}\n\n\ndef judge(query, answer):\n    return "
+        f"Verdict('fail' if len(answer) % 2 else 'pass', reason=BAD[len(query) % len(BAD)])\n\n\ndef "
+        f"answer(messages):\n    return BAD[len(messages[-1]['content']) % len(BAD)]\n\n\ndef "
+        f"teach(messages):\n    n = len(messages[-1]['content'])\n    return f'Text: {{n}} "
+        f"{{BAD[n % len(BAD)]}}\\nLabel: {{BAD[n % 2]}}'\n"
+    )
     prompts = [{"id": f"{i} {pick(i)}", "prompt": f"{i} {pick(i)}"} for i in range(len(bad))]
     choice = [
         {"question": f"{i} {pick(i)}", "choices": [pick(i), pick(i + 1), "none"], "answer": i % 3}
@@ -311,15 +332,25 @@ def hostile_runs(url: str, folder: pathlib.Path) -> dict[str, list[str]]:
         ).items()
     }
     proof.write(folder, content | {"bad.py": judge})
-    text = "llm2llm --task text --train-file train.jsonl --dev-file dev.jsonl --test-file test.jsonl --seed-examples 6 --rounds 2 --per-wrong 1 --epochs 1 --batch-size 8 --teacher python:bad.py:teach --label-check none --arms base,llm2llm --max-length 512".split()
-    own = "reversegen --task own --judge python:bad.py:judge --labeler python:bad.py:answer --seeds-file asked.jsonl --test-file asked.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 --final-prompts 8 --pairing fallback --min-pairs 1 --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 --batch-size 8 --label-votes 1 --arms target-before,target-after".split()
-    select = "active-inheritance --pool pool.jsonl --objective words:max --min-words 0 --drop none --select-only".split()
-    profile = "profile --model embedded:student --model embedded:teacher --prompts-file prompts.jsonl --choice x=choice.jsonl --answer-tokens 8 --choice-layout plain".split()
+    text = (
+        "llm2llm --task text --train-file train.jsonl --dev-file dev.jsonl --test-file test.jsonl "
+        "--seed-examples 6 --rounds 2 --per-wrong 1 --epochs 1 --batch-size 8 --teacher python:bad.py:teach "
+        "--label-check none --arms base,llm2llm --max-length 512"
+    ).split()
+    own = (
+        "reversegen --task own --judge python:bad.py:judge --labeler python:bad.py:answer --seeds-file "
+        "asked.jsonl --test-file asked.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 "
+        "--final-prompts 8 --pairing fallback --min-pairs 1 --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 "
+        "--batch-size 8 --label-votes 1 --arms target-before,target-after"
+    ).split()
+    select = "active-inheritance --pool pool.jsonl --objective words:max --min-words 0 --drop none --select-only"
+    profile = "profile --model embedded:student --model embedded:teacher --prompts-file prompts.jsonl "
+    profile += "--choice x=choice.jsonl --answer-tokens 8 --choice-layout plain"
     return {
         "llm2llm": [*text, "--instruction", bad[0]],
         "reversegen": [*own, "--label-instruction", bad[1]],
-        "active-inheritance": select,
-        "profile": profile,
+        "active-inheritance": select.split(),
+        "profile": profile.split(),
     }
 
 
@@ -656,11 +687,15 @@ def check_code(folder: pathlib.Path) -> Found:
         "a task": ("llm2llm --task own.py --dry-run", {}),
         "a teacher": ("llm2llm --teacher python:own.py:teach --dry-run", {}),
         "a judge": (
-            "reversegen --task own --judge python:own.py:judge --seeds-file s.jsonl --seed-instructions 16 --prompts 4 --final-prompts 4 --rounds 1 --dry-run",
+            "reversegen --task own --judge python:own.py:judge --seeds-file s.jsonl --seed-instructions 16 "
+            "--prompts 4 --final-prompts 4 --rounds 1 --dry-run",
             {"s.jsonl": lines_of([{"text": f"t {i}"} for i in range(40)])},
         ),
     }
-    code = "from common.tasks.worked import WorkedAnswer\n\nTASK = WorkedAnswer(name='own', question_columns=('question',), answer_columns=('answer',))\n\n\ndef length(prompt, answer):\n    return float(len(answer))\n\n\ndef teach(messages):\n    return ''\n\n\ndef judge(query, answer):\n    return None\n"
+    code = "from common.tasks.worked import WorkedAnswer\n\n"
+    code += "TASK = WorkedAnswer(name='own', question_columns=('question',), answer_columns=('answer',))\n\n\n"
+    code += "def length(prompt, answer):\n    return float(len(answer))\n\n\n"
+    code += "def teach(messages):\n    return ''\n\n\ndef judge(query, answer):\n    return None\n"
     faults = []
     for name, (words, files) in commands.items():
         here = proof.cleared(folder / "case")
@@ -691,11 +726,10 @@ def check_packages(_: pathlib.Path) -> Found:
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        print(f"pip-audit did not run: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}", file=sys.stderr)
-        return 0, []
-    return len(found), [
-        f"{one['name']} {one['version']}: {fault['id']}" for one in found for fault in one.get("vulns", ())
-    ]
+        return 0, [f"pip-audit did not run: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}"]
+    asked = [one for one in found if "skip_reason" not in one]
+    faults = [f"{one['name']} {one['version']}: {fault['id']}" for one in asked for fault in one["vulns"]]
+    return len(asked), faults + [f"{len(found) - len(asked)} packages could not be asked about"] * (asked != found)
 
 
 CHECKS = {
@@ -714,7 +748,7 @@ def main() -> None:
     rows, all_faults = [], {}
     with tempfile.TemporaryDirectory(dir=args.keep) as made:
         for name, check in CHECKS.items():
-            if args.only in (None, name):
+            if args.only == name or (args.only is None and name != "packages"):
                 tried, faults = check(proof.cleared(pathlib.Path(made) / name))
                 rows.append((name, tried, len(faults)))
                 all_faults[name] = faults[:40]
