@@ -56,7 +56,7 @@ def same(found: pathlib.Path, whole: pathlib.Path) -> list[str]:
 
 def two_processes(words: list[str], folder: pathlib.Path, whole: pathlib.Path) -> list[str]:
     run = folder / "two"
-    child = kills.started(words, folder, run, None)
+    child = kills.started(words, folder, run)
     for _ in range(6000):
         if (run / "config.json").exists():
             break

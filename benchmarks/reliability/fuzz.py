@@ -842,7 +842,9 @@ def carry_out(case: Case, folder: pathlib.Path, run: pathlib.Path | None = None)
             words[:] = [word.replace("{url}", url) for word in words]
             sys.argv[1:] = words
 
-    outcome = proof.forked(words, folder, case["env"] | {"XDG_CACHE_HOME": str(CACHE)}, before=before)
+    outcome = proof.forked(
+        words, folder, case["env"] | {"XDG_CACHE_HOME": str(CACHE)}, before=before, longest=proof.LONGEST_CASE
+    )
     found = proof.faults(outcome)
     if outcome.code == 0 and not found and "usage: " not in outcome.out:
         if case["refuse"]:

@@ -25,8 +25,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import jax
 
 import proof
 from proof import METHODS
@@ -190,14 +192,15 @@ class Tracer:
                 os.kill(os.getpid(), self.number)
 
 
-def started(words: Sequence[str], folder: pathlib.Path, run: pathlib.Path, tracer: Tracer | None) -> int:
-    """A process at work on the run; its id."""
+def started(
+    words: Sequence[str], folder: pathlib.Path, run: pathlib.Path, before: Callable[[], object] | None = None
+) -> int:
+    """A process at work on the run, that first calls `before`; its id."""
     child = os.fork()
     if not child:
         env = {"OPENAI_API_KEY": "loopback-key-0123"}
-        before = None if tracer is None else tracer.install
         logs = [run.with_name(f"{run.name}.{name}") for name in ("out", "err")]
-        proof._child([*words, "--run-dir", str(run)], folder, env, logs, before)
+        proof.run([*words, "--run-dir", str(run)], folder, env, logs, before)
     return child
 
 
@@ -231,11 +234,11 @@ def kill(
         proof.write(folder, files)
         log, start = folder / "events.txt", time.monotonic()
         whole = folder / "whole"
-        assert wait(started(words, folder, whole, None)) == 0, (folder / "whole.err").read_text()
+        assert wait(started(words, folder, whole)) == 0, (folder / "whole.err").read_text()
         once, seconds = till.count(), time.monotonic() - start
         again = folder / "again"
         start = time.monotonic()
-        assert wait(started(words, folder, again, Tracer(again, None, 0, log, 0))) == 0
+        assert wait(started(words, folder, again, Tracer(again, None, 0, log, 0).install)) == 0
         seconds = min(seconds, time.monotonic() - start)  # with all programs compiled
         wanted, events, faults = bytes_of(whole), log.read_text().count("\n"), []
         faults += [f"two runs differ in {name}" for name in differences(bytes_of(again), wanted)]
@@ -250,7 +253,7 @@ def kill(
                 by_event = rng.random() < 0.5
                 at = rng.randrange(1, events + 1) if by_event else None
                 tracer = Tracer(run, at, rng.choice((0.0, 0.001, 0.005, 0.02)), None, signal.SIGKILL)
-                child = started(words, folder, run, tracer if by_event and not last else None)
+                child = started(words, folder, run, tracer.install if by_event and not last else None)
                 code = wait(child, None if last or by_event else rng.uniform(0, seconds))
                 if code is None:
                     os.kill(child, signal.SIGKILL)
@@ -309,14 +312,14 @@ def asked_to_stop(
 ) -> tuple[float, str]:
     """Send a signal at a random instant; seconds until the end, and what is wrong."""
     run = folder / f"stopped_{which}"
-    # Without what was compiled before, so that many of the instants lie in a compilation.
-    cold = ["JAX_ENABLE_COMPILATION_CACHE=false"] if which % 4 > 1 else []
-    for setting in cold:
-        os.environ.update([setting.split("=")])
-    child = started(words, folder, run, None)
-    for setting in cold:
-        del os.environ[setting.split("=")[0]]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def cold() -> None:
+        """Without what was compiled before, so that many of the instants lie in a compilation."""
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(folder / f"cold_{which}"))
+
+    child = started(words, folder, run, cold if which % 4 > 1 else None)
     time.sleep(rng.uniform(0.5, seconds))
     if (code := wait(child, 0)) is not None:
         return 0.0, "" if code == 0 else f"{run.name} ended with {code} before it was asked to"

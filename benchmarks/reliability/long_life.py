@@ -78,7 +78,7 @@ def rounds(count: int, folder: pathlib.Path) -> list[int]:
 
     child = os.fork()
     if not child:
-        proof._child(words, folder, {}, [folder / "out", folder / "err"], None)
+        proof.run(words, folder, {}, [folder / "out", folder / "err"], None)
     found: dict[str, int] = {}
     while (code := kills.wait(child, 0.2)) is None:
         there = len(list(folder.glob("run/repeat_0/llm2llm/round_*")))

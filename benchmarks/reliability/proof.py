@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "reliability"
 METHODS = ("llm2llm", "reversegen", "active-inheritance", "profile")
 LONGEST_LINE = 500
 """Characters of a line that a command may print."""
-LONGEST_CASE, LONGEST_WAIT = 60, 300
+LONGEST_CASE, LONGEST_WAIT = 60, 1800
 """Seconds of computing that a command on a few small files may take, and seconds by the clock, on a busy
 machine."""
 ENDS = (0, 2, 130, 143)
@@ -87,12 +88,15 @@ def forked(
     folder: pathlib.Path,
     env: Mapping[str, str] | None = None,
     before: Callable[[], Any] | None = None,
+    longest: int = 900,
 ) -> Outcome:
-    """`run.py` with `words` in a fork whose working directory is `folder`. `before` is called in it first."""
+    """`run.py` with `words` in a fork whose working directory is `folder`. `before` is called in it first; after
+    `longest` seconds of computing it is killed."""
     logs = [folder / f".{name}" for name in ("out", "err")]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (longest, longest))
     child = os.fork()
     if not child:
-        _child(words, folder, env or {}, logs, before)
+        run(words, folder, env or {}, logs, lambda: (limit(), before and before()))
     code, seconds = _ended(child, time.monotonic() + LONGEST_WAIT)
     out, err = (log.read_bytes().decode("utf-8", "replace") if log.exists() else "" for log in logs)
     return Outcome(code, out, err, seconds)
@@ -115,16 +119,15 @@ def apart(words: Sequence[str], folder: pathlib.Path, env: Mapping[str, str]) ->
     return Outcome(done.returncode, done.stdout, done.stderr, end.ru_utime - start.ru_utime)
 
 
-def _child(words: Sequence[str], folder: pathlib.Path, env: Mapping[str, str], logs: Any, before: Any) -> None:
-    import traceback
-
+def run(words: Sequence[str], folder: pathlib.Path, env: Mapping[str, str], logs: Any, before: Any) -> None:
+    """Be the process of a command, in a fork, and end."""
     code = 70  # of the harness, not of a command
     try:
         os.setpgid(0, 0)  # what it starts ends with it
         for number, log in zip((1, 2), logs, strict=True):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_CASE, LONGEST_CASE))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
         os.environ.update(env)
         os.chdir(folder)
         if before is not None:
@@ -146,9 +149,7 @@ def _child(words: Sequence[str], folder: pathlib.Path, env: Mapping[str, str], l
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    import run
-
-    run.main(None if argv is None else list(argv))
+    importlib.import_module("run").main(None if argv is None else list(argv))
 
 
 def _ended(child: int, deadline: float) -> tuple[int | None, float]:
@@ -176,7 +177,7 @@ def faults(outcome: Outcome) -> list[str]:
     """What of an outcome is wrong, whatever the command was."""
     said = f"{outcome.out}\n{outcome.err}"
     if outcome.code is None:
-        return [f"not done within {LONGEST_CASE} s"]
+        return ["not done in time"]
     found = []
     if "Traceback (most recent call last)" in said:
         lines = [line for line in said.splitlines() if line and not line.startswith((" ", "Traceback"))]
