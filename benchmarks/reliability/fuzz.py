@@ -13,6 +13,7 @@ meant."""
 import base64
 import collections
 import http.server
+import importlib
 import itertools
 import json
 import math
@@ -20,11 +21,13 @@ import os
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import traceback
 import typing
 from typing import Any
 
@@ -742,8 +745,6 @@ FLAGS: dict[str, list[tuple[str, Any]]] = {}
 
 
 def find_flags() -> None:
-    import importlib
-
     from common.cli import _plain
 
     for method, module in zip(
@@ -863,6 +864,57 @@ def carry_out(case: Case, folder: pathlib.Path, run: pathlib.Path | None = None)
     return outcome, found
 
 
+def checked(case: Case, folder: pathlib.Path) -> tuple[Outcome, list[str]]:
+    """As `carry_out`, in this process and up to the data: flags, settings, files and user code are read and
+    checked, which takes a hundredth of a plan. What would be printed of a mistake is the outcome's `err`."""
+    import contextlib
+    import io
+    import warnings
+
+    from common import characters
+    from common.cli import parse
+    from common.errors import UserError
+
+    proof.cleared(folder)
+    lay_out(case, folder)
+    method, *words = case["words"]
+    package = method.replace("-", "_") if method != "profile" else "active_inheritance.profile"
+    config, experiment = (importlib.import_module(f"{package}.{name}") for name in ("config", "experiment"))
+    said, code, start = io.StringIO(), 0, time.process_time()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            signal.setitimer(
+                signal.ITIMER_PROF, proof.LONGEST_CASE
+            )  # which ends this process: a case that hangs is the last one written
+            warnings.simplefilter("ignore")
+            presets = getattr(config, "PRESETS", None)
+            broken = next(filter(None, map(characters.broken, words)), None)
+            if broken:  # as run.py does
+                raise UserError(f"a word of the command holds {broken}")
+            found = parse(config.Config, words, "run.py", presets=presets, method=method).resolved()
+            experiment.load_data(found)
+        except UserError as error:
+            said.write(f"error: {error}\n")
+            code = 2
+        except OSError as error:  # as run.py does, where a path is named
+            said.write(f"error: {error}\n" if error.filename else traceback.format_exc())
+            code = 2
+        except SystemExit as ended:  # --help
+            code = int(ended.code or 0)
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:
+            said.write(traceback.format_exc())
+            code = 1
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    outcome = Outcome(code, "", said.getvalue(), time.process_time() - start)
+    found = proof.faults(outcome) if "usage: " not in outcome.err else []
+    if code == 0 and case["refuse"] and not found:
+        found.append("status 0 with a value that cannot be meant")
+    return outcome, found
+
+
 CACHE = pathlib.Path(tempfile.gettempdir()) / "seedloop-proofs-cache"
 
 
@@ -898,9 +950,10 @@ def fuzz(
     whole: bool,
     folder: pathlib.Path,
     keep: pathlib.Path | None = None,
+    plans: bool = True,
 ) -> dict[str, Any]:
     """Carry out `count` cases; {"cases": by kind, "codes", "slowest", "failures": [case with "found"]}."""
-    run = make_run(folder / "base")
+    run = make_run(folder / "base") if plans else None
     tally, codes, failures, seen = collections.Counter(), collections.Counter(), [], set()
     slowest = 0.0
 
@@ -912,7 +965,7 @@ def fuzz(
             return
         seen.add(hash(line))
         tally[case["kind"]] += 1
-        outcome, found = carry_out(case, folder / "case", run)
+        outcome, found = carry_out(case, folder / "case", run) if run else checked(case, folder / "case")
         codes[str(outcome.code)] += 1
         slowest = max(slowest, outcome.seconds)
         for what in found:
@@ -966,6 +1019,10 @@ def main() -> None:
         ("--method", {"choices": METHODS}),
         ("--kind", {"choices": KINDS}),
         ("--plans", whole),
+        (
+            "--checks",
+            {"action": "store_true", "help": "up to the data alone: many cases a second"},
+        ),
         ("--replay", {"help": "a file of failing cases"}),
         ("--failures", {"default": "failing.jsonl", "help": "where failing cases are written"}),
         ("--part", {"action": "store_true", "help": "one job of several: the last line alone is printed"}),
@@ -996,10 +1053,14 @@ def main() -> None:
             ]
             parts = [json.loads(job.communicate()[0].splitlines()[-1]) for job in jobs]
         else:
-            proof.warm_up()
+            if args.checks:
+                kinds = tuple(kind for kind in kinds if kind in ("flag", "config", "data", "code"))
+            else:
+                proof.warm_up()
             prepare()
             find_flags()
-            GGUF.append(tiny_gguf(pathlib.Path(made) / "tiny.gguf"))
+            if not args.checks:
+                GGUF.append(tiny_gguf(pathlib.Path(made) / "tiny.gguf"))
             if args.replay:
                 raise SystemExit(bool(replay(pathlib.Path(args.replay), pathlib.Path(made))))
             parts = [
@@ -1011,6 +1072,7 @@ def main() -> None:
                     not args.plans,
                     pathlib.Path(made),
                     pathlib.Path(args.failures),
+                    not args.checks,
                 )
             ]
     if args.part:
@@ -1036,7 +1098,7 @@ def main() -> None:
     }
     failed = collections.Counter(f["kind"] for f in failures)
     proof.tell(
-        "fuzz",
+        "fuzz_checks" if args.checks else "fuzz",
         [(kind, n, failed[kind]) for kind, n in sorted(kinds_of.items())],
         ("kind", "cases", "faults"),
         result,

@@ -28,8 +28,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
-
 import proof
 from proof import METHODS
 
