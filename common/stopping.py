@@ -9,7 +9,7 @@
                 stopping.stop()
 
 Elsewhere a signal ends the process where it is, as Ctrl-C always did: what is finished is stored. A second one
-does so everywhere. While a program is being compiled, which may take minutes in which Python's own handlers are not
+does so everywhere. While a program is being compiled, which may take minutes in which no handler of Python's is
 called, a thread ends the process. Without `listen` all of this does nothing, so that a notebook keeps the handlers
 that it has.
 """

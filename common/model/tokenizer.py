@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from common.errors import UserError, in_one_line
-from common.mapping import read_object
 from common.generate import system_into_user
+from common.mapping import read_object
 
 Messages = Sequence[dict[str, str]]
 
