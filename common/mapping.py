@@ -51,9 +51,18 @@ def _json(file: pathlib.Path, text: str) -> Any:
 def _yaml(file: pathlib.Path, text: str) -> Any:
     import yaml
 
+    class Plain(yaml.SafeLoader):  # safe: other loaders run what a tag in the file names
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            # By references a list may hold itself, and a few lines stand for billions of values.
+            if self.check_event(yaml.AliasEvent):
+                event = self.get_event()
+                raise yaml.MarkedYAMLError(
+                    problem="a reference (*) is not read: write the value", problem_mark=event.start_mark
+                )
+            return super().compose_node(parent, index)
+
     try:
-        # Safe: other loaders run what a tag in the file names.
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=Plain)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""

@@ -17,6 +17,7 @@ from common import stopping
 from common.config import SampleConfig
 from common.errors import UserError
 from common.lm import LanguageModel
+from common.mapping import read_mapping
 from common.model import hf
 from common.results.files import read_json, read_jsonl
 from common.results.report import Report
@@ -178,6 +179,17 @@ def test_an_artifact_of_another_kind_is_damaged(tmp_path, content):
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UserError, match=r"folder\.jsonl is damaged"):
         read_jsonl(tmp_path / "folder.jsonl")
+
+
+def test_references_in_yaml_are_refused(tmp_path):
+    """By them a value may hold itself, or take no end of memory."""
+    file = tmp_path / "settings.yaml"
+    for text in ("a: &x [*x]\n", "a: &x {b: *x}\n", "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n"):
+        file.write_text(text)
+        with pytest.raises(UserError, match=r"settings\.yaml line \d: not YAML \(a reference"):
+            read_mapping(file, "settings")
+    file.write_text("a: 'x*y & z'\n")
+    assert read_mapping(file, "settings") == {"a": "x*y & z"}
 
 
 STUCK = """
