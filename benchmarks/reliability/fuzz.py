@@ -897,7 +897,7 @@ def checked(case: Case, folder: pathlib.Path) -> tuple[Outcome, list[str]]:
             said.write(f"error: {error}\n")
             code = 2
         except OSError as error:  # as run.py does, where a path is named
-            said.write(f"error: {error}\n" if error.filename else traceback.format_exc())
+            said.write(f"error: {UserError(str(error))}\n" if error.filename else traceback.format_exc())
             code = 2
         except SystemExit as ended:  # --help
             code = int(ended.code or 0)
