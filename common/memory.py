@@ -106,7 +106,7 @@ def sampling(
     rows = bucket(min(length, c.max_positions), 128)
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
     cache = 1.5 * slots * rows * 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
-    prefill = max(1, slots // 8) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
+    prefill = max(1, slots // 4) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),

@@ -155,7 +155,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_within_a_stage_freed_memory_is_used_again():
     """A page that the system has to give anew is a fault; 4,000 of them are 16 MB."""
     faults = lambda how: int(subprocess.check_output([sys.executable, "-c", FAULTS, how], cwd=ROOT))
-    assert faults("kept") < 1000 < 4000 < faults("given back")
+    given_back = faults("given back")
+    assert given_back > 4000
+    assert faults("kept") < given_back / 10
 
 
 def test_memory_is_kept_only_where_there_is_plenty(big, monkeypatch):
