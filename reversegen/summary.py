@@ -199,6 +199,10 @@ def warnings(summary: Summary, arms: Sequence[str]) -> list[str]:
     for entry in summary.rounds:
         if entry["stopped"]:
             found.append(f"{_place(entry)}: no preference training, {entry['stopped']}")
+    rates = {entry["new_failure_rate"] for entry in summary.rounds}
+    if rates in ({0.0}, {1.0}):
+        told = "no query failed" if rates == {0.0} else "every query failed"
+        found.append(f"{told} in any round: what judges the answers tells nothing apart")
     if summary.seeds_shared:
         found.append(
             f"the two proposers share {summary.seeds_shared} seeds in a repeat: for an independent one give twice "

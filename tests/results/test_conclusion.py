@@ -71,6 +71,7 @@ def test_a_verdict_on_several_says_what_is_shown_and_what_is_not():
 def test_arms_that_are_all_at_nothing_are_a_warning():
     arm = lambda value: ArmResult(metric="accuracy", value=value, ci95=None)
     assert "every arm is at 0%" in flat({"a": arm(0.0), "b": arm(0.0)})[0]
+    assert "every arm is at 50%" in flat(dict.fromkeys("abc", arm(0.5)))[0]  # two may meet by chance
     assert not flat({"a": arm(0.0), "b": arm(0.1)}) + flat({"a": arm(0.5), "b": arm(0.5)}) + flat({"a": arm(0.0)})
 
 
