@@ -197,9 +197,7 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
                 f"{mute} of {len(rows)} test answers of {name} hold nothing that can be read as an answer"
                 + (f" ({cut} cut off)" if cut else "")
             )
-        said, labels = {row["parsed"] for row in rows}, {row["label"] for row in rows}
-        if len(rows) >= FEW_UPDATES and len(said) == 1 < len(labels) and said != {None}:
-            lines.append(f"{name} gives every test question one answer, {quoted(*said)}: it tells none apart")
+        lines += one_answer(name, rows)
         if name in LEARNING and min(arm.examples) <= setting.switches.seeds.count:
             lines.append(f"{name} had no new example in a repeat: it is a training on the seeds alone")
     for name in summary.arms:
@@ -211,6 +209,14 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
             lines.append(f"{name} kept {kept} of {handed_on} replies ({reasons}); see refused.jsonl of its rounds")
     return lines + flat(summary.arms)
+
+
+def one_answer(name: str, rows: Sequence[Row]) -> list[str]:
+    """A warning on an arm that answers all of the test alike, where the right answers differ."""
+    said, labels = {row["parsed"] for row in rows}, {row["label"] for row in rows}
+    if len(rows) < 2 or len(said) > 1 or len(labels) == 1 or said == {None}:
+        return []
+    return [f"{name} gives every test question one answer, {quoted(*said)}: it tells none apart"]
 
 
 def _starved(entries: Sequence[Row], name: str) -> list[str]:

@@ -62,7 +62,8 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     found.page.add_origin("Command, versions, files", found.command, facts(), files | beside)
     found.page.write(run.path / "report.html")
     for place in files.values():
-        if place != SUMMARY:  # the last: what is cut of it does not read
+        # The summary comes last; what is cut of it does not read.
+        if place != SUMMARY and (run.path / place).exists():
             run.note(place, output=True)
     write_json(run.path / SUMMARY, summary)
     print(f"\n{found.tables.strip()}")
