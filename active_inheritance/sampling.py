@@ -27,6 +27,7 @@ from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.files import stream_rows
 from common.tasks.prompts import Prompt, messages
+from common.tasks.replies import without_thoughts
 from common.text.nonsense import FEWEST
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def sample_pool(
         for record in records:
             unlikely = record.mean_logp is not None and record.mean_logp < floor
             finish = "length" if record.status == "length" else "unlikely" if unlikely else "stop"
-            entry = {"text": record.text or "", "finish_reason": finish}
+            entry = {"text": without_thoughts(record.text or ""), "finish_reason": finish}
             # From the right, as a prompt's id may hold a # itself.
             answers[record.id.rpartition("#")[0]].setdefault(name, []).append(entry)
     write_jsonl(file, ({"id": p.id, "prompt": p.text, "outputs": answers[p.id]} for p in prompts))

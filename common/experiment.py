@@ -8,6 +8,7 @@ what they show as a `Conclusion`). The order, the lock, what is printed and what
 
 import pathlib
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
@@ -19,7 +20,7 @@ from common.progress import running
 from common.results.conclusion import Conclusion, conclude, finished, tell
 from common.results.hub import Push, push
 from common.results.mirror import is_url
-from common.results.rundir import RunDir
+from common.results.rundir import RunDir, damaged_outputs
 from common.runtime import accelerators
 
 HUB_ID = r"[\w][\w.-]*/[\w][\w.-]*"
@@ -134,6 +135,9 @@ def carry_out(
     with RunDir.open(run_dir, method, dict(identity)) as run:
         if sys.stderr.isatty() and hosts.is_writer():
             print(f"run directory: {run_dir}", file=sys.stderr)
+        for place in damaged_outputs(run.path) if hosts.is_writer() else ():
+            print(f"{place} is not as it was made: it is made again", file=sys.stderr)
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         key, timing = rates.key_of(method, identity), run.journal("timing.jsonl")
         # What is left of a run that is continued is not known.
         seconds = rates.expected(key, units or {}) if not timing.rows() else None

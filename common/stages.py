@@ -54,7 +54,11 @@ def collect(
                 yield [dataclasses.asdict(r) for r in records[torn:]]
                 torn = 0
 
-    records = [Record(**row) for row in run.collect(name, batches)]
+    rows = run.collect(name, batches)
+    try:
+        records = [Record(**row) for row in rows]
+    except TypeError as error:
+        raise UserError(f"{run.path / name} is of another version ({error}): give another --run-dir") from None
     reasons = {unnumbered(record.error) if record.status == "failed" else None for record in records}
     if len(records) >= ALIKE and len(reasons) == 1 and reasons.isdisjoint((None, BUDGET_SPENT)):
         raise UserError(

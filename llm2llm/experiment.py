@@ -16,7 +16,7 @@ from common.backends.open import Backend, ReplyCache, Write, model_name, open_ba
 from common.errors import UserError
 from common.experiment import carry_out, check_folder, identity
 from common.generate import Generator
-from common.memory import refuse
+from common.memory import room_for
 from common.settings import given
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
@@ -79,8 +79,8 @@ def run(
     switches = config.switches(data.task)
 
     def prepare() -> "tuple[LanguageModel, Backend]":
-        mesh = config.devices().mesh
-        refuse(lambda device, shards: needs(config, data.task, data.examples, device, shards), mesh)
+        stages = lambda device, shards: needs(config, data.task, data.examples, device, shards)
+        mesh = room_for(stages, config.devices)
         base = load_student(config.student, data, switches, config.repeats, mesh)
         if config.pool is not None:
             return base, pool_teacher(config, data.task)

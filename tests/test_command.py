@@ -328,6 +328,8 @@ def test_labels_that_differ_in_signs_only_stay_apart(tmp_path):
     for label in rows:
         assert task.correct(label, label)
         assert not any(task.correct(other, label) for other in rows if other != label)
+        for said in ("{}.", "**{}**", "The label is {}.", "Label: {}", '"{}"', "{} (as it says)", "{}\nBecause."):
+            assert task.parse(said.format(label)) == task.parse(label), said
     assert task.parse("") is None
     assert task.parse("!!") is None
 

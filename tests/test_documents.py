@@ -117,3 +117,16 @@ def test_the_pictures_of_the_loops_are_those_that_their_program_draws():
         assert (ROOT / f"docs/pictures/loops-{scheme}.svg").read_text(encoding="utf-8") == loops.draw(colours)
     for file, loop in loops.ALONE.items():
         assert (ROOT / f"docs/pictures/{file}.svg").read_text(encoding="utf-8") == loops.draw_alone(loop)
+
+
+def test_every_test_that_the_table_of_faults_names_exists():
+    """And every row names one: a test that is renamed or goes takes its row along."""
+    rows = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if "::" in line]
+    assert len(rows) > 45
+    for row in rows:
+        held = row.split(" | ")[2]
+        assert "::test_" in held, row
+        for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", row):
+            assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (
+                f"{file}::{name}"
+            )

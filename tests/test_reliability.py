@@ -142,7 +142,7 @@ def test_weights_that_are_not_finite_are_named_when_they_are_read(model, value):
     name = sorted(tensors)[3]
     tensors[name].reshape(-1)[1] = value
     safetensors.numpy.save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=rf"model\.safetensors holds NaN or infinity in {name}"):
+    with pytest.raises(UserError, match=rf"model\.safetensors: tensor {name} holds NaN or infinity"):
         hf.load_params(model, hf.load_config(model))
 
 

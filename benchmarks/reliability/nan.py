@@ -155,7 +155,7 @@ def cases(value: float) -> list[Case]:
             [*few, "--student", "model"],
             llm_files,
             None,
-            "holds NaN or infinity in",
+            "holds NaN or infinity",
         ),
         (
             "weights of an adapter's file",

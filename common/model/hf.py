@@ -110,7 +110,8 @@ def load_params(
 
     def load_one(rule: Rule, shape: tuple[int, ...], sharding: Any) -> jax.Array:
         tensors = _open(files, rule, shape)
-        named = f"{tensors[0].file} holds NaN or infinity in {rule.name}: fetch or train the model again"
+        where = f"{tensors[0].file}: tensor {rule.name} holds NaN or infinity as {np.dtype(dtype)}"
+        named = f"{where}: fetch or train the model again"  # every answer would be nonsense, without a word
         read = lambda index: np.ascontiguousarray(finite(layout.read(tensors, rule, shape, index, dtype), named))
         return jax.make_array_from_callback(shape, sharding, read)
 
