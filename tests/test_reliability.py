@@ -172,7 +172,7 @@ def test_an_answer_of_nan_is_no_answer(model):
 def test_an_artifact_of_another_kind_is_damaged(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.json is damaged"):
-        read_json(tmp_path / "a.json")
+        read_json(tmp_path / "a.json", ("x",))
     (tmp_path / "a.jsonl").write_bytes(b"{}\n" + content + b"\n")
     with pytest.raises(UserError, match=r"a\.jsonl, line 2 is damaged"):
         read_jsonl(tmp_path / "a.jsonl")

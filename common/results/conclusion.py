@@ -82,7 +82,7 @@ def tell(folder: pathlib.Path, summary: Mapping[str, Any]) -> None:
 def finished(folder: pathlib.Path) -> dict[str, Any] | None:
     """What `conclude` gave of the run in `folder`, where it is complete and all of its files are there."""
     with contextlib.suppress(OSError, ValueError):
-        summary = read_json(folder / SUMMARY)
+        summary = read_json(folder / SUMMARY, ("status", "files", "verdict", "warnings"))
         there = lambda place: (folder / place).is_file() or any((folder / place).iterdir())
         whole = all(map(there, summary["files"].values())) and not damaged_outputs(folder)
         if summary["status"] == "complete" and whole:

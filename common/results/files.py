@@ -16,7 +16,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from common.errors import UserError, in_one_line
@@ -168,13 +168,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_bytes(path, dump_json(value, indent=2))
 
 
-def read_json(path: pathlib.Path, names: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a JSON artifact, which must hold `names`. Raises UserError if it is damaged, which no run of ours can
-    have done."""
+def read_json(path: pathlib.Path, names: Sequence[str] = ()) -> Any:
+    """Read a JSON artifact; with `names` an object that holds these. Raises UserError if it is damaged, which no
+    run of ours can have done."""
     try:
         value = json.loads(path.read_bytes())
-        if not isinstance(value, dict) or (lacking := [name for name in names if name not in value]):
-            raise ValueError(f"it lacks {', '.join(lacking)}" if isinstance(value, dict) else "it is no object")
+        if names and not (isinstance(value, dict) and value.keys() >= {*names}):
+            raise ValueError(f"it is no object with {', '.join(names)}")
     except (ValueError, RecursionError, IsADirectoryError) as error:
         raise UserError(f"{path} is damaged ({in_one_line(error)}): {_AGAIN}") from error
     return value

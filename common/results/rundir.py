@@ -45,6 +45,8 @@ from common.results.files import (
 
 VERSION = "0.2.0"
 
+PARTS = ("seedloop", "method", "config")
+"""Of the config.json of a run."""
 SIZES = "sizes.jsonl"
 """How many bytes each artifact had when it was complete: one that lost its last lines still reads well."""
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.partial|\.old)?")
@@ -101,7 +103,7 @@ class RunDir:
                 ) from error
             undo.callback(os.close, lock)
             if (path / "config.json").exists():
-                _check_same(mirror.shown(path), read_json(path / "config.json"), given)
+                _check_same(mirror.shown(path), read_json(path / "config.json", PARTS), given)
                 _remove_leftovers(path)
             else:
                 _remove_leftovers(path)
@@ -285,7 +287,7 @@ def _check_run(path: str | os.PathLike, given: dict[str, Any]) -> None:
     else:
         place = pathlib.Path(path)
         _check_place(place)
-        stored = read_json(place / "config.json") if (place / "config.json").exists() else None
+        stored = read_json(place / "config.json", PARTS) if (place / "config.json").exists() else None
     if stored is not None:
         _check_same(str(path), stored, given)
 
@@ -295,7 +297,7 @@ def _is_run(file: pathlib.Path) -> bool:
         stored = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
         return False
-    return isinstance(stored, dict) and {"seedloop", "method", "config"} <= stored.keys()
+    return isinstance(stored, dict) and stored.keys() >= {*PARTS}
 
 
 def _acquire(path: pathlib.Path) -> int:
