@@ -127,4 +127,6 @@ def test_every_test_that_the_table_of_faults_names_exists():
         held = row.split(" | ")[2]
         assert "::test_" in held, row
         for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", row):
-            assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{name}"
+            assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (
+                f"{file}::{name}"
+            )

@@ -97,7 +97,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _shown(hint: Any) -> str:
     if typing.get_origin(hint) is None:
         return "None" if hint is types.NoneType else hint.__name__
-    return re.sub(r"[\w.]+\.(?=\w)", "", str(hint))
+    return re.sub(r"[\w.]+\.(?=\w)", "", str(hint)).replace(" | ", " or ")
 
 
 def _checked(file: pathlib.Path, task: Any) -> Task:
