@@ -89,7 +89,7 @@ def _fits(value: Any, hint: Any) -> bool:
             and value.keys() == {"role", "content"}
             and all(isinstance(text, str) for text in value.values())
         )
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return isinstance(value, hint) and all(_fits(getattr(value, n), of) for n, of in _hints(hint).items())
     return isinstance(value, hint)
 
