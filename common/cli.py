@@ -279,7 +279,8 @@ def check_values(config: Any) -> None:
             # Of a name on the disk it is a byte that is no UTF-8.
             raise UserError(f"{name} holds {fault}: give a text in UTF-8 without it")
         if isinstance(value, int | float) and not isinstance(value, bool):
-            check_number(name, value, *next(told for ends, *told in MOST if field.name.endswith(ends)))
+            most, why = next((most, why) for ends, most, why in MOST if field.name.endswith(ends))
+            check_number(name, value, most, why)
 
 
 def check_number(name: str, value: float, most: float, why: str) -> None:

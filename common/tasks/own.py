@@ -89,7 +89,7 @@ def _fits(value: Any, hint: Any) -> bool:
             and value.keys() == {"role", "content"}
             and all(isinstance(text, str) for text in value.values())
         )
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return isinstance(value, hint) and all(_fits(getattr(value, n), of) for n, of in _hints(hint).items())
     return isinstance(value, hint)
 
@@ -97,7 +97,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _shown(hint: Any) -> str:
     if typing.get_origin(hint) is None:
         return "None" if hint is types.NoneType else hint.__name__
-    return re.sub(r"[\w.]+\.(?=\w)", "", str(hint))
+    return re.sub(r"[\w.]+\.(?=\w)", "", str(hint)).replace(" | ", " or ")
 
 
 def _checked(file: pathlib.Path, task: Any) -> Task:

@@ -258,7 +258,8 @@ def test_the_command(pool):
     done = command(*words, "--select-only")
     assert done.returncode == 0
     # A stage has a line if it took a second, which depends on the machine; nothing else is said there.
-    assert {line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()} <= {"select", "write"}
+    told = {line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()}
+    assert told <= {"score", "select", "write"}
     assert pathlib.Path(folder, "report.html").exists()
     assert set(USUAL) <= read_json(pathlib.Path(folder, "summary.json"))["scorers"].keys()
     other = command("--pool", str(pool), "--run-dir", folder, "--select-only")

@@ -97,7 +97,7 @@ def test_an_output_that_was_emptied_is_made_again(place, tmp_path, capsys):
         run.once_folder("d", lambda folder: (folder / "rows").write_text("1"))
         return Conclusion({"status": "complete"}, "a table", Report("A title"), products={"data": "d"})
 
-    made = lambda: carry_out("m", str(tmp_path / "run"), {}, lambda: None, work)
+    made = lambda: carry_out("m", str(tmp_path / "run"), {"models": {}}, lambda: None, work)
     made()
     whole = (tmp_path / "run" / place).read_bytes()
     capsys.readouterr()
