@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.config import Config
-from active_inheritance.experiment import load_data, run, run_identity
+from active_inheritance.experiment import check_plan, load_data, run, run_identity
 from active_inheritance.sampling import file_of
 from active_inheritance.student_figures import LEAST
 from active_inheritance.student_report import decimals, interval, percent, short
@@ -41,7 +41,13 @@ def grid(config: Config) -> dict[str, Any]:
     config = config.resolved()
     work = lambda place, _: _cells(place, config)
     # All cells have the same prompts, so what does not fit is found before anything is stored.
-    return carry_out("active-inheritance", config.run_dir, run_identity(config), lambda: load_data(config), work)
+    return carry_out(
+        "active-inheritance",
+        config.run_dir,
+        run_identity(config),
+        lambda: check_plan(config, load_data(config)),
+        work,
+    )
 
 
 def _cells(place: RunDir, config: Config) -> Conclusion:

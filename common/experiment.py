@@ -7,13 +7,12 @@ what they show as a `Conclusion`). The order, the lock, what is printed and what
 """
 
 import pathlib
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from common import hosts, rates
-from common.backends.open import file_hashes, fingerprints
+from common.backends.open import absent, check_backend, file_hashes, fingerprints
 from common.cli import PROG, item, parse
 from common.progress import running
 from common.results.conclusion import Conclusion, conclude, finished, tell
@@ -21,9 +20,6 @@ from common.results.hub import Push, push
 from common.results.mirror import is_url
 from common.results.rundir import RunDir
 from common.runtime import accelerators
-
-HUB_ID = r"[\w][\w.-]*/[\w][\w.-]*"
-"""The form of a name on the hub."""
 
 C = TypeVar("C", bound="Settings")
 S = TypeVar("S")
@@ -85,22 +81,38 @@ def identity(
     files: Iterable[str | None],
     code: Iterable[str],
     models: Mapping[str, str],
+    fetch: bool = True,
 ) -> dict[str, Any]:
     """What the run directory holds against the next command: `settings`, and hashes of what they name.
 
     `files`: data files, None for those not given. `code`: names of back ends, of which `python:` ones are hashed.
-    `models`: name by role; those that are checkpoints are fingerprinted.
+    `models`: name by role; those that are checkpoints are fingerprinted, and those of the hub fetched for it
+    (`fetch`).
     """
-    return dict(settings) | {"file_hashes": file_hashes(files, code), "models": fingerprints(dict(models))}
+    hashes = {"file_hashes": file_hashes(files, code), "models": fingerprints(models, fetch=fetch)}
+    return dict(settings) | hashes
 
 
-def check_folder(
-    method: str, run_dir: str, models: Iterable[str | None], identity: Callable[[], Mapping[str, Any]]
+def check_start(
+    method: str,
+    run_dir: str,
+    models: Mapping[str, str],
+    backends: Iterable[tuple[str | None, str | None]],
+    identity: Callable[[], Mapping[str, Any]],
 ) -> str | None:
-    """For a plan: raises UserError where the run would be refused for its folder or its configuration. Returns
-    what its time is known by (`common.rates.key_of`). Where one of `models` is on the hub, whose files are a part
-    of the configuration, nothing is checked and fetched: None."""
-    if any(re.fullmatch(HUB_ID, name) and not pathlib.Path(name).exists() for name in models if name):
+    """For a plan: raises UserError where the run would be refused at its start, by the same checks: for its
+    folder, a model that is nowhere (`models`, name by role), a function or a key that is missing (`backends`:
+    names and addresses), its configuration. Nothing is fetched.
+
+    Returns what its time is known by (`common.rates.key_of`); None where a model is still on the hub, whose files
+    are a part of the configuration.
+    """
+    RunDir.check_place(run_dir)
+    missing = absent(models)
+    for name, url in backends:
+        if name is not None:
+            check_backend(name, url)
+    if missing:
         return None
     stored = dict(identity())
     RunDir.check(run_dir, method, stored)

@@ -24,7 +24,7 @@ from common.results.tables import percent_interval, terminal_table
 from common.settings import command, hosted_share
 from common.text.glossary import explain
 from llm2llm.config import PRESETS, Config
-from llm2llm.experiment import load_data, run, run_identity
+from llm2llm.experiment import check_plan, load_data, run, run_identity
 from llm2llm.plan import FULL, variant, variants
 
 LABELS = {"untargeted": "seeds drawn at random"}
@@ -45,7 +45,9 @@ def sweep(config: Config) -> dict[str, Any]:
     config = config.resolved()
     work = lambda place, _: _variants(place, config)
     # All variants have the same data, so what does not fit is found before anything is stored.
-    return carry_out("llm2llm", config.run_dir, run_identity(config), lambda: load_data(config), work)
+    return carry_out(
+        "llm2llm", config.run_dir, run_identity(config), lambda: check_plan(config, load_data(config)), work
+    )
 
 
 def _variants(place: RunDir, config: Config) -> Conclusion:

@@ -355,10 +355,67 @@ def test_a_plan_refuses_what_a_run_would(words, says, tmp_path):
         run._method(argv)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("llm2llm --run-dir {}/rows.jsonl/a/b", "rows.jsonl is a file, and"),
+        ("reversegen --run-dir {}/locked/a", "locked cannot be written"),
+        ("profile --run-dir {}/" + 300 * "a", "as run folder (File name too long)"),
+        ("llm2llm --student ./nowhere", "no such folder: ./nowhere (given as the student)"),
+        ("llm2llm --student models/nowhere", "cannot fetch models/nowhere from the hub"),
+        ("reversegen --target models/nowhere", "(given as the target models/nowhere)"),
+        ("active-inheritance --source nowhere", "cannot fetch nowhere from the hub"),
+        ("profile --model nowhere --prompts-file embedded:stories", "cannot fetch nowhere from the hub"),
+        ("llm2llm --teacher openai:m", "wants a key: set the environment variable OPENAI_API_KEY"),
+        ("reversegen --labeler openai:m", "wants a key: set the environment variable OPENAI_API_KEY"),
+        ("active-inheritance --source openai:m", "wants a key: set the environment variable OPENAI_API_KEY"),
+        (
+            "profile --model embedded:student --model embedded:teacher --prompts-file embedded:stories "
+            "--judge openai:m",
+            "wants a key: set the environment variable OPENAI_API_KEY",
+        ),
+    ],
+)
+def test_a_run_and_its_plan_are_refused_at_the_start_for_the_same_reason(words, says, tmp_path, monkeypatch):
+    """Without a network, and without the rights of root, who may write anywhere."""
+    from huggingface_hub import constants
+
+    import run
+
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and allowed(path, mode))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "rows.jsonl").write_text("")
+    if "--run-dir" not in words:
+        words += " --run-dir {}/run"
+    argv = words.format(tmp_path).split()
+    for dry in (["--dry-run"], []):
+        with pytest.raises(UserError, match=re.escape(says)):
+            run._method([*argv, *dry])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_names_the_models_that_its_memory_is_without(capsys, monkeypatch):
+    """What the hub knows is fetched by the run."""
+    import huggingface_hub
+
+    import run
+
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, timeout: None)
+    run._method(["llm2llm", "--teacher", "my/larger", "--dry-run"])
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    assert "in training a student" in lines["memory"]
+    assert lines["memory"].endswith("; without my/larger, whose shape is not known on this machine yet")
+    assert "unknown" in lines["time"]
+
+
 def test_a_plan_says_time_and_money(capsys, monkeypatch):
     import run
 
     monkeypatch.setattr("common.rates._kept", dict)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "x" * 30)
     run._method(["llm2llm", "--teacher", "openai:m", "--teacher-price", "0.15,0.6", "--dry-run"])
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
     assert "unknown: no run of these models" in lines["time"]
