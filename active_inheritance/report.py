@@ -154,8 +154,8 @@ def _model_card(summary: StudentSummary, notes: Sequence[str]) -> ModelCard:
         base=model_name(summary.student.name, "student"),
         method="active-inheritance",
         learned=(
-            f"The arm selected of repeat 0{rounds}: fine-tuned on the best of several answers to each prompt, by "
-            f"{', '.join(summary.rule['objectives'])}. Sources: {', '.join(summary.pool['sources'])}."
+            f"The arm selected of the first repeat{rounds}: fine-tuned on the best of several answers to each "
+            f"prompt, by {', '.join(summary.rule['objectives'])}. Sources: {', '.join(summary.pool['sources'])}."
         ),
         tables={"Every arm on held-out prompts": arms_of(summary)},
         verdict=_verdict(summary),

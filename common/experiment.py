@@ -8,17 +8,18 @@ what they show as a `Conclusion`). The order, the lock, what is printed and what
 
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from common import hosts, rates
 from common.backends.open import absent, check_backend, file_hashes, fingerprints
 from common.cli import PROG, item, parse
-from common.progress import running
-from common.results.conclusion import Conclusion, conclude, finished, tell
+from common.progress import clock, running, say
+from common.results.conclusion import Conclusion, conclude, counted, finished, tell
 from common.results.hub import Push, push
 from common.results.mirror import is_url
-from common.results.rundir import RunDir
+from common.results.rundir import VERSION, RunDir
 from common.runtime import accelerators
 
 C = TypeVar("C", bound="Settings")
@@ -135,6 +136,7 @@ def carry_out(
     the run directory exists, the cheapest first: another configuration in the folder before anything is loaded,
     then what `prepare` refuses. Raises UserError. `units`: of work by stage, of which the time is remembered.
     """
+    start = time.monotonic()
     # Nothing is touched yet, and no model loaded, which may take minutes.
     RunDir.check(run_dir, method, dict(identity))
     if not is_url(run_dir) and (summary := hosts.share(lambda: finished(pathlib.Path(run_dir)))):
@@ -144,18 +146,31 @@ def carry_out(
         return summary
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
-        if sys.stderr.isatty() and hosts.is_writer():
-            print(f"run directory: {run_dir}", file=sys.stderr)
         key, timing = rates.key_of(method, identity), run.journal("timing.jsonl")
+        begun_before, repeats = bool(timing.rows()), identity.get("repeats") or 1
         # What is left of a run that is continued is not known.
-        seconds = rates.expected(key, units or {}) if not timing.rows() else None
-        with running(identity.get("repeats") or 1, seconds):
+        seconds = rates.expected(key, units or {}) if not begun_before else None
+        say(_opening(method, run_dir, repeats, units or {}, begun_before, seconds))
+        with running(repeats, seconds):
             found = work(run, ready)
         if units:
             rates.learn(key, timing.rows(), units)
         summary = conclude(run, found)
         _push(run.path, summary, to_hub)
+        sys.stdout.flush()  # before the last line also where both streams go into one file
+        say(f"finished in {clock(time.monotonic() - start)}, results in {run_dir}")
         return summary
+
+
+def _opening(
+    method: str, run_dir: str, repeats: int, units: Mapping[str, float], again: bool, seconds: float | None
+) -> str:
+    """The first line of a run: who works, where, and on what; `again`: after an earlier process."""
+    stages = ", ".join(name for name, count in units.items() if count and name != rates.OTHER)
+    does = "continues" if again else "begins"
+    what = f"{counted(repeats, 'repeat')}{f' of {stages}' if stages else ''}"
+    about = "" if seconds is None else f", about {clock(seconds)}"
+    return f"{method} (seedloop {VERSION}) {does} in {run_dir}: {what}{about}"
 
 
 def _push(path: pathlib.Path, summary: Mapping[str, Any], to_hub: Push | None) -> None:

@@ -43,7 +43,7 @@ FIELDS = LEARNED | {
     "label": Field("string", "The part that is graded."),
     "group": Field("string", "Class or skill."),
     "parent": Field("string", "Id of the example that the teacher was shown: a seed, or an earlier new example."),
-    "repeat": Field("int64", "Repeat of the run."),
+    "repeat": Field("int64", "Repeat of the run, from 0."),
     "round": Field("int64", "Round that wrote it, from 0."),
     "attempt": Field("int64", "Which request for this slot succeeded, from 1."),
     "teacher": Field("string", "Who wrote it."),
@@ -146,8 +146,8 @@ def _model_card(
         base=setting.base.origin,
         method="llm2llm",
         learned=(
-            f"The arm llm2llm of repeat 0: fine-tuned on {config.seed_examples} seeds and on the examples that "
-            f"{written_by} wrote for what it got wrong."
+            f"The arm llm2llm of the first repeat: fine-tuned on {config.seed_examples} seeds and on the examples "
+            f"that {written_by} wrote for what it got wrong."
         ),
         tables={"Held-out accuracy of every arm": arms_of(summary)},
         verdict=_verdict(summary),
@@ -189,12 +189,12 @@ def _page(
     if "llm2llm" in summary.arms:
         page.chapter("Examples")
         page.add_examples(
-            "Kept: from a mistake to new training data (repeat 0)",
+            "Kept: from a mistake to new training data (repeat 1)",
             ["Seed shown to the teacher", "The student's answer", "The teacher's new example"],
             _examples(run, rows),
         )
         page.add_examples(
-            "Refused: replies of the teacher that no student learned (repeat 0)",
+            "Refused: replies of the teacher that no student learned (repeat 1)",
             ["Seed shown to the teacher", "The teacher's reply", "Why it was refused"],
             _refused(run),
         )
@@ -283,7 +283,7 @@ def _label_quality(page: Report, entries: Sequence[Row]) -> None:
 
 
 def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str]]:
-    """Up to `count` accepted examples of repeat 0, of different parents, beside seed and wrong answer."""
+    """Up to `count` accepted examples of the first repeat, of different parents, beside seed and wrong answer."""
     place = run.path / "repeat_0"
     seeds = {row["id"]: row for row in read_jsonl(place / "seeds.jsonl")}
     first: dict[str, Row] = {}
@@ -302,7 +302,7 @@ def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str
 
 
 def _refused(run: RunDir, count: int = 8) -> list[list[str]]:
-    """Up to `count` refused replies of repeat 0, for all reasons in turn, beside the seed and the reason."""
+    """Up to `count` refused replies of the first repeat, for all reasons in turn, beside seed and reason."""
     place = run.path / "repeat_0"
     known = {row["id"]: row["question"] for row in read_jsonl(place / "seeds.jsonl")}
     made = [row for file in sorted(place.glob("llm2llm/round_*/new.jsonl")) for row in read_jsonl(file)]

@@ -211,7 +211,7 @@ def _starved(entries: Sequence[Row], name: str) -> list[str]:
     for entry in entries:
         if "why" in entry:
             line = (
-                f"{name}, repeat {entry['repeat']}, round {entry['round']}: {entry['why']}, so students that "
+                f"{name}, repeat {entry['repeat'] + 1}, round {entry['round']}: {entry['why']}, so students that "
                 f"had not seen them were asked, and answered {entry['right_out_of_fold']} rightly"
             )
             unsure = entry["rule"] == "low-confidence"

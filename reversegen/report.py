@@ -50,7 +50,7 @@ FIELDS = LEARNED | {
     "reason": Field("string", "What the judge said beside it."),
     "truth": Field("string", "Exact answer where a program knows it; null elsewhere."),
     "label_correct": Field("bool", "Whether label and truth agree; null where unknown."),
-    "repeat": Field("int64", "Repeat of the run."),
+    "repeat": Field("int64", "Repeat of the run, from 0."),
     "round": Field("string", "Folder of the proposals: final, or a round where the target was trained along."),
     "prompt_hash": Field("string", "Start of the SHA-256 of the proposer's prompt."),
     "shown": Field("string", "Ids of the seed instructions in that prompt."),
@@ -66,7 +66,7 @@ PAIRS = PREFERRED | {
     "chosen_score": Field("float64", "How badly the target failed; what is worse is higher."),
     "rejected_score": Field("float64", "The same of the rejected query."),
     "kind": Field("string", "within: both were written under this prompt; across: under different ones."),
-    "repeat": Field("int64", "Repeat of the run."),
+    "repeat": Field("int64", "Repeat of the run, from 0."),
     "round": Field("int64", "Round that wrote them, from 0."),
     "shown": Field("string", "Ids of the seed instructions in the prompt."),
 }
@@ -276,8 +276,9 @@ def _model_cards(
         base=model_name(config.target, "student"),
         method="reversegen",
         learned=(
-            f"The arm target-after of repeat 0: fine-tuned on queries that {config.proposer} learned to write and "
-            f"on which it failed, answered by {config.labeler}, with {config.mix:g} seeds mixed in for each."
+            f"The arm target-after of the first repeat: fine-tuned on queries that {config.proposer} learned to "
+            f"write and on which it failed, answered by {config.labeler}, with {config.mix:g} seeds mixed in for "
+            "each."
         ),
         tables={f"The target on {SET_NAMES[kind]}": arm_table(summary, [kind]) for kind in summary.sets},
         verdict=main_verdict(summary),
@@ -288,8 +289,8 @@ def _model_cards(
         base=model_name(config.proposer, "teacher"),
         method="reversegen",
         learned=(
-            f"The best proposer of repeat 0: warmed up on {config.seed_instructions} seed instructions, then "
-            f"trained to prefer queries on which {config.target} fails."
+            f"The best proposer of the first repeat: warmed up on {config.seed_instructions} seed instructions, "
+            f"then trained to prefer queries on which {config.target} fails."
         ),
         tables={"What it wrote, by round": (ROUND_HEADERS, round_rows(summary))},
         warnings=notes,
@@ -382,14 +383,14 @@ def _show_examples(page: Report, run: RunDir, config: Config, rows: Sequence[Row
     texts = ("query", "target_answer", "answer")
     failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
     page.add_examples(
-        f"Kept: failures and what was made of them (repeat 0){hashes}",
+        f"Kept: failures and what was made of them (repeat 1){hashes}",
         ["Query of the best proposer", "The target's answer", "The label it learned"],
         [[_shown(config, row[name]) for name in texts] for row in failed[:8]],
     )
     files = sorted((run.path / "repeat_0/explore").glob("*/queries.jsonl"))
     refused = [row for file in files for row in read_jsonl(file) if row["outcome"] not in ("fail", "pass")]
     page.add_examples(
-        f"Refused: what the proposer wrote and nobody learned (repeat 0){hashes}",
+        f"Refused: what the proposer wrote and nobody learned (repeat 1){hashes}",
         ["What the proposer wrote", "Why it was refused"],
         [[_shown(config, row["query"] or row["reply"]), _why(row)] for row in mixed(refused, _why, 8)],
     )

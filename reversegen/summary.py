@@ -219,7 +219,7 @@ def warnings(summary: Summary, arms: Sequence[str]) -> list[str]:
 
 def _place(entry: Row) -> str:
     proposer = "proposer" if entry["explorer"] == "explore" else "independent proposer"
-    return f"{proposer}, round {entry['round']} of repeat {entry['repeat']}"
+    return f"{proposer}, round {entry['round']} of repeat {entry['repeat'] + 1}"
 
 
 def _alarms(rounds: Sequence[Row]) -> list[str]:

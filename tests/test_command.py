@@ -421,3 +421,13 @@ def test_a_plan_says_time_and_money(capsys, monkeypatch):
     assert "unknown: no run of these models" in lines["time"]
     assert "17,280 calls at most" in lines["cost"]
     assert lines["cost"].endswith(" USD")
+
+
+def test_a_run_tells_its_beginning_and_its_end_where_nobody_looks(tmp_path):
+    """In one file with what it found, too, the last line stands last."""
+    words = "profile --model embedded:student --choice a=embedded:arithmetic --limit 4 --run-dir"
+    command = [sys.executable, "run.py", *words.split(), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first, *_, last = done.stdout.splitlines()
+    assert re.match(rf"profile \(seedloop [\d.]+\) begins in {tmp_path}/run: 1 repeat of choice/a", first)
+    assert re.fullmatch(rf"finished in \d+:\d\d, results in {tmp_path}/run", last)

@@ -122,7 +122,8 @@ def _updates(folder: pathlib.Path) -> list[str]:
     if not rows:
         return []
     of_stage = rows[-1]
-    return [f"update       {of_stage.get('step', 0) + 1} of {of_stage.get('stage')}, loss {of_stage.get('loss')}"]
+    place = " · ".join(place_of(f"{of_stage.get('stage')}/"))
+    return [f"update       {of_stage.get('step', 0) + 1} of {place}, loss {of_stage.get('loss')}"]
 
 
 def _times(folder: pathlib.Path) -> list[str]:

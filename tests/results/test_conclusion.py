@@ -30,11 +30,12 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
         (Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None), "Not shown: a difference of a from b"),
         (
             Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)),
-            "+2.0 points, 95% interval over questions [+1.0, +3.0]; give --repeats 3",
+            "One training shows nothing of other seeds, which takes 3 repeats; here shown: a is ahead of b by "
+            "+2.0 points, 95% interval over questions [+1.0, +3.0].",
         ),
         (
             Gain(value=0.02, ci95=None, bootstrap95=None),
-            "One training shows nothing of other seeds: here a - b is +2.0 points; give",
+            "; here not shown: a difference of a from b, +2.0 points without an interval.",
         ),
     ],
 )
@@ -54,18 +55,23 @@ def test_a_verdict_on_a_score_speaks_of_more_and_less_in_its_unit():
     assert said == "Shown: a is below b by -0.012 ttr, 95% interval over repeats [-0.020, -0.005]."
 
 
-def test_a_verdict_on_several_says_what_is_shown_and_what_is_not():
-    """In one sentence; of one training with every interval over questions."""
+def test_a_verdict_on_several_says_of_each_whether_it_is_shown():
+    """In one sentence, what is shown first; of one training with every interval over questions."""
     open_ = Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None)
-    said = verdict([("a", "b", SHOWN), ("a", "c", open_)])
+    said = verdict([("a", "c", open_), ("a", "b", SHOWN), ("a", "d", SHOWN)])
     assert said is not None
     assert said.startswith("Shown: a is ahead of b by +4.2 points")
+    assert "; shown: a is ahead of d" in said
     assert said.endswith(
-        "; not shown: a difference of a from c; it is +2.0 points, and the 95% interval over "
-        "repeats [-1.0, +5.0] holds 0."
+        "; not shown: a difference of a from c, +2.0 points, as the 95% interval over repeats [-1.0, +5.0] "
+        "holds 0."
     )
-    single = [("a", name, Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03))) for name in "bc"]
-    assert "here a - b is +2.0 points, 95% interval over questions [+1.0, +3.0], and a - c is" in verdict(single)
+    one = [Gain(value=0.02, ci95=None, bootstrap95=(low, 0.03)) for low in (-0.01, 0.01)]
+    assert verdict([("a", "b", one[0]), ("a", "c", one[1])]) == (
+        "One training shows nothing of other seeds, which takes 3 repeats; here shown: a is ahead of c by +2.0 "
+        "points, 95% interval over questions [+1.0, +3.0]; not shown: a difference of a from b, +2.0 points, as "
+        "the 95% interval over questions [-1.0, +3.0] holds 0."
+    )
 
 
 def test_arms_that_are_all_at_nothing_are_a_warning():
