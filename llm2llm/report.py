@@ -8,10 +8,12 @@ from typing import Any
 from common.results.card import ModelCard
 from common.results.charts import confusion
 from common.results.conclusion import (
+    CHECKED,
     Conclusion,
     arm_dots,
     arm_table,
     by_round,
+    checked,
     counted,
     gain_cell,
     mean_cell,
@@ -36,6 +38,8 @@ from llm2llm.students import Setting
 from llm2llm.summary import Summary, new_rows, refusals, summarise, warnings
 from llm2llm.switches import Comparison
 
+TOLD = ("95% interval", "lead", "updates")
+"""What the page explains beside the accuracy of arms."""
 FIELDS = LEARNED | {
     "id": Field("string", "Repeat, arm, round, attempt and slot: unique."),
     "question": Field("string", "What is asked."),
@@ -92,13 +96,17 @@ def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
     written = [("as written, %", lambda name, arm: _percent(sum(arm.generated) / len(arm.generated)))]
     columns = [
         ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
-        *(written if any(arm.generated for arm in summary.arms.values()) else ()),
+        *(written if _has_written(summary) else ()),
         ("llm2llm - arm [95%]", gain_cell(summary.gains, "llm2llm")),
         ("examples", mean_cell("examples")),
         ("updates", mean_cell("updates")),
         ("teacher calls", calls),
     ]
     return arm_table(summary.arms, columns)
+
+
+def _has_written(summary: Summary) -> bool:
+    return any(arm.generated for arm in summary.arms.values())
 
 
 def final_table(summary: Summary) -> str:
@@ -170,7 +178,7 @@ def _page(
         "Held-out accuracy of every arm",
         *arms_of(summary),
         note=_note(setting.switches.comparison),
-        terms=explain("accuracy", "95% interval", "lead", "updates"),
+        terms=explain("accuracy", *(["as written"] if _has_written(summary) else []), *TOLD),
     )
     if summary.rounds:
         page.chapter("Round by round")
@@ -276,9 +284,9 @@ def _label_quality(page: Report, entries: Sequence[Row]) -> None:
         fields = ("accepted", "labels_known", "labels_wrong")
         accepted, known, wrong = (sum(e[field] for e in entries if e["arm"] == arm) for field in fields)
         if known:
-            rows.append([arm, accepted, known, wrong, round(100 * wrong / known, 1)])
+            rows.append([arm, accepted, *checked(accepted, known, wrong)])
     if rows:
-        headers = ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"]
+        headers = ["arm", "accepted", *CHECKED]
         page.add_table("Label noise of the accepted examples", headers, rows, terms=explain("label noise"))
 
 

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from common.results.conclusion import flat
+from common.results.conclusion import coarse, flat
 from common.results.estimate import ArmResult, Gain
 from common.results.files import read_jsonl
 from common.results.rundir import RunDir
@@ -202,7 +202,7 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
         if calls and kept < handed_on / 2:
             reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
             lines.append(f"{name} kept {kept} of {handed_on} replies ({reasons}); see refused.jsonl of its rounds")
-    return lines + flat(summary.arms)
+    return lines + coarse(next(iter(summary.arms.values())).n or 0, "test question") + flat(summary.arms)
 
 
 def _starved(entries: Sequence[Row], name: str) -> list[str]:

@@ -10,9 +10,11 @@ from common.backends.open import model_name
 from common.results.card import ModelCard
 from common.results.charts import dots
 from common.results.conclusion import (
+    CHECKED,
     Conclusion,
     arm_dots,
     by_round,
+    checked,
     counted,
     gain_cell,
     mean_cell,
@@ -178,11 +180,10 @@ def arm_table(summary: Summary, kinds: Sequence[str]) -> tuple[list[str], list[l
 
 def _label_row(name: str, found: LabelCount) -> list[Any]:
     reasons = ", ".join(f"{reason} {count}" for reason, count in found.refused.items())
-    noise = round(100 * found.wrong / found.known, 1) if found.known else None
-    return [name, found.asked, found.accepted, reasons or "–", found.known, noise]
+    return [name, found.asked, found.accepted, reasons or "–", *checked(found.asked, found.known, found.wrong)]
 
 
-LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", "truth known", "of these wrong, %"]
+LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", *CHECKED]
 
 
 def final_tables(summary: Summary) -> str:

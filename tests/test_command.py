@@ -111,6 +111,8 @@ def test_a_file_gives_settings_and_flags_win_over_it(suffix, tmp_path):
         ("names: [1]", r"names: \[1\] is no list of texts"),
         ("- 3", "must hold keys with values"),
         ("a: [", "line 2: not YAML"),
+        ("count: 1\ncount: 2", "line 2: 'count' stands twice: keep one of them"),
+        ("learning_rate: 1\nlearning-rate: 2", "'learning_rate' and 'learning-rate' are one setting"),
         ("{method: other, config: {count: 3}}", "is of 'other', not of m"),
     ],
 )
@@ -121,6 +123,28 @@ def test_a_bad_file_of_settings_is_refused_in_one_line(text, says, tmp_path):
         parse(Small, ["--config", str(file)], "p", method="m")
     assert "\n" not in str(raised.value)
     assert str(file) in str(raised.value)
+
+
+def test_a_key_that_stands_twice_is_refused_wherever_keys_are_read(tmp_path):
+    """Within others too; what a YAML file merges in from elsewhere may be set anew."""
+    from common.mapping import read_mapping
+
+    texts = {"a.json": '{"a": 1, "b": {"c": 1, "c": 2}}', "b.yaml": "a: 1\nb: {c: 1, c: 2}\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="'c' stands twice"):
+            read_mapping(tmp_path / name, "")
+    (tmp_path / "c.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n")
+    assert read_mapping(tmp_path / "c.yaml", "") == {"a": {"x": 1}, "b": {"x": 2}}
+
+
+@pytest.mark.parametrize("words", [["tasks"], ["metrics"]])
+def test_a_list_stays_within_the_width_of_the_terminal(words, monkeypatch, capsys):
+    import run
+
+    monkeypatch.setenv("COLUMNS", "80")
+    run._method(words)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_config_json_of_a_run_given_back_is_the_same_configuration(tmp_path):
@@ -197,6 +221,10 @@ def test_plan_counts_updates_and_warns_below_ten():
         ("metrics", 0, "share of the questions that are answered rightly (higher is better)"),
         ("status nowhere", 2, "nowhere holds no seedloop run (there is no such folder)"),
         ("status", 2, "status takes one folder"),
+        ("status README.md", 2, "README.md holds no seedloop run (it is a file)"),
+        ("llm2llm --version", 0, "seedloop 0"),
+        ("status --version", 0, "seedloop 0"),
+        ("llm2llm --task nothing", 2, "or a file ending in .py, .yaml or .json"),
         ("nothing", 2, "unknown method"),
         ("llm2lm", 2, "did you mean llm2llm?"),
         ("llm2llm --learning_rate 1", 2, "did you mean --learning-rate?"),

@@ -8,6 +8,7 @@ Verdict and warnings are data: they appear in the terminal, on the page and in s
 import contextlib
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TELLS = 0.05
+"""A difference of shares that a test should be able to tell."""
 SUMMARY = "summary.json"
 BESIDE = ("config.json", "timing.jsonl")
 """What else of a run folder its page names: settings and seconds."""
@@ -142,6 +145,30 @@ def flat(arms: Mapping[str, ArmResult]) -> list[str]:
             told = "this test tells nothing apart; take an easier or harder one"
             return [f"every arm is at {100 * value:.0f}%: {told}"]
     return []
+
+
+CHECKED = ("a program could check", "of all, %", "of these wrong", "of these, %")
+"""Headers of `checked`."""
+
+
+def checked(total: int, known: int, wrong: int) -> list[Any]:
+    """Cells on label noise: of how many of `total` labels a program knows the truth, their share, how many of
+    those are wrong, and which share of them. Of the others nothing is known."""
+    share = lambda part, of: round(100 * part / of, 1) if of else None
+    return [known, share(known, total), wrong, share(wrong, known)]
+
+
+def coarse(count: int, noun: str) -> list[str]:
+    """A warning where `count` items tell a share of right answers less exactly than to `TELLS`, with half of its
+    95% interval: 1.96 sqrt(p (1 - p) / n), of the binomial, where it is widest, at p = 1/2."""
+    enough = math.ceil(0.25 * (1.96 / TELLS) ** 2)
+    if not 0 < count < enough:
+        return []
+    within = 100 * 1.96 * math.sqrt(0.25 / count)
+    return [
+        f"only {counted(count, noun)}, which tell a share of right answers to within {within:.1f} points (95%): "
+        f"{enough} would tell it to within {100 * TELLS:g}"
+    ]
 
 
 def counted(count: int, noun: str) -> str:

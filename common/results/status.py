@@ -40,7 +40,9 @@ def status(folder: pathlib.Path) -> list[str]:
     """Lines on the run in `folder`. Raises UserError where it holds none."""
     stored = _read(folder / "config.json")
     if not isinstance(stored, dict) or not {"method", "config"} <= stored.keys():
-        what = "there is no such folder" if not folder.is_dir() else "its config.json is missing or no run's"
+        what = "its config.json is missing or no run's"
+        if not folder.is_dir():
+            what = "it is a file" if folder.exists() else "there is no such folder"
         raise UserError(f"{folder} holds no seedloop run ({what}): name the --run-dir of one")
     summary, done = _read(folder / SUMMARY), finished(folder)
     state = "finished" if done else "at work" if _locked(folder) else "not finished, nobody is at work on it"

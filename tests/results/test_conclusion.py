@@ -6,6 +6,8 @@ from common.results.conclusion import (
     Conclusion,
     arm_table,
     by_round,
+    checked,
+    coarse,
     conclude,
     finished,
     flat,
@@ -42,6 +44,25 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
 def test_a_verdict_says_no_more_than_its_interval(gain, words):
     """An interval that holds 0 shows nothing, and one training says nothing about other seeds."""
     assert words in verdict([("a", "b", gain)])
+
+
+def test_a_small_test_says_how_exactly_it_tells_a_share():
+    """Half of the widest interval of a binomial share: what scipy's is, but for its approximation."""
+    from scipy.stats import binom
+
+    assert coarse(385, "test question") == []
+    (line,) = coarse(100, "test question")
+    assert line == (
+        "only 100 test questions, which tell a share of right answers to within 9.8 points (95%): 385 would tell "
+        "it to within 5"
+    )
+    low, high = binom.interval(0.95, 100, 0.5)
+    assert (high - low) / 2 == pytest.approx(9.8, abs=0.5)
+
+
+def test_label_noise_stands_beside_the_share_that_could_be_checked():
+    assert checked(40, 10, 2) == [10, 25.0, 2, 20.0]
+    assert checked(40, 0, 0) == [0, 0.0, 0, None]
 
 
 def test_no_verdict_on_what_is_not_defined():
