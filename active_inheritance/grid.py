@@ -23,7 +23,7 @@ from common.backends.open import Backend
 from common.config import SampleConfig
 from common.experiment import carry_out
 from common.generate import Record, Request
-from common.results.conclusion import Conclusion, verdict
+from common.results.conclusion import Conclusion, counted, verdict
 from common.results.estimate import Gain
 from common.results.files import read_jsonl
 from common.results.plots import heat_figure
@@ -171,7 +171,8 @@ def _names(result: Mapping[str, Any]) -> list[str]:
 def _page(config: Config, result: Mapping[str, Any]) -> Report:
     page = Report(
         f"Students by sources: {', '.join(config.objective)}",
-        f"{len(config.students)} students, {len(config.source)} sources, {config.repeats} repeats, "
+        f"{counted(len(config.students), 'student')}, {counted(len(config.source), 'source')}, "
+        f"{counted(given(config.repeats), 'repeat')}, "
         f"seed {config.seed}",
     )
     page.chapter("The grid")

@@ -137,8 +137,8 @@ def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]
         title=f"Synthetic {summary.task} data by LLM2LLM",
         made_by=(
             f"Written by {written_by} for seeds chosen by what {config.student} makes of them (target: "
-            f"{config.target}), in up to {config.trainings - 1} rounds. Label check: {config.label_check}. "
-            "Near-duplicates were refused."
+            f"{config.target}), in up to {counted(config.trainings - 1, 'round')}. Label check: "
+            f"{config.label_check}. Near-duplicates were refused."
         ),
         fields=FIELDS,
         lineage="`parent` names the seed (seeds.jsonl of the repeat), `prompt_hash` the request, `id` the reply.",
@@ -160,6 +160,7 @@ def _model_card(
         tables={"Held-out accuracy of every arm": arms_of(summary)},
         verdict=_verdict(summary),
         warnings=notes,
+        command=command("llm2llm", config, PRESETS),
     )
 
 
@@ -169,7 +170,7 @@ def _page(
     first = next(iter(summary.arms.values()))
     page = Report(
         f"LLM2LLM on {summary.task}",
-        f"student {config.student}, teacher {written_by}, {config.seed_examples} seeds, "
+        f"student {config.student}, teacher {written_by}, {counted(config.seed_examples, 'seed')}, "
         f"{counted(len(first.per_repeat or ()), 'repeat')}, seed {config.seed}",
     )
     page.chapter("The arms")

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from common.results.conclusion import coarse, flat
+from common.results.conclusion import coarse, counted, flat
 from common.results.estimate import ArmResult, Gain
 from common.results.files import read_jsonl
 from common.results.rundir import RunDir
@@ -184,7 +184,7 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
     first = setting.switches.learning.train.total_steps(setting.switches.seeds.count)
     lines = []
     if first < FEW_UPDATES:
-        lines.append(f"the first training had only {first} updates; see --epochs and --batch-size")
+        lines.append(f"the first training had only {counted(first, 'update')}; see --epochs and --batch-size")
     for name, arm in summary.arms.items():
         rows = [row for file in arm.answers for row in read_jsonl(run.path / file)]
         mute = sum(row["parsed"] is None for row in rows)

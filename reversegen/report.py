@@ -284,6 +284,7 @@ def _model_cards(
         tables={f"The target on {SET_NAMES[kind]}": arm_table(summary, [kind]) for kind in summary.sets},
         verdict=main_verdict(summary),
         warnings=notes,
+        command=command("reversegen", config, PRESETS),
     )
     proposer = ModelCard(
         title=f"Proposer against {config.target} ({app.name}) by ReverseGen",
@@ -295,6 +296,7 @@ def _model_cards(
         ),
         tables={"What it wrote, by round": (ROUND_HEADERS, round_rows(summary))},
         warnings=notes,
+        command=command("reversegen", config, PRESETS),
     )
     return target, proposer
 
@@ -309,9 +311,9 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summar
         license="apache-2.0" if _embedded(config) else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
         made_by=(
-            f"Written by {config.proposer} after up to {config.rounds} rounds of preference training against "
-            f"{config.target}, judged by {judged}, answered by {config.labeler}. Near-duplicates and queries "
-            f"without an agreed answer were dropped.{example}"
+            f"Written by {config.proposer} after up to {counted(config.rounds, 'round')} of preference training "
+            f"against {config.target}, judged by {judged}, answered by {config.labeler}. Near-duplicates and "
+            f"queries without an agreed answer were dropped.{example}"
         ),
         fields=FIELDS,
         lineage=(
