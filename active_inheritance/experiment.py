@@ -16,7 +16,7 @@ from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.switches import COLUMN
 from common.backends.open import Backend, is_model, model_name
 from common.experiment import carry_out, check_start, identity
-from common.memory import Model, Need, refuse, sampling, tokens_in, training
+from common.memory import Model, Need, room_for, sampling, tokens_in, training
 from common.rates import OTHER
 from common.settings import command, given
 
@@ -159,10 +159,9 @@ def prepare(config: Config, data: Data, sources: Mapping[str, Backend] | None) -
     from active_inheritance.loop import Setting
 
     switches = config.switches()
-    # A selection alone needs no jax.
-    mesh = config.devices().mesh if config.held() else None
-    if config.held():
-        refuse(lambda device, shards: needs(config, data, device, shards), mesh)
+    mesh = None
+    if config.held():  # a selection alone needs no jax
+        mesh = room_for(lambda device, shards: needs(config, data, device, shards), config.devices)
     if sources is None:
         sources = {}
         if config.source:

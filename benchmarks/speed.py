@@ -33,6 +33,10 @@ import time
 HERE = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
 
+from common import runtime  # noqa: E402
+
+runtime.reuse_memory()  # as a run does, before jax is imported
+
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import tokenizers  # noqa: E402

@@ -15,11 +15,17 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
+from common import runtime
 from common.buckets import bucket, finer
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from common.model.meshes import Devices
 
 GB = 10**9
 PROCESS = {"cpu": 0.5 * GB, "accelerator": 1.0 * GB}
@@ -31,6 +37,9 @@ compiling; adapters add to every product two more. Measured, see RESULTS.md; `co
 LARGE = 100_000_000
 """Parameters from which layers are recomputed unless the settings say otherwise
 (`common.train.loop.REMAT_ABOVE`)."""
+SPARE = 3
+"""So many times what a run needs has to be free for it to hold on to memory within a stage: a block does not fit
+where smaller ones were, so that it may hold up to about twice as much."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}
 """Most logits at one time in training and scoring (`common.model.losses.LOGITS`)."""
 
@@ -97,7 +106,7 @@ def sampling(
     rows = bucket(min(length, c.max_positions), 128)
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
     cache = 1.5 * slots * rows * 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
-    prefill = max(1, slots // 8) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
+    prefill = max(1, slots // 4) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),
@@ -204,17 +213,24 @@ def check(needs: Iterable[Need], room: int | None) -> None:
     )
 
 
-def refuse(needs: Callable[[str, int], Iterable[Need]], mesh: Any) -> None:
-    """`check` on this machine: `needs` are told the kind of device and over how many of the `mesh` a model is
-    split. Loads jax. Raises UserError."""
+def room_for(needs: Callable[[str, int], Iterable[Need]], devices: "Callable[[], Devices]") -> "Mesh | None":
+    """The mesh of a run that fits on this machine: `needs` are told the kind of device and over how many of the
+    mesh a model is split. Raises UserError, as `check` does. Loads jax, whose threads are to find the setting of
+    the C library that is made before."""
+    if not runtime.accelerators():
+        room, most = available(), max((need.total for need in needs("cpu", 1)), default=0)
+        if room is None or SPARE * most < room:
+            runtime.reuse_memory()
     import jax
 
+    mesh = devices().mesh
     if jax.default_backend() == "cpu":  # of which all devices are one
         check(needs("cpu", 1), available())
-        return
+        return mesh
     shards = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
     told = jax.local_devices()[0].memory_stats() or {}
     check(needs("accelerator", shards), told.get("bytes_limit"))
+    return mesh
 
 
 def tokens_in(letters: int) -> int:

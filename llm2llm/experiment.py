@@ -16,7 +16,7 @@ from common.backends.open import Backend, ReplyCache, Write, model_name, open_ba
 from common.errors import UserError
 from common.experiment import carry_out, check_start, identity
 from common.generate import Generator
-from common.memory import refuse
+from common.memory import room_for
 from common.settings import given
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
@@ -79,8 +79,8 @@ def run(
     switches = config.switches(data.task)
 
     def prepare() -> "tuple[LanguageModel, Backend]":
-        mesh = config.devices().mesh
-        refuse(lambda device, shards: needs(config, data.task, data.examples, device, shards), mesh)
+        stages = lambda device, shards: needs(config, data.task, data.examples, device, shards)
+        mesh = room_for(stages, config.devices)
         if config.pool is not None:
             asked = pool_teacher(config, data.task)
         else:
@@ -181,7 +181,8 @@ def check_plan(config: Config, data: Data) -> str | None:
     what its time is known by."""
     from common.reading import Reader
 
-    hosted = [(config.teacher, config.teacher_url)]
+    # What a pool holds was bought before.
+    hosted = [(config.teacher, config.teacher_url)] if config.pool is None else []
     stored = lambda: run_identity(config, fetch=False)
     key = check_start("llm2llm", config.run_dir, models(config), hosted, stored)
     student = Reader.read(model_name(config.student, "student"))

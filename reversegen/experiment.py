@@ -17,7 +17,7 @@ from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, model_name, open_backend
 from common.errors import UserError
 from common.experiment import carry_out, check_start, identity
-from common.memory import refuse
+from common.memory import room_for
 from common.settings import given
 from reversegen.config import Config
 from reversegen.plan import needs
@@ -123,8 +123,7 @@ def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunD
     from reversegen.report import conclusion
 
     switches = config.switches(app.query_tokens)
-    mesh = config.devices().mesh
-    refuse(lambda device, shards: needs(config, app, data, device, shards), mesh)
+    mesh = room_for(lambda device, shards: needs(config, app, data, device, shards), config.devices)
     labeler = guard = None
     if config.labeler != "program":
         labeler = open_backend(config.labeler, "teacher", url=config.labeler_url, mesh=mesh)

@@ -1,6 +1,10 @@
 """The memory plan: sizes from shapes alone, and what is said where a run cannot fit."""
 
 import importlib
+import pathlib
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +12,9 @@ from common import memory
 from common.config import LoraConfig, TrainConfig
 from common.errors import UserError
 from common.memory import Model, available, check, lines_of, sampling, tokens_in, training
+from common.model.meshes import Devices
 
+ROOT = pathlib.Path(__file__).parents[1]
 BIG = 8_030_261_248
 
 
@@ -127,3 +133,39 @@ def test_a_run_that_cannot_fit_ends_before_a_model_is_loaded(method, tmp_path, m
     with pytest.raises(UserError, match=r"too little memory: 0\.2 GB"):
         importlib.import_module(f"{method}.experiment").run(config)
     assert not (tmp_path / "run").exists()
+
+
+FAULTS = """
+import resource, sys
+from common import runtime
+if sys.argv[1] == "kept":
+    runtime.reuse_memory()
+import jax
+import jax.numpy as jnp
+# Two products of 16 MB each as temporary arrays.
+work = jax.jit(lambda x: (jnp.sin(x)[:, None] * jnp.cos(x) @ (jnp.cos(x)[:, None] * jnp.sin(x))).sum())
+work(jnp.ones(2000)).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work(jnp.ones(2000)).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_within_a_stage_freed_memory_is_used_again():
+    """A page that the system has to give anew is a fault; 4,000 of them are 16 MB."""
+    faults = lambda how: int(subprocess.check_output([sys.executable, "-c", FAULTS, how], cwd=ROOT))
+    given_back = faults("given back")
+    assert given_back > 4000
+    assert faults("kept") < given_back / 10
+
+
+def test_memory_is_kept_only_where_there_is_plenty(big, monkeypatch):
+    kept = []
+    monkeypatch.setattr(memory.runtime, "reuse_memory", lambda: kept.append(True))
+    monkeypatch.setattr(memory.runtime, "accelerators", lambda: False)
+    need = sampling(big, 512)
+    for times, expected in ((2, []), (4, [True])):
+        monkeypatch.setattr(memory, "available", lambda times=times: int(times * need.total))
+        assert memory.room_for(lambda device, shards: [need], lambda: Devices(None, "one device")) is None
+        assert kept == expected

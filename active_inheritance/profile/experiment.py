@@ -18,7 +18,7 @@ from common.backends.open import Backend, ReplyCache, file_hashes, fingerprints,
 from common.cli import flag_name
 from common.errors import UserError
 from common.experiment import carry_out, check_start, identity
-from common.memory import Model, Need, refuse, sampling
+from common.memory import Model, Need, room_for, sampling
 from common.rates import OTHER
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def _prepare(config: Config, measures: "list[Measure]") -> Ready:
     positions = {name: _positions(name) for name in config.model}
     _check_tokens(config, positions)
     tokens = config.answer_tokens or default_tokens(min(positions.values()))
-    mesh = config.devices().mesh
-    refuse(lambda device, shards: needs(config, device, shards), mesh)
+    mesh = room_for(lambda device, shards: needs(config, device, shards), config.devices)
     open_judge = (
         None if config.judge is None else open_backend(config.judge, "teacher", url=config.judge_url, mesh=mesh)
     )

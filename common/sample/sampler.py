@@ -100,7 +100,8 @@ class Sampler:
         self._mesh = mesh_of(params)
         # The very arrays where they have this dtype already: the weights are held once.
         self._params = jax.tree.map(lambda w: jnp.asarray(w, self.dtype), params)
-        self._group = max(1, slots // 8)  # prompts prefilled together, and free slots worth a stop
+        self._group = max(1, slots // 8)  # free slots worth a stop
+        self._together = max(1, slots // 4)  # prompts prefilled in one call: fewer keep a processor half busy
 
     def sample(
         self, prompts: Sequence[Prompt], on_done: Callable[[], object] | None = None
@@ -143,7 +144,7 @@ class Sampler:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                shared, tokens = queue.next_prompts(self._group)
+                shared, tokens = queue.next_prompts(self._together)
                 if shared != queue.shared:  # prompts that have it in common follow one another
                     once = np.array([shared], np.int32)
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
@@ -241,8 +242,7 @@ class _Queue:
             (_, prompt), jobs = self._prompts.popleft()
             group.append((prompt[len(shared) : -1], jobs))
         longest = len(group[-1][0])
-        width = bucket(longest, PREFIX) if shared else 32 if longest <= 32 else bucket(longest, 64)
-        tokens = np.zeros((count, width), np.int32)
+        tokens = np.zeros((count, bucket(longest, PREFIX)), np.int32)
         for row, (rest, jobs) in enumerate(group):
             tokens[row, : len(rest)] = rest
             self.ready.extend((row, job) for job in jobs)

@@ -122,7 +122,7 @@ def test_equal_prompts_are_prefilled_once(monkeypatch):
     sampling = SampleConfig(max_new_tokens=3, temperature=1.0)
     prompts = [Prompt([5, 6, 7], sampling, (i, i + 100)) for i in range(10)] + [Prompt([8, 9], sampling)]
     _sampler().sample(prompts)
-    assert [tokens[0, :3].tolist() for tokens in prefilled] == [[8, 0, 0], [5, 6, 0]]
+    assert [tokens[:, :2].tolist() for tokens in prefilled] == [[[8, 0], [5, 6]]]
 
 
 def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch):
