@@ -9,6 +9,7 @@ from common.results.conclusion import (
     checked,
     coarse,
     conclude,
+    counted,
     finished,
     flat,
     gain_cell,
@@ -63,6 +64,10 @@ def test_a_small_test_says_how_exactly_it_tells_a_share():
 def test_label_noise_stands_beside_the_share_that_could_be_checked():
     assert checked(40, 10, 2) == [10, 25.0, 2, 20.0]
     assert checked(40, 0, 0) == [0, 0.0, 0, None]
+
+
+def test_one_is_told_in_the_singular():
+    assert (counted(1, "round"), counted(0, "round"), counted(2, "round")) == ("1 round", "0 rounds", "2 rounds")
 
 
 def test_no_verdict_on_what_is_not_defined():
