@@ -59,7 +59,7 @@ def render(card: ModelCard, base_id: str | None, license: str | None) -> str:
         parts += [f"{inline(caption)}:", table([inline(header) for header in headers], shown)]
     if card.warnings:
         parts += ["## Before relying on them", "\n".join(f"- {inline(warning)}" for warning in card.warnings)]
-    parts += ["## How it was made", f"By seedloop {inline(version())}{':' if card.command else '.'}"]
+    parts += ["## How it was made", inline(f"By seedloop {version()}{':' if card.command else '.'}")]
     parts += [_block(card.command)] if card.command else []
     parts += ["## Licence of the base", unknown if license is None else inline(license)]
     return "\n\n".join([*parts, "## Use", _USE]) + "\n"

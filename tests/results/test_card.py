@@ -6,6 +6,7 @@ import pytest
 
 from common.results.card import ModelCard, render
 from common.results.rundir import VERSION
+from common.results.tables import visible
 
 CARD = ModelCard(
     title="Sums by LLM2LLM",
@@ -53,4 +54,7 @@ def test_text_in_the_card_breaks_nothing(evil):
     text = render(dataclasses.replace(card, tables={evil: ([evil], [[evil]])}), None, evil)
     assert len(front_matter(text)["tags"]) == 2
     assert text.count("\n# ") == 1
-    assert "<b>" not in text.split("---\n", 2)[2]
+    # The command is a block of code, which its indentation alone ends.
+    outside = [line for line in text.split("---\n", 2)[2].split("\n") if not line.startswith("    ")]
+    assert "<b>" not in "\n".join(outside)
+    assert "\n".join(f"    {line}" for line in visible(evil).split("\n")) in text
