@@ -35,12 +35,24 @@ SHAPES = {
     "qwen2.5-0.5b": ModelConfig(
         "qwen2", 151936, 896, 4864, 24, 14, 2, 64, 32768, rope=Rope(1e6), tied_head=True, biases=("q", "k", "v")
     ),
+    "qwen2.5-1.5b": ModelConfig(
+        "qwen2", 151936, 1536, 8960, 28, 12, 2, 128, 32768, rope=Rope(1e6), tied_head=True, biases=("q", "k", "v")
+    ),
+    "llama-3.1-8b": ModelConfig(
+        "llama", 128256, 4096, 14336, 32, 32, 8, 128, 131072, 1e-5, Rope(5e5, RopeScaling("llama3", 8.0))
+    ),
     "llama-3.2-1b": ModelConfig(
         "llama", 128256, 2048, 8192, 16, 32, 8, 64, 131072, 1e-5, Rope(5e5, RopeScaling("llama3", 32.0)), True
     ),
 }
 BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA A100-SXM4-80GB": 2.04e12}
 """Bytes a second, from the data sheets."""
+
+
+def random_params(config: ModelConfig, dtype) -> decoder.Params:
+    """Made where they lie and in this dtype: in float32 those of 8B would take all of a device."""
+    make = jax.jit(lambda key: jax.tree.map(lambda w: w.astype(dtype), decoder.init(config, key)))
+    return make(jax.random.key(0))
 
 
 def best(run, repeats: int) -> float:
@@ -85,13 +97,15 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
 
 def measure(config: ModelConfig, args: argparse.Namespace) -> tuple[dict[str, float], float]:
     """Tokens a second of each row of the table, and the share of bandwidth in greedy decoding (nan: unknown)."""
-    params = decoder.init(config, jax.random.key(0))
+    params = random_params(config, runtime.compute_dtype())
     sampler = sample.Sampler(params, config, eos_ids=(), slots=args.slots)
     del params
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(sampler._params))
     bandwidth = BANDWIDTH.get(jax.devices()[0].device_kind, np.nan)
 
-    group = np.random.default_rng(0).integers(0, config.vocab_size, (sampler._group, args.prompt_tokens), np.int32)
+    group = np.random.default_rng(0).integers(
+        0, config.vocab_size, (sampler._together, args.prompt_tokens), np.int32
+    )
     prefill = best(lambda: jax.block_until_ready(sample._prefill(sampler._params, config, group)), args.repeats)
     rates, share = {"prefill": group.size / prefill}, np.nan
     limits = [args.new_tokens] * args.slots

@@ -293,6 +293,10 @@ class Config(RunSettings, TrainSettings, HubSettings):
         if unknown or not self.arms:
             like = meant(unknown[0], ARMS) if unknown else ""
             raise UserError(f"unknown arm {', '.join(unknown) or '(none)'}{like}; choose from {', '.join(ARMS)}")
+        if "llm2llm" in self.arms and given(self.rounds) < 2:
+            raise UserError(
+                f"--rounds {self.rounds} trains on the seeds alone: give 2 or more, or --arms base,fine-tune"
+            )
         needs = [arm for arm in MATCHED if arm in self.arms]
         if needs and "llm2llm" not in self.arms:
             raise UserError(f"arm {needs[0]} is matched to llm2llm: add llm2llm to --arms")

@@ -16,7 +16,7 @@ from common.sample.beam import BeamGenerator
 from common.sample.score import all_logps, score
 from common.train import state as stored_state
 from common.train.data import Encoded
-from common.train.loop import fine_tune, update
+from common.train.loop import fine_tune, gradients
 from common.train.preference import Preference, prefer, reference_logps
 
 pytestmark = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 devices (JAX_NUM_CPU_DEVICES=8)")
@@ -51,10 +51,10 @@ def test_fine_tuning_on_a_mesh_gives_the_weights_of_one_device(models, adapters)
     """It compiles one program for all updates, as on one device: state and batches keep their layout."""
     settings = dataclasses.replace(SETTINGS, lora=adapters)
     examples = [Encoded(pair.prompt + pair.chosen, len(pair.prompt)) for pair in _answers()]
-    trained, compiled = [], update._cache_size()
+    trained, compiled = [], gradients._cache_size()
     for model in models:
         trained.append(fine_tune(model.params, model.config, examples, settings, pad_id=0, steps=3))
-    assert update._cache_size() == compiled + 2
+    assert gradients._cache_size() == compiled + 2
     start, config = models[0].params, dataclasses.replace(models[0].config, lora=adapters)
     if adapters is not None:
         start = lora.join(start, lora.init(config, jax.random.key(settings.seed)))

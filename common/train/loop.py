@@ -73,14 +73,11 @@ SUM = Objective(_answers, lambda batch: 1.0)
 """The sum: the weights that `collate` returns are already divided by the number of examples."""
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "optimizer", "dtype", "remat", "objective", "mesh"), donate_argnums=(0, 1)
-)
 def update(
     params: Params,
     state: dict[str, Any],
-    batch: tuple[Array, ...],
-    rate: Array,
+    batch: tuple[Array | np.ndarray, ...],
+    rate: Array | np.float32 | float,
     frozen: Params | None = None,
     *,
     config: ModelConfig,
@@ -91,12 +88,35 @@ def update(
     mesh: Mesh | None = None,
 ) -> tuple[Params, dict[str, Any], dict[str, Array]]:
     """One optimizer update over the micro-batches of `batch`; returns params, state and a dict of scalars: loss,
-    gradient_norm (before clipping) and what else the objective measures.
+    gradient_norm (before clipping) and what else the objective measures. The memory of the given params and state
+    is given away.
 
     With `frozen`, `params` holds the adapters alone, `frozen` the rest of the tree. Once a loss or gradient is not
     finite, params and state no longer change, so that a caller may look at the losses a few updates later.
     With a `mesh`, on which everything lies, both come back laid out as the table of `common.model.sharding` says.
     """
+    # Two programs: the second is the same for all lengths of texts, and a third of the time of compiling both.
+    (loss, more), grads = gradients(
+        params, batch, frozen, config=config, dtype=dtype, remat=remat, objective=objective, mesh=mesh
+    )
+    params, state, norm = apply_gradients(params, state, grads, loss, rate, optimizer=optimizer, mesh=mesh)
+    return params, state, {"loss": loss, "gradient_norm": norm, **more}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "remat", "objective", "mesh"))
+def gradients(
+    params: Params,
+    batch: tuple[Array, ...],
+    frozen: Params | None,
+    *,
+    config: ModelConfig,
+    dtype: np.dtype,
+    remat: Remat,
+    objective: Objective,
+    mesh: Mesh | None,
+) -> tuple[tuple[Array, dict[str, Array]], Params]:
+    """The loss and what else the objective measures, and the gradients of `params`, over the micro-batches of
+    `batch`; see `update`."""
     total = objective.total(batch)
 
     def loss(trainable, part):
@@ -104,7 +124,6 @@ def update(
         sums = objective.loss(whole, config, part, dtype=dtype, remat=remat)
         return jax.tree.map(lambda x: x / total, sums)
 
-    wide = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
     value_and_grad = lambda part: jax.value_and_grad(loss, has_aux=True)(params, part)
     first = jax.tree.map(lambda x: x[0], batch)
     if batch[0].shape[0] == 1:
@@ -112,24 +131,41 @@ def update(
     else:
 
         def accumulate(carry, part):
-            return jax.tree.map(jnp.add, carry, wide(value_and_grad(part))), None
+            return jax.tree.map(jnp.add, carry, _wide(value_and_grad(part))), None
 
         # One micro-batch after another in one compiled body, whatever their number.
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(value_and_grad, first))
         (values, grads), _ = jax.lax.scan(accumulate, zero, batch)
-    norm = optax.tree.norm(wide(grads))
+    if mesh is not None:
+        grads = jax.lax.with_sharding_constraint(grads, sharding.param_shardings(mesh, grads))
+    return values, grads
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "mesh"), donate_argnums=(0, 1))
+def apply_gradients(
+    params: Params,
+    state: dict[str, Any],
+    grads: Params,
+    loss: Array,
+    rate: Array,
+    *,
+    optimizer: TrainConfig,
+    mesh: Mesh | None,
+) -> tuple[Params, dict[str, Any], Array]:
+    """New params and state, and the norm of `grads`; see `update`."""
+    norm = optax.tree.norm(_wide(grads))
 
     def step(now: tuple[Params, dict[str, Any]]) -> tuple[Params, dict[str, Any]]:
         params, state = now
         # Clipped here and not before the branch: it is one pass over the weights with the rest of the step.
         direction, moments = make_optimizer(optimizer).update(
-            wide(clipped(grads, norm, optimizer.clip_norm)), state["optimizer"], wide(params)
+            _wide(clipped(grads, norm, optimizer.clip_norm)), state["optimizer"], _wide(params)
         )
         # The rate is not part of the optimizer: as an argument it can change without compiling anew.
         new = stepped(params, direction, rate, state["updates"])
         return new, state | {"optimizer": moments, "updates": state["updates"] + 1}
 
-    finite = state["finite"] & jnp.isfinite(values[0]) & jnp.isfinite(norm)
+    finite = state["finite"] & jnp.isfinite(loss) & jnp.isfinite(norm)
     # A branch, and not a selection of each number: with that no buffer could be written in place.
     params, state = jax.lax.cond(finite, step, lambda now: now, (params, state))
     state = state | {"finite": finite}
@@ -137,7 +173,11 @@ def update(
         # Left alone, the compiler may lay them out otherwise than they came, and the next update compiles again.
         both = params, state
         params, state = jax.lax.with_sharding_constraint(both, sharding.param_shardings(mesh, both))
-    return params, state, {"loss": values[0], "gradient_norm": norm, **values[1]}
+    return params, state, norm
+
+
+def _wide(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 def _optimizer_settings(settings: TrainConfig) -> TrainConfig:

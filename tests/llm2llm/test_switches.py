@@ -210,6 +210,7 @@ def test_sweep_runs_every_variant_on_the_same_questions(animals, tmp_path):
         ({"folds": 1, "detect": "auto"}, "--folds"),
         ({"target": "mixed", "detect": "out-of-fold"}, "finds answers"),
         ({"arms": ("llm2llm", "llm2llm")}, "twice"),
+        ({"rounds": 1}, "seeds alone"),
         ({"preset": "paper"}, "sets a name only"),
         ({"teacher": "openai:"}, "names no model"),
         ({"teacher": "openai:m", "teacher_url": "http://u:p@host/v1"}, "login"),

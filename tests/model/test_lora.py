@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.model import decoder, hf, lora
 from common.train import state as stored_state
 from common.train.data import Encoded
-from common.train.loop import fine_tune, update
+from common.train.loop import fine_tune, gradients
 
 CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
 LORA = LoraConfig(rank=3, alpha=7.0)
@@ -178,10 +178,10 @@ def test_state_is_kept_of_adapters_alone_and_the_base_in_its_dtype(params, examp
 
 def test_training_adapters_again_does_not_compile_again(params, examples):
     fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
-    compiled = update._cache_size(), lora._uniform._cache_size()
+    compiled = gradients._cache_size(), lora._uniform._cache_size()
     other = dataclasses.replace(SETTINGS, learning_rate=1e-3, epochs=1.0)
     fine_tune(params, CONFIG, examples, other, pad_id=0, steps=4)
-    assert (update._cache_size(), lora._uniform._cache_size()) == compiled
+    assert (gradients._cache_size(), lora._uniform._cache_size()) == compiled
 
 
 def test_gradients_of_the_weights_are_not_formed(params, adapters):

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.model import hf, lora
 from common.model.decoder import init
 from common.model.names import layer_rules
-from common.train.loop import update
+from common.train.loop import gradients
 from common.train.preference import (
     Preference,
     collate_pairs,
@@ -226,10 +226,10 @@ def test_continued_training_ends_bit_for_bit_the_same(params, pairs, reference, 
 def test_training_again_does_not_compile_again(params, pairs, reference):
     """Neither for another beta, learning rate or reference, nor for lengths within the same buckets."""
     prefer(params, CONFIG, pairs, reference, SETTINGS, pad_id=0, steps=3)
-    compiled = update._cache_size()
+    compiled = gradients._cache_size()
     other = dataclasses.replace(SETTINGS, learning_rate=1e-4, schedule="constant", warmup_steps=2)
     prefer(params, CONFIG, pairs[3:], reference[3:] - 1, other, pad_id=0, steps=5, beta=0.7)
-    assert update._cache_size() == compiled
+    assert gradients._cache_size() == compiled
 
 
 def test_a_pass_sees_every_pair_once(params, pairs, reference):

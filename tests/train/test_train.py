@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference
 from common.train.data import Encoded, batches, collate, epoch_plan
-from common.train.loop import answer_loss, fine_tune, update
+from common.train.loop import answer_loss, fine_tune, gradients, update
 from common.train.optimizer import clipped, initial_state, learning_rate, make_optimizer
 
 CONFIG = ModelConfig("llama", 64, 32, 48, 2, 4, 2, 8, 128, tied_head=True)
@@ -254,10 +254,10 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(params):
 def test_retraining_does_not_compile_again(params):
     examples = some_examples(9)
     fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=6)
-    compiled = update._cache_size()
+    compiled = gradients._cache_size()
     other = dataclasses.replace(SETTINGS, learning_rate=3e-3, schedule="linear", epochs=5, seed=0)
     fine_tune(params, CONFIG, examples, other, pad_id=0, steps=6)
-    assert update._cache_size() == compiled
+    assert gradients._cache_size() == compiled
 
 
 def test_continued_training_ends_bit_for_bit_the_same(params, tmp_path, monkeypatch):
