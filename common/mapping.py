@@ -4,12 +4,12 @@ import json
 import pathlib
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, quoted
 
 
 def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
-    """The keys and values of a file. Raises UserError, naming the line, for what cannot be read; `holds`: which
-    keys it should have."""
+    """The keys and values of a file. Raises UserError, naming the line, for what cannot be read, and for a key
+    that stands twice, of which one value would be lost; `holds`: which keys it should have."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -23,8 +23,18 @@ def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
 
 
 def _json(file: pathlib.Path, text: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise UserError(_twice(str(file), key))
+            found[key] = value
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
+    except UserError:
+        raise
     except json.JSONDecodeError as error:
         raise UserError(f"{file} line {error.lineno}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:
@@ -34,12 +44,26 @@ def _json(file: pathlib.Path, text: str) -> Any:
 def _yaml(file: pathlib.Path, text: str) -> Any:
     import yaml
 
+    class Once(yaml.SafeLoader):  # other loaders run what a tag in the file names
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                first = next(other for other in keys if (other.tag, other.value) == (key.tag, key.value))
+                if first is not key:
+                    raise UserError(_twice(f"{file} line {key.start_mark.line + 1}", key.value))
+            return super().construct_mapping(node, deep)
+
     try:
-        # Safe: other loaders run what a tag in the file names.
-        return yaml.safe_load(text)
+        return yaml.load(text, Once)
+    except UserError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{file}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: a value in it cannot be read ({error})") from None
+
+
+def _twice(place: str, key: str) -> str:
+    return f"{place}: {quoted(key)} stands twice: keep one of them"

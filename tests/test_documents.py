@@ -117,3 +117,13 @@ def test_the_pictures_of_the_loops_are_those_that_their_program_draws():
         assert (ROOT / f"docs/pictures/loops-{scheme}.svg").read_text(encoding="utf-8") == loops.draw(colours)
     for file, loop in loops.ALONE.items():
         assert (ROOT / f"docs/pictures/{file}.svg").read_text(encoding="utf-8") == loops.draw_alone(loop)
+
+
+def test_the_memory_that_the_readme_names_is_what_a_plan_says(capsys, tmp_path):
+    import run
+
+    rows = re.findall(r"^\| `python run\.py ([\w-]+)` \|.*\| ([\d.]+) GB", PAGES["README.md"].read_text(), re.M)
+    assert {method for method, _ in rows} == set(run.METHODS)
+    for method, told in rows:
+        run._method([method, "--dry-run", "--run-dir", str(tmp_path / "run")])
+        assert f"{told} GB at most" in capsys.readouterr().out, method
