@@ -113,7 +113,7 @@ def _method(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE + f"\n`{COMMAND} METHOD --help` lists the flags of a method.", flush=True)
         raise SystemExit(0 if argv else 2)
-    if argv[0] == "--version":
+    if "--version" in argv[:2]:  # also behind a method
         from common.results.rundir import VERSION
 
         print(f"seedloop {VERSION}")

@@ -1,7 +1,8 @@
 """`python run.py active-inheritance`: flags, a plan or a run, a table of students by sources."""
 
 from active_inheritance.config import Config
-from active_inheritance.experiment import check_plan, load_data, needs, run, units
+from active_inheritance.experiment import check_plan, load_data, models, needs, run, units
+from common.backends.open import is_model
 from common.experiment import main as run_command
 from common.memory import lines_of
 from common.rates import told
@@ -19,7 +20,7 @@ def _plan(config: Config) -> list[tuple[str, str]]:
     data = load_data(config)
     key = check_plan(config, data)
     time = [] if config.students else [("time", told(key, units(config, data)))]
-    return plan(config, data) + time + lines_of(needs(config, data))
+    return plan(config, data) + time + lines_of(needs(config, data), filter(is_model, models(config).values()))
 
 
 def _run(config: Config) -> None:

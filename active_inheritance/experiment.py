@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from active_inheritance.config import Config
 from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.switches import COLUMN
-from common.backends.open import Backend, is_model, model_name, open_backend
-from common.experiment import carry_out, check_folder, identity
+from common.backends.open import Backend, is_model, model_name
+from common.experiment import carry_out, check_start, identity
 from common.memory import Model, Need, room_for, sampling, tokens_in, training
 from common.rates import OTHER
 from common.settings import command, given
@@ -70,18 +70,23 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
     return carry_out("active-inheritance", config.run_dir, stored, prepared, work, estimate, config.push)
 
 
-def run_identity(config: Config) -> dict[str, Any]:
+def models(config: Config) -> dict[str, str]:
+    """Names of models by role, hosted ones and functions among them."""
+    found = {f"source {name}": name for name in config.source}
+    for number, name in enumerate(config.students or (config.student,)):
+        if name != "none":
+            found[f"student {number}" if config.students else "student"] = model_name(name, "student")
+    return found
+
+
+def run_identity(config: Config, fetch: bool = True) -> dict[str, Any]:
     """What the run directory holds against the next command (see `common.experiment.identity`)."""
     files: list[str | None] = [config.pool, config.prompts_file, config.test_prompts_file]
     code = [*config.scores(), *config.source]
     for settings in (config.profile_settings(), ProfileConfig(toxicity_scorer=config.toxicity_scorer)):
         more_files, more_code = settings.read()
         files, code = files + more_files, code + more_code
-    models = {f"source {name}": name for name in config.source}
-    for number, name in enumerate(config.students or (config.student,)):
-        if name != "none":
-            models[f"student {number}" if config.students else "student"] = model_name(name, "student")
-    return identity(config.stored(), files, code, models)
+    return identity(config.stored(), files, code, models(config), fetch)
 
 
 def load_data(config: Config) -> Data:
@@ -112,12 +117,9 @@ def pool_of(config: Config) -> "PoolFile | None":
 def check_plan(config: Config, data: Data) -> str | None:
     """What a run would refuse, as far as it is known without weights and without asking a hosted source. Returns
     what its time is known by."""
-    students = config.students or (config.student,) * (config.student != "none")
-    named = (*config.source, *students)
-    key = check_folder("active-inheritance", config.run_dir, named, lambda: run_identity(config))
-    for name in config.source:
-        if name.startswith("python:"):
-            open_backend(name, "teacher")
+    hosted = [(name, config.source_url) for name in config.source]
+    stored = lambda: run_identity(config, fetch=False)
+    key = check_start("active-inheritance", config.run_dir, models(config), hosted, stored)
     if not config.trains:
         return key
     from active_inheritance.prompts import fitting
@@ -127,7 +129,7 @@ def check_plan(config: Config, data: Data) -> str | None:
         from active_inheritance.profile.experiment import load_data as load_measures
 
         load_measures(config.profile_settings())
-    for name in students:
+    for name in config.students or (config.student,):
         if (student := Reader.read(model_name(name, "student"))) is not None:
             fitting(data.held_out, student, config.switches().testing.sampling.max_new_tokens)
     return key

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.config import Config
-from active_inheritance.experiment import load_data, run, run_identity
+from active_inheritance.experiment import check_plan, load_data, run, run_identity
 from active_inheritance.sampling import file_of
 from active_inheritance.student_figures import LEAST
 from active_inheritance.student_report import decimals, interval, percent, short
@@ -23,7 +23,7 @@ from common.backends.open import Backend
 from common.config import SampleConfig
 from common.experiment import carry_out
 from common.generate import Record, Request
-from common.results.conclusion import Conclusion, verdict
+from common.results.conclusion import Conclusion, counted, verdict
 from common.results.estimate import Gain
 from common.results.files import read_jsonl
 from common.results.plots import heat_figure
@@ -41,7 +41,13 @@ def grid(config: Config) -> dict[str, Any]:
     config = config.resolved()
     work = lambda place, _: _cells(place, config)
     # All cells have the same prompts, so what does not fit is found before anything is stored.
-    return carry_out("active-inheritance", config.run_dir, run_identity(config), lambda: load_data(config), work)
+    return carry_out(
+        "active-inheritance",
+        config.run_dir,
+        run_identity(config),
+        lambda: check_plan(config, load_data(config)),
+        work,
+    )
 
 
 def _cells(place: RunDir, config: Config) -> Conclusion:
@@ -165,7 +171,8 @@ def _names(result: Mapping[str, Any]) -> list[str]:
 def _page(config: Config, result: Mapping[str, Any]) -> Report:
     page = Report(
         f"Students by sources: {', '.join(config.objective)}",
-        f"{len(config.students)} students, {len(config.source)} sources, {config.repeats} repeats, "
+        f"{counted(len(config.students), 'student')}, {counted(len(config.source), 'source')}, "
+        f"{counted(given(config.repeats), 'repeat')}, "
         f"seed {config.seed}",
     )
     page.chapter("The grid")

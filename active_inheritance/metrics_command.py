@@ -3,7 +3,7 @@
 import dataclasses
 
 from active_inheritance.profile.config import Config
-from common.cli import flag_name, item, no_words
+from common.cli import flag_name, no_words, wrapped
 from common.text.glossary import TERMS, of_score
 from common.text.textstats import METRICS
 
@@ -18,16 +18,17 @@ OWN = {
 def main(argv: list[str]) -> None:
     """Print them. Raises UserError for words after the command."""
     no_words(argv, "metrics\n\nLists what answers are selected by, and what models are measured by.")
-    print("scores of a text: active-inheritance --objective SCORE:max|min|target=X, --constraint, --metrics\n")
+    of_texts = "active-inheritance --objective SCORE:max|min|target=X, --constraint, --metrics"
+    print(wrapped("", f"scores of a text: {of_texts}") + "\n")
     for name in METRICS:
-        print(item(f"  {name}", of_score(name), 28))
+        print(wrapped(f"  {name}", of_score(name), 28))
     for name, about in OWN.items():
-        print(item(f"  {name}", about, 28))
+        print(wrapped(f"  {name}", about, 28))
     print("\nmeasures of a model: profile, and active-inheritance --profile NAME=FILE\n")
     for field in dataclasses.fields(Config):
         if field.name in MEASURES:
-            print(item(f"  {flag_name(field.name)}", field.metadata["help"], 28))
+            print(wrapped(f"  {flag_name(field.name)}", field.metadata["help"], 28))
     print("\nfigures of runs and of models, as on their pages\n")
     for name, term in TERMS.items():
         way = "" if term.better is None else f" ({term.better} is better)"
-        print(item(f"  {name}", f"{term.meaning}{way}", 28))
+        print(wrapped(f"  {name}", f"{term.meaning}{way}", 28))

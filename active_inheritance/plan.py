@@ -8,6 +8,7 @@ from active_inheritance.forecast import expected_max, kl_bound
 from active_inheritance.pools import PoolFile
 from common.memory import tokens_in
 from common.rates import cost
+from common.results.conclusion import counted
 from common.tasks.prompts import Prompt
 
 DAY = 86_400
@@ -43,7 +44,7 @@ def plan(config: Config, data: Data) -> list[tuple[str, str]]:
         lines.append(("runs", f"{len(config.students) * len(config.source)}: every student with every source"))
     names, train = ", ".join(config.students or (config.student,)), learning.train
     lines.append(("student", f"{names}, {how}, rate {train.learning_rate:g}, {train.epochs:g} epochs"))
-    lines.append(("arms", f"{', '.join(switches.arms)}; {switches.repeats} repeats"))
+    lines.append(("arms", f"{', '.join(switches.arms)}; {counted(switches.repeats, 'repeat')}"))
     if switches.rounds > 1:
         asked = f"two students answer every prompt {switches.answering.k} times in each"
         lines.append(("further rounds", f"{switches.rounds - 1}: {asked}"))

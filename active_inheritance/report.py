@@ -74,7 +74,7 @@ def conclusion(
             from common.stages import publish  # a selection alone needs no jax
 
             products["student"] = "model"
-            card = _model_card(summary, notes)
+            card = _model_card(summary, notes, command)
             products |= publish(run, f"{folder_of(0, switches.rounds - 1)}/selected/student", card)
         page = _page(summary, first, switches, redact)
     return Conclusion(summary, final_tables(summary), page, notes, _verdict(summary), products, command)
@@ -147,19 +147,20 @@ def _pair_card(summary: Summary, rule: Rule) -> DatasetCard:
     )
 
 
-def _model_card(summary: StudentSummary, notes: Sequence[str]) -> ModelCard:
+def _model_card(summary: StudentSummary, notes: Sequence[str], command: str) -> ModelCard:
     rounds = f" after {summary.student.rounds} rounds" if summary.student.rounds > 1 else ""
     return ModelCard(
         title=f"{', '.join(summary.rule['objectives'])} by Active Inheritance",
         base=model_name(summary.student.name, "student"),
         method="active-inheritance",
         learned=(
-            f"The arm selected of repeat 0{rounds}: fine-tuned on the best of several answers to each prompt, by "
-            f"{', '.join(summary.rule['objectives'])}. Sources: {', '.join(summary.pool['sources'])}."
+            f"The arm selected of the first repeat{rounds}: fine-tuned on the best of several answers to each "
+            f"prompt, by {', '.join(summary.rule['objectives'])}. Sources: {', '.join(summary.pool['sources'])}."
         ),
         tables={"Every arm on held-out prompts": arms_of(summary)},
         verdict=_verdict(summary),
         warnings=notes,
+        command=command,
     )
 
 
@@ -288,7 +289,8 @@ def _page(summary: Summary, first: Outcome, switches: Switches, redact: bool) ->
     data, rule, pool = summary.data, summary.rule, summary.pool
     page = Report(
         f"Active Inheritance: {', '.join(rule['objectives'])}",
-        f"{data.prompts} prompts, {data.answers_usable} usable answers of {len(pool['sources'])} sources, "
+        f"{counted(data.prompts, 'prompt')}, {data.answers_usable} usable answers of "
+        f"{counted(len(pool['sources']), 'source')}, "
         + "".join(f"{constraint}, " for constraint in rule["constraints"])
         + f"seed {switches.rule.seed}",
     )

@@ -169,9 +169,9 @@ def _add_flags(parser: _Parser, kind: type[Any], of_preset: Mapping[str, Any], p
 
 
 def _default_told(field: dataclasses.Field, of_preset: Mapping[str, Any], preset: str) -> str:
-    """ " (default: 4)", or " (paper: 10)" of a preset; nothing of an open one and of a switch."""
+    """ " (default: 4)", or " (paper: 10)" of a preset; nothing of an open or empty one and of a switch."""
     value = of_preset.get(field.name, field.default)
-    if field.name not in of_preset and (value in (None, ()) or isinstance(value, bool)):
+    if field.name not in of_preset and (value in (None, (), "") or isinstance(value, bool)):
         return ""
     shown = ",".join(value) if isinstance(value, tuple) else value
     return f" ({preset if field.name in of_preset else 'default'}: {shown})"
@@ -242,12 +242,15 @@ def stored(kind: type[Any], file: pathlib.Path, method: str) -> dict[str, Any]:
         if found["method"] != method:
             raise UserError(f"{file} is of {quoted(found['method'])}, not of {method}: use it with that method")
         found = {name: value for name, value in found["config"].items() if name not in IDENTITY}
-    hints, settings = typing.get_type_hints(kind), {}
+    hints, settings, by_name = typing.get_type_hints(kind), {}, {}
     fields = [field.name for field in dataclasses.fields(kind)]
     for key, value in found.items():
         name = str(key).removeprefix("--").replace("-", "_")
         if name not in fields:
             raise UserError(f"{file}: unknown setting {quoted(key)}{meant(str(key), fields)}")
+        if name in by_name:
+            raise UserError(f"{file}: {quoted(by_name[name])} and {quoted(key)} are one setting: keep one of them")
+        by_name[name] = key
         if value is None:  # left open, as in config.json
             continue
         try:
@@ -325,11 +328,14 @@ def no_words(argv: list[str], usage: str) -> None:
 
 
 def item(name: str, about: str, place: int = 0) -> str:
-    """A line to print: a name, and from column `place` on what is said of it, within the width of a terminal.
+    """What a run or a plan prints: `wrapped` in a terminal. Where there is none it is one line, for programs that
+    search it."""
+    return wrapped(name, about, place) if sys.stdout.isatty() else f"{name:{place}}{about}"
 
-    Where there is none it is one line, for programs that search it."""
-    if not sys.stdout.isatty():
-        return f"{name:{place}}{about}"
+
+def wrapped(name: str, about: str, place: int = 0) -> str:
+    """A name, and from column `place` on what is said of it, within the width of a terminal, 100 where there is
+    none."""
     width = max(shutil.get_terminal_size((100, 24)).columns, place + 20)
     lines = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     lines.initial_indent, lines.subsequent_indent = f"{name:{place}}", " " * place

@@ -7,24 +7,21 @@ what they show as a `Conclusion`). The order, the lock, what is printed and what
 """
 
 import pathlib
-import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 from common import hosts, rates
-from common.backends.open import file_hashes, fingerprints
+from common.backends.open import absent, check_backend, file_hashes, fingerprints
 from common.cli import PROG, item, parse
-from common.progress import running
-from common.results.conclusion import Conclusion, conclude, finished, tell
+from common.progress import clock, running, say
+from common.results.conclusion import Conclusion, conclude, counted, finished, tell
 from common.results.hub import Push, push
 from common.results.mirror import is_url
-from common.results.rundir import RunDir, damaged_outputs
+from common.results.rundir import VERSION, RunDir, damaged_outputs
 from common.runtime import accelerators
-
-HUB_ID = r"[\w][\w.-]*/[\w][\w.-]*"
-"""The form of a name on the hub."""
 
 C = TypeVar("C", bound="Settings")
 S = TypeVar("S")
@@ -86,22 +83,38 @@ def identity(
     files: Iterable[str | None],
     code: Iterable[str],
     models: Mapping[str, str],
+    fetch: bool = True,
 ) -> dict[str, Any]:
     """What the run directory holds against the next command: `settings`, and hashes of what they name.
 
     `files`: data files, None for those not given. `code`: names of back ends, of which `python:` ones are hashed.
-    `models`: name by role; those that are checkpoints are fingerprinted.
+    `models`: name by role; those that are checkpoints are fingerprinted, and those of the hub fetched for it
+    (`fetch`).
     """
-    return dict(settings) | {"file_hashes": file_hashes(files, code), "models": fingerprints(dict(models))}
+    hashes = {"file_hashes": file_hashes(files, code), "models": fingerprints(models, fetch=fetch)}
+    return dict(settings) | hashes
 
 
-def check_folder(
-    method: str, run_dir: str, models: Iterable[str | None], identity: Callable[[], Mapping[str, Any]]
+def check_start(
+    method: str,
+    run_dir: str,
+    models: Mapping[str, str],
+    backends: Iterable[tuple[str | None, str | None]],
+    identity: Callable[[], Mapping[str, Any]],
 ) -> str | None:
-    """For a plan: raises UserError where the run would be refused for its folder or its configuration. Returns
-    what its time is known by (`common.rates.key_of`). Where one of `models` is on the hub, whose files are a part
-    of the configuration, nothing is checked and fetched: None."""
-    if any(re.fullmatch(HUB_ID, name) and not pathlib.Path(name).exists() for name in models if name):
+    """For a plan: raises UserError where the run would be refused at its start, by the same checks: for its
+    folder, a model that is nowhere (`models`, name by role), a function or a key that is missing (`backends`:
+    names and addresses), its configuration. Nothing is fetched.
+
+    Returns what its time is known by (`common.rates.key_of`); None where a model is still on the hub, whose files
+    are a part of the configuration.
+    """
+    RunDir.check_place(run_dir)
+    missing = absent(models)
+    for name, url in backends:
+        if name is not None:
+            check_backend(name, url)
+    if missing:
         return None
     stored = dict(identity())
     RunDir.check(run_dir, method, stored)
@@ -124,6 +137,7 @@ def carry_out(
     the run directory exists, the cheapest first: another configuration in the folder before anything is loaded,
     then what `prepare` refuses. Raises UserError. `units`: of work by stage, of which the time is remembered.
     """
+    start = time.monotonic()
     # Nothing is touched yet, and no model loaded, which may take minutes.
     RunDir.check(run_dir, method, dict(identity))
     if not is_url(run_dir) and (summary := hosts.share(lambda: finished(pathlib.Path(run_dir)))):
@@ -133,21 +147,34 @@ def carry_out(
         return summary
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
-        if sys.stderr.isatty() and hosts.is_writer():
-            print(f"run directory: {run_dir}", file=sys.stderr)
         for place in damaged_outputs(run.path) if hosts.is_writer() else ():
             print(f"{place} is not as it was made: it is made again", file=sys.stderr)
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         key, timing = rates.key_of(method, identity), run.journal("timing.jsonl")
+        begun_before, repeats = bool(timing.rows()), identity.get("repeats") or 1
         # What is left of a run that is continued is not known.
-        seconds = rates.expected(key, units or {}) if not timing.rows() else None
-        with running(identity.get("repeats") or 1, seconds):
+        seconds = rates.expected(key, units or {}) if not begun_before else None
+        say(_opening(method, run_dir, repeats, units or {}, begun_before, seconds))
+        with running(repeats, seconds):
             found = work(run, ready)
         if units:
             rates.learn(key, timing.rows(), units)
         summary = conclude(run, found)
         _push(run.path, summary, to_hub)
+        sys.stdout.flush()  # before the last line also where both streams go into one file
+        say(f"finished in {clock(time.monotonic() - start)}, results in {run_dir}")
         return summary
+
+
+def _opening(
+    method: str, run_dir: str, repeats: int, units: Mapping[str, float], again: bool, seconds: float | None
+) -> str:
+    """The first line of a run: who works, where, and on what; `again`: after an earlier process."""
+    stages = ", ".join(name for name, count in units.items() if count and name != rates.OTHER)
+    does = "continues" if again else "begins"
+    what = f"{counted(repeats, 'repeat')}{f' of {stages}' if stages else ''}"
+    about = "" if seconds is None else f", about {clock(seconds)}"
+    return f"{method} (seedloop {VERSION}) {does} in {run_dir}: {what}{about}"
 
 
 def _push(path: pathlib.Path, summary: Mapping[str, Any], to_hub: Push | None) -> None:

@@ -5,12 +5,12 @@ import pathlib
 from typing import Any
 
 from common.characters import broken
-from common.errors import UserError, in_one_line
+from common.errors import UserError, in_one_line, quoted
 
 
 def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
-    """The keys and values of a file. Raises UserError, naming the line, for what cannot be read; `holds`: which
-    keys it should have."""
+    """The keys and values of a file. Raises UserError, naming the line, for what cannot be read, and for a key
+    that stands twice, of which one value would be lost; `holds`: which keys it should have."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -40,8 +40,18 @@ def read_object(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _json(file: pathlib.Path, text: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise UserError(_twice(str(file), key))
+            found[key] = value
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
+    except UserError:
+        raise
     except json.JSONDecodeError as error:
         raise UserError(f"{file} line {error.lineno}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:
@@ -51,21 +61,35 @@ def _json(file: pathlib.Path, text: str) -> Any:
 def _yaml(file: pathlib.Path, text: str) -> Any:
     import yaml
 
-    class Plain(yaml.SafeLoader):  # safe: other loaders run what a tag in the file names
+    class Plain(yaml.SafeLoader):  # other loaders run what a tag in the file names
         def compose_node(self, parent: Any, index: Any) -> Any:
             # By references a list may hold itself, and a few lines stand for billions of values.
             if self.check_event(yaml.AliasEvent):
-                event = self.get_event()
+                mark = self.get_event().start_mark
                 raise yaml.MarkedYAMLError(
-                    problem="a reference (*) is not read: write the value", problem_mark=event.start_mark
+                    problem="a reference (*) is not read: write the value", problem_mark=mark
                 )
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                first = next(other for other in keys if (other.tag, other.value) == (key.tag, key.value))
+                if first is not key:
+                    raise UserError(_twice(f"{file} line {key.start_mark.line + 1}", key.value))
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.load(text, Loader=Plain)
+        return yaml.load(text, Plain)
+    except UserError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{file}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: a value in it cannot be read ({error})") from None
+
+
+def _twice(place: str, key: str) -> str:
+    return f"{place}: {quoted(key)} stands twice: keep one of them"

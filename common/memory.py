@@ -185,14 +185,17 @@ def available() -> int | None:
     return min(found, default=None)
 
 
-def lines_of(needs: Iterable[Need]) -> list[tuple[str, str]]:
-    """The stage that needs most, as a line of a plan."""
+def lines_of(needs: Iterable[Need], names: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """The stage that needs most, as a line of a plan. `names`: of all models of the run; those that `needs` had to
+    leave out are told."""
     needs, room = list(needs), available()
     if not needs:
         return [("memory", "unknown: no model of the run is on this machine yet")]
     most = max(needs, key=lambda need: need.total)
     has = "" if room is None else f"; {room / GB:.1f} GB are free"
-    return [("memory", f"{most}{has} (on CPU)")]
+    left = [name for name in dict.fromkeys(names) if Model.read(name) is None]
+    without = "" if not left else f"; without {' and '.join(left)}, whose shape is not known on this machine yet"
+    return [("memory", f"{most}{has} (on CPU){without}")]
 
 
 def check(needs: Iterable[Need], room: int | None) -> None:

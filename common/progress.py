@@ -110,7 +110,7 @@ def stage(name: str) -> Iterator[None]:
     try:
         yield
         if (time.monotonic() - start - own.within >= WORTH_SAYING or _run.news) and not _terminal():
-            _say(f"[{_clock(_elapsed())}] {'; '.join([_told(own, start), *_run.news])}")
+            say(f"[{clock(_elapsed())}] {'; '.join([_told(own, start), *_run.news])}")
             _run.news.clear()
     finally:
         _run.stages.pop()
@@ -203,11 +203,11 @@ def _line() -> str:
     if _bar is not None:
         name = f"{name or _bar.desc} {_bar}"
         if (left := _bar.left()) is not None:
-            name += f", {_clock(left)} left"
+            name += f", {clock(left)} left"
     parts = [*_run.place, "compiling …" if _compiling else name]
     parts += [f"{key} {value}" for key, value in [*_run.figures.items()][-SHOWN:]]
     left = _run_left()
-    parts.append(_clock(_elapsed()) + ("" if left is None else f", about {_clock(left)} left of all"))
+    parts.append(clock(_elapsed()) + ("" if left is None else f", about {clock(left)} left of all"))
     return " · ".join(filter(None, parts))
 
 
@@ -232,7 +232,8 @@ def _run_left() -> float | None:
     return left if left >= WORTH_SAYING else None
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """ "0:07", "1:02:03"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
@@ -257,7 +258,8 @@ def _clear() -> None:
         _drawn = 0
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line that stays, wherever the run is looked at."""
     _clear()
     if hosts.is_writer():
         print(line, file=sys.stderr, flush=True)

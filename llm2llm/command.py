@@ -1,10 +1,11 @@
 """`python run.py llm2llm`: flags, a plan or a run, a sweep of ablations."""
 
+from common.backends.open import is_model
 from common.experiment import main as run_command
 from common.memory import lines_of
 from common.rates import told
 from llm2llm.config import PRESETS, Config
-from llm2llm.experiment import check_plan, load_data, run
+from llm2llm.experiment import check_plan, load_data, models, run
 from llm2llm.plan import needs, plan, spending, sweep_plan, work
 
 
@@ -17,7 +18,7 @@ def main(argv: list[str]) -> None:
 def _plan(config: Config) -> list[tuple[str, str]]:
     data = load_data(config)  # refuses what a run would refuse
     key = check_plan(config, data)
-    memory = lines_of(needs(config, data.task, data.examples))
+    memory = lines_of(needs(config, data.task, data.examples), filter(is_model, models(config).values()))
     if config.sweep:
         return sweep_plan(config) + memory
     return [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.backends.open import Backend, ReplyCache, Write, model_name, open_backend
 from common.errors import UserError
-from common.experiment import carry_out, check_folder, identity
+from common.experiment import carry_out, check_start, identity
 from common.generate import Generator
 from common.memory import room_for
 from common.settings import given
@@ -81,10 +81,11 @@ def run(
     def prepare() -> "tuple[LanguageModel, Backend]":
         stages = lambda device, shards: needs(config, data.task, data.examples, device, shards)
         mesh = room_for(stages, config.devices)
-        base = load_student(config.student, data, switches, config.repeats, mesh)
         if config.pool is not None:
-            return base, pool_teacher(config, data.task)
-        return base, open_backend(config.teacher, "teacher", url=config.teacher_url, function=teacher, mesh=mesh)
+            asked = pool_teacher(config, data.task)
+        else:
+            asked = open_backend(config.teacher, "teacher", url=config.teacher_url, function=teacher, mesh=mesh)
+        return load_student(config.student, data, switches, config.repeats, mesh), asked
 
     def work(run: "RunDir", ready: "tuple[LanguageModel, Backend]") -> "Conclusion":
         from llm2llm.loop import run_repeat
@@ -103,12 +104,16 @@ def run(
     return carry_out("llm2llm", config.run_dir, stored, prepare, work, units, config.push)
 
 
-def run_identity(config: Config) -> dict[str, Any]:
+def models(config: Config) -> dict[str, str]:
+    """Names of models by role, hosted ones and functions among them."""
+    return {name: model_name(getattr(config, name), name) for name in ("student", "teacher")}
+
+
+def run_identity(config: Config, fetch: bool = True) -> dict[str, Any]:
     """What the run directory holds against the next command (see `common.experiment.identity`)."""
     files = [config.train_file, config.dev_file, config.test_file, config.pool]
     files += [config.task] if pathlib.Path(config.task).suffix else []
-    models = {name: model_name(getattr(config, name), name) for name in ("student", "teacher")}
-    return identity(config.stored(), files, [config.teacher], models)
+    return identity(config.stored(), files, [config.teacher], models(config), fetch)
 
 
 def load_data(config: Config) -> Data:
@@ -135,11 +140,6 @@ def load_data(config: Config) -> Data:
             f"{config.train_file or f'task {config.task}'} has {len(rest)} training examples{also}, fewer "
             f"than --seed-examples {config.seed_examples}: lower it to that"
         )
-    # Loaded once here: a file that is missing or broken must show before anything is trained.
-    if config.teacher.startswith("python:"):
-        from common.usercode import load_callable
-
-        load_callable(config.teacher)
     if "eda" in config.arms and len(task.reply_fields) > 2:
         raise UserError(f"arm eda would edit words inside the options of task {task.name}: leave it out")
     # Fifty questions tell whether there is a program at all; it need not know every single one.
@@ -181,7 +181,10 @@ def check_plan(config: Config, data: Data) -> str | None:
     what its time is known by."""
     from common.reading import Reader
 
-    key = check_folder("llm2llm", config.run_dir, (config.student, config.teacher), lambda: run_identity(config))
+    # What a pool holds was bought before.
+    hosted = [(config.teacher, config.teacher_url)] if config.pool is None else []
+    stored = lambda: run_identity(config, fetch=False)
+    key = check_start("llm2llm", config.run_dir, models(config), hosted, stored)
     student = Reader.read(model_name(config.student, "student"))
     if student is not None:
         check_lengths(student, data, config.switches(data.task), config.repeats)

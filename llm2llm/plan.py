@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from common.backends.open import is_model, model_name
 from common.memory import Model, Need, sampling, tokens_in, training
 from common.rates import OTHER, cost
+from common.results.conclusion import counted
 from common.settings import given
 from llm2llm.config import MATCHED, Config
 
@@ -92,7 +93,7 @@ def plan(config: Config) -> list[tuple[str, str]]:
         lines.append(("budget", f"{config.budget} for the whole run, in equal shares for arms and repeats"))
     if first < 10:
         advice = "raise --epochs or lower --batch-size, or its result says little about the data"
-        lines.append(("warning", f"the first training has only {first} updates: {advice}"))
+        lines.append(("warning", f"the first training has only {counted(first, 'update')}: {advice}"))
     return lines
 
 

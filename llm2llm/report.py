@@ -8,10 +8,12 @@ from typing import Any
 from common.results.card import ModelCard
 from common.results.charts import confusion
 from common.results.conclusion import (
+    CHECKED,
     Conclusion,
     arm_dots,
     arm_table,
     by_round,
+    checked,
     counted,
     gain_cell,
     mean_cell,
@@ -36,6 +38,8 @@ from llm2llm.students import Setting
 from llm2llm.summary import Summary, new_rows, refusals, summarise, warnings
 from llm2llm.switches import Comparison
 
+TOLD = ("95% interval", "lead", "updates")
+"""What the page explains beside the accuracy of arms."""
 FIELDS = LEARNED | {
     "id": Field("string", "Repeat, arm, round, attempt and slot: unique."),
     "question": Field("string", "What is asked."),
@@ -43,7 +47,7 @@ FIELDS = LEARNED | {
     "label": Field("string", "The part that is graded."),
     "group": Field("string", "Class or skill."),
     "parent": Field("string", "Id of the example that the teacher was shown: a seed, or an earlier new example."),
-    "repeat": Field("int64", "Repeat of the run."),
+    "repeat": Field("int64", "Repeat of the run, from 0."),
     "round": Field("int64", "Round that wrote it, from 0."),
     "attempt": Field("int64", "Which request for this slot succeeded, from 1."),
     "teacher": Field("string", "Who wrote it."),
@@ -92,13 +96,17 @@ def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
     written = [("as written, %", lambda name, arm: _percent(sum(arm.generated) / len(arm.generated)))]
     columns = [
         ("test accuracy, % [95%]", lambda name, arm: percent_interval(arm)),
-        *(written if any(arm.generated for arm in summary.arms.values()) else ()),
+        *(written if _has_written(summary) else ()),
         ("llm2llm - arm [95%]", gain_cell(summary.gains, "llm2llm")),
         ("examples", mean_cell("examples")),
         ("updates", mean_cell("updates")),
         ("teacher calls", calls),
     ]
     return arm_table(summary.arms, columns)
+
+
+def _has_written(summary: Summary) -> bool:
+    return any(arm.generated for arm in summary.arms.values())
 
 
 def final_table(summary: Summary) -> str:
@@ -129,8 +137,8 @@ def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]
         title=f"Synthetic {summary.task} data by LLM2LLM",
         made_by=(
             f"Written by {written_by} for seeds chosen by what {config.student} makes of them (target: "
-            f"{config.target}), in up to {config.trainings - 1} rounds. Label check: {config.label_check}. "
-            "Near-duplicates were refused."
+            f"{config.target}), in up to {counted(config.trainings - 1, 'round')}. Label check: "
+            f"{config.label_check}. Near-duplicates were refused."
         ),
         fields=FIELDS,
         lineage="`parent` names the seed (seeds.jsonl of the repeat), `prompt_hash` the request, `id` the reply.",
@@ -146,12 +154,13 @@ def _model_card(
         base=setting.base.origin,
         method="llm2llm",
         learned=(
-            f"The arm llm2llm of repeat 0: fine-tuned on {config.seed_examples} seeds and on the examples that "
-            f"{written_by} wrote for what it got wrong."
+            f"The arm llm2llm of the first repeat: fine-tuned on {config.seed_examples} seeds and on the examples "
+            f"that {written_by} wrote for what it got wrong."
         ),
         tables={"Held-out accuracy of every arm": arms_of(summary)},
         verdict=_verdict(summary),
         warnings=notes,
+        command=command("llm2llm", config, PRESETS),
     )
 
 
@@ -161,7 +170,7 @@ def _page(
     first = next(iter(summary.arms.values()))
     page = Report(
         f"LLM2LLM on {summary.task}",
-        f"student {config.student}, teacher {written_by}, {config.seed_examples} seeds, "
+        f"student {config.student}, teacher {written_by}, {counted(config.seed_examples, 'seed')}, "
         f"{counted(len(first.per_repeat or ()), 'repeat')}, seed {config.seed}",
     )
     page.chapter("The arms")
@@ -170,7 +179,7 @@ def _page(
         "Held-out accuracy of every arm",
         *arms_of(summary),
         note=_note(setting.switches.comparison),
-        terms=explain("accuracy", "95% interval", "lead", "updates"),
+        terms=explain("accuracy", *(["as written"] if _has_written(summary) else []), *TOLD),
     )
     if summary.rounds:
         page.chapter("Round by round")
@@ -189,12 +198,12 @@ def _page(
     if "llm2llm" in summary.arms:
         page.chapter("Examples")
         page.add_examples(
-            "Kept: from a mistake to new training data (repeat 0)",
+            "Kept: from a mistake to new training data (repeat 1)",
             ["Seed shown to the teacher", "The student's answer", "The teacher's new example"],
             _examples(run, rows),
         )
         page.add_examples(
-            "Refused: replies of the teacher that no student learned (repeat 0)",
+            "Refused: replies of the teacher that no student learned (repeat 1)",
             ["Seed shown to the teacher", "The teacher's reply", "Why it was refused"],
             _refused(run),
         )
@@ -276,14 +285,14 @@ def _label_quality(page: Report, entries: Sequence[Row]) -> None:
         fields = ("accepted", "labels_known", "labels_wrong")
         accepted, known, wrong = (sum(e[field] for e in entries if e["arm"] == arm) for field in fields)
         if known:
-            rows.append([arm, accepted, known, wrong, round(100 * wrong / known, 1)])
+            rows.append([arm, accepted, *checked(accepted, known, wrong)])
     if rows:
-        headers = ["arm", "accepted", "answer known to a program", "label wrong", "wrong, %"]
+        headers = ["arm", "accepted", *CHECKED]
         page.add_table("Label noise of the accepted examples", headers, rows, terms=explain("label noise"))
 
 
 def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str]]:
-    """Up to `count` accepted examples of repeat 0, of different parents, beside seed and wrong answer."""
+    """Up to `count` accepted examples of the first repeat, of different parents, beside seed and wrong answer."""
     place = run.path / "repeat_0"
     seeds = {row["id"]: row for row in read_jsonl(place / "seeds.jsonl")}
     first: dict[str, Row] = {}
@@ -302,7 +311,7 @@ def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str
 
 
 def _refused(run: RunDir, count: int = 8) -> list[list[str]]:
-    """Up to `count` refused replies of repeat 0, for all reasons in turn, beside the seed and the reason."""
+    """Up to `count` refused replies of the first repeat, for all reasons in turn, beside seed and reason."""
     place = run.path / "repeat_0"
     known = {row["id"]: row["question"] for row in read_jsonl(place / "seeds.jsonl")}
     made = [row for file in sorted(place.glob("llm2llm/round_*/new.jsonl")) for row in read_jsonl(file)]

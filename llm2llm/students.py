@@ -102,14 +102,19 @@ class Arm:
 
     def train(self, student: Student) -> LanguageModel:
         """The student's weights: read back, or fine-tuned from where it starts and stored."""
-        start, stage = self.setting.base, f"train {self.name}"
+        start = self.setting.base
         if not student.updates:
             return start
         if student.start is not None and not (self.run.path / student.weights).exists():
             # The student that is continued may itself have been cut off before its weights were stored.
             start = self.train(student.start)
-        encode = lambda: self._encode(student)
+        encode, stage = lambda: self._encode(student), self._stage("train", student)
         return fine_tuned(self.run, student.weights, start, encode, self.training, student.updates, stage)
+
+    def _stage(self, what: str, student: Student) -> str:
+        """ "train llm2llm"; of a student that another arm has made, for whom that is."""
+        owner = student.folder.split("/")[1]
+        return f"{what} {owner}" if owner == self.name else f"{what} {owner}'s student for {self.name}"
 
     def _encode(self, student: Student) -> list[Encoded]:
         order = list(student.data)
@@ -133,7 +138,7 @@ class Arm:
         if task.choices and not self.setting.base.tokenizer.has_template:
             # A model of plain text goes on with a next question.
             how = dataclasses.replace(how, stop=("\n",))
-        with self.run.timed(f"evaluate {self.name}"):
+        with self.run.timed(self._stage("evaluate", student)):
             # Functions: where all answers are stored, nothing is trained or loaded.
             model = lambda: self.train(student)
             if learning.answer_by == "score" and sampling is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.errors import quoted
-from common.results.conclusion import flat
+from common.results.conclusion import coarse, counted, flat
 from common.results.estimate import ArmResult, Gain
 from common.results.files import read_jsonl
 from common.results.rundir import RunDir
@@ -187,7 +187,7 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
     first = setting.switches.learning.train.total_steps(setting.switches.seeds.count)
     lines = []
     if first < FEW_UPDATES:
-        lines.append(f"the first training had only {first} updates; see --epochs and --batch-size")
+        lines.append(f"the first training had only {counted(first, 'update')}; see --epochs and --batch-size")
     for name, arm in summary.arms.items():
         rows = [row for file in arm.answers for row in read_jsonl(run.path / file)]
         mute = sum(row["parsed"] is None for row in rows)
@@ -208,7 +208,7 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
         if calls and kept < handed_on / 2:
             reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
             lines.append(f"{name} kept {kept} of {handed_on} replies ({reasons}); see refused.jsonl of its rounds")
-    return lines + flat(summary.arms)
+    return lines + coarse(next(iter(summary.arms.values())).n or 0, "test question") + flat(summary.arms)
 
 
 def one_answer(name: str, rows: Sequence[Row]) -> list[str]:
@@ -225,7 +225,7 @@ def _starved(entries: Sequence[Row], name: str) -> list[str]:
     for entry in entries:
         if "why" in entry:
             line = (
-                f"{name}, repeat {entry['repeat']}, round {entry['round']}: {entry['why']}, so students that "
+                f"{name}, repeat {entry['repeat'] + 1}, round {entry['round']}: {entry['why']}, so students that "
                 f"had not seen them were asked, and answered {entry['right_out_of_fold']} rightly"
             )
             unsure = entry["rule"] == "low-confidence"

@@ -14,7 +14,16 @@ from typing import Any
 
 from common.backends.open import ReplyCache
 from common.experiment import carry_out
-from common.results.conclusion import Conclusion, arm_dots, arm_table, counted, mean_cell, points, verdict
+from common.results.conclusion import (
+    Conclusion,
+    arm_dots,
+    arm_table,
+    coarse,
+    counted,
+    mean_cell,
+    points,
+    verdict,
+)
 from common.results.estimate import ArmResult, Gain, as_json
 from common.results.files import read_jsonl
 from common.results.report import Report
@@ -24,7 +33,7 @@ from common.results.tables import percent_interval, terminal_table
 from common.settings import command, hosted_share
 from common.text.glossary import explain
 from llm2llm.config import PRESETS, Config
-from llm2llm.experiment import load_data, run, run_identity
+from llm2llm.experiment import check_plan, load_data, run, run_identity
 from llm2llm.plan import FULL, variant, variants
 
 LABELS = {"untargeted": "seeds drawn at random"}
@@ -45,7 +54,9 @@ def sweep(config: Config) -> dict[str, Any]:
     config = config.resolved()
     work = lambda place, _: _variants(place, config)
     # All variants have the same data, so what does not fit is found before anything is stored.
-    return carry_out("llm2llm", config.run_dir, run_identity(config), lambda: load_data(config), work)
+    return carry_out(
+        "llm2llm", config.run_dir, run_identity(config), lambda: check_plan(config, load_data(config)), work
+    )
 
 
 def _variants(place: RunDir, config: Config) -> Conclusion:
@@ -82,7 +93,9 @@ def _variants(place: RunDir, config: Config) -> Conclusion:
     tables = f"ablations, {counted(config.repeats, 'repeat')}\n\n{terminal_table(*table)}"
     told = {"schema": 1, "method": "llm2llm", "status": "complete", "task": task, "arms": entries}
     said = verdict([(name, FULL, gains[f"{name} - {FULL}"]) for name in entries if name != FULL])
-    warned = [f"{name}: {warning}" for name, own in warnings.items() for warning in own]
+    # The test is the same for all: what it tells is said once.
+    warned = coarse(found[FULL].n or 0, "test question")
+    warned += [f"{name}: {warning}" for name, own in warnings.items() for warning in own if warning not in warned]
     page = _page(task, found, gains, table, config)
     made_by = command("llm2llm", config, PRESETS)
     return Conclusion(told | {"gains": as_json(gains)}, tables, page, warned, said, command=made_by)

@@ -1,10 +1,11 @@
 """`python run.py reversegen`: flags, then a plan or a run."""
 
+from common.backends.open import is_model
 from common.experiment import main as run_command
 from common.memory import lines_of
 from common.rates import told
 from reversegen.config import PRESETS, Config
-from reversegen.experiment import check_plan, load_data, run
+from reversegen.experiment import check_plan, load_data, models, run
 from reversegen.plan import needs, plan, spending, work
 
 
@@ -18,5 +19,5 @@ def _plan(config: Config) -> list[tuple[str, str]]:
     app, data = load_data(config)  # refuses what a run would refuse
     key, switches = check_plan(config, app, data), config.switches(app.query_tokens)
     time = ("time", told(key, work(config, switches, data)))
-    memory = lines_of(needs(config, app, data))
+    memory = lines_of(needs(config, app, data), filter(is_model, models(config).values()))
     return [*plan(config, switches), time, *spending(config, app, switches, data), *memory]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, model_name, open_backend
 from common.errors import UserError
-from common.experiment import carry_out, check_folder, identity
+from common.experiment import carry_out, check_start, identity
 from common.memory import room_for
 from common.settings import given
 from reversegen.config import Config
@@ -46,17 +46,20 @@ def run(config: Config) -> dict[str, Any]:
     return carry_out("reversegen", config.run_dir, stored, prepared, work, units, config.push)
 
 
-def run_identity(config: Config) -> dict[str, Any]:
+def models(config: Config) -> dict[str, str]:
+    """Names of models by role, hosted ones and functions among them."""
+    found = {"proposer": model_name(config.proposer, "teacher"), "labeler": model_name(config.labeler, "teacher")}
+    found |= {f"target {name}": model_name(name, "student") for name in (config.target, *config.transfer_targets)}
+    return found | ({} if config.guard is None else {"guard": model_name(config.guard, "teacher")})
+
+
+def run_identity(config: Config, fetch: bool = True) -> dict[str, Any]:
     """What the run directory holds against the next command (see `common.experiment.identity`)."""
     files = [config.seeds_file, config.test_file, config.general_file, config.human_file]
     if config.data is not None and pathlib.Path(config.data).suffix:
         files.append(config.data)
     code = [name for name in (config.labeler, config.guard, config.judge) if name]
-    models = {"proposer": model_name(config.proposer, "teacher"), "labeler": model_name(config.labeler, "teacher")}
-    models |= {f"target {name}": model_name(name, "student") for name in (config.target, *config.transfer_targets)}
-    if config.guard is not None:
-        models["guard"] = model_name(config.guard, "teacher")
-    return identity(config.stored(), files, code, models)
+    return identity(config.stored(), files, code, models(config), fetch)
 
 
 def application(config: Config) -> "Application":
@@ -122,21 +125,21 @@ def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunD
 
     switches = config.switches(app.query_tokens)
     mesh = room_for(lambda device, shards: needs(config, app, data, device, shards), config.devices)
-    models = Models(
-        LanguageModel.load(model_name(config.proposer, "teacher"), mesh=mesh),
-        LanguageModel.load(model_name(config.target, "student"), mesh=mesh),
-        {name: LanguageModel.load(model_name(name, "student"), mesh=mesh) for name in config.transfer_targets},
-    )
-    fitting = seeds_that_fit(config, app, data, models.proposer, models.target)
-    warnings = []
-    if left := len(data.seeds) - len(fitting):
-        warnings.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
-    data = dataclasses.replace(data, seeds=fitting)
     labeler = guard = None
     if config.labeler != "program":
         labeler = open_backend(config.labeler, "teacher", url=config.labeler_url, mesh=mesh)
     if config.guard is not None:
         guard = open_backend(config.guard, "teacher", url=config.guard_url, mesh=mesh)
+    loaded = Models(
+        LanguageModel.load(model_name(config.proposer, "teacher"), mesh=mesh),
+        LanguageModel.load(model_name(config.target, "student"), mesh=mesh),
+        {name: LanguageModel.load(model_name(name, "student"), mesh=mesh) for name in config.transfer_targets},
+    )
+    fitting = seeds_that_fit(config, app, data, loaded.proposer, loaded.target)
+    warnings = []
+    if left := len(data.seeds) - len(fitting):
+        warnings.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
+    data = dataclasses.replace(data, seeds=fitting)
 
     def work(place: "RunDir") -> "Conclusion":
         with contextlib.ExitStack() as stack:
@@ -149,7 +152,7 @@ def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunD
             asked = opened(labeler, config.share(), "labeler/"), opened(guard, None, "guard/")
             make = lambda repeat: Context(place, repeat, config.seed + repeat, *asked, config.labeler_tokens)
             contexts = [make(repeat) for repeat in range(config.repeats)]
-            repeats = [run_repeat(ctx, app, switches, models, data) for ctx in contexts]
+            repeats = [run_repeat(ctx, app, switches, loaded, data) for ctx in contexts]
         return conclusion(place, config, app, repeats, warnings)
 
     return work
@@ -160,11 +163,9 @@ def check_plan(config: Config, app: "Application", data: "Data") -> str | None:
     what its time is known by."""
     from common.reading import Reader
 
-    named = (config.proposer, config.target, *config.transfer_targets, config.labeler, config.guard)
-    key = check_folder("reversegen", config.run_dir, named, lambda: run_identity(config))
-    for name in (config.labeler, config.guard):
-        if name is not None and name.startswith("python:"):
-            open_backend(name, "teacher")
+    hosted = [(config.labeler, config.labeler_url), (config.guard, config.guard_url)]
+    stored = lambda: run_identity(config, fetch=False)
+    key = check_start("reversegen", config.run_dir, models(config), hosted, stored)
     proposer = Reader.read(model_name(config.proposer, "teacher"))
     target = Reader.read(model_name(config.target, "student"))
     if proposer is not None and target is not None:

@@ -10,9 +10,11 @@ from common.backends.open import model_name
 from common.results.card import ModelCard
 from common.results.charts import dots
 from common.results.conclusion import (
+    CHECKED,
     Conclusion,
     arm_dots,
     by_round,
+    checked,
     counted,
     gain_cell,
     mean_cell,
@@ -50,7 +52,7 @@ FIELDS = LEARNED | {
     "reason": Field("string", "What the judge said beside it."),
     "truth": Field("string", "Exact answer where a program knows it; null elsewhere."),
     "label_correct": Field("bool", "Whether label and truth agree; null where unknown."),
-    "repeat": Field("int64", "Repeat of the run."),
+    "repeat": Field("int64", "Repeat of the run, from 0."),
     "round": Field("string", "Folder of the proposals: final, or a round where the target was trained along."),
     "prompt_hash": Field("string", "Start of the SHA-256 of the proposer's prompt."),
     "shown": Field("string", "Ids of the seed instructions in that prompt."),
@@ -66,7 +68,7 @@ PAIRS = PREFERRED | {
     "chosen_score": Field("float64", "How badly the target failed; what is worse is higher."),
     "rejected_score": Field("float64", "The same of the rejected query."),
     "kind": Field("string", "within: both were written under this prompt; across: under different ones."),
-    "repeat": Field("int64", "Repeat of the run."),
+    "repeat": Field("int64", "Repeat of the run, from 0."),
     "round": Field("int64", "Round that wrote them, from 0."),
     "shown": Field("string", "Ids of the seed instructions in the prompt."),
 }
@@ -178,11 +180,10 @@ def arm_table(summary: Summary, kinds: Sequence[str]) -> tuple[list[str], list[l
 
 def _label_row(name: str, found: LabelCount) -> list[Any]:
     reasons = ", ".join(f"{reason} {count}" for reason, count in found.refused.items())
-    noise = round(100 * found.wrong / found.known, 1) if found.known else None
-    return [name, found.asked, found.accepted, reasons or "–", found.known, noise]
+    return [name, found.asked, found.accepted, reasons or "–", *checked(found.asked, found.known, found.wrong)]
 
 
-LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", "truth known", "of these wrong, %"]
+LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", *CHECKED]
 
 
 def final_tables(summary: Summary) -> str:
@@ -276,23 +277,26 @@ def _model_cards(
         base=model_name(config.target, "student"),
         method="reversegen",
         learned=(
-            f"The arm target-after of repeat 0: fine-tuned on queries that {config.proposer} learned to write and "
-            f"on which it failed, answered by {config.labeler}, with {config.mix:g} seeds mixed in for each."
+            f"The arm target-after of the first repeat: fine-tuned on queries that {config.proposer} learned to "
+            f"write and on which it failed, answered by {config.labeler}, with {config.mix:g} seeds mixed in for "
+            "each."
         ),
         tables={f"The target on {SET_NAMES[kind]}": arm_table(summary, [kind]) for kind in summary.sets},
         verdict=main_verdict(summary),
         warnings=notes,
+        command=command("reversegen", config, PRESETS),
     )
     proposer = ModelCard(
         title=f"Proposer against {config.target} ({app.name}) by ReverseGen",
         base=model_name(config.proposer, "teacher"),
         method="reversegen",
         learned=(
-            f"The best proposer of repeat 0: warmed up on {config.seed_instructions} seed instructions, then "
-            f"trained to prefer queries on which {config.target} fails."
+            f"The best proposer of the first repeat: warmed up on {config.seed_instructions} seed instructions, "
+            f"then trained to prefer queries on which {config.target} fails."
         ),
         tables={"What it wrote, by round": (ROUND_HEADERS, round_rows(summary))},
         warnings=notes,
+        command=command("reversegen", config, PRESETS),
     )
     return target, proposer
 
@@ -307,9 +311,9 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summar
         license="apache-2.0" if _embedded(config) else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
         made_by=(
-            f"Written by {config.proposer} after up to {config.rounds} rounds of preference training against "
-            f"{config.target}, judged by {judged}, answered by {config.labeler}. Near-duplicates and queries "
-            f"without an agreed answer were dropped.{example}"
+            f"Written by {config.proposer} after up to {counted(config.rounds, 'round')} of preference training "
+            f"against {config.target}, judged by {judged}, answered by {config.labeler}. Near-duplicates and "
+            f"queries without an agreed answer were dropped.{example}"
         ),
         fields=FIELDS,
         lineage=(
@@ -382,14 +386,14 @@ def _show_examples(page: Report, run: RunDir, config: Config, rows: Sequence[Row
     texts = ("query", "target_answer", "answer")
     failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
     page.add_examples(
-        f"Kept: failures and what was made of them (repeat 0){hashes}",
+        f"Kept: failures and what was made of them (repeat 1){hashes}",
         ["Query of the best proposer", "The target's answer", "The label it learned"],
         [[_shown(config, row[name]) for name in texts] for row in failed[:8]],
     )
     files = sorted((run.path / "repeat_0/explore").glob("*/queries.jsonl"))
     refused = [row for file in files for row in read_jsonl(file) if row["outcome"] not in ("fail", "pass")]
     page.add_examples(
-        f"Refused: what the proposer wrote and nobody learned (repeat 0){hashes}",
+        f"Refused: what the proposer wrote and nobody learned (repeat 1){hashes}",
         ["What the proposer wrote", "Why it was refused"],
         [[_shown(config, row["query"] or row["reply"]), _why(row)] for row in mixed(refused, _why, 8)],
     )

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.results.conclusion import flat
+from common.results.conclusion import coarse, flat
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_jsonl
 from common.results.rundir import RunDir
@@ -19,8 +19,8 @@ from reversegen.targets import LabelCount
 SCHEMA = 1
 MAIN = "failures"
 """The set whose figures stand at the top of an arm's entry: failing queries of an independent proposer."""
-FEW_FAILURES = 50
-"""Held-out failures of a repeat below which a warning says that there are few."""
+NOUNS = {MAIN: "held-out failure", "test": "test question", "general": "general question"}
+"""What the sets hold."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,9 +212,9 @@ def warnings(summary: Summary, arms: Sequence[str]) -> list[str]:
             found.append(f"{name} had nothing to learn from and is left out")
         elif name not in ("target-before", "seed-only") and examples < size:
             found.append(f"{name} had {examples} examples, fewer than the {size} of target-after")
-    few = min(summary.arms["target-before"].items)
-    if few < FEW_FAILURES:
-        found.append(f"there were only {few} held-out failures in a repeat: raise --final-prompts")
+    for kind, noun in NOUNS.items():
+        if kind in summary.sets:
+            found += coarse(min(summary.arms["target-before"].sets[kind].items), noun)
     return found + flat({name: arm.sets["test"] for name, arm in summary.arms.items()})
 
 
@@ -229,7 +229,7 @@ def one_verdict(rounds: Sequence[Row]) -> list[str]:
 
 def _place(entry: Row) -> str:
     proposer = "proposer" if entry["explorer"] == "explore" else "independent proposer"
-    return f"{proposer}, round {entry['round']} of repeat {entry['repeat']}"
+    return f"{proposer}, round {entry['round']} of repeat {entry['repeat'] + 1}"
 
 
 def _alarms(rounds: Sequence[Row]) -> list[str]:

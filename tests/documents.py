@@ -179,7 +179,8 @@ def attempt(block: Block) -> str:
 def _shell(text: str) -> None:
     """Run it with this interpreter as `python`."""
     program = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\nset -e\n{text}'
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    keys = {"OPENAI_API_KEY": "sk-" + "x" * 30, "HF_TOKEN": "hf_" + "x" * 30}  # stand-ins too
+    done = subprocess.run(["bash", "-c", program], env=os.environ | keys, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"status {done.returncode}: {(done.stdout + done.stderr).strip()[-300:]}")
 

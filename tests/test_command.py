@@ -111,6 +111,8 @@ def test_a_file_gives_settings_and_flags_win_over_it(suffix, tmp_path):
         ("names: [1]", r"names: \[1\] is no list of texts"),
         ("- 3", "must hold keys with values"),
         ("a: [", "line 2: not YAML"),
+        ("count: 1\ncount: 2", "line 2: 'count' stands twice: keep one of them"),
+        ("learning_rate: 1\nlearning-rate: 2", "'learning_rate' and 'learning-rate' are one setting"),
         ("{method: other, config: {count: 3}}", "is of 'other', not of m"),
     ],
 )
@@ -121,6 +123,28 @@ def test_a_bad_file_of_settings_is_refused_in_one_line(text, says, tmp_path):
         parse(Small, ["--config", str(file)], "p", method="m")
     assert "\n" not in str(raised.value)
     assert str(file) in str(raised.value)
+
+
+def test_a_key_that_stands_twice_is_refused_wherever_keys_are_read(tmp_path):
+    """Within others too; what a YAML file merges in from elsewhere may be set anew."""
+    from common.mapping import read_mapping
+
+    texts = {"a.json": '{"a": 1, "b": {"c": 1, "c": 2}}', "b.yaml": "a: 1\nb: {c: 1, c: 2}\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="'c' stands twice"):
+            read_mapping(tmp_path / name, "")
+    (tmp_path / "c.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n")
+    assert read_mapping(tmp_path / "c.yaml", "") == {"a": {"x": 1}, "b": {"x": 2}}
+
+
+@pytest.mark.parametrize("words", [["tasks"], ["metrics"]])
+def test_a_list_stays_within_the_width_of_the_terminal(words, monkeypatch, capsys):
+    import run
+
+    monkeypatch.setenv("COLUMNS", "80")
+    run._method(words)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_config_json_of_a_run_given_back_is_the_same_configuration(tmp_path):
@@ -197,6 +221,10 @@ def test_plan_counts_updates_and_warns_below_ten():
         ("metrics", 0, "share of the questions that are answered rightly (higher is better)"),
         ("status nowhere", 2, "nowhere holds no seedloop run (there is no such folder)"),
         ("status", 2, "status takes one folder"),
+        ("status README.md", 2, "README.md holds no seedloop run (it is a file)"),
+        ("llm2llm --version", 0, "seedloop 0"),
+        ("status --version", 0, "seedloop 0"),
+        ("llm2llm --task nothing", 2, "or a file ending in .py, .yaml or .json"),
         ("nothing", 2, "unknown method"),
         ("llm2lm", 2, "did you mean llm2llm?"),
         ("llm2llm --learning_rate 1", 2, "did you mean --learning-rate?"),
@@ -357,12 +385,79 @@ def test_a_plan_refuses_what_a_run_would(words, says, tmp_path):
         run._method(argv)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("llm2llm --run-dir {}/rows.jsonl/a/b", "rows.jsonl is a file, and"),
+        ("reversegen --run-dir {}/locked/a", "locked cannot be written"),
+        ("profile --run-dir {}/" + 300 * "a", "as run folder (File name too long)"),
+        ("llm2llm --student ./nowhere", "no such folder: ./nowhere (given as the student)"),
+        ("llm2llm --student models/nowhere", "cannot fetch models/nowhere from the hub"),
+        ("reversegen --target models/nowhere", "(given as the target models/nowhere)"),
+        ("active-inheritance --source nowhere", "cannot fetch nowhere from the hub"),
+        ("profile --model nowhere --prompts-file embedded:stories", "cannot fetch nowhere from the hub"),
+        ("llm2llm --teacher openai:m", "wants a key: set the environment variable OPENAI_API_KEY"),
+        ("reversegen --labeler openai:m", "wants a key: set the environment variable OPENAI_API_KEY"),
+        ("active-inheritance --source openai:m", "wants a key: set the environment variable OPENAI_API_KEY"),
+        (
+            "profile --model embedded:student --model embedded:teacher --prompts-file embedded:stories "
+            "--judge openai:m",
+            "wants a key: set the environment variable OPENAI_API_KEY",
+        ),
+    ],
+)
+def test_a_run_and_its_plan_are_refused_at_the_start_for_the_same_reason(words, says, tmp_path, monkeypatch):
+    """Without a network, and without the rights of root, who may write anywhere."""
+    from huggingface_hub import constants
+
+    import run
+
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and allowed(path, mode))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "rows.jsonl").write_text("")
+    if "--run-dir" not in words:
+        words += " --run-dir {}/run"
+    argv = words.format(tmp_path).split()
+    for dry in (["--dry-run"], []):
+        with pytest.raises(UserError, match=re.escape(says)):
+            run._method([*argv, *dry])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_names_the_models_that_its_memory_is_without(capsys, monkeypatch):
+    """What the hub knows is fetched by the run."""
+    import huggingface_hub
+
+    import run
+
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda name, timeout: None)
+    run._method(["llm2llm", "--teacher", "my/larger", "--dry-run"])
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    assert "in training a student" in lines["memory"]
+    assert lines["memory"].endswith("; without my/larger, whose shape is not known on this machine yet")
+    assert "unknown" in lines["time"]
+
+
 def test_a_plan_says_time_and_money(capsys, monkeypatch):
     import run
 
     monkeypatch.setattr("common.rates._kept", dict)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "x" * 30)
     run._method(["llm2llm", "--teacher", "openai:m", "--teacher-price", "0.15,0.6", "--dry-run"])
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
     assert "unknown: no run of these models" in lines["time"]
     assert "17,280 calls at most" in lines["cost"]
     assert lines["cost"].endswith(" USD")
+
+
+def test_a_run_tells_its_beginning_and_its_end_where_nobody_looks(tmp_path):
+    """In one file with what it found, too, the last line stands last."""
+    words = "profile --model embedded:student --choice a=embedded:arithmetic --limit 4 --run-dir"
+    command = [sys.executable, "run.py", *words.split(), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first, *_, last = done.stdout.splitlines()
+    assert re.match(rf"profile \(seedloop [\d.]+\) begins in {tmp_path}/run: 1 repeat of choice/a", first)
+    assert re.fullmatch(rf"finished in \d+:\d\d, results in {tmp_path}/run", last)

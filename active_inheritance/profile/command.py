@@ -2,7 +2,7 @@
 embedded ones."""
 
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.experiment import check_plan, load_data, needs, run, units
+from active_inheritance.profile.experiment import check_plan, load_data, models, needs, run, units
 from common.experiment import main as run_command
 from common.memory import lines_of
 from common.rates import cost, told
@@ -31,4 +31,8 @@ def _plan(config: Config) -> list[tuple[str, str]]:
         if config.judge.startswith("openai:"):
             lines.append(("budget", config.budget or "none: nothing limits what is bought"))
             lines.append(("cost", cost(calls, 2 * (config.answer_tokens or MOST_TOKENS), 5, config.judge_price)))
-    return [*lines, ("time", told(key, units(config, measures))), *lines_of(needs(config))]
+    return [
+        *lines,
+        ("time", told(key, units(config, measures))),
+        *lines_of(needs(config), models(config).values()),
+    ]

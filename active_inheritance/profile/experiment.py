@@ -17,7 +17,7 @@ from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
 from common.backends.open import Backend, ReplyCache, file_hashes, fingerprints, is_model, model_name, open_backend
 from common.cli import flag_name
 from common.errors import UserError
-from common.experiment import carry_out, check_folder, identity
+from common.experiment import carry_out, check_start, identity
 from common.memory import Model, Need, room_for, sampling
 from common.rates import OTHER
 
@@ -107,14 +107,12 @@ def check_plan(config: Config) -> str | None:
     what its time is known by."""
     from common.reading import Reader
 
-    named = (*config.model, config.judge)
-    key = check_folder("profile", config.run_dir, named, lambda: run_identity(config))
+    stored = lambda: run_identity(config, fetch=False)
+    key = check_start("profile", config.run_dir, models(config), [(config.judge, config.judge_url)], stored)
     found = {name: Reader.read(name) for name in config.model}
     positions = {name: reader.config.max_positions for name, reader in found.items() if reader is not None}
     if positions:
         _check_tokens(config, positions)
-    if config.judge is not None and config.judge.startswith("python:"):
-        open_backend(config.judge, "teacher")
     return key
 
 
@@ -179,13 +177,18 @@ def load_data(config: Config) -> "list[Measure]":
     return found
 
 
-def run_identity(config: Config) -> dict[str, Any]:
+def models(config: Config) -> dict[str, str]:
+    """Names of models in this process by role."""
+    found = {f"model {name}": name for name in config.model}
+    if config.judge is not None and is_model(config.judge):
+        found["judge"] = model_name(config.judge, "teacher")
+    return found
+
+
+def run_identity(config: Config, fetch: bool = True) -> dict[str, Any]:
     """What the run directory holds against the next command (see `common.experiment.identity`)."""
     files, code = config.read()
-    models = {f"model {name}": name for name in config.model}
-    if config.judge is not None and is_model(config.judge):
-        models["judge"] = model_name(config.judge, "teacher")
-    return identity(config.stored(), files, code, models)
+    return identity(config.stored(), files, code, models(config), fetch)
 
 
 def folder_of(number: int, name: str) -> str:

@@ -12,19 +12,22 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common import hosts
 from common.backends.budget import Budget
 from common.backends.shared import shared
 from common.errors import UserError
 from common.generate import Generator, Message
+from common.model import checkpoint
 from common.model.checkpoint import fingerprint, resolve
 from common.usercode import load_callable
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+
+T = TypeVar("T")
 
 Write = Callable[[list[Message]], str]
 
@@ -77,6 +80,17 @@ def check_url(url: str, flag: str, key: str) -> None:
         raise UserError(f"{flag} holds a login or a query, which would be stored: use {key}")
 
 
+def check_backend(name: str, url: str | None = None) -> Write | None:
+    """What `open_backend` checks before it loads a model or asks anybody; returns the function that a "python:"
+    name names. Raises UserError for one that cannot be loaded, for a malformed address and for a missing key."""
+    kind = name.partition(":")[0]
+    if kind == "openai":
+        from common.backends.wire import access
+
+        access(url)
+    return load_callable(name) if kind == "python" else None
+
+
 def open_backend(
     name: str, role: str, *, url: str | None = None, function: Write | None = None, mesh: "Mesh | None" = None
 ) -> Backend:
@@ -87,10 +101,10 @@ def open_backend(
     Raises UserError for whatever cannot be found, loaded or reached.
     """
     kind, _, model = name.partition(":")
-    if function is not None or kind == "python":
+    called = function or check_backend(name, url)
+    if called is not None:
         from common.backends.callback import CallbackGenerator
 
-        called = function or load_callable(name)
         return _the_same(lambda account: shared(name, lambda: CallbackGenerator(name, called)))
     if kind == "openai":
         return _hosted(model, url)
@@ -137,16 +151,28 @@ def _hosted(model: str, url: str | None) -> Backend:
     return opened
 
 
-def fingerprints(models: dict[str, str]) -> dict[str, str]:
+def fingerprints(models: Mapping[str, str], *, fetch: bool = True) -> dict[str, str]:
     """Hashes of the checkpoints among `models` (role: name), so that a run is not continued with others.
 
-    Raises UserError, with the role, for one that cannot be found.
+    Raises UserError, with the role, for one that cannot be found; without `fetch`, on this machine.
     """
+    return _of_checkpoints(models, lambda name: fingerprint(resolve(name, fetch=fetch)))
+
+
+def absent(models: Mapping[str, str]) -> list[str]:
+    """Those checkpoints of `models` (role: name) that a run would fetch first. Raises UserError, with the role,
+    for one that it would not find."""
+    found = _of_checkpoints(models, checkpoint.absent)
+    return list(dict.fromkeys(models[role] for role, is_absent in found.items() if is_absent))
+
+
+def _of_checkpoints(models: Mapping[str, str], of: Callable[[str], T]) -> dict[str, T]:
+    """What `of` gives for each checkpoint, by its role."""
     found = {}
     for role, name in models.items():
         if is_model(name):
             try:
-                found[role] = fingerprint(resolve(name))
+                found[role] = of(name)
             except UserError as error:
                 raise UserError(f"{error} (given as the {role})") from None
     return found

@@ -35,6 +35,18 @@ def read_key(name: str) -> str:
     return key
 
 
+def access(url: str | None) -> tuple[str, str]:
+    """The address of an endpoint, OPENAI_BASE_URL's or OpenAI's own if none is given, and the key for it, "" for
+    none. Raises UserError for a malformed address and for a missing key; nobody is asked."""
+    # With and without a slash it is one address, and finds the same stored replies.
+    url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+    _without_login(url)
+    key = read_key("OPENAI_API_KEY")
+    if not key and url == DEFAULT_URL:
+        raise UserError(f"{url} wants a key: set the environment variable OPENAI_API_KEY")
+    return url, key
+
+
 class LostError(Exception):
     """No reply came, after all retries."""
 
@@ -52,13 +64,9 @@ class Wire:
 
     def __init__(self, model: str, url: str | None, timeout: float):
         """`timeout` in seconds. Raises UserError for a malformed address and for a missing key."""
-        # With and without a slash it is one address, and finds the same stored replies.
-        self.url = (url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).rstrip("/")
+        self.url, key = access(url)
         self.shown_url = _without_login(self.url)
         self._model, self._timeout = model, timeout
-        key = read_key("OPENAI_API_KEY")
-        if not key and self.url == DEFAULT_URL:
-            raise UserError(f"{self.url} wants a key: set the environment variable OPENAI_API_KEY")
         self._dialect = dialect(self.url, model)
 
         import openai  # takes a second, for which runs without an endpoint need not wait

@@ -19,10 +19,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from typing import TypeVar
 
 from common.errors import UserError, in_one_line
 from common.model import smollm2
 from common.runtime import cache_dir
+
+T = TypeVar("T")
 
 EMBEDDED = pathlib.Path(__file__).parents[1] / "embedded"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -43,8 +46,14 @@ _TOKENIZER = (
 )
 
 _HUB_ID = r"[\w][\w.-]*(/[\w][\w.-]*)?"
+_ANSWER = 20.0
+"""Seconds that the hub has to say whether it knows a model."""
 _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 """The end of the name of one file of a split GGUF file."""
+
+
+class NotHereError(UserError):
+    """A model of the hub is not on this machine, and was not to be fetched."""
 
 
 def resolve(name_or_path: str | os.PathLike, *, fetch: bool = True) -> pathlib.Path:
@@ -52,8 +61,8 @@ def resolve(name_or_path: str | os.PathLike, *, fetch: bool = True) -> pathlib.P
     the hub's cache), or any of these and the folder of an adapter in PEFT's form, joined by a plus.
 
     A path that exists is taken as it is, whatever its name. Without `fetch` a model of the hub is found only if it
-    was fetched before. Raises UserError when there is no such folder, file, embedded model or hub model, when a
-    file is not understood, or the hub cannot be reached.
+    was fetched before (else NotHereError). Raises UserError when there is no such folder, file, embedded model or
+    hub model, when a file is not understood, or the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     path = pathlib.Path(name).expanduser()
@@ -190,11 +199,40 @@ def _fetch(repo: str, fetch: bool) -> pathlib.Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    try:
+    def get() -> str:
         patterns: list[str] = [*_HUB_PATTERNS, _CARD]
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(repo, allow_patterns=patterns, local_files_only=not fetch)
-        )
+        try:
+            return huggingface_hub.snapshot_download(repo, allow_patterns=patterns, local_files_only=not fetch)
+        except errors.LocalEntryNotFoundError:  # also without a network, which is another thing
+            if fetch:
+                raise
+            raise NotHereError(f"model {repo} is not on this machine") from None
+
+    return pathlib.Path(_of_hub(repo, get))
+
+
+def absent(name: str) -> bool:
+    """Whether `resolve` would fetch a model from the hub, which is asked for it, and nothing is fetched. Raises
+    UserError as `resolve`: for a model that is nowhere, and where the hub cannot be asked."""
+    import huggingface_hub
+
+    try:
+        resolve(name, fetch=False)
+    except NotHereError:
+        repo = hub_id(name) or name
+        _of_hub(repo, lambda: huggingface_hub.model_info(repo, timeout=_ANSWER))
+        return True
+    return False
+
+
+def _of_hub(repo: str, ask: Callable[[], T]) -> T:
+    """What the hub gives. Raises UserError where it gives nothing."""
+    from huggingface_hub import errors
+
+    try:
+        return ask()
+    except UserError:
+        raise
     except errors.GatedRepoError:
         raise UserError(
             f"model {repo} is gated: accept its licence on the hub, then run `hf auth login`"

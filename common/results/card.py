@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.results.origin import version
 from common.results.tables import table_cells, visible
 
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
@@ -23,7 +24,7 @@ class ModelCard:
     """What the card of a trained model says. `base`: the model that it was trained from, as `resolve` of
     `common.model.checkpoint` knows it. `method`: of seedloop. `learned`: from which data, and how; blank lines
     separate paragraphs. `tables`: figures with their intervals by caption. `warnings`: what to know before relying
-    on them."""
+    on them. `command`: what makes it again, as far as a command can."""
 
     title: str
     base: str
@@ -32,6 +33,7 @@ class ModelCard:
     tables: Mapping[str, Table]
     verdict: str | None = None
     warnings: Sequence[str] = ()
+    command: str | None = None
 
 
 def render(card: ModelCard, base_id: str | None, license: str | None) -> str:
@@ -57,6 +59,8 @@ def render(card: ModelCard, base_id: str | None, license: str | None) -> str:
         parts += [f"{inline(caption)}:", table([inline(header) for header in headers], shown)]
     if card.warnings:
         parts += ["## Before relying on them", "\n".join(f"- {inline(warning)}" for warning in card.warnings)]
+    parts += ["## How it was made", inline(f"By seedloop {version()}{':' if card.command else '.'}")]
+    parts += [_block(card.command)] if card.command else []
     parts += ["## Licence of the base", unknown if license is None else inline(license)]
     return "\n\n".join([*parts, "## Use", _USE]) + "\n"
 
@@ -87,6 +91,11 @@ def inline(text: str) -> str:
     text = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", text)
     # What would start a list, a heading's underline or a rule at the beginning of a line.
     return re.sub(r"^(\d+)(?=[.)])|^(?=[-+=:])", lambda match: (match[1] or "") + "\\", text)
+
+
+def _block(text: str) -> str:
+    """Plain text as a block of code, which nothing in it can end."""
+    return "\n".join(f"    {line}" for line in visible(text).split("\n"))
 
 
 def paragraphs(text: str) -> str:

@@ -9,11 +9,11 @@ spelled out.
 """
 
 import html
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
+from common.results.axes import ANY, POINTS, SHARE, axis, marks
 from common.results.estimate import Estimate
 from common.results.plots import PALETTE
 from common.results.tables import visible
@@ -37,8 +37,6 @@ STYLE = f"""\
 .heat p {{ margin: .4rem 0 0; text-align: center; font-size: .8125rem; opacity: .8; }}
 """
 """What the charts look like; of a page and of a notebook."""
-TICKS = 5
-"""About how many marks an axis has."""
 CLASSES = 12
 """Classes that a matrix shows: with more it cannot be read."""
 _LEFT, _WIDTH = 2.0, 96.0  # of the axis, in per cent: a mark at its end has room
@@ -46,7 +44,7 @@ _LEFT, _WIDTH = 2.0, 96.0  # of the axis, in per cent: a mark at its end has roo
 
 def dots(
     rows: Mapping[str, Estimate],
-    axis: str,
+    label: str,
     better: Literal["higher", "lower"] | None = None,
     ours: Collection[str] = (),
     scale: float = 1.0,
@@ -54,33 +52,34 @@ def dots(
     decimals: int = 1,
     signed: bool = False,
 ) -> str:
-    """A dot for each estimate, and a whisker for its 95% interval. `axis`: what is measured; `better`: which way
+    """A dot for each estimate, and a whisker for its 95% interval. `label`: what is measured; `better`: which way
     is good, None where neither is. `ours`: names that stand out from what they are compared with. Values are
-    multiplied by `scale`; `line`: a value that is marked, such as 0 for differences."""
+    multiplied by `scale`; by 100 they are shares, or differences of shares where they are `signed`. `line`: a
+    value that is marked, such as 0 for differences."""
     known = [x for e in rows.values() if e.value is not None for x in (e.value, *(e.ci95 or ()))]
-    low, high, step = _axis([scale * x for x in known] + ([] if line is None else [scale * line]))
+    kind = ANY if scale != 100 else POINTS if signed else SHARE
+    low, high, step = axis([scale * x for x in known] + ([] if line is None else [scale * line]), kind)
     place = lambda x: f"{_LEFT + _WIDTH * (x - low) / (high - low):.2f}%"
-    ticks = [low + i * step for i in range(round((high - low) / step) + 1)]
-    behind = "".join(_line(place(x), place(x), 0, 16, "currentColor", 1, 'opacity="0.15"') for x in ticks)
+    ticks = marks(low, high, step)
+    behind = "".join(_line(place(x), place(x), 0, 16, "currentColor", 1, 'opacity="0.15"') for x, _ in ticks)
     if line is not None:
         dashed = 'stroke-dasharray="3 3" opacity="0.7"'
         behind += _line(place(scale * line), place(scale * line), 0, 16, "currentColor", 1, dashed)
     parts = []
     for name, entry in rows.items():
-        kind = "row ours" if name in ours else "row"
+        row = "row ours" if name in ours else "row"
         shown = _value(entry, scale, decimals, signed)
-        parts.append(f'<div class="{kind}"><span>{_text(name)}</span><span class="value">{shown}</span></div>')
+        parts.append(f'<div class="{row}"><span>{_text(name)}</span><span class="value">{shown}</span></div>')
         parts.append(
             f'<svg aria-hidden="true">{behind}{_dot(entry, name in ours, lambda x: place(scale * x))}</svg>'
         )
-    places = max(0, -math.floor(math.log10(step)))
     numbers = "".join(
-        f'<text x="{place(x)}" y="14" text-anchor="middle" fill="currentColor">{_number(x, places)}</text>'
-        for x in ticks
+        f'<text x="{place(x)}" y="14" text-anchor="middle" fill="currentColor">{number}</text>'
+        for x, number in ticks
     )
     parts.append(f'<svg class="axis" aria-hidden="true">{numbers}</svg>')
     way = {"higher": " (higher is better →)", "lower": " (← lower is better)", None: ""}[better]
-    return f'<div class="chart dots">{"".join(parts)}<p>{_text(axis)}{way}</p></div>'
+    return f'<div class="chart dots">{"".join(parts)}<p>{_text(label)}{way}</p></div>'
 
 
 def _dot(entry: Estimate, is_ours: bool, place: Callable[[float], str]) -> str:
@@ -110,22 +109,6 @@ def _value(entry: Estimate, scale: float, decimals: int, signed: bool) -> str:
     number = lambda x: f"{scale * x:{'+' if signed else ''}.{decimals}f}"
     within = " (no interval)" if entry.ci95 is None else f" [{', '.join(map(number, entry.ci95))}]"
     return number(entry.value) + within
-
-
-def _axis(values: Sequence[float]) -> tuple[float, float, float]:
-    """Ends of an axis that holds the values, and the step of its marks, which both ends are a multiple of."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if high - low < 1e-9 * max(abs(low), abs(high), 1.0):
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
-    return step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9), step
-
-
-def _number(x: float, places: int) -> str:
-    text = f"{x:.{places}f}"
-    return text.lstrip("-") if float(text) == 0 else text
 
 
 def confusion(pairs: Sequence[tuple[str, str | None]], classes: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ Verdict and warnings are data: they appear in the terminal, on the page and in s
 import contextlib
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TELLS = 0.05
+"""A difference of shares that a test should be able to tell."""
 SUMMARY = "summary.json"
 BESIDE = ("config.json", "timing.jsonl")
 """What else of a run folder its page names: settings and seconds."""
@@ -102,32 +105,36 @@ def verdict(
     ways: tuple[str, str] = ("ahead of", "behind"),
     over: str = "repeats",
 ) -> str | None:
-    """One sentence: what is shown to differ and what is not; None where nothing is defined. `unit` is that of
-    `scale` times the value. `ways`: what the first is with a higher and with a lower value, where more is not
-    better. `over`: what `ci95` is over.
+    """One sentence: of each comparison whether it is shown or not, with its interval; None where nothing is
+    defined. `unit` is that of `scale` times the value. `ways`: what the first is with a higher and with a lower
+    value, where more is not better. `over`: what `ci95` is over.
 
     Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     """
-    found = [(ours, theirs, gain) for ours, theirs, gain in compared if gain.value is not None]
-    size = lambda gain: f"{scale * (gain.value or 0.0):+.{decimals}f} {unit}"
-    shown, open_, single = [], [], []
-    for ours, theirs, gain in found:
-        if gain.ci95 is None:
-            resampled = gain.bootstrap95 if isinstance(gain, Gain) else None
-            within = f", 95% interval over questions {_interval(resampled, scale, decimals)}" if resampled else ""
-            single.append(f"{ours} - {theirs} is {size(gain)}{within}")
+    found, one = [], False
+    for ours, theirs, gain in compared:
+        if gain.value is None:
             continue
-        within = f"95% interval over {over} {_interval(gain.ci95, scale, decimals)}"
-        if gain.ci95[0] <= 0 <= gain.ci95[1]:
-            open_.append(f"a difference of {ours} from {theirs}; it is {size(gain)}, and the {within} holds 0")
+        size = f"{scale * gain.value:+.{decimals}f} {unit}"
+        within, what = gain.ci95, over
+        if within is None:
+            within, what, one = (gain.bootstrap95 if isinstance(gain, Gain) else None), "questions", True
+        if within is None:
+            found.append(f"not shown: a difference of {ours} from {theirs}, {size} without an interval")
+            continue
+        told = f"95% interval over {what} {_interval(within, scale, decimals)}"
+        if within[0] <= 0 <= within[1]:
+            found.append(f"not shown: a difference of {ours} from {theirs}, {size}, as the {told} holds 0")
         else:
-            way = ways[0] if (gain.value or 0.0) > 0 else ways[1]
-            shown.append(f"{ours} is {way} {theirs} by {size(gain)}, {within}")
-    if single:
-        return f"One training shows nothing of other seeds: here {', and '.join(single)}; give --repeats 3."
-    parts = [f"{name}: {'; and '.join(some)}" for name, some in (("shown", shown), ("not shown", open_)) if some]
-    said = "; ".join(parts)
-    return f"{said[0].upper()}{said[1:]}." if said else None
+            way = ways[0] if gain.value > 0 else ways[1]
+            found.append(f"shown: {ours} is {way} {theirs} by {size}, {told}")
+    found.sort(key=lambda part: part.startswith("not"))
+    if not found:
+        return None
+    said = "; ".join(found)
+    if one:
+        return f"One training shows nothing of other seeds, which takes 3 repeats; here {said}."
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str:
@@ -146,6 +153,30 @@ def flat(
         return []
     told = "this test tells nothing apart; take an easier or harder one"
     return [f"every arm is at {shown(value)}: {told}"]
+
+
+CHECKED = ("a program could check", "of all, %", "of these wrong", "of these, %")
+"""Headers of `checked`."""
+
+
+def checked(total: int, known: int, wrong: int) -> list[Any]:
+    """Cells on label noise: of how many of `total` labels a program knows the truth, their share, how many of
+    those are wrong, and which share of them. Of the others nothing is known."""
+    share = lambda part, of: round(100 * part / of, 1) if of else None
+    return [known, share(known, total), wrong, share(wrong, known)]
+
+
+def coarse(count: int, noun: str) -> list[str]:
+    """A warning where `count` items tell a share of right answers less exactly than to `TELLS`, with half of its
+    95% interval: 1.96 sqrt(p (1 - p) / n), of the binomial, where it is widest, at p = 1/2."""
+    enough = math.ceil(0.25 * (1.96 / TELLS) ** 2)
+    if not 0 < count < enough:
+        return []
+    within = 100 * 1.96 * math.sqrt(0.25 / count)
+    return [
+        f"only {counted(count, noun)}, which tell a share of right answers to within {within:.1f} points (95%): "
+        f"{enough} would tell it to within {100 * TELLS:g}"
+    ]
 
 
 def counted(count: int, noun: str) -> str:

@@ -23,14 +23,19 @@ DESCRIBE = ("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty")
 
 def facts() -> dict[str, str]:
     """What made the run, by name."""
-    commit = _commit()
     return {
-        "seedloop": VERSION + (f", commit {commit}" if commit else ""),
+        "seedloop": version(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "device": _device(),
         "duration": f"by stage in timing.jsonl, as no other file holds a time; {CALL} status DIR adds it up",
     }
+
+
+def version() -> str:
+    """ "0.2.0, commit 76733b3a91c0"; without the commit of an installed package."""
+    commit = _commit()
+    return VERSION + (f", commit {commit}" if commit else "")
 
 
 def _commit() -> str | None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from common.results.axes import ANY, COUNT, SHARE, axis, marks
 from common.results.tables import one_line, visible
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def _axes(xlabel: str, ylabel: str, grid: Sequence[Literal["x", "y"]] = ("y",)) 
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GRID)
     axes.tick_params(colors=_INK, length=0, labelsize=_SIZE)
-    for axis in grid:
-        axes.grid(axis=axis, color=_GRID, linewidth=0.6)
+    for side in grid:
+        axes.grid(axis=side, color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(_label(xlabel), color=_INK, fontsize=_SIZE, parse_math=False)
     axes.set_ylabel(_label(ylabel), color=_INK, fontsize=_SIZE, parse_math=False)
@@ -104,32 +105,45 @@ def _legend(figure: "Figure", axes: Any) -> None:
 def line_figure(series: Mapping[str, Sequence[Any]], xlabel: str, ylabel: str) -> "Figure":
     """Curves with markers. `series` maps a name to (x, y) or (x, y, low, high), the latter drawn as a band.
 
-    None and NaN leave a gap. Whole-numbered x, such as rounds, get whole-numbered ticks.
+    None and NaN leave a gap. Whole-numbered x, such as rounds, get whole-numbered ticks, and so do whole-numbered
+    y, such as counts. A `ylabel` that ends in % says that y are shares in per cent.
     """
-    from matplotlib.ticker import MaxNLocator
-
     figure, axes = _axes(xlabel, ylabel)
-    whole = True
+    whole, drawn = True, []
     for i, (name, (x, *ys)) in enumerate(series.items()):
         y, *band = ([math.nan if v is None else float(v) for v in values] for values in ys)
         style = {"color": _colour(i), "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
         # More would run into one another.
         marker = _MARKERS[i % len(_MARKERS)] if len(x) <= 40 else ""
-        axes.plot(x, y, label=_label(name), marker=marker, markersize=4, linewidth=1.5, **style)
+        # A marker at an end of the axis is drawn whole.
+        axes.plot(x, y, label=_label(name), marker=marker, markersize=4, linewidth=1.5, clip_on=False, **style)
+        drawn += [value for values in (y, *band) for value in values if math.isfinite(value)]
         if band:
             axes.fill_between(x, *band, color=style["color"], alpha=0.15, linewidth=0)
         whole = whole and all(float(v).is_integer() for v in x)
     if whole:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+        _whole(axes.xaxis)
+    kind = SHARE if ylabel.endswith("%") else COUNT if all(map(float.is_integer, drawn)) else ANY
+    low, high, step = axis(drawn, kind)
+    axes.set_ylim(low, high)
+    axes.set_yticks(*zip(*marks(low, high, step), strict=True))
     if series:
         _legend(figure, axes)
     return figure
 
 
+def _whole(axis: Any) -> None:
+    """Ticks at whole numbers alone, for what is counted."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+
+
 def stacked_bar_figure(
     categories: Sequence[str], counts: Mapping[str, Sequence[float]], ylabel: str = ""
 ) -> "Figure":
-    """One bar a category, made of one layer a name in `counts`; each list runs along `categories`."""
+    """One bar a category, made of one layer a name in `counts`; each list runs along `categories`. Counts that are
+    whole numbers get whole-numbered ticks."""
     figure, axes = _axes("", ylabel)
     names = [_label(category) for category in categories]
     places = range(len(names))
@@ -143,6 +157,8 @@ def stacked_bar_figure(
         figure.set_figheight(figure.get_figheight() + 0.05 * max(map(len, names)))
     axes.set_xticks(places, names, parse_math=False, **slanted)
     axes.set_xlim(-0.6, max(len(names), 1) - 0.4)
+    if all(float(value).is_integer() for values in counts.values() for value in values):
+        _whole(axes.yaxis)
     if counts:
         _legend(figure, axes)
     return figure

@@ -112,6 +112,12 @@ class RunDir:
         return cls(path, lock, kept)
 
     @staticmethod
+    def check_place(path: str | os.PathLike) -> None:
+        """Raise UserError where no run can be kept in a folder, whatever its configuration; changes nothing."""
+        if not mirror.is_url(path):
+            _check_place(pathlib.Path(path))
+
+    @staticmethod
     def check(path: str | os.PathLike, method: str, config: dict[str, Any]) -> None:
         """Raise UserError where `open` would for the folder or its configuration; changes nothing.
 
@@ -269,16 +275,37 @@ def _is_leftover(name: str) -> bool:
 
 
 def _check_place(path: pathlib.Path) -> None:
-    """Refuse what is neither a run, nor empty, nor the remains of a process killed before config.json."""
-    if not path.exists():
+    """Refuse what is neither a run, nor empty, nor the remains of a process killed before config.json, and a place
+    where no folder can be made."""
+    above = _existing(path)
+    if not above.is_dir():
+        within = "" if above == path else f", and {path} would lie in it"
+        raise UserError(f"{above} is a file{within}: give a folder as --run-dir")
+    if above != path:
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"cannot make {path}, as {above} cannot be written: give another --run-dir")
         return
-    if not path.is_dir():
-        raise UserError(f"{path} is a file: give a folder as --run-dir")
     names = [name for name in os.listdir(path) if name != ".lock" and not _is_leftover(name)]
     if names and not _is_run(path / "config.json"):
         raise UserError(f"{path} holds other files and no seedloop run: give a new or empty folder as --run-dir")
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {path}: fix the permissions or give another --run-dir")
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path:
+    """The path itself, or the first above it that is there. Raises UserError for one that cannot be."""
+    for place in (path, *path.parents):
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:  # not allowed, a name too long, a zero in it
+            said = error.strerror if isinstance(error, OSError) else error
+            raise UserError(
+                f"cannot use {path} as run folder ({said}): give a --run-dir that can be written"
+            ) from None
+        return place
+    return path
 
 
 def _check_run(path: str | os.PathLike, given: dict[str, Any]) -> None:

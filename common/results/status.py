@@ -40,7 +40,9 @@ def status(folder: pathlib.Path) -> list[str]:
     """Lines on the run in `folder`. Raises UserError where it holds none."""
     stored = _read(folder / "config.json")
     if not isinstance(stored, dict) or not {"method", "config"} <= stored.keys():
-        what = "there is no such folder" if not folder.is_dir() else "its config.json is missing or no run's"
+        what = "its config.json is missing or no run's"
+        if not folder.is_dir():
+            what = "it is a file" if folder.exists() else "there is no such folder"
         raise UserError(f"{folder} holds no seedloop run ({what}): name the --run-dir of one")
     summary, done = _read(folder / SUMMARY), finished(folder)
     state = "finished" if done else "at work" if _locked(folder) else "not finished, nobody is at work on it"
@@ -122,7 +124,8 @@ def _updates(folder: pathlib.Path) -> list[str]:
     if not rows:
         return []
     of_stage = rows[-1]
-    return [f"update       {of_stage.get('step', 0) + 1} of {of_stage.get('stage')}, loss {of_stage.get('loss')}"]
+    place = " · ".join(place_of(f"{of_stage.get('stage')}/"))
+    return [f"update       {of_stage.get('step', 0) + 1} of {place}, loss {of_stage.get('loss')}"]
 
 
 def _times(folder: pathlib.Path) -> list[str]:

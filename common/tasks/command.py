@@ -1,6 +1,6 @@
 """`python run.py tasks`: the tasks there are, a line each."""
 
-from common.cli import item, no_words
+from common.cli import no_words, wrapped
 from common.tasks.base import Task
 from common.tasks.hub import Hub
 from common.tasks.registry import TASKS
@@ -12,9 +12,9 @@ def main(argv: list[str]) -> None:
     """Print them. Raises UserError for words after the command."""
     no_words(argv, "tasks\n\nLists the tasks there are: what an answer is, and where the data come from.")
     for name, task in TASKS.items():
-        print(item(name, _about(task), 14))
-    print(item("text", "a label; any file with a column of texts and one of labels, by --train-file", 14))
-    print(item("FILE", "your own, in a .py, .yaml or .json file (common/tasks/README.md)", 14))
+        print(wrapped(name, _about(task), 14))
+    print(wrapped("text", "a label; any file with a column of texts and one of labels, by --train-file", 14))
+    print(wrapped("FILE", "your own, in a .py, .yaml or .json file (common/tasks/README.md)", 14))
 
 
 def _about(task: Task) -> str:

@@ -32,6 +32,6 @@ def get_task(
     if name.lower().endswith(SUFFIXES):
         return own_task(pathlib.Path(name))
     if name not in TASKS:
-        there = f"there are {', '.join(NAMES)}, or a file ending in .py or .yaml"
+        there = f"there are {', '.join(NAMES)}, or a file ending in .py, .yaml or .json"
         raise UserError(f"unknown task {quoted(name)}{meant(name, NAMES)}; {there}")
     return TASKS[name]

@@ -20,6 +20,10 @@ class Term(NamedTuple):
 
 TERMS = {
     "accuracy": Term("share of the questions that are answered rightly", "higher"),
+    "as written": Term(
+        "accuracy of what the student wrote itself; the other accuracy is that of the label it finds likeliest",
+        "higher",
+    ),
     "passed": Term("share of the answers that the guard lets pass", "higher"),
     "95% interval": Term(
         "holds the true value in 95 of 100 such runs; of several repeats it covers other seeds, of one repeat "
@@ -31,7 +35,11 @@ TERMS = {
     "F1": Term("harmonic mean of a class's precision and recall", "higher"),
     "macro-F1": Term("mean of the F1 of all classes, rare ones counting as much as common ones", "higher"),
     "updates": Term("steps of the optimizer; arms with equal numbers were trained equally long"),
-    "label noise": Term("share of the accepted examples whose label a program knows to be wrong", "lower"),
+    "label noise": Term(
+        "share of wrong labels among the accepted examples that a program could check; of the others nothing is "
+        "known",
+        "lower",
+    ),
     "invalid": Term("share of the queries that are no sensible question, by the judge", "lower"),
     "repeated": Term(
         "share of the queries that are near-duplicates of seeds, earlier queries or test questions", "lower"

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import statistics
 import subprocess
@@ -359,7 +360,9 @@ def test_the_plan_says_what_a_hosted_pool_takes(tmp_path):
     )
     words = [sys.executable, "run.py", "active-inheritance", "--source", "openai:x", "--dry-run", "--select-only"]
     words += ["--prompts-file", str(tmp_path / "prompts.jsonl"), "--test-prompts", "1"]
-    done = subprocess.run([*words, "--run-dir", str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True)
+    words += ["--run-dir", str(tmp_path / "run")]
+    key = os.environ | {"OPENAI_API_KEY": "sk-" + "x" * 30}
+    done = subprocess.run(words, cwd=ROOT, env=key, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "6.0 days at one a second" in done.stdout
     assert "nothing limits what is bought" in done.stdout

@@ -69,7 +69,8 @@ def test_labels_are_scored_after_the_very_prompt_of_training(animals, tmp_path):
     least = sorted(graded, key=lambda row: row["mean_logp"])[:2]
     replies = read_jsonl(top / "llm2llm/round_0/new.jsonl") + read_jsonl(top / "llm2llm/round_0/refused.jsonl")
     assert {row["parent"] for row in replies} == {row["id"] for row in least}
-    # what was written stands beside it
+    # what was written stands beside it, and the page says what that is
+    assert "accuracy of what the student wrote itself" in (tmp_path / "run/report.html").read_text()
     tested = read_jsonl(top / "base/round_0/test.jsonl")
     arm = summary["arms"]["base"]
     assert arm["value"] == pytest.approx(np.mean([row["parsed"] == row["label"] for row in tested]))

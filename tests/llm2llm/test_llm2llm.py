@@ -133,6 +133,12 @@ def test_report_is_whole_and_escaped(finished):
     assert "<script" not in page
     assert "Refused: replies of the teacher" in page
     assert "python run.py llm2llm --" in page
+    assert "repeat 0" not in page, "who reads counts from 1"
+
+
+def test_a_stage_that_arms_share_says_whose_student_it_is(finished):
+    stages = {row["stage"] for row in read_jsonl(Path(finished[0].run_dir) / "timing.jsonl")}
+    assert {"evaluate fine-tune", "evaluate fine-tune's student for llm2llm"} <= stages
 
 
 def test_a_notebook_gets_the_arms_with_their_intervals(finished):

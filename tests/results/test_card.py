@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 
 from common.results.card import ModelCard, render
+from common.results.rundir import VERSION
+from common.results.tables import visible
 
 CARD = ModelCard(
     title="Sums by LLM2LLM",
@@ -14,6 +16,7 @@ CARD = ModelCard(
     tables={"Accuracy": (["arm", "%"], [["base", None], ["llm2llm", "70.5 [63.2, 77.8]"]])},
     verdict="Not shown: a difference.",
     warnings=["only 6 questions"],
+    command="python run.py llm2llm --run-dir DIR",
 )
 
 
@@ -32,6 +35,8 @@ def test_a_card_names_base_data_arms_and_licence():
         "pipeline_tag": "text-generation",
         "tags": ["seedloop", "llm2llm"],
     }
+    assert f"\n\nBy seedloop {VERSION}" in text
+    assert "\n\n    python run.py llm2llm --run-dir DIR\n\n" in text
     for part in ("Trained from my/base.", "Sixty seeds.", "| base | – |", "Not shown: a difference.", "- only 6"):
         assert part in text
     assert "| 70.5 [63.2, 77.8] |" in text.replace("\\", "")
@@ -45,8 +50,11 @@ def test_an_unknown_licence_is_said_and_nothing_is_claimed():
 
 @pytest.mark.parametrize("evil", ["a\n---\nlicense: mit", "# x | <b>", "\u202e\x00 `y`"])
 def test_text_in_the_card_breaks_nothing(evil):
-    card = dataclasses.replace(CARD, title=evil, learned=evil, warnings=[evil], verdict=evil)
+    card = dataclasses.replace(CARD, title=evil, learned=evil, warnings=[evil], verdict=evil, command=evil)
     text = render(dataclasses.replace(card, tables={evil: ([evil], [[evil]])}), None, evil)
     assert len(front_matter(text)["tags"]) == 2
     assert text.count("\n# ") == 1
-    assert "<b>" not in text.split("---\n", 2)[2]
+    # The command is a block of code, which its indentation alone ends.
+    outside = [line for line in text.split("---\n", 2)[2].split("\n") if not line.startswith("    ")]
+    assert "<b>" not in "\n".join(outside)
+    assert "\n".join(f"    {line}" for line in visible(evil).split("\n")) in text

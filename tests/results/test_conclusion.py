@@ -7,7 +7,10 @@ from common.results.conclusion import (
     Conclusion,
     arm_table,
     by_round,
+    checked,
+    coarse,
     conclude,
+    counted,
     finished,
     flat,
     gain_cell,
@@ -31,17 +34,41 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
         (Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None), "Not shown: a difference of a from b"),
         (
             Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)),
-            "+2.0 points, 95% interval over questions [+1.0, +3.0]; give --repeats 3",
+            "One training shows nothing of other seeds, which takes 3 repeats; here shown: a is ahead of b by "
+            "+2.0 points, 95% interval over questions [+1.0, +3.0].",
         ),
         (
             Gain(value=0.02, ci95=None, bootstrap95=None),
-            "One training shows nothing of other seeds: here a - b is +2.0 points; give",
+            "; here not shown: a difference of a from b, +2.0 points without an interval.",
         ),
     ],
 )
 def test_a_verdict_says_no_more_than_its_interval(gain, words):
     """An interval that holds 0 shows nothing, and one training says nothing about other seeds."""
     assert words in verdict([("a", "b", gain)])
+
+
+def test_a_small_test_says_how_exactly_it_tells_a_share():
+    """Half of the widest interval of a binomial share: what scipy's is, but for its approximation."""
+    from scipy.stats import binom
+
+    assert coarse(385, "test question") == []
+    (line,) = coarse(100, "test question")
+    assert line == (
+        "only 100 test questions, which tell a share of right answers to within 9.8 points (95%): 385 would tell "
+        "it to within 5"
+    )
+    low, high = binom.interval(0.95, 100, 0.5)
+    assert (high - low) / 2 == pytest.approx(9.8, abs=0.5)
+
+
+def test_label_noise_stands_beside_the_share_that_could_be_checked():
+    assert checked(40, 10, 2) == [10, 25.0, 2, 20.0]
+    assert checked(40, 0, 0) == [0, 0.0, 0, None]
+
+
+def test_one_is_told_in_the_singular():
+    assert (counted(1, "round"), counted(0, "round"), counted(2, "round")) == ("1 round", "0 rounds", "2 rounds")
 
 
 def test_no_verdict_on_what_is_not_defined():
@@ -55,18 +82,23 @@ def test_a_verdict_on_a_score_speaks_of_more_and_less_in_its_unit():
     assert said == "Shown: a is below b by -0.012 ttr, 95% interval over repeats [-0.020, -0.005]."
 
 
-def test_a_verdict_on_several_says_what_is_shown_and_what_is_not():
-    """In one sentence; of one training with every interval over questions."""
+def test_a_verdict_on_several_says_of_each_whether_it_is_shown():
+    """In one sentence, what is shown first; of one training with every interval over questions."""
     open_ = Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None)
-    said = verdict([("a", "b", SHOWN), ("a", "c", open_)])
+    said = verdict([("a", "c", open_), ("a", "b", SHOWN), ("a", "d", SHOWN)])
     assert said is not None
     assert said.startswith("Shown: a is ahead of b by +4.2 points")
+    assert "; shown: a is ahead of d" in said
     assert said.endswith(
-        "; not shown: a difference of a from c; it is +2.0 points, and the 95% interval over "
-        "repeats [-1.0, +5.0] holds 0."
+        "; not shown: a difference of a from c, +2.0 points, as the 95% interval over repeats [-1.0, +5.0] "
+        "holds 0."
     )
-    single = [("a", name, Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03))) for name in "bc"]
-    assert "here a - b is +2.0 points, 95% interval over questions [+1.0, +3.0], and a - c is" in verdict(single)
+    one = [Gain(value=0.02, ci95=None, bootstrap95=(low, 0.03)) for low in (-0.01, 0.01)]
+    assert verdict([("a", "b", one[0]), ("a", "c", one[1])]) == (
+        "One training shows nothing of other seeds, which takes 3 repeats; here shown: a is ahead of c by +2.0 "
+        "points, 95% interval over questions [+1.0, +3.0]; not shown: a difference of a from b, +2.0 points, as "
+        "the 95% interval over questions [-1.0, +3.0] holds 0."
+    )
 
 
 def test_arms_that_are_all_at_nothing_are_a_warning():

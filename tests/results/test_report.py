@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from common.errors import UserError
+from common.results.axes import ANY, COUNT, POINTS, SHARE, axis, marks
 from common.results.charts import CLASSES, confusion, dots
 from common.results.estimate import Estimate
 from common.results.plots import (
@@ -165,6 +166,36 @@ def test_an_axis_holds_any_values(values):
     chart = Page(dots(rows, "x", line=0.0))
     places = [float(value[:-1]) for name, value in chart.attributes if name in ("cx", "x1", "x2")]
     assert all(0 <= place <= 100 for place in places)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "numbers"),
+    [
+        ([71.333, 71.333], SHARE, "66 68 70 72 74 76 78"),  # one answer of hundreds is no slope
+        ([99.5, 99.9], SHARE, "90 92 94 96 98 100"),  # nothing is right more often than always
+        ([50, 61.2], SHARE, "50.0 52.5 55.0 57.5 60.0 62.5"),
+        ([-0.2, 0.3, 0], POINTS, "-6 -4 -2 0 2 4 6"),
+        ([0, 3], COUNT, "0 1 2 3"),
+        ([0], COUNT, "0 1"),
+        ([12, 13], COUNT, "11 12 13 14"),
+        ([60, 461], COUNT, "0 100 200 300 400 500"),
+        ([0.671, 0.675], ANY, "0.62 0.64 0.66 0.68 0.70 0.72"),
+        ([0, 0], ANY, "0.0 0.2 0.4 0.6 0.8 1.0"),
+        ([2e9, 3e9], ANY, "2e+09 2.2e+09 2.4e+09 2.6e+09 2.8e+09 3e+09"),
+    ],
+)
+def test_an_axis_has_round_marks_and_draws_no_small_difference_large(values, kind, numbers):
+    found = axis(values, kind)
+    assert " ".join(number for _, number in marks(*found)) == numbers
+    assert found[0] <= min(values) <= max(values) <= found[1]
+
+
+def test_a_plot_has_the_same_marks_and_counts_in_whole_numbers():
+    drawn = line_figure({"a": ([0, 1], [71.333, 71.333])}, "round", "accuracy, %")
+    assert [text.get_text() for text in drawn.axes[0].get_yticklabels()] == "66 68 70 72 74 76 78".split()
+    bars = stacked_bar_figure(["a", "b"], {"kept": [1, 2]}).axes[0]
+    assert all(float(place).is_integer() for place in [*bars.get_yticks()])
+    assert all(float(place).is_integer() for place in drawn.axes[0].get_xticks())
 
 
 def test_a_confusion_matrix_counts_every_answer():

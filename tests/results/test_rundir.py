@@ -75,12 +75,14 @@ def test_places_that_cannot_be_a_run_folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         RunDir.open(tmp_path / "file", "llm2llm", CONFIG)
-    with pytest.raises(UserError, match="cannot use"):
+    with pytest.raises(UserError, match=r"file is a file, and .*/file/run would lie in it"):
         RunDir.open(tmp_path / "file" / "run", "llm2llm", CONFIG)
     (tmp_path / "sealed").mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)  # chmod would not stop the superuser
     with pytest.raises(UserError, match="cannot write in"):
         RunDir.open(tmp_path / "sealed", "llm2llm", CONFIG)
+    with pytest.raises(UserError, match=r"cannot make .*/sealed/run, as .*/sealed cannot be written"):
+        RunDir.open(tmp_path / "sealed/run", "llm2llm", CONFIG)
 
 
 def test_second_process_is_refused(tmp_path):

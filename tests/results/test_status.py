@@ -31,7 +31,7 @@ def test_a_run_at_work_says_its_place_figures_and_times(begun):
     assert ": llm2llm, at work" in said
     assert "last         repeat 1 · llm2llm · round 1 · dev.jsonl, 2 rows so far" in said
     assert "figure       repeat 1 · llm2llm · round 0 · seeds.jsonl: 50.0% right" in said
-    assert "update       5 of repeat_0/llm2llm/round_1, loss 0.5" in said
+    assert "update       5 of repeat 1 · llm2llm · round 1, loss 0.5" in said
     assert re.search(r"train llm2llm \d+ s", said)
     assert {file: file.stat().st_mtime_ns for file in begun.path.rglob("*")} == before
 
