@@ -7,6 +7,9 @@ from typing import Any
 from common.characters import broken
 from common.errors import UserError, in_one_line, quoted
 
+MOST = 100_000
+"""Values that a YAML file may hold."""
+
 
 def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
     """The keys and values of a file. Raises UserError, naming the line, for what cannot be read, and for a key
@@ -62,15 +65,6 @@ def _yaml(file: pathlib.Path, text: str) -> Any:
     import yaml
 
     class Plain(yaml.SafeLoader):  # other loaders run what a tag in the file names
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            # By references a list may hold itself, and a few lines stand for billions of values.
-            if self.check_event(yaml.AliasEvent):
-                mark = self.get_event().start_mark
-                raise yaml.MarkedYAMLError(
-                    problem="a reference (*) is not read: write the value", problem_mark=mark
-                )
-            return super().compose_node(parent, index)
-
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             for key in keys:
@@ -80,7 +74,7 @@ def _yaml(file: pathlib.Path, text: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(text, Plain)
+        return _bounded(yaml.load(text, Plain))
     except UserError:
         raise
     except yaml.YAMLError as error:
@@ -89,6 +83,20 @@ def _yaml(file: pathlib.Path, text: str) -> Any:
         raise UserError(f"{file}{line}: not YAML ({getattr(error, 'problem', None) or error})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: a value in it cannot be read ({error})") from None
+
+
+def _bounded(value: Any) -> Any:
+    """The value of a YAML file. Raises ValueError where it has no end: by references a list may hold itself, and a
+    few lines stand for billions of values."""
+    inner, count = [value], 0
+    while inner:
+        one, count = inner.pop(), count + 1
+        if count > MOST:
+            raise ValueError(f"by its references (*) it holds itself, or more than {MOST:,} values")
+        inner += (
+            [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
+        )
+    return value
 
 
 def _twice(place: str, key: str) -> str:
