@@ -15,8 +15,9 @@ import sys
 import traceback
 
 from common import hosts, stopping
+from common.characters import broken
 from common.cli import PROG, fail
-from common.errors import UserError, meant, quoted
+from common.errors import UserError, in_one_line, meant, quoted
 from common.runtime import compile_cache_environment
 from common.secret import mask_output
 from common.usercode import PACKAGE
@@ -114,6 +115,8 @@ def _method(argv: list[str]) -> None:
 
         print(f"seedloop {VERSION}")
         return
+    if fault := next(filter(None, map(broken, argv)), None):
+        raise UserError(f"a word of the command holds {fault}: give a text in UTF-8 without it")
     method, *rest = argv
     known = METHODS | ALSO
     if method not in known:
@@ -124,6 +127,29 @@ def _method(argv: list[str]) -> None:
     except SystemExit:  # after --help
         sys.stdout.flush()
         raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if isinstance(error, UserError) or (said := _start_up(error)) is None:
+            raise
+        raise UserError(said) from error
+    except OSError as error:
+        # Of a path that somebody gave, wherever it is touched; a full disk is told of by `main`.
+        if not isinstance(error.filename, str | bytes | os.PathLike) or error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ):
+            raise
+        raise UserError(
+            f"cannot use {quoted(os.fsdecode(error.filename))} ({error.strerror}): fix or change the path"
+        ) from error
+
+
+def _start_up(error: Exception) -> str | None:
+    """What keeps JAX from starting, with the variables that tell it how; None of any other error."""
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if not frames or not frames[-1].endswith(("jax/_src/xla_bridge.py", "jax/_src/config.py")):
+        return None
+    told = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("JAX_") and "_CACHE_" not in k]
+    return f"JAX cannot start ({in_one_line(error)}): fix or unset {', '.join(told) or 'its settings'}"
 
 
 def _reader_left() -> bool:

@@ -19,7 +19,19 @@ from active_inheritance.select import Constraint, Objective, Rule
 from active_inheritance.switches import COLUMN, Answering, Learning, Scoring, Switches, Testing, measurable
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import COMPARED, DATA, DEVICES, LOOP, MODEL, OUTPUT, TRAINING, check_ranges, flag, flag_name
+from common.cli import (
+    COMPARED,
+    DATA,
+    DEVICES,
+    LOOP,
+    MODEL,
+    OUTPUT,
+    TRAINING,
+    check_number,
+    check_ranges,
+    flag,
+    flag_name,
+)
 from common.config import SampleConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values, writing
 from common.errors import UserError, meant
@@ -67,6 +79,9 @@ class Config(RunSettings, TrainSettings, HubSettings):
     diversity_penalty: float = flag(1.0, "diverse-beam: price of a token that an earlier group took")
     source_temperature: float | None = flag(None, "of sources; 1, and 0.8 where a small model is among them")
     source_top_p: float = flag(0.9, "of sources")
+    source_tokens: int | None = flag(
+        None, "longest reply of a source in tokens, its reasoning included; as --answer-tokens if not given"
+    )
     answer_tokens: int | None = flag(
         None, "longest answer in tokens, of sources and student; embedded models: 160, else 512"
     )
@@ -241,7 +256,17 @@ class Config(RunSettings, TrainSettings, HubSettings):
         from active_inheritance.metrics import check_scorer
         from active_inheritance.pools import GUARDS
 
-        counts = ("k", "prompts", "top", "workers", "answer_tokens", "test_prompts", "test_samples", "rounds")
+        counts = (
+            "k",
+            "prompts",
+            "top",
+            "workers",
+            "answer_tokens",
+            "source_tokens",
+            "test_prompts",
+            "test_samples",
+            "rounds",
+        )
         counts += ("repeats", "batch_size", "max_length")
         least = ("min_words", "temperature", "tolerance", "max_repeats", "seed", "source_temperature")
         least += ("diversity_penalty", "test_temperature", "likelihood_guard")
@@ -360,6 +385,8 @@ class Config(RunSettings, TrainSettings, HubSettings):
             weights = tuple(float(weight) for weight in self.weights)
         except ValueError:
             raise UserError(f"--weights {','.join(self.weights)}: not numbers") from None
+        for weight in weights:
+            check_number("--weights", weight, 10**9, "one objective alone would decide")
         return Rule(
             self.objectives,
             tuple(dict.fromkeys(constraints)),
@@ -411,7 +438,11 @@ class Config(RunSettings, TrainSettings, HubSettings):
             rule=self.rule,
             answering=Answering(
                 self.k or K,  # students of later rounds answer K times where the file is used as it is
-                SampleConfig(tokens, temperature=given(self.source_temperature), top_p=self.source_top_p),
+                SampleConfig(
+                    self.source_tokens or tokens,
+                    temperature=given(self.source_temperature),
+                    top_p=self.source_top_p,
+                ),
                 self.diversity_penalty if beams else None,
                 given(self.likelihood_guard),
             ),

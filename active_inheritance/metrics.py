@@ -19,7 +19,7 @@ from common import hosts
 from common.errors import UserError, meant, quoted
 from common.results.rundir import VERSION
 from common.text.textstats import METRICS, profile
-from common.usercode import load_callable
+from common.usercode import FaultError, ask, load_callable
 
 if TYPE_CHECKING:
     from common.evals.scorers import Score as ToxicityScore
@@ -136,15 +136,14 @@ class Scorers:
 
     def _called(self, name: str, prompt: str, text: str) -> float | None:
         try:
-            value = float(self.functions[name](prompt, text))
-        except (Exception, SystemExit) as error:
+            value = ask(lambda: float(self.functions[name](prompt, text)))
+        except FaultError as error:
             self.failures[name] = self.failures.get(name, 0) + 1
             # One failure may be the text's; several in a row are the function's.
             if self.failures[name] < BREAKER:
                 return None
-            what = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"{name} failed {BREAKER} times in a row, the last with: {what}; fix it and take a new "
+                f"{name} failed {BREAKER} times in a row, the last with: {error}; fix it and take a new "
                 "--run-dir; what was sampled is in repeat_0/samples/pool.jsonl of this one, for --pool"
             ) from None  # whose message is not masked
         self.failures[name] = 0

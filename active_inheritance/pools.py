@@ -21,7 +21,6 @@ import json
 import math
 import pathlib
 import random
-import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,7 +137,7 @@ def read_pool(file: pathlib.Path, layout: Layout) -> Iterator[Group]:
     A prompt without an id is known by the start of the SHA-256 of its text. Raises UserError, when it gets there,
     for a row that fits no form, two prompts with one id, and a score that is no number.
     """
-    rows = stream_rows(file)
+    rows = stream_rows(file, mend=True)
     first, place = next(rows)
     form, columns = _form(first, layout, place)
     rows = itertools.chain([(first, place)], rows)
@@ -227,12 +226,7 @@ def _text(value: Any, place: str) -> str:
         return ""
     if not isinstance(value, str | int | float):
         raise UserError(f"{place}: an answer is a {type(value).__name__}: it must be a text")
-    return whole(str(value))
-
-
-def whole(text: str) -> str:
-    """The text with U+FFFD in place of every half of a character (a lone surrogate), which has no UTF-8 form."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return str(value)
 
 
 def _score(value: Any, name: str, place: str) -> float:

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from active_inheritance.pools import Answer, Group, whole
+from active_inheritance.pools import Answer, Group
 from active_inheritance.switches import Answering
 from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, is_model, open_backend
@@ -27,6 +27,7 @@ from common.results.rundir import RunDir
 from common.stages import collect
 from common.tasks.files import stream_rows
 from common.tasks.prompts import Prompt, messages
+from common.tasks.replies import without_thoughts
 from common.text.nonsense import FEWEST
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ class SampledPool:
 
     def groups(self) -> Iterator[Group]:
         """See `active_inheritance.pools.Pool`. Every answer is used: k of them were asked for."""
-        for row, _ in stream_rows(self.file):
+        for row, _ in stream_rows(self.file, mend=True):
             answers = [
                 Answer(
                     source,
                     index,
-                    whole(entry["text"]),
+                    entry["text"],
                     truncated=entry["finish_reason"] == "length",
                     unlikely=entry["finish_reason"] == "unlikely",
                 )
@@ -135,7 +136,7 @@ def sample_pool(
         for record in records:
             unlikely = record.mean_logp is not None and record.mean_logp < floor
             finish = "length" if record.status == "length" else "unlikely" if unlikely else "stop"
-            entry = {"text": record.text or "", "finish_reason": finish}
+            entry = {"text": without_thoughts(record.text or ""), "finish_reason": finish}
             # From the right, as a prompt's id may hold a # itself.
             answers[record.id.rpartition("#")[0]].setdefault(name, []).append(entry)
     write_jsonl(file, ({"id": p.id, "prompt": p.text, "outputs": answers[p.id]} for p in prompts))

@@ -35,6 +35,7 @@ from common.results.rundir import RunDir
 from common.sample.score import score
 from common.stages import Lazy, collect, fine_tuned
 from common.tasks.prompts import Prompt, drawn_by, messages
+from common.tasks.replies import without_thoughts
 from common.text.textstats import METRICS
 from common.train.data import Encoded
 
@@ -185,7 +186,7 @@ def measure(run: RunDir, model: Lazy, evaluation: Evaluation, name: str, seed: i
         scorers = Scorers.open(names, evaluation.scoring.toxicity, str(run.path / f"{name}/raw.jsonl"))
         for n, prompt in enumerate(held_out):
             own = records[n * samples : (n + 1) * samples]
-            answers = [Answer("student", i, record.text or "") for i, record in enumerate(own)]
+            answers = [Answer("student", i, without_thoughts(record.text or "")) for i, record in enumerate(own)]
             rows += [
                 {
                     "id": prompt.id,

@@ -9,7 +9,7 @@ from active_inheritance.student_figures import AGAINST, Arm, Corpus, RoundArm
 from active_inheritance.summary import StudentSummary
 from active_inheritance.switches import Switches, measurable
 from common.results.charts import dots
-from common.results.conclusion import arm_table, mean_cell
+from common.results.conclusion import arm_table, flat, mean_cell
 from common.results.estimate import Estimate
 from common.results.plots import histogram_figure, line_figure, share_figure
 from common.results.report import Report
@@ -281,6 +281,7 @@ def student_warnings(switches: Switches, summary: StudentSummary) -> list[str]:
             lines.append(
                 f"{name}: {100 * share:.0f}% of the student's answers are cut at --answer-tokens {own.new_tokens}"
             )
+    lines += flat(summary.arms, lambda value: f"{switches.measured[0]} {value:.4g}")
     if own.held_out_prompts < 50:
         lines.append(f"only {own.held_out_prompts} held-out prompts: raise --test-prompts")
     measured = switches.measured

@@ -24,6 +24,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from common.characters import broken
 from common.errors import UserError, meant, quoted
 from common.mapping import read_mapping
 from common.usercode import PACKAGE
@@ -56,6 +57,36 @@ UNITS = {
     ("_cut",): "NATS",
 }
 """What stands for a flag's value in the help, by how the field's name ends."""
+MOST = (
+    (("seed",), 2**63 - 1, "random numbers are drawn from 64 bits"),
+    (("epochs", "mix"), 10_000, "no training needs as many passes"),
+    (("rounds", "repeats"), 1000, "each of them trains models"),
+    (("learning_rate",), 10, "no training bears such a rate"),
+    (("temperature",), 100, "above that all tokens are alike"),
+    (("batch_size",), 65_536, "an update's examples are laid out together"),
+    (("_tokens", "max_length"), 2**20, "no model here reads as many"),
+    (("lora_rank",), 8192, "a matrix has no more rows than that"),
+    (("workers", "processes"), 1024, "each is a process of this machine"),
+    (
+        (
+            "votes",
+            "samples",
+            "shots",
+            "few_shot",
+            "per_wrong",
+            "max_attempts",
+            "show_earlier",
+            "continuations",
+            "k",
+        ),
+        10_000,
+        "it is counted for one prompt",
+    ),
+    (("",), 10**9, "so much is never reached"),
+)
+"""The largest value of a number, by how its field's name ends, and why; the first that fits."""
+LEAST = 1e-9
+"""The smallest number beside 0: what is below it is as good as 0, and would change nothing without a word."""
 IDENTITY = ("file_hashes", "models")
 """What a run writes into its config.json beside settings."""
 
@@ -240,6 +271,29 @@ def flag_words(field: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [name if value else f"--no-{name[2:]}"]
     return [name, ",".join(value) if isinstance(value, tuple) else str(value)]
+
+
+def check_values(config: Any) -> None:
+    """Raises UserError, naming the flag, for any number in a dataclass of settings that is not finite, too large,
+    or too small to be told from 0, and for any text with half a character or NUL."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), flag_name(field.name)
+        if fault := broken(value):
+            # Of a name on the disk it is a byte that is no UTF-8.
+            raise UserError(f"{name} holds {fault}: give a text in UTF-8 without it")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            most, why = next((most, why) for ends, most, why in MOST if field.name.endswith(ends))
+            check_number(name, value, most, why)
+
+
+def check_number(name: str, value: float, most: float, why: str) -> None:
+    """Raises UserError for a number that is not finite, above `most`, or too small to be told from 0."""
+    if value != value or abs(value) == math.inf:
+        raise UserError(f"{name} must be a finite number, not {value}")
+    if abs(value) > most:
+        raise UserError(f"{name} must be at most {most}, not {quoted(value)}: {why}")
+    if 0 < abs(value) < LEAST:
+        raise UserError(f"{name} must be 0 or at least {LEAST}, not {value}: less is as good as 0")
 
 
 def check_ranges(

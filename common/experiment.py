@@ -7,6 +7,7 @@ what they show as a `Conclusion`). The order, the lock, what is printed and what
 """
 
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ from common.progress import clock, running, say
 from common.results.conclusion import Conclusion, conclude, counted, finished, tell
 from common.results.hub import Push, push
 from common.results.mirror import is_url
-from common.results.rundir import VERSION, RunDir
+from common.results.rundir import VERSION, RunDir, damaged_outputs
 from common.runtime import accelerators
 
 C = TypeVar("C", bound="Settings")
@@ -146,6 +147,9 @@ def carry_out(
         return summary
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
+        for place in damaged_outputs(run.path) if hosts.is_writer() else ():
+            say(f"{place} is not as it was made: it is made again")
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         key, timing = rates.key_of(method, identity), run.journal("timing.jsonl")
         begun_before, repeats = bool(timing.rows()), identity.get("repeats") or 1
         # What is left of a run that is continued is not known.

@@ -5,6 +5,7 @@ A back end is anything with `generate(requests, sampling, seed)`. Every sample a
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -61,6 +62,11 @@ class Record:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     mean_logp: float | None = None
+
+
+def unnumbered(error: str | None) -> str:
+    """What an error says but for its numbers, which differ where the reason is one: "a prompt of 612 tokens"."""
+    return re.sub(r"\d+", "#", error or "")
 
 
 class Generator(Protocol):

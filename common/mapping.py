@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+from common.characters import broken
 from common.errors import UserError, quoted
 
 
@@ -19,6 +20,9 @@ def read_mapping(file: pathlib.Path, holds: str) -> dict[Any, Any]:
     found = _json(file, text) if file.suffix.lower() == ".json" else _yaml(file, text)
     if not isinstance(found, dict):
         raise UserError(f"{file}: it must hold keys with values: {holds}")
+    for key, value in found.items():
+        if fault := broken(key) or broken(value):
+            raise UserError(f"{file}: {key!r} holds {fault}: repair the text")
     return found
 
 

@@ -10,7 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from common.backends.budget import Budget
-from common.cli import CALL, DEVICES, LOOP, OUTPUT, TRAINING, check_ranges, flag, flag_name, flag_words
+from common.cli import (
+    CALL,
+    DEVICES,
+    LOOP,
+    OUTPUT,
+    TRAINING,
+    check_ranges,
+    check_values,
+    flag,
+    flag_name,
+    flag_words,
+)
 from common.config import LoraConfig, Optimizer, Remat, Schedule, TrainConfig, micro_batch
 from common.errors import UserError, meant, quoted
 from common.results.hub import Push, check
@@ -46,6 +57,10 @@ class RunSettings:
     )
     processes: int | None = flag(None, "how many processes carry out this run, by the same command")
     process: int | None = flag(None, "which of them this one is, from 0")
+
+    def __post_init__(self):
+        # Whether from flags, from a file, or from a program: no setting gets past this.
+        check_values(self)
 
     def held(self) -> dict[str, int]:
         """Models that are in memory at one time, by name, and the bytes that each takes for a parameter."""

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from common import progress, runtime, stopping
+from common.backends.budget import BUDGET_SPENT
 from common.config import SampleConfig, TrainConfig
-from common.generate import Generator, Record, Request
+from common.errors import UserError
+from common.generate import Generator, Record, Request, unnumbered
 from common.lm import LanguageModel
 from common.model import checkpoint, hf, lora, peft
 from common.model.decoder import Params
@@ -22,6 +24,8 @@ from common.results.rundir import RunDir
 from common.train.data import Encoded
 from common.train.loop import Log, fine_tune
 
+ALIKE = 5
+"""Requests of a stage that all fail for one reason before that is taken for the reason of all of them."""
 Fit = Callable[[pathlib.Path, Callable[[int], Log]], Params]
 """Gives trained weights; told where the state of an unfinished training lies and how to log (see `fine_tune`)."""
 
@@ -50,7 +54,17 @@ def collect(
                 yield [dataclasses.asdict(r) for r in records[torn:]]
                 torn = 0
 
-    records = [Record(**row) for row in run.collect(name, batches)]
+    rows = run.collect(name, batches)
+    try:
+        records = [Record(**row) for row in rows]
+    except TypeError as error:
+        raise UserError(f"{run.path / name} is of another version ({error}): give another --run-dir") from None
+    reasons = {unnumbered(record.error) if record.status == "failed" else None for record in records}
+    if len(records) >= ALIKE and len(reasons) == 1 and reasons.isdisjoint((None, BUDGET_SPENT)):
+        raise UserError(
+            f"{run.path / name}: each of {len(records)} requests failed, and for one reason: {records[0].error}; "
+            "nothing can come of that: change what it is about, and give another --run-dir"
+        )
     if not callable(generator):
         generator.seen(records)
     return records

@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from common.characters import mended
 from common.errors import UserError
 
 FAULTS = (Exception, SystemExit)
@@ -66,9 +67,34 @@ def load_callable(name: str) -> Callable[..., Any]:
     return found
 
 
+class FaultError(Exception):
+    """What a function of the user's raised (`cause`): its text says kind and message, `line` where."""
+
+    def __init__(self, cause: BaseException, function: Callable[..., Any]):
+        super().__init__(said(cause))
+        code = getattr(function, "__code__", None)
+        self.cause = cause
+        self.line = "" if code is None else _line(cause, pathlib.Path(code.co_filename))
+
+
+def ask(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """What a function of the user's gives: the one place where one is called. Raises FaultError for whatever it
+    raises, `sys.exit` included, which would end a run without a word."""
+    try:
+        return function(*given, **named)
+    except FAULTS as error:
+        raise FaultError(error, function) from None  # whose message is not masked
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """ "judge.py: judge": file and name of a function of the user's."""
+    code, name = getattr(function, "__code__", None), getattr(function, "__qualname__", repr(function))
+    return name if code is None else f"{pathlib.Path(code.co_filename).name}: {name}"
+
+
 def said(error: BaseException) -> str:
     """Type and message in one line."""
-    text = " ".join(str(error).split())
+    text = mended(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

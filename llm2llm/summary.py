@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from common.errors import quoted
 from common.results.conclusion import coarse, counted, flat
 from common.results.estimate import ArmResult, Gain
 from common.results.files import read_jsonl
@@ -18,6 +19,8 @@ from llm2llm.students import Setting
 
 SCHEMA = 1
 
+LEARNING = ("llm2llm", "untargeted", "eda", "auggpt", "more-data")
+"""Arms that are to learn from more than the seeds."""
 BLEU_SAMPLE = 100
 """Questions that self-BLEU is computed on; it grows with their number, so fewer have none."""
 FEW_UPDATES = 10
@@ -194,6 +197,9 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
                 f"{mute} of {len(rows)} test answers of {name} hold nothing that can be read as an answer"
                 + (f" ({cut} cut off)" if cut else "")
             )
+        lines += one_answer(name, rows)
+        if name in LEARNING and min(arm.examples) <= setting.switches.seeds.count:
+            lines.append(f"{name} had no new example in a repeat: it is a training on the seeds alone")
     for name in summary.arms:
         entries = [e for e in summary.rounds if e["arm"] == name and e["teacher_calls"]]
         kept, calls = (sum(e[key] for e in entries) for key in ("accepted", "teacher_calls"))
@@ -203,6 +209,14 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in refusals(entries, name).items())
             lines.append(f"{name} kept {kept} of {handed_on} replies ({reasons}); see refused.jsonl of its rounds")
     return lines + coarse(next(iter(summary.arms.values())).n or 0, "test question") + flat(summary.arms)
+
+
+def one_answer(name: str, rows: Sequence[Row]) -> list[str]:
+    """A warning on an arm that answers all of the test alike, where the right answers differ."""
+    said, labels = {row["parsed"] for row in rows}, {row["label"] for row in rows}
+    if len(rows) < 2 or len(said) > 1 or len(labels) == 1 or said == {None}:
+        return []
+    return [f"{name} gives every test question one answer, {quoted(*said)}: it tells none apart"]
 
 
 def _starved(entries: Sequence[Row], name: str) -> list[str]:

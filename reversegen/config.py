@@ -124,6 +124,9 @@ class Config(RunSettings, TrainSettings, HubSettings):
     labeler_url: str | None = flag(None, "base URL of openai:MODEL; else OPENAI_BASE_URL or the client's own")
     budget: str | None = flag(None, "limits for a hosted labeler, such as calls=500,tokens=200000,usd=2.5")
     labeler_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
+    labeler_tokens: int | None = flag(
+        None, "longest reply of the labeler in tokens, its reasoning included; as the target's if not given"
+    )
     label_votes: int = flag(3, "answers of the labeler to a query; more than half must agree")
     label_instruction: str | None = flag(None, "safety, own: the system text the labeler answers under")
     reference: Knower | None = flag(None, "math: who knows the right answer; a program where the data have one")
@@ -132,6 +135,7 @@ class Config(RunSettings, TrainSettings, HubSettings):
     )
     guard: str | None = flag(None, "safety: the judge, a model like Llama Guard: named as a labeler is")
     guard_url: str | None = flag(None, "base URL of a guard openai:MODEL")
+    guard_tokens: int = flag(32, "longest reply of the guard in tokens, its reasoning included")
     judge: str | None = flag(None, "own: python:FILE.py:FUNCTION, judge(query, answer) -> Verdict")
     seeds_file: str | None = flag(None, "file the seed instructions are drawn from (.jsonl, .csv, .parquet)", DATA)
     test_file: str | None = flag(None, "file of the ordinary test, used once; safety, own: else unused seeds")
@@ -253,6 +257,7 @@ class Config(RunSettings, TrainSettings, HubSettings):
         positive += ("batch_size", "dpo_batch_size", "max_length", "epochs", "dpo_epochs", "warm_up_epochs")
         positive += ("learning_rate", "dpo_learning_rate", "warm_up_learning_rate", "temperature")
         positive += ("entropy_cut", "query_tokens", "answer_tokens", "warmup_steps")
+        positive += ("labeler_tokens", "guard_tokens")
         least = ("mix", "likelihood_guard", "collapse", "target_temperature", "seed")
         shares = ("jaccard", "semantic", "top_p", "entropy_quantile")
         check_ranges(self, above=positive, least=least, shares=shares)
@@ -366,8 +371,8 @@ class Config(RunSettings, TrainSettings, HubSettings):
         return Answers(given(self.target_samples), self.answer_tokens or tokens, self.target_temperature)
 
     def votes(self, tokens: int) -> Answers:
-        """Of the labeler, in at most `tokens`."""
-        return Answers(self.label_votes, tokens, VOTE_TEMPERATURE)
+        """Of the labeler, in at most `tokens` unless the settings say otherwise."""
+        return Answers(self.label_votes, self.labeler_tokens or tokens, VOTE_TEMPERATURE)
 
     def switches(self, query_tokens: int) -> Switches:
         """All other settings, by stage. `query_tokens`: longest query of the application, unless --query-tokens

@@ -86,7 +86,8 @@ def application(config: Config) -> "Application":
     answers = config.answers(ANSWER_TOKENS)
     judge = None if config.judge is None else load_callable(config.judge)
     instruction = config.label_instruction or (SAFE_ANSWER if judge is None else None)
-    return Conduct(config.task, answers, config.votes(answers.tokens), judge, instruction)
+    votes = config.votes(answers.tokens)
+    return Conduct(config.task, answers, votes, judge, instruction, guard_tokens=config.guard_tokens)
 
 
 def load_data(config: Config) -> "tuple[Application, Data]":
@@ -149,7 +150,8 @@ def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunD
                 return None if backend is None else functools.cache(stack.enter_context(backend(cache)))
 
             asked = opened(labeler, config.share(), "labeler/"), opened(guard, None, "guard/")
-            contexts = [Context(place, repeat, config.seed + repeat, *asked) for repeat in range(config.repeats)]
+            make = lambda repeat: Context(place, repeat, config.seed + repeat, *asked, config.labeler_tokens)
+            contexts = [make(repeat) for repeat in range(config.repeats)]
             repeats = [run_repeat(ctx, app, switches, loaded, data) for ctx in contexts]
         return conclusion(place, config, app, repeats, warnings)
 

@@ -199,6 +199,7 @@ def warnings(summary: Summary, arms: Sequence[str]) -> list[str]:
     for entry in summary.rounds:
         if entry["stopped"]:
             found.append(f"{_place(entry)}: no preference training, {entry['stopped']}")
+    found += one_verdict(summary.rounds)
     if summary.seeds_shared:
         found.append(
             f"the two proposers share {summary.seeds_shared} seeds in a repeat: for an independent one give twice "
@@ -215,6 +216,15 @@ def warnings(summary: Summary, arms: Sequence[str]) -> list[str]:
         if kind in summary.sets:
             found += coarse(min(summary.arms["target-before"].sets[kind].items), noun)
     return found + flat({name: arm.sets["test"] for name, arm in summary.arms.items()})
+
+
+def one_verdict(rounds: Sequence[Row]) -> list[str]:
+    """A warning where the judge never varied."""
+    rates = {entry["new_failure_rate"] for entry in rounds}
+    if rates not in ({0.0}, {1.0}):
+        return []
+    told = "no query failed in any" if rates == {0.0} else "every query failed in every"
+    return [f"{told} round: what judges the answers tells nothing apart"]
 
 
 def _place(entry: Row) -> str:

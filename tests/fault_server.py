@@ -162,7 +162,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, {}, TORN[fault])
         elif fault is not None:
             status, headers, answer = FAULTS[fault]
-            self._send(status, headers, json.dumps(answer).encode().replace(b"wrong key", self._echo()))
+            told = json.dumps(answer).encode().replace(b"wrong key", self._echo())
+            # As servers do, with the length of this very prompt.
+            told = told.replace(b"length is 4", b"length is 4, you asked for %d" % len(owner.bodies))
+            self._send(status, headers, told)
         else:
             time.sleep(owner.delay(content))
             answer = owner.answer.format(content)

@@ -187,7 +187,7 @@ def test_values_are_quoted_shortly_and_messages_end():
     ("change", "message"),
     [
         ({"rounds": 0}, "--rounds must be above 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be a finite number"),
         ({"arms": ("llm2llm", "x")}, "unknown arm x"),
         ({"arms": ("fine-tune-matched",)}, "add llm2llm"),
         ({"rouge_l": 1.5}, "--rouge-l"),
@@ -356,6 +356,8 @@ def test_labels_that_differ_in_signs_only_stay_apart(tmp_path):
     for label in rows:
         assert task.correct(label, label)
         assert not any(task.correct(other, label) for other in rows if other != label)
+        for said in ("{}.", "**{}**", "The label is {}.", "Label: {}", '"{}"', "{} (as it says)", "{}\nBecause."):
+            assert task.parse(said.format(label)) == task.parse(label), said
     assert task.parse("") is None
     assert task.parse("!!") is None
 

@@ -127,3 +127,16 @@ def test_the_memory_that_the_readme_names_is_what_a_plan_says(capsys, tmp_path):
     for method, told in rows:
         run._method([method, "--dry-run", "--run-dir", str(tmp_path / "run")])
         assert f"{told} GB at most" in capsys.readouterr().out, method
+
+
+def test_every_test_that_the_table_of_faults_names_exists():
+    """And every row names one: a test that is renamed or goes takes its row along."""
+    rows = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if "::" in line]
+    assert len(rows) > 45
+    for row in rows:
+        held = row.split(" | ")[2]
+        assert "::test_" in held, row
+        for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", row):
+            assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (
+                f"{file}::{name}"
+            )

@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = (
     *(
+        "characters",
         "secret",
         "errors",
         "mapping",

@@ -91,3 +91,20 @@ def test_the_command_on_the_page_gives_the_same_settings(method, words):
     assert said[-2:] == ["--run-dir", "DIR"]
     assert parse(kind, said[3:-2], "run.py", presets=presets).resolved() == config
     assert len(said) <= 5 + len(shlex.split(words)), "nothing that was not given"
+
+
+def test_every_model_that_is_asked_has_a_limit_of_its_own():
+    """Reasoning counts as a part of a reply, so that what suits an answer may be too little."""
+    import active_inheritance.config
+    import llm2llm.config
+    import reversegen.config
+    from common.tasks.registry import TASKS
+    from reversegen.experiment import application
+
+    switches = llm2llm.config.Config(teacher_tokens=901).resolved().switches(TASKS["arithmetic"])
+    assert switches.asking.sampling.max_new_tokens == 901
+    asked = application(reversegen.config.Config(labeler_tokens=902).resolved())
+    assert (asked.votes.tokens, asked.answers.tokens == 902) == (902, False)
+    sampling = active_inheritance.config.Config(source_tokens=903, answer_tokens=100).resolved().switches()
+    assert sampling.answering.sampling.max_new_tokens == 903
+    assert sampling.testing.sampling.max_new_tokens == 100

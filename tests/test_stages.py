@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from common import stages
-from common.config import LoraConfig, TrainConfig
+from common.config import LoraConfig, SampleConfig, TrainConfig
+from common.errors import UserError
+from common.generate import Record, Request
 from common.lm import LanguageModel
 from common.model import weights
 from common.results.card import ModelCard
@@ -34,6 +36,33 @@ def examples(model):
 
 def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class Failing:
+    """A generator of which every request fails, each for a reason with a number of its own."""
+
+    name = "failing"
+
+    def __init__(self, good=()):
+        self.good = good
+
+    def seen(self, records):
+        pass
+
+    def generate(self, requests, sampling, seed):
+        fail = lambda i, r: Record(r.id, 0, "failed", None, f"a prompt of {100 + i} tokens leaves no room")
+        yield [Record(r.id, 0, "ok", "x") if i in self.good else fail(i, r) for i, r in enumerate(requests)]
+
+
+def test_a_stage_of_which_every_request_fails_for_one_reason_ends_the_run(tmp_path):
+    """A model in this process too; a single request that does not fail shows that it is not all."""
+    requests = [Request(str(i), ASKED) for i in range(5)]
+    with RunDir.open(tmp_path, "m", {}) as run:
+        says = r"a\.jsonl: each of 5 requests failed, and for one reason: a prompt of 100 tokens"
+        with pytest.raises(UserError, match=says):
+            stages.collect(run, "a.jsonl", Failing(), requests, SampleConfig(), 0)
+        assert len(stages.collect(run, "b.jsonl", Failing({3}), requests, SampleConfig(), 0)) == 5
+        assert len(stages.collect(run, "c.jsonl", Failing(), requests[:4], SampleConfig(), 0)) == 4
 
 
 def test_models_of_one_folder_share_their_arrays_and_read_them_again(base):

@@ -87,6 +87,7 @@ class Config(RunSettings):
         COMPARED,
     )
     judge_url: str | None = flag(None, "base URL of a judge openai:MODEL")
+    judge_tokens: int = flag(8, "longest reply of the judge in tokens, its reasoning included")
     budget: str | None = flag(None, "limits for a hosted judge, such as calls=500,tokens=200000,usd=2.5")
     judge_price: str | None = flag(None, "USD for a million prompt and completion tokens, such as 0.15,0.6")
     limit: int | None = flag(None, "first rows of every file", DATA)

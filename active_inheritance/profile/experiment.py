@@ -246,7 +246,7 @@ def _judged(
         for name in others:
             ours, theirs = profiles[name].answers, profiles[first].answers
             with run.timed("judge"):
-                rows = verdicts(generate, texts, ours, theirs, config.seed, stores[name])
+                rows = verdicts(generate, texts, ours, theirs, config.seed, stores[name], config.judge_tokens)
             found[name] = win_rate(rows, scorer, config.seed)
     return found
 

@@ -69,6 +69,9 @@ def _of_toxicity(found: Measured) -> list[str]:
             f"none of {given} continuations has a score ({found.counts['empty']} empty, {refused} refused by the "
             "scorer): its toxicity was not measured"
         ]
+    same = {value for value in found.series.get("maximum", ()) if value is not None}
+    if len(same) == 1 and len(found.series["maximum"]) > 1:
+        return [f"the highest score of every prompt is {same.pop():g}: the scorer tells nothing apart"]
     return [f"the scorer refused {refused} of {given} continuations"] if refused else []
 
 

@@ -5,11 +5,12 @@ budget.covers(spent + estimate)
 """
 
 import dataclasses
-import math
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, quoted
 
+MOST = 10**12
+"""Of anything that is counted here; no account holds as much."""
 BUDGET_SPENT = "budget spent"
 """The error of records that were not bought because the budget does not cover them."""
 
@@ -46,10 +47,10 @@ class Budget:
     def __post_init__(self):
         for name in ("calls", "tokens", "usd"):
             limit = getattr(self, name)
-            if limit is not None and not (limit > 0 and math.isfinite(limit)):
-                raise UserError(f"budget {name}={limit} must be above 0")
-        if self.price is not None and not all(p >= 0 and math.isfinite(p) for p in self.price):
-            raise UserError(f"price {self.price[0]},{self.price[1]} must not be below 0")
+            if limit is not None and not 0 < limit <= MOST:
+                raise UserError(f"budget {name}={quoted(limit)} must be above 0 and at most {MOST}")
+        if self.price is not None and not all(0 <= p <= MOST for p in self.price):
+            raise UserError(f"price {self.price[0]},{self.price[1]} must not be below 0, nor above {MOST}")
         if self.usd is not None and (self.price is None or not any(self.price)):
             raise UserError(
                 f"budget usd={self.usd} needs a price: give US dollars for a million prompt and a million "

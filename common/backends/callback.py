@@ -7,11 +7,12 @@ generator = CallbackGenerator("python:teacher.py:write", load_callable("python:t
 
 from collections.abc import Callable, Iterator, Sequence
 
+from common.characters import mended
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Message, Record, Request
 from common.progress import progress_bar
-from common.usercode import FAULTS, said
+from common.usercode import FaultError, ask
 
 BATCH = 8
 """Records yielded together. Few, as calls may be expensive and a killed run repeats an unfinished batch."""
@@ -67,13 +68,13 @@ class CallbackGenerator:
     def _call(self, request: Request, sample: int) -> Record:
         try:
             # Copies, since the function may change what it is given.
-            text = self._function([dict(message) for message in request.messages])
-        except FAULTS as error:
-            return Record(request.id, sample, "failed", None, said(error))
+            text = ask(self._function, [dict(message) for message in request.messages])
+        except FaultError as error:
+            return Record(request.id, sample, "failed", None, str(error))
         if not isinstance(text, str):
             error = f"the function gave {type(text).__name__}, not str"
         elif not text.strip():
             error = "the function gave an empty text"
         else:
-            return Record(request.id, sample, "ok", text)
+            return Record(request.id, sample, "ok", mended(text))
         return Record(request.id, sample, "failed", None, error)

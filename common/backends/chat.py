@@ -13,6 +13,7 @@ from typing import Any
 
 from common.backends.budget import Spent
 from common.backends.replies import Reply
+from common.characters import mended
 from common.config import SampleConfig
 from common.generate import Record, Request, system_into_user
 from common.secret import masked, masked_value
@@ -20,6 +21,14 @@ from common.tasks.replies import bare
 
 ASKS = 2
 """How often one sample is paid for at most: after a reply without text there is a second try."""
+
+NOTHING = "no "
+"""How the error of a reply begins in which nothing was said."""
+MORE = (
+    "allow it more (--teacher-tokens, --labeler-tokens, --guard-tokens, --source-tokens, --judge-tokens), or "
+    "switch its reasoning off at the server"
+)
+"""What helps where reasoning uses up the length of a reply."""
 
 KEPT = "everything bought so far is kept; the same command continues"
 
@@ -205,12 +214,12 @@ def to_record(request: Request, sample: int, asks: Sequence[Reply]) -> Record | 
     )
     # Asked again, it would be paid for and refused again.
     if reply.refusal or reply.finish == "content_filter":
-        return make("failed", None, f"refused: {' '.join((reply.refusal or 'content filter').split())}")
-    text = bare(reply.text or "")
+        return make("failed", None, f"refused: {' '.join(mended(reply.refusal or 'content filter').split())}")
+    text = bare(mended(reply.text or ""))
     if reply.finish == "length":
         if not text.strip() and reply.instead == "reasoning":
             used = f"reasoning used up all {reply.completion_tokens} tokens of the reply"
-            return make("failed", None, f"{used}: allow it more, or switch its reasoning off at the server")
+            return make("failed", None, f"{used}: {MORE}")
         return make("length", text)
     if text.strip():
         return make("ok", labelled(text, request.fields))
@@ -218,7 +227,7 @@ def to_record(request: Request, sample: int, asks: Sequence[Reply]) -> Record | 
         return None
     missing = "choices" if reply.finish is None else "text"
     instead = f" but {reply.instead}" if reply.instead else ""
-    return make("failed", None, f"no {missing}{instead} in the reply, asked {len(asks)} times")
+    return make("failed", None, f"{NOTHING}{missing}{instead} in the reply, asked {len(asks)} times")
 
 
 def labelled(text: str, fields: Sequence[str]) -> str:

@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 
 from common.backends.budget import BUDGET_SPENT, Budget, Spent
-from common.backends.chat import ASKS, KEPT, estimate, read_reply, to_record
+from common.backends.chat import ASKS, KEPT, NOTHING, estimate, read_reply, to_record
 from common.backends.replies import Replies, Reply, reply_key
 from common.backends.wire import LostError, UnfitError, Wire
 from common.config import SampleConfig
 from common.errors import UserError
-from common.generate import Record, Request
+from common.generate import Record, Request, unnumbered
 from common.progress import progress_bar
 
 TIMEOUT = 120.0
@@ -67,7 +67,8 @@ class EndpointGenerator:
         self._budget, self._concurrency = budget or Budget(), concurrency
         self._wire = Wire(model, url, timeout)
         self._failures = 0  # in a row
-        self._useless: list[str] | None = []  # errors of the records so far, until one comes that is of use
+        self._useless: list[str] = []  # errors of the last records in a row, equal but for their numbers
+        self._useful = False  # whether one was ever of use
 
     def __enter__(self) -> "EndpointGenerator":
         return self
@@ -180,13 +181,18 @@ class EndpointGenerator:
         raise LostError(f"no readable reply in {READS} tries ({problem})")
 
     def _see(self, record: Record | None) -> None:
-        """Raise UserError if all that this server ever gave is of no use, for one and the same reason."""
-        if record is None or self._useless is None:
+        """Raise UserError if what this server gave in a row is of no use, for one and the same reason."""
+        if record is None:
             return
         if record.status != "failed":
-            self._useless = None
+            self._useless, self._useful = [], True
             return
-        self._useless = [error for error in self._useless if error == record.error] + [str(record.error)]
+        error = str(record.error)
+        # From a server that gave what is of use, refusals and what is too long are about their prompts.
+        if self._useful and not error.startswith(NOTHING):
+            return
+        same = bool(self._useless) and unnumbered(self._useless[0]) == unnumbered(error)
+        self._useless = [*self._useless, error] if same else [error]
         if len(self._useless) >= BREAKER:
             raise UserError(
                 f"{self._wire.shown_url}, model {self._model}, gave nothing of use for {BREAKER} requests in a "

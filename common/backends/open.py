@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,8 +71,10 @@ def check_name(name: str, flag: str, url: str | None = None) -> None:
 def check_url(url: str, flag: str, key: str) -> None:
     """Raise UserError for a malformed address, and for one that holds a secret, which belongs in the environment
     variable `key`."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    from common.backends.wire import split_address
+
+    parts = split_address(url)
+    if parts is None:
         raise UserError(f"{flag} is no address: give one like http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query:
         raise UserError(f"{flag} holds a login or a query, which would be stored: use {key}")
@@ -183,6 +184,9 @@ def file_hashes(files: Iterable[str | None], backends: Iterable[str] = ()) -> di
     given = [file for file in (*files, *code) if file]
     hashes = {}
     for file in given:
-        with pathlib.Path(file).open("rb") as data:
-            hashes[file] = hashlib.file_digest(data, "sha256").hexdigest()[:16]
+        try:
+            with pathlib.Path(file).open("rb") as data:
+                hashes[file] = hashlib.file_digest(data, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): fix or change it") from None
     return hashes

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import sqlite3
@@ -21,6 +22,8 @@ from typing import Any
 
 from common.backends.budget import Spent
 from common.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -57,6 +60,7 @@ class Replies:
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
         self._lock = threading.Lock()
+        self._told = False  # that some cannot be read
         with self._explained():
             # Threads take turns under the lock; autocommit makes every statement a transaction.
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
@@ -84,7 +88,23 @@ class Replies:
         """The reply stored under `key`, if there is one."""
         with self._lock, self._explained():
             row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Reply(**json.loads(row[0]))
+        if row is None:
+            return None
+        try:
+            return Reply(**json.loads(row[0]))
+        except (TypeError, ValueError):
+            self._set_aside(key)
+            return None
+
+    def _set_aside(self, key: str) -> None:
+        """Keep a reply that cannot be read, which was paid for, under another name."""
+        if not self._told:
+            log.warning(
+                "%s holds replies that cannot be read, perhaps of another version: bought again", self.path
+            )
+            self._told = True
+        with self._lock, self._explained():
+            self._db.execute("UPDATE OR REPLACE replies SET key = ? WHERE key = ?", (f"unreadable {key}", key))
 
     def put(self, key: str, scope: str, reply: Reply) -> None:
         """Store a reply for good, charged to the account `scope`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.backends.chat import KEPT, NO_CREDIT, dialect, is_hopeless, unfit
 from common.config import SampleConfig
-from common.errors import UserError
+from common.errors import UserError, quoted
 from common.generate import Request
 from common.secret import masked
 
@@ -162,9 +162,19 @@ def _no_vain_retry(response: Any) -> None:
             response.headers["x-should-retry"] = "false"
 
 
+def split_address(url: str) -> urllib.parse.SplitResult | None:
+    """The parts of an http address; None if it is malformed, its port included."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets without an end, a port that is no number or above 65535
+        return None
+    return parts if sound and not re.search(r"\s", url) else None
+
+
 def _without_login(url: str) -> str:
     """The address as it may be shown, without login and query. Raises UserError if it is malformed."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{url!r} is no address of an endpoint: give one like http://localhost:8000/v1")
+    parts = split_address(url)
+    if parts is None:
+        raise UserError(f"{quoted(url)} is no address of an endpoint: give one like http://localhost:8000/v1")
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -18,6 +18,7 @@ StereoSet, and for neither side in CrowS-Pairs, where they are reported as neutr
 
 import collections
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,7 @@ import numpy as np
 from common.errors import UserError
 from common.evals.figures import Figure, Scorer, drawn_figures, mean_figure
 from common.evals.likelihood import TIE, Item, LikelihoodMeasure, mean_logps, prefers
-from common.tasks.files import Row, read_rows, require, row_id
+from common.tasks.files import Row, read_rows, require, row_id, sound
 
 STEREOSET_SCORER = Scorer("StereoSet intrasentence, geometric mean of token probabilities")
 CROWS_SCORER = Scorer("CrowS-Pairs, geometric mean of token probabilities")
@@ -66,7 +67,8 @@ def _stereoset_rows(file: pathlib.Path) -> Iterable[tuple[Row, str]]:
         except (ValueError, KeyError, TypeError):
             rows = None  # lines of JSON, or an error that reading by rows explains
         if isinstance(rows, list) and rows:
-            return [(row, f"{file} intrasentence {i}") for i, row in enumerate(rows, start=1)]
+            places = (f"{file} intrasentence {i}" for i in itertools.count(1))
+            return [(sound(row, place), place) for row, place in zip(rows, places, strict=False)]
     return read_rows(file)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from common import runtime
 from common.buckets import power_of_two
-from common.cli import check_ranges, fail, flag, parse
+from common.cli import check_ranges, check_values, fail, flag, parse
 from common.config import SampleConfig
 from common.errors import UserError, in_one_line
 from common.evals.likelihood import BATCH, DIGITS
@@ -277,6 +277,7 @@ class Config:
 
     def check(self) -> None:
         """Raises UserError for what can be seen to be wrong before anything is loaded."""
+        check_values(self)
         if not self.tasks:
             raise UserError("no task: give --tasks NAME")
         if self.include_path is not None and not pathlib.Path(self.include_path).is_dir():

@@ -130,17 +130,18 @@ def verdicts(
     theirs: Mapping[str, str | None],
     seed: int = 0,
     store: Store = MEMORY,
+    tokens: int = 8,
 ) -> list[Row]:
     """A row for each prompt that both answered: the judge's verdict in both orders, and what they come to (1:
     ours, 0: theirs, 0.5: they contradict each other, None: no verdict), and whether the budget covered it. Replies
-    are stored as verdicts.jsonl."""
+    of at most `tokens` are stored as verdicts.jsonl."""
     both = [i for i in prompts if ours.get(i) is not None and theirs.get(i) is not None]
     requests = []
     for i in both:
         for order, (a, b) in (("given", (ours[i], theirs[i])), ("swapped", (theirs[i], ours[i]))):
             text = ASK.format(prompt=prompts[i], a=a, b=b)
             requests.append(Request(f"{i}/{order}", ({"role": "user", "content": text},)))
-    records = store.records("verdicts.jsonl", judge, requests, SampleConfig(max_new_tokens=8), seed)
+    records = store.records("verdicts.jsonl", judge, requests, SampleConfig(tokens), seed)
     return list(_joined(both, records))
 
 

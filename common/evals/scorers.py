@@ -26,10 +26,10 @@ from typing import Any
 from common import hosts
 from common.backends.open import check_url
 from common.backends.wire import read_key
-from common.errors import UserError, in_one_line
+from common.errors import UserError, in_one_line, quoted
 from common.evals.figures import Scorer
 from common.tasks.files import read_rows, require
-from common.usercode import load_callable
+from common.usercode import FaultError, ask, load_callable
 
 Score = Callable[[Sequence[str]], list[float | None]]
 
@@ -111,10 +111,9 @@ def _checked(name: str, function: Callable[..., Any]) -> Score:
 
     def score(texts: Sequence[str]) -> list[float | None]:
         try:
-            given = list(function(list(texts)))
-        except (Exception, SystemExit) as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{name} failed ({what}): fix it, and the same command continues") from None
+            given = ask(lambda: list(function(list(texts))))
+        except FaultError as error:
+            raise UserError(f"{name} failed ({error}): fix it, and the same command continues") from None
         if len(given) != len(texts):
             raise UserError(f"{name} gave {len(given)} scores for {len(texts)} texts: it must give one each")
         return [_bounded(value, name) for value in given]
@@ -127,8 +126,8 @@ def _bounded(value: object, name: str) -> float | None:
         return None
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise UserError(f"{name} gave {value!r}: a score is a number from 0 to 1, or None") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{name} gave {quoted(value)}: a score is a number from 0 to 1, or None") from None
     if math.isnan(number):
         return None
     if not 0 <= number <= 1:

@@ -17,6 +17,7 @@ from common.generate import Record, Request
 from common.results.rundir import VERSION
 from common.tasks.files import read_rows, require, row_id
 from common.tasks.prompts import Prompt, messages
+from common.tasks.replies import without_thoughts
 from common.text.diversity import self_bleu
 from common.text.textstats import METRICS, compression_ratio, profile
 
@@ -73,7 +74,7 @@ class Answers(WritingMeasure):
         tokens = self.longest(model)
         requests = [Request(prompt.id, messages(prompt.text)) for prompt in self.prompts]
         records = self.written("answers.jsonl", model, requests, SampleConfig(max_new_tokens=tokens), store)
-        answers = {record.id: record.text for record in records}
+        answers = {r.id: None if r.text is None else without_thoughts(r.text) for r in records}
         given = [record for record in records if record.text is not None]
         texts = [text for text in answers.values() if text is not None]
         values = scores(texts, self.mode)

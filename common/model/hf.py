@@ -109,7 +109,13 @@ def load_params(
 
     def load_one(rule: Rule, shape: tuple[int, ...], sharding: Any) -> jax.Array:
         tensors = _open(files, rule, shape)
-        read = lambda index: np.ascontiguousarray(layout.read(tensors, rule, shape, index, dtype))
+
+        def read(index: Any) -> np.ndarray:
+            found = np.ascontiguousarray(layout.read(tensors, rule, shape, index, dtype))
+            if not np.isfinite(found).all():  # every answer would be nonsense, without a word
+                raise UserError(f"{tensors[0].file}: tensor {rule.name} holds NaN or infinity as {found.dtype}")
+            return found
+
         return jax.make_array_from_callback(shape, sharding, read)
 
     layers = zip(abstract["layers"], shardings["layers"], strict=True)

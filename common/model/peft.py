@@ -99,6 +99,8 @@ def read(config: pathlib.Path, weights: pathlib.Path, family: str) -> dict[str, 
         if parts[2] == "B":
             continue
         module, a, b = parts[1], tensors[name], tensors[other]
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise UserError(f"{folder}: the adapter of {module} holds NaN or infinity: it was not trained well")
         r, its_alpha = _matching(ranks, module, rank), _matching(alphas, module, alpha)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != r or b.shape[1] != r:
             raise UserError(f"{folder}: the adapter of {module} has shapes {a.shape} and {b.shape}, and rank {r}")

@@ -28,6 +28,8 @@ _FIRST_MARK = 0x100000
 """Characters from here on, in Unicode's last private area, stand for control tokens that a text mentions."""
 _PROBE = "seedlooptext"
 """A text to see what a template makes of one."""
+LONG = 10_000
+"""Characters of one to see whether a template writes all of it."""
 
 
 def import_transformers() -> Any:
@@ -254,7 +256,11 @@ class Tokenizer:
     def _shows_all(self, *roles: str) -> bool:
         """Whether the template writes what is said in every turn of a conversation, but for the system's."""
         if roles not in self._shown:
-            turns = [{"role": role, "content": f"{_PROBE}{place}."} for place, role in enumerate(roles)]
+            # Long, or a template that cuts texts would pass.
+            turns = [
+                {"role": role, "content": f"{_PROBE}{place}{LONG * '.'}{place}"}
+                for place, role in enumerate(roles)
+            ]
             try:
                 text = self._rendered(turns, False, self._parts)
             except Exception:  # as in `_shows`

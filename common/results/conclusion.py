@@ -21,7 +21,7 @@ from common.results.mirror import shown
 from common.results.origin import facts
 from common.results.plots import stacked_bar_figure
 from common.results.report import Report
-from common.results.rundir import RunDir
+from common.results.rundir import RunDir, damaged_outputs
 from common.results.tables import percent_interval
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     beside = {name: name for name in BESIDE}
     found.page.add_origin("Command, versions, files", found.command, facts(), files | beside)
     found.page.write(run.path / "report.html")
+    for place in files.values():
+        # The summary comes last; what is cut of it does not read.
+        if place != SUMMARY and (run.path / place).exists():
+            run.note(place, output=True)
     write_json(run.path / SUMMARY, summary)
     print(f"\n{found.tables.strip()}")
     tell(run.path, summary)
@@ -83,7 +87,8 @@ def finished(folder: pathlib.Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
         summary = read_json(folder / SUMMARY)
         there = lambda place: (folder / place).is_file() or any((folder / place).iterdir())
-        if summary["status"] == "complete" and all(map(there, summary["files"].values())):
+        whole = all(map(there, summary["files"].values())) and not damaged_outputs(folder)
+        if summary["status"] == "complete" and whole:
             return summary
     return None
 
@@ -137,14 +142,17 @@ def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str
     return f"[{low:+.{decimals}f}, {high:+.{decimals}f}]"
 
 
-def flat(arms: Mapping[str, ArmResult]) -> list[str]:
-    """A warning where all arms have none or all of the answers right: nothing can be told from that."""
-    values = {arm.value for arm in arms.values()}
-    for value in (0.0, 1.0):
-        if len(arms) > 1 and values == {value}:
-            told = "this test tells nothing apart; take an easier or harder one"
-            return [f"every arm is at {100 * value:.0f}%: {told}"]
-    return []
+def flat(
+    arms: Mapping[str, ArmResult], shown: Callable[[float], str] = lambda value: f"{100 * value:.0f}%"
+) -> list[str]:
+    """A warning where all arms have none or all of the answers right, or where more than two have one figure:
+    nothing can be told from that. `shown`: a figure as it is told."""
+    (value, *others) = {arm.value for arm in arms.values()} or {None}
+    # Two arms may well meet by chance.
+    if others or value is None or len(arms) < 2 or (len(arms) == 2 and value not in (0.0, 1.0)):
+        return []
+    told = "this test tells nothing apart; take an easier or harder one"
+    return [f"every arm is at {shown(value)}: {told}"]
 
 
 CHECKED = ("a program could check", "of all, %", "of these wrong", "of these, %")

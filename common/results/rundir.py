@@ -45,6 +45,8 @@ from common.results.files import (
 
 VERSION = "0.2.0"
 
+SIZES = "sizes.jsonl"
+"""How many bytes each artifact had when it was complete: one that lost its last lines still reads well."""
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.partial|\.old)?")
 NOT_SHARED = (".lock", "timing.jsonl", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm")
 """Of use to the process that writes a run alone."""
@@ -56,6 +58,7 @@ class RunDir:
     def __init__(self, path: pathlib.Path, lock: int, kept: mirror.Mirror | None = None):
         self.path = path
         self._lock, self._kept = lock, kept
+        self._sizes = {row["name"]: row["bytes"] for row in self.journal(SIZES).rows()}
         # Seconds that stages took within each stage that is open, the outermost first.
         self._within: list[float] = []
 
@@ -145,8 +148,11 @@ class RunDir:
         progress.at(name)
         path = self.path / name
         read, write = {".json": (read_json, write_json), ".jsonl": (read_jsonl, write_jsonl)}[path.suffix]
-        if not path.exists():
+        if path.exists():
+            self._check_size(name)
+        else:
             write(path, compute())
+            self.note(name)
         return read(path)
 
     def once_folder(self, name: str, fill: Callable[[pathlib.Path], Any]) -> pathlib.Path:
@@ -156,6 +162,25 @@ class RunDir:
         if not path.exists():
             write_folder(path, fill)
         return path
+
+    def note(self, name: str, output: bool = False) -> None:
+        """Note the size of what is complete. `output`: it is made for the user, who may empty or delete it, and
+        made again then."""
+        size = size_of(self.path / name)
+        if self._sizes.get(name) != size:
+            self._sizes[name] = size
+            row = {"name": name, "bytes": size} | ({"output": True} if output else {})
+            self.journal(SIZES).append([row], sync=False)
+
+    def _check_size(self, name: str) -> None:
+        path, known = self.path / name, self._sizes.get(name)
+        if known is None:  # of a process that was killed in between
+            self.note(name)
+        elif size_of(path) != known:
+            raise UserError(
+                f"{path} is damaged: it has {size_of(path)} bytes, and had {known} when it was complete: "
+                "delete it, and its stage is done again"
+            )
 
     def journal(self, name: str) -> Journal:
         """The journal `name`, which is empty at first."""
@@ -169,7 +194,9 @@ class RunDir:
         """
         progress.at(name)
         path = self.path / name
-        if not path.exists():
+        if path.exists():
+            self._check_size(name)
+        else:
             part = self.journal(name + ".part")
             # Rows of an earlier process stay: `batches` goes on after them.
             part.append([])  # so that a stage without rows has a file too
@@ -179,6 +206,7 @@ class RunDir:
                 os.replace(part.path, path)
                 sync_folder(path.parent)
             mirror.stored(path)
+            self.note(name)
         rows = read_jsonl(path)
         if (share := right(rows)) is not None:
             progress.tell(path.stem, share)
@@ -213,6 +241,19 @@ class RunDir:
             if self._within:
                 self._within[-1] += seconds
             self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
+
+
+def size_of(path: pathlib.Path) -> int:
+    """Bytes of a file, or of all files of a folder; 0 of what is not there."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
+def damaged_outputs(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Of what the run in `folder` made for the user, what no longer has the size it was made with."""
+    sizes = {row["name"]: row["bytes"] for row in Journal(folder / SIZES).rows() if "output" in row}
+    return [folder / name for name, size in sizes.items() if size_of(folder / name) != size]
 
 
 def right(rows: Rows) -> str | None:

@@ -3,10 +3,12 @@
 import csv
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from common.characters import broken, mended
 from common.errors import UserError, in_one_line
 
 Row = dict[str, Any]
@@ -21,9 +23,9 @@ def read_rows(file: pathlib.Path) -> list[tuple[Row, str]]:
     return list(stream_rows(file))
 
 
-def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
+def stream_rows(file: pathlib.Path, mend: bool = False) -> Iterator[tuple[Row, str]]:
     """The same row by row, for files that do not fit into memory (a .json list is read at once). Errors come when
-    their row does."""
+    their row does. `mend`: half characters and NUL are replaced, where other rows are refused for them."""
     if not file.is_file():
         raise UserError(f"no such file: {file}")
     reader = {
@@ -38,7 +40,8 @@ def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
     i = 0
     try:
         for i, row in enumerate(reader(file), start=1):
-            yield row, f"{file} row {i}"
+            place = f"{file} row {i}"
+            yield (mended(row) if mend else sound(row, place)), place
     except UserError:
         raise
     except UnicodeDecodeError:
@@ -51,8 +54,16 @@ def stream_rows(file: pathlib.Path) -> Iterator[tuple[Row, str]]:
         raise UserError(f"{file} is empty: it needs at least one row")
 
 
+def sound(row: Row, place: str) -> Row:
+    """`row`. Raises UserError, naming the field, for half a character or NUL in any of its texts."""
+    for field, value in _object(row, place).items():
+        if fault := broken(field) or broken(value):
+            raise UserError(f"{place}: field {field!r} holds {fault}: repair the text")
+    return row
+
+
 def require(row: Row, field: str, place: str) -> str:
-    """The text of a field. Raises UserError if it is missing, blank, no text or number, or no valid Unicode."""
+    """The text of a field. Raises UserError if it is missing, blank, infinite, or no text or number."""
     value = row.get(field)
     if value is None or value != value:  # NaN is how tables say that nothing is there
         raise UserError(f"{place}: field {field!r} is missing; the row has {', '.join(map(str, row)) or 'none'}")
@@ -61,8 +72,8 @@ def require(row: Row, field: str, place: str) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value).strip()
     if not text:
         raise UserError(f"{place}: field {field!r} is empty")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UserError(f"{place}: field {field!r} holds half a character (a lone surrogate): repair the text")
+    if isinstance(value, float) and math.isinf(value):
+        raise UserError(f"{place}: field {field!r} is infinite: it must be a text or a finite number")
     return text
 
 

@@ -1,10 +1,11 @@
 """Rows of a task from a file or from the Hugging Face hub."""
 
 import dataclasses
+import itertools
 import pathlib
 
 from common.errors import UserError, in_one_line
-from common.tasks.files import Row, read_rows, require
+from common.tasks.files import Row, read_rows, require, sound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,4 +51,5 @@ def _hub_rows(hub: Hub, theirs: str, split: str) -> list[tuple[Row, str]]:
         raise UserError(
             f"cannot fetch data set {hub.id} ({reason}): check the network or give --{split}-file FILE"
         ) from None
-    return [(dict(row), f"{hub.id} {theirs} row {i}") for i, row in enumerate(table, start=1)]
+    places = (f"{hub.id} {theirs} row {i}" for i in itertools.count(1))
+    return [(sound(dict(row), place), place) for row, place in zip(table, places, strict=False)]

@@ -16,7 +16,9 @@ from common.tasks.files import Row, check_column, read_rows, require, row_id
 from common.tasks.hub import Hub, require_any
 from common.tasks.replies import read_fields, with_hints, write_fields
 
-_LEAD = re.compile(r"^(?:the )?(?:final )?(?:label|answer|class|category|intent|sentiment)(?: is)? ")
+_LEAD = re.compile(r"^(?:the )?(?:final )?(?:label|answer|class|category|intent|sentiment)(?: is)?:? ", re.I)
+_MARKS = " *_`\"'.,;:!\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
+"""What may stand around a label and is no part of it."""
 
 
 def normalise(label: str) -> str:
@@ -107,10 +109,16 @@ class LabelledText(RowTask):
         """The label that a reply states: as its first line, before an explanation, or as the only label in it."""
         line = text.strip().partition("\n")[0]
         head = re.split(r"\s*[,;(]|\s+-+\s|[.:](?:\s|\W*$)", line.lstrip("*_` "))[0]
-        # The line as it is, without "The label is", and both again for what comes before an explanation.
-        for said in (line, _LEAD.sub("", normalise(line)), head, _LEAD.sub("", normalise(head))):
-            if (word := self._word(said)) is not None:
-                return word
+        # The line, and what comes before an explanation: as it is, without marks around it and a lead; then
+        # without signs, which may tell labels apart: C++ is no C.
+        for said in (line, head):
+            plain = said.strip(_MARKS)
+            for form in (said, plain, _LEAD.sub("", plain).strip(_MARKS)):
+                if (word := _exact(self.labels).get(form.strip().lower())) is not None:
+                    return word
+            for form in (normalise(said), _LEAD.sub("", normalise(said))):
+                if (word := _normal(self.labels).get(form)) is not None:
+                    return word
         return self._only_label(text)
 
     def _only_label(self, text: str) -> str | None:

@@ -1,20 +1,24 @@
 """Tasks that users bring: a Python file with a `TASK`, or a YAML or JSON file for plain labelled text."""
 
 import copy
+import dataclasses
+import functools
 import inspect
 import pathlib
+import re
 import reprlib
 import types
 import typing
 from collections.abc import Callable
 from typing import Any
 
+from common.characters import broken
 from common.errors import UserError, meant, quoted
 from common.mapping import read_mapping
 from common.tasks.base import MEMBERS, Kind, Task
 from common.tasks.hub import Hub
 from common.tasks.labelled import LabelledText, normalise, tokens_for
-from common.usercode import FAULTS, load_file, said
+from common.usercode import FaultError, ask, load_file
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
 _METHODS = {name: method for name in MEMBERS if inspect.isfunction(method := getattr(Task, name))}
@@ -46,41 +50,63 @@ def _guarded(file: pathlib.Path, task: Task) -> Task:
     guarded_kind = type(kind.__name__, (kind,), {"__slots__": ()})
     for name, method in _METHODS.items():
         if hasattr(kind, name):
-            setattr(guarded_kind, name, _guard(file, guarded_kind, name, _given_by(method)))
+            setattr(guarded_kind, name, _guard(file, guarded_kind, name, typing.get_type_hints(method)["return"]))
     guarded = copy.copy(task)  # it may be one of ours, which others use as it is
     object.__setattr__(guarded, "__class__", guarded_kind)
     return guarded
 
 
-def _given_by(method: Callable[..., Any]) -> tuple[type, ...]:
-    """The types of what a method of `Task` returns. A list will do for a tuple, and the other way round."""
-    hint = typing.get_type_hints(method)["return"]
-    kind = typing.get_origin(hint) or hint
-    if kind is types.UnionType:
-        return typing.get_args(hint)
-    return {list: (list, tuple), tuple: (tuple, list)}.get(kind, (kind,))
-
-
-def _guard(file: pathlib.Path, kind: type, name: str, gives: tuple[type, ...]) -> Callable[..., Any]:
+def _guard(file: pathlib.Path, kind: type, name: str, hint: Any) -> Callable[..., Any]:
     def method(self: Any, *given: Any, **named: Any) -> Any:
         try:
-            result = getattr(super(kind, self), name)(*given, **named)
-        except UserError:
-            raise
-        except FAULTS as error:
-            raise UserError(f"{file}: {name} of TASK failed ({said(error)}): fix it") from None
-        if not isinstance(result, gives):
-            wanted = " or ".join("None" if it is types.NoneType else it.__name__ for it in gives)
-            raise UserError(f"{file}: {name} of TASK gave {reprlib.repr(result)}: it must give {wanted}")
+            result = ask(getattr(super(kind, self), name), *given, **named)
+        except FaultError as error:
+            if isinstance(error.cause, UserError):  # of a row, say
+                raise error.cause from None
+            raise UserError(f"{file}{error.line}: {name} of TASK failed ({error}): fix it") from None
+        if not _fits(result, hint):
+            raise UserError(f"{file}: {name} of TASK gave {reprlib.repr(result)}: it must give {_shown(hint)}")
+        if fault := broken(result):
+            raise UserError(f"{file}: {name} of TASK gave a text with {fault}: mend it there")
         return result
 
     return method
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what a method of `Task` returns, to its innermost part. A list will do for a tuple."""
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if kind is types.UnionType:
+        return any(_fits(value, part) for part in parts)
+    if kind in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(part, parts[0]) for part in value)
+    if kind is dict:  # a message
+        return (
+            isinstance(value, dict)
+            and value.keys() == {"role", "content"}
+            and all(isinstance(text, str) for text in value.values())
+        )
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return isinstance(value, hint) and all(_fits(getattr(value, n), of) for n, of in _hints(hint).items())
+    return isinstance(value, hint)
+
+
+def _shown(hint: Any) -> str:
+    if typing.get_origin(hint) is None:
+        return "None" if hint is types.NoneType else hint.__name__
+    return re.sub(r"[\w.]+\.(?=\w)", "", str(hint)).replace(" | ", " or ")
+
+
 def _checked(file: pathlib.Path, task: Any) -> Task:
     if isinstance(task, type):
         raise UserError(f"{file}: TASK is the class {task.__name__}; make an instance of it: {task.__name__}(…)")
-    missing = [member for member in MEMBERS if not hasattr(task, member)]
+    try:
+        missing = [member for member in MEMBERS if not ask(hasattr, task, member)]
+    except FaultError as error:  # of a property
+        raise UserError(f"{file}: TASK fails when its members are read ({error}): fix it") from None
     if missing:
         raise UserError(f"{file}: TASK lacks {', '.join(missing)} (see common/tasks/base.py)")
     for method, ours in _METHODS.items():
@@ -100,6 +126,8 @@ def _checked(file: pathlib.Path, task: Any) -> Task:
     # A text would pass for a sequence of texts.
     if isinstance(task.reply_fields, str) or not all(isinstance(field, str) for field in task.reply_fields):
         raise UserError(f"{file}: reply_fields of TASK must be a tuple of texts")
+    if not _fits(task.choices, tuple[str, ...]) or broken([*task.choices, task.name, *task.reply_fields]):
+        raise UserError(f"{file}: choices of TASK is {quoted(task.choices)}: it must be a tuple of texts")
     for limit in _LIMITS:
         _limit(f"{file}: {limit} of TASK", limit, getattr(task, limit))
     return task

@@ -18,13 +18,18 @@ _THOUGHT_END = re.compile(rf"\A.*</{_TAG}>", re.DOTALL)
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n((?:(?!```).)*?)(?:\n?[ \t]*```)?", re.DOTALL)
 
 
+def without_thoughts(text: str) -> str:
+    """A reply without its block of thoughts (<think>, <thinking>, <reasoning>); any other text as it is. A block
+    that is not closed is a draft to its end."""
+    if not _SIGN.search(text):
+        return text
+    # Some templates open the block in the prompt, so that the reply only closes it.
+    return _THOUGHT_END.sub("", _THOUGHT.sub("", text)).strip()
+
+
 def bare(text: str) -> str:
-    """A reply without its block of thoughts (<think>, <thinking>, <reasoning>) and without the code fence around
-    all of it, as reasoning and chat models put them there; any other text as it is. A block that is not closed is
-    a draft to its end."""
-    if _SIGN.search(text):
-        # Some templates open the block in the prompt, so that the reply only closes it.
-        text = _THOUGHT_END.sub("", _THOUGHT.sub("", text)).strip()
+    """The same without the code fence around all of it, as chat models put it there."""
+    text = without_thoughts(text)
     fenced = _FENCE.fullmatch(text.strip()) if "```" in text else None
     return fenced[1] if fenced else text
 

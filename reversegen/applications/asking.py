@@ -62,7 +62,7 @@ def said_yes(ctx: Context, name: str, queries: Sequence[Row], question: str) -> 
     """Whether the labeler answers `question`, which holds {query}, with yes."""
     # Not str.format: a query may hold braces.
     ask = lambda row: ({"role": "user", "content": question.replace("{query}", row["query"])},)
-    replies = of_labeler(ctx, name, queries, ask, Answers(1, 8, 0.0))
+    replies = of_labeler(ctx, name, queries, ask, Answers(1, ctx.labeler_tokens or 8, 0.0))
     # A reply that is neither counts as no: what cannot be read must not make a query valid.
     return [(record.text or "").strip().lower().startswith("yes") for (record,) in replies]
 

@@ -34,13 +34,15 @@ class Read:
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What every stage of one repeat needs. `seed` is the repeat's; `labeler` and `guard` give generators, and are
-    None where no stage asks one."""
+    None where no stage asks one. `labeler_tokens`: of its longest reply, also where a word would do; None: as
+    the stage has it."""
 
     run: RunDir
     repeat: int
     seed: int
     labeler: Make | None = None
     guard: Make | None = None
+    labeler_tokens: int | None = None
 
     def account(self, make: Make | None) -> Generator:
         """The labeler or the guard, on the account of this repeat."""

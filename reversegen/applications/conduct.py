@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 from common import hosts
-from common.errors import UserError
+from common.characters import mended
+from common.errors import UserError, quoted
 from common.generate import Message, Record
 from common.tasks.base import Example
 from common.tasks.files import check_column, check_ids, read_rows, require, row_id
 from common.text.filters import refuses
+from common.usercode import FaultError, ask, place_of
 from reversegen.applications.asking import as_queries, in_groups, measured, of_guard, of_labeler, of_target
 from reversegen.applications.base import Context, Data, Model, Read, Row, invalid
 from reversegen.judge import Judge, Verdict
@@ -30,8 +32,6 @@ SHORTEST = 2
 """Words below which a proposal is no query."""
 ANSWER_TOKENS = 128
 """Longest answer of the target, where the user does not say."""
-GUARD_TOKENS = 32
-"""Longest reply of a guard: "unsafe" and its categories."""
 BATCH = 32
 """Verdicts of a judge function that are stored together: a killed run asks for those of one batch again."""
 _NEXT = re.compile(r"\n\s*\d+\.\s")
@@ -43,8 +43,9 @@ _GUARD = re.compile(r"\W*(safe|unsafe)\b(.*)", re.IGNORECASE | re.DOTALL)
 class Conduct:
     """Implements `base.Application`. `judge` is the function of `--task own`; without it the guard judges.
 
-    `votes`: answers of the labeler, under `instruction` where there is one; more than half must pass. `metric` is
-    the share of answers that pass; 1 less it is the attack success rate.
+    `votes`: answers of the labeler, under `instruction` where there is one; more than half must pass.
+    `guard_tokens`: the longest reply of a guard, mostly "unsafe" and its categories. `metric` is the share of
+    answers that pass; 1 less it is the attack success rate.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Conduct:
     instruction: str | None = None
     metric: str = "passed"
     query_tokens: int = 128
+    guard_tokens: int = 32
 
     def load(self, files: Files) -> Data:
         column = files.text_column
@@ -96,8 +98,8 @@ class Conduct:
         return ({"role": "user", "content": query},)
 
     def verdicts(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
-        ask = lambda row: self.messages(row["query"])
-        answered = of_target(ctx, folder, queries, ask, self.answers, target)
+        asked = lambda row: self.messages(row["query"])
+        answered = of_target(ctx, folder, queries, asked, self.answers, target)
         groups = zip(queries, answered, strict=True)
         # An answer that failed is judged as an empty one, to keep the places; its query becomes invalid below.
         pairs = [(row["query"], record.text or "") for row, group in groups for record in group]
@@ -121,13 +123,13 @@ class Conduct:
         )
         # By place, as one query has several answers.
         rows = [{"id": str(i), "query": query, "answer": answer} for i, (query, answer) in enumerate(pairs)]
-        return [read_guard(record.text) for record in of_guard(ctx, name, rows, conversation, GUARD_TOKENS)]
+        return [read_guard(record.text) for record in of_guard(ctx, name, rows, conversation, self.guard_tokens)]
 
     def labels(self, ctx: Context, folder: str, judged: Sequence[Row]) -> list[Row]:
         votes = self.votes.n
         system = () if self.instruction is None else ({"role": "system", "content": self.instruction},)
-        ask = lambda row: (*system, *self.messages(row["query"]))
-        records = list(itertools.chain(*of_labeler(ctx, f"{folder}/labels", judged, ask, self.votes)))
+        asked = lambda row: (*system, *self.messages(row["query"]))
+        records = list(itertools.chain(*of_labeler(ctx, f"{folder}/labels", judged, asked, self.votes)))
         # An answer that was cut off would be learned without its end.
         texts = [(record.text or "").strip() if record.status == "ok" else "" for record in records]
         queries = [row["query"] for row in judged for _ in range(votes)]
@@ -157,8 +159,8 @@ class Conduct:
     def measure(self, ctx: Context, name: str, kind: str, model: Model, examples: Sequence[Example]) -> list[Row]:
         """`correct`: the judge passes the answer. Of general queries under a guard: there is one, and it is no
         refusal; the guard is not asked, so they have no `outcome`."""
-        ask = lambda row: self.messages(row["query"])
-        records = measured(ctx, name, examples, ask, self.answers.tokens, model)
+        asked = lambda row: self.messages(row["query"])
+        records = measured(ctx, name, examples, asked, self.answers.tokens, model)
         texts = [record.text or "" for record in records]
         if kind == "general" and self.judge is None:
             outcomes = [None] * len(texts)
@@ -214,17 +216,18 @@ def _said(judge: Judge, query: str, answer: str) -> Verdict:
     """The verdict of the user's function. Raises UserError where it fails, or gives something else."""
     shown = query[:60]
     try:
-        verdict = judge(query, answer)
-    # A script that became a judge may end with sys.exit; the run has to say whose fault that is.
-    except (Exception, SystemExit) as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"the judge fails on {shown!r} ({told}): fix it and use a new --run-dir") from None
-    if not isinstance(verdict, Verdict):
-        kind = type(verdict).__name__
+        verdict = ask(judge, query, answer)
+    except FaultError as error:
         raise UserError(
-            f"the judge gave {kind} for {shown!r}: it must give reversegen.judge.Verdict; use a new --run-dir"
+            f"the judge ({place_of(judge)}{error.line}) fails on {shown!r} ({error}): fix it and use a new "
+            "--run-dir"
+        ) from None
+    if not isinstance(verdict, Verdict):
+        raise UserError(
+            f"the judge ({place_of(judge)}) gave {quoted(verdict)} for {shown!r}: it must give "
+            "reversegen.judge.Verdict; use a new --run-dir"
         )
-    return verdict
+    return dataclasses.replace(verdict, reason=mended(verdict.reason))
 
 
 def _read(file: pathlib.Path | None, column: str, split: str) -> list[Example]:

@@ -1,5 +1,6 @@
 """`python run.py active-inheritance` on a file: what it leaves behind, that it continues, what it refuses."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,10 +16,14 @@ from active_inheritance import scoring
 from active_inheritance.config import Config
 from active_inheritance.experiment import pool_of, run
 from active_inheritance.metrics import USUAL
+from active_inheritance.sampling import sample_pool
 from active_inheritance.select import ARMS
+from active_inheritance.switches import Answering
+from common.config import SampleConfig
 from common.errors import UserError
 from common.results.files import read_json, read_jsonl
 from common.results.rundir import RunDir
+from common.tasks.prompts import Prompt
 
 ROOT = pathlib.Path(__file__).parents[2]
 WORDS = (
@@ -253,7 +258,8 @@ def test_the_command(pool):
     done = command(*words, "--select-only")
     assert done.returncode == 0
     # A stage has a line if it took a second, which depends on the machine; nothing else is said there.
-    assert {line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()} <= {"select", "write"}
+    told = {line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()}
+    assert told <= {"score", "select", "write"}
     assert pathlib.Path(folder, "report.html").exists()
     assert set(USUAL) <= read_json(pathlib.Path(folder, "summary.json"))["scorers"].keys()
     other = command("--pool", str(pool), "--run-dir", folder, "--select-only")
@@ -295,6 +301,26 @@ def test_failures_of_a_function_are_counted_and_said(pool, capsys):
     assert 0 < missing < len(pooled)
     assert sum(count[f"without {name}"] for count in summary["pool"]["sources"].values()) == missing
     assert f"warning: {name}: {missing} of {len(pooled)} answers have no such score" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("value", "says"), [("float('nan')", "no answer has this score"), ("3", "100% of the")])
+def test_a_score_that_is_never_there_or_never_varies_is_said(pool, value, says):
+    score = pool.parent / "score.py"
+    score.write_text(f"def f(prompt, answer):\n    return {value}\n")
+    summary = run(config(pool, objective=(f"python:{score}:f:max",), min_words=0))
+    assert any(says in warning and str(score) in warning for warning in summary["warnings"])
+
+
+def test_drafts_in_answers_of_a_source_are_neither_scored_nor_learned(tmp_path):
+    """Of a function or a model in this process too; a code fence may be what was asked for."""
+    from common.backends.callback import CallbackGenerator
+
+    say = lambda messages: "<think>\nA draft.\n</think>\n\n```\ncode\n```"
+    source = {"f": lambda cache: contextlib.nullcontext(lambda account: CallbackGenerator("f", say))}
+    with RunDir.open(tmp_path / "run", "m", {}) as place:
+        pool = sample_pool(place, Answering(2, SampleConfig()), source, [Prompt("p", "Say.")], "r", 0)
+        (group,) = pool.groups()
+    assert [answer.text for answer in group.answers] == ["```\ncode\n```"] * 2
 
 
 def read_parts(folder):

@@ -1,6 +1,8 @@
 """What may be bought and what was: budgets and the store of paid replies."""
 
+import contextlib
 import pathlib
+import sqlite3
 import subprocess
 import sys
 
@@ -73,3 +75,21 @@ def test_a_store_that_cannot_be_used_is_one_line(tmp_path):
         Replies(tmp_path / "text")
     with pytest.raises(UserError, match="cannot use"):
         Replies(tmp_path / "nowhere" / "replies.sqlite")
+
+
+def test_a_stored_reply_that_cannot_be_read_is_set_aside(tmp_path, caplog):
+    """Of an earlier version, or damaged: it stays, is told of once, counts, and is bought again."""
+    path, reply = tmp_path / "replies.sqlite", Reply("new", "stop", None, 1, 1)
+    with Replies(path) as replies:
+        for key in "ab":
+            replies.put(key, "x", reply)
+    for key, stored in (("a", '{"text": "old", "words": 3}'), ("b", '{"text": "ha')):
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            db.execute("UPDATE replies SET reply = ? WHERE key = ?", (stored, key))
+    with Replies(path) as replies:
+        assert replies.get("a") is None
+        assert replies.get("b") is None
+        replies.put("a", "x", reply)
+        assert replies.get("a") == reply
+        assert replies.spent("x").calls == 3
+    assert [r.getMessage().count("bought again") for r in caplog.records] == [1]

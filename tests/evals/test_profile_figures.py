@@ -10,6 +10,9 @@ from active_inheritance.profile.warnings import warnings
 from common.errors import UserError
 from common.evals import preference, text
 from common.evals.figures import Change, Scorer, changes, drawn_figures, figure, mean_figure, relative_change
+from common.evals.measure import Measured, Profile
+from llm2llm.summary import one_answer
+from reversegen.summary import one_verdict
 
 
 def _rows(*logps, tokens=1):
@@ -156,6 +159,23 @@ def test_a_reader_is_told_what_the_judge_did_not_say():
         "x: of 1 comparisons the judge's replies give no verdict, lef",
         "x: on 2 of 3 prompts the judge contradicts itself when the a",
     ]
+
+
+def test_a_scorer_a_judge_or_a_student_that_never_varies_is_told():
+    """Its figures would be exact, and say nothing."""
+    counts = {"refused": 0, "continuations": 6, "empty": 0, "left_out": 0}
+    figures = {"expected_maximum": mean_figure([0.25] * 3, Scorer("s"), 0)}
+    profile = Profile({"toxicity": Measured(figures, counts, {"maximum": [0.25, 0.25, 0.25]})})
+    assert warnings((), {"x": profile}, {}, {"x": "x"}) == [
+        "x: the highest score of every prompt is 0.25: the scorer tells nothing apart"
+    ]
+    assert one_verdict([{"new_failure_rate": 1.0}] * 3) == [
+        "every query failed in every round: what judges the answers tells nothing apart"
+    ]
+    assert not one_verdict([{"new_failure_rate": 1.0}, {"new_failure_rate": 0.5}])
+    rows = [{"parsed": "a", "label": label} for label in "aab"]
+    assert one_answer("base", rows) == ["base gives every test question one answer, 'a': it tells none apart"]
+    assert not one_answer("base", [*rows, {"parsed": "b", "label": "a"}])
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,17 @@ def test_a_truncated_file_is_named(copy, size):
         hf.load_params(folder, config)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_named(copy, value):
+    """Every answer of such a model would be nonsense, without a word."""
+    folder = copy("llama2")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"model.safetensors: tensor model.norm.weight holds NaN or infinity"):
+        hf.load_params(folder, hf.load_config(folder))
+
+
 def test_a_missing_part_of_several_files_is_named(copy):
     folder = copy("llama_sharded")
     config = hf.load_config(folder)

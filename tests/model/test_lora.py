@@ -230,9 +230,16 @@ def _drop_module(folder):
     save_file(kept, folder / lora.WEIGHTS)
 
 
+def _spoil_tensor(folder):
+    tensors = load_file(folder / lora.WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, folder / lora.WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (_spoil_tensor, "holds NaN or infinity"),
         (lambda folder: _edit_config(folder, rank_pattern={"q_proj": 8}), "q_proj has shapes .* and rank 8"),
         (lambda folder: _edit_config(folder, alpha_pattern={"q_proj": 8}), "not an adapter of one rank and scale"),
         (lambda folder: _edit_config(folder, peft_type="IA3"), r"not a plain LoRA adapter \(IA3\)"),

@@ -282,6 +282,16 @@ def test_a_template_that_leaves_the_question_out_is_refused(with_template):
         with_template("{{- messages | length }}<|im_end|>").encode_prompt(ASK)
 
 
+def test_a_template_that_cuts_texts_is_refused_and_an_answer_is_learned_whole(with_template):
+    cut = CHATML.replace("m.content", "m.content[:60]").replace("m['content']", "m['content'][:60]")
+    assert "[:60]" in cut
+    tokenizer, long = with_template(cut), "one two three " * 9
+    with pytest.raises(UserError, match="the chat template leaves out what the user says"):
+        tokenizer.encode_prompt([{"role": "user", "content": long}])
+    ids, length = tokenizer.encode_example(ASK, long)
+    assert _shown(tokenizer, ids[length:]).startswith(long.strip())
+
+
 SHOTS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "two"}, *ASK]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from common.experiment import carry_out
 from common.results.conclusion import (
     Conclusion,
     arm_table,
@@ -103,6 +104,7 @@ def test_a_verdict_on_several_says_of_each_whether_it_is_shown():
 def test_arms_that_are_all_at_nothing_are_a_warning():
     arm = lambda value: ArmResult(metric="accuracy", value=value, ci95=None)
     assert "every arm is at 0%" in flat({"a": arm(0.0), "b": arm(0.0)})[0]
+    assert "every arm is at 50%" in flat(dict.fromkeys("abc", arm(0.5)))[0]  # two may meet by chance
     assert not flat({"a": arm(0.0), "b": arm(0.1)}) + flat({"a": arm(0.5), "b": arm(0.5)}) + flat({"a": arm(0.0)})
 
 
@@ -117,6 +119,26 @@ def test_a_run_is_finished_when_all_of_its_files_are_there(tmp_path):
     assert finished(tmp_path) == read_json(tmp_path / "summary.json")
     (tmp_path / "summary.json").write_text("[")
     assert finished(tmp_path) is None
+
+
+@pytest.mark.parametrize("place", ["report.html", "d/rows"])
+def test_an_output_that_was_emptied_is_made_again(place, tmp_path, capsys):
+    """Not told as finished: what is there is nothing."""
+
+    def work(run, ready):
+        run.once_folder("d", lambda folder: (folder / "rows").write_text("1"))
+        return Conclusion({"status": "complete"}, "a table", Report("A title"), products={"data": "d"})
+
+    made = lambda: carry_out("m", str(tmp_path / "run"), {"models": {}}, lambda: None, work)
+    made()
+    whole = (tmp_path / "run" / place).read_bytes()
+    capsys.readouterr()
+    made()
+    assert "finished already" in capsys.readouterr().out
+    (tmp_path / "run" / place).write_bytes(b"")
+    made()
+    assert "is not as it was made: it is made again" in capsys.readouterr().err
+    assert (tmp_path / "run" / place).read_bytes() == whole
 
 
 def test_defaults_are_left_out_of_json_and_intervals_are_not():

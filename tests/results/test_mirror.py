@@ -189,7 +189,7 @@ def test_what_another_machine_did_wins_over_the_mirror(store, monkeypatch, tmp_p
             shutil.rmtree(other.path / "b")
             other.once("c.json", lambda: 3)
     with RunDir.open(URL, "test", CONFIG) as run:
-        assert bytes_of(run.path).keys() == {"config.json", "a.json", "c.json"}
+        assert bytes_of(run.path).keys() == {"config.json", "a.json", "c.json", "sizes.jsonl"}
         assert not (run.path / "b").exists()
     # And a run that was deleted there is begun anew.
     store.clear()
@@ -211,7 +211,7 @@ def test_a_store_that_is_away_for_a_while_does_not_end_a_run(store, monkeypatch,
     assert len(caplog.records) == 1
     monkeypatch.setattr(Bucket, "before", staticmethod(lambda operation, name: None))
     run.close()
-    assert held().keys() == {"config.json", "a.json", "b.json"}
+    assert held().keys() == {"config.json", "a.json", "b.json", "sizes.jsonl"}
     run = RunDir.open(URL, "test", CONFIG)
     monkeypatch.setattr(Bucket, "before", staticmethod(away))
     run.once("c.json", lambda: 3)
@@ -221,7 +221,7 @@ def test_a_store_that_is_away_for_a_while_does_not_end_a_run(store, monkeypatch,
     # The lock is still this process's own, which in truth would be gone.
     monkeypatch.setattr(mirror, "_lives", lambda process: False)
     RunDir.open(URL, "test", CONFIG).close()
-    assert held().keys() == {"config.json", "a.json", "b.json", "c.json"}
+    assert held().keys() == {"config.json", "a.json", "b.json", "c.json", "sizes.jsonl"}
 
 
 def test_a_place_that_cannot_hold_a_run_is_refused_before_anything_is_loaded(store, monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from common.errors import UserError
 from common.results import rundir
 from common.results.files import Journal, read_json, read_jsonl, write_bytes, write_folder, write_json, write_jsonl
-from common.results.rundir import RunDir
+from common.results.rundir import SIZES, RunDir
 
 CONFIG = {"rounds": 3, "train": {"learning_rate": 1e-3, "betas": (0.9, 0.999)}, "name": "é"}
 
@@ -153,6 +153,35 @@ def test_damaged_artifacts_name_file_and_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a"\n{"a": 2}\n')
     with pytest.raises(UserError, match=r"a\.jsonl, line 2 is damaged"):
         read_jsonl(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "b.jsonl", "c.json"])
+def test_an_artifact_that_was_cut_where_a_line_ends_is_named(name, tmp_path):
+    """It reads well, and its stage would go on with fewer rows. Deleted, it is made again."""
+    rows = [{"i": 1}, {"i": 2}]
+
+    def work():
+        with RunDir.open(tmp_path, "m", {}) as run:
+            made = run.once("a.jsonl", lambda: rows), run.collect("b.jsonl", lambda done: [rows[done:]])
+            return *made, run.once("c.json", lambda: [1, 23])
+
+    whole = work()
+    assert work() == whole
+    (tmp_path / name).write_text("[1, 2]" if name == "c.json" else '{"i":1}\n')
+    with pytest.raises(UserError, match=rf"{name} is damaged: it has \d+ bytes, and had \d+ when it was complete"):
+        work()
+    (tmp_path / name).unlink()
+    assert work() == whole
+
+
+def test_sizes_are_noted_of_what_a_killed_process_had_completed(tmp_path):
+    with RunDir.open(tmp_path, "m", {}) as run:
+        run.once("a.json", lambda: [1, 2])
+    noted = (tmp_path / SIZES).read_bytes()
+    (tmp_path / SIZES).write_bytes(noted[:-5])
+    with RunDir.open(tmp_path, "m", {}) as run:
+        assert run.once("a.json", lambda: None) == [1, 2]
+    assert (tmp_path / SIZES).read_bytes() == noted
 
 
 def test_write_folder_replaces_a_folder(tmp_path):

@@ -235,7 +235,10 @@ def test_a_judge_that_fails_keeps_what_it_said(make):
         return Verdict("pass")
 
     ctx, texts = make(), [f"q{i}" for i in range(50)]
-    with pytest.raises(UserError, match=r"judge fails on 'q40' \(ZeroDivisionError: division by zero\): fix it"):
+    with pytest.raises(
+        UserError,
+        match=r"judge \(test_conduct\.py: .*judge, line \d+\) fails on 'q40' \(Zero.+: division by zero\): fix it",
+    ):
         conduct(judge).verdicts(ctx, "f", rows_of(texts), lambda: Says(lambda q: q))
     asked = []
     fixed = lambda query, answer: asked.append(query) or Verdict("pass")
@@ -245,7 +248,9 @@ def test_a_judge_that_fails_keeps_what_it_said(make):
 
 
 def test_a_judge_must_give_verdicts(make):
-    with pytest.raises(UserError, match=r"the judge gave bool for 'q': it must give reversegen\.judge\.Verdict"):
+    with pytest.raises(
+        UserError, match=r"the judge \(test_conduct.+\) gave True for 'q': it must give reversegen\.judge\.Verdict"
+    ):
         conduct(lambda q, a: True).verdicts(make(), "f", rows_of(["q"]), lambda: Says(lambda q: q))
 
 

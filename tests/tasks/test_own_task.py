@@ -119,6 +119,17 @@ GOOD = "name: n\ninstruction: i\nlabels: [a, b]\n"
             "from common.tasks.free import FreeAnswer\nTASK = FreeAnswer('n', 'i', answer_tokens=0)\n",
             "answer_tokens of TASK must be",
         ),
+        (
+            "t.py",
+            "from common.tasks.free import FreeAnswer\nclass T(FreeAnswer): choices = 'ab'\nTASK = T('n', 'i')\n",
+            "choices of TASK is 'ab': it must be a tuple of texts",
+        ),
+        (
+            "t.py",
+            "from common.tasks.free import FreeAnswer\nclass T(FreeAnswer):\n    @property\n"
+            "    def choices(self): raise SystemExit(0)\nTASK = T('n', 'i')\n",
+            "TASK fails when its members are read (SystemExit: 0)",
+        ),
     ],
 )
 def test_mistakes_are_one_line_with_the_file(tmp_path, name, text, message):
@@ -139,6 +150,17 @@ def test_mistakes_are_one_line_with_the_file(tmp_path, name, text, message):
         ),
         ("def parse(self, text): exit()", ("parse", "a"), "parse of TASK failed (SystemExit"),
         ("def parse(self, text): return 3", ("parse", "a"), "parse of TASK gave 3: it must give str or None"),
+        ("def messages(self, question): return ('ask',)", ("messages", "q"), "gave ('ask',): it must give tuple["),
+        (
+            "def load(self, split, file, seed): return [Example('1', 'q', 'a', 3, '')]",
+            ("load", "dev", None, 0),
+            "it must give list[Example]",
+        ),
+        (
+            "def parse(self, text): return 'half \\ud83d'",
+            ("parse", "a"),
+            "parse of TASK gave a text with half a character",
+        ),
         ("def messages(self, question): 1 / 0", ("messages", "q"), "messages of TASK failed (ZeroDivisionError"),
         ("def load(self, split, file, seed): raise UserError('row 3: no')", ("load", "dev", None, 0), "row 3: no"),
     ],
@@ -148,7 +170,8 @@ def test_a_method_of_a_task_that_fails_or_exits_is_one_line_with_the_file(tmp_pa
     from common.tasks.free import FreeAnswer
 
     (tmp_path / "t.py").write_text(
-        "from common.errors import UserError\nfrom common.tasks.free import FreeAnswer\n"
+        "from common.errors import UserError\nfrom common.tasks.base import Example\n"
+        "from common.tasks.free import FreeAnswer\n"
         f"class T(FreeAnswer):\n    {body}\nTASK = T('n', 'i')\n"
     )
     task = task_of(tmp_path / "t.py")
