@@ -148,7 +148,7 @@ def carry_out(
     ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run:
         for place in damaged_outputs(run.path) if hosts.is_writer() else ():
-            print(f"{place} is not as it was made: it is made again", file=sys.stderr)
+            say(f"{place} is not as it was made: it is made again")
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         key, timing = rates.key_of(method, identity), run.journal("timing.jsonl")
         begun_before, repeats = bool(timing.rows()), identity.get("repeats") or 1

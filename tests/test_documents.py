@@ -119,6 +119,16 @@ def test_the_pictures_of_the_loops_are_those_that_their_program_draws():
         assert (ROOT / f"docs/pictures/{file}.svg").read_text(encoding="utf-8") == loops.draw_alone(loop)
 
 
+def test_the_memory_that_the_readme_names_is_what_a_plan_says(capsys, tmp_path):
+    import run
+
+    rows = re.findall(r"^\| `python run\.py ([\w-]+)` \|.*\| ([\d.]+) GB", PAGES["README.md"].read_text(), re.M)
+    assert {method for method, _ in rows} == set(run.METHODS)
+    for method, told in rows:
+        run._method([method, "--dry-run", "--run-dir", str(tmp_path / "run")])
+        assert f"{told} GB at most" in capsys.readouterr().out, method
+
+
 def test_every_test_that_the_table_of_faults_names_exists():
     """And every row names one: a test that is renamed or goes takes its row along."""
     rows = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if "::" in line]
@@ -130,13 +140,3 @@ def test_every_test_that_the_table_of_faults_names_exists():
             assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (
                 f"{file}::{name}"
             )
-
-
-def test_the_memory_that_the_readme_names_is_what_a_plan_says(capsys, tmp_path):
-    import run
-
-    rows = re.findall(r"^\| `python run\.py ([\w-]+)` \|.*\| ([\d.]+) GB", PAGES["README.md"].read_text(), re.M)
-    assert {method for method, _ in rows} == set(run.METHODS)
-    for method, told in rows:
-        run._method([method, "--dry-run", "--run-dir", str(tmp_path / "run")])
-        assert f"{told} GB at most" in capsys.readouterr().out, method
