@@ -64,7 +64,7 @@ def _json(file: pathlib.Path, text: str) -> Any:
 def _yaml(file: pathlib.Path, text: str) -> Any:
     import yaml
 
-    class Plain(yaml.SafeLoader):  # other loaders run what a tag in the file names
+    class Once(yaml.SafeLoader):  # other loaders run what a tag in the file names
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             for key in keys:
@@ -74,7 +74,7 @@ def _yaml(file: pathlib.Path, text: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return _bounded(yaml.load(text, Plain))
+        return _bounded(yaml.load(text, Once))
     except UserError:
         raise
     except yaml.YAMLError as error:
