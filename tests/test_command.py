@@ -218,7 +218,7 @@ def test_plan_counts_updates_and_warns_below_ten():
         ("--version", 0, "seedloop 0."),
         ("tasks", 0, "gsm8k"),
         ("metrics --help", 0, "Lists what"),
-        ("metrics", 0, "share of the questions that are answered rightly (higher is better)"),
+        ("metrics", 0, "share of the questions that are answered rightly"),
         ("status nowhere", 2, "nowhere holds no seedloop run (there is no such folder)"),
         ("status", 2, "status takes one folder"),
         ("status README.md", 2, "README.md holds no seedloop run (it is a file)"),
