@@ -37,9 +37,9 @@ compiling; adapters add to every product two more. Measured, see RESULTS.md; `co
 LARGE = 100_000_000
 """Parameters from which layers are recomputed unless the settings say otherwise
 (`common.train.loop.REMAT_ABOVE`)."""
-SPARE = 3
+SPARE = 2
 """So many times what a run needs has to be free for it to hold on to memory within a stage: a block does not fit
-where smaller ones were, so that it may hold up to about twice as much."""
+where smaller ones were, so that it may hold up to half as much again."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}
 """Most logits at one time in training and scoring (`common.model.losses.LOGITS`)."""
 
@@ -185,6 +185,10 @@ def available() -> int | None:
     return min(found, default=None)
 
 
+def _plenty(need: float, room: int | None) -> bool:
+    return room is not None and SPARE * need < room
+
+
 def lines_of(needs: Iterable[Need], names: Iterable[str] = ()) -> list[tuple[str, str]]:
     """The stage that needs most, as a line of a plan. `names`: of all models of the run; those that `needs` had to
     leave out are told."""
@@ -193,6 +197,7 @@ def lines_of(needs: Iterable[Need], names: Iterable[str] = ()) -> list[tuple[str
         return [("memory", "unknown: no model of the run is on this machine yet")]
     most = max(needs, key=lambda need: need.total)
     has = "" if room is None else f"; {room / GB:.1f} GB are free"
+    has += ", so that up to half as much again is held for speed" if _plenty(most.total, room) else ""
     left = [name for name in dict.fromkeys(names) if Model.read(name) is None]
     without = "" if not left else f"; without {' and '.join(left)}, whose shape is not known on this machine yet"
     return [("memory", f"{most}{has} (on CPU){without}")]
@@ -217,10 +222,9 @@ def room_for(needs: Callable[[str, int], Iterable[Need]], devices: "Callable[[],
     """The mesh of a run that fits on this machine: `needs` are told the kind of device and over how many of the
     mesh a model is split. Raises UserError, as `check` does. Loads jax, whose threads are to find the setting of
     the C library that is made before."""
-    if not runtime.accelerators():
-        room, most = available(), max((need.total for need in needs("cpu", 1)), default=0)
-        if room is None or SPARE * most < room:
-            runtime.reuse_memory()
+    most = max((need.total for need in needs("cpu", 1)), default=0.0)
+    if _plenty(most, available()) and not runtime.accelerators():
+        runtime.reuse_memory()
     import jax
 
     mesh = devices().mesh

@@ -82,9 +82,9 @@ def reuse_memory() -> None:
     """Keep what is freed for what is allocated next, where the C library is glibc, until `trim`. A program's
     temporary arrays are one block of up to gigabytes, which by default goes back to the system after every call;
     to be given zeroed pages anew took a quarter of the time of training a small model on CPU. For all of the
-    process; has to come before jax starts its threads."""
+    process; has to come before jax starts its threads. A variable MALLOC_… that the user has set stands."""
     option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if option is None:
+    if option is None or any(name.startswith("MALLOC_") for name in os.environ):
         return
     # From malloc.h: M_ARENA_MAX, as others than the main arena always map large blocks; M_MMAP_MAX; and
     # M_TRIM_THRESHOLD, where -1 is the largest size there is.
