@@ -92,12 +92,15 @@ def _verdict(summary: Summary) -> str | None:
             [("selected", AGAINST, gain)], f"{name} in the data", 1, places, ("above", "below"), "prompts"
         )
         return None if said is None else f"{said[:-1]}; what a student learns from it was not measured."
-    found = summary.gains[f"selected - {AGAINST}"]
-    gain = Gain(value=found.value, ci95=found.ci95, bootstrap95=None)
-    if summary.student.repeats == 1:  # the interval is over prompts and says nothing about other seeds
-        gain = Gain(value=found.value, ci95=None, bootstrap95=found.ci95)
-    metric, places = summary.arms["selected"].metric, decimals(found.value or 0.0)
-    return verdict([("selected", AGAINST, gain)], metric, 1, places, ways=("above", "below"))
+    compared = []
+    for other in (AGAINST, "base"):
+        if (found := summary.gains.get(f"selected - {other}")) is None:
+            continue
+        # With one repeat the interval is over prompts and says nothing about other seeds.
+        over = {"ci95": None, "bootstrap95": found.ci95} if summary.student.repeats == 1 else {"ci95": found.ci95}
+        compared.append(("selected", other, Gain(**{"value": found.value, "bootstrap95": None} | over)))
+    metric, places = summary.arms["selected"].metric, decimals(compared[0][2].value or 0.0)
+    return verdict(compared, metric, 1, places, ways=("above", "below"))
 
 
 # --- data sets ------------------------------------------------------------------------------------------------

@@ -251,8 +251,8 @@ CORPUS_NOTE = "Self-BLEU of 200 answers and the compression ratio of all. Means 
 
 ALARM = 0.1
 """Rise of self-BLEU over the base's, from which rounds are said to narrow."""
-UTILITY = ("accuracy", "ece", "ece_1_bin", "brier")
-"""Figures of multiple choice; more is better in the first alone."""
+BETTER, WORSE = ("accuracy", "acc", "acc_norm"), ("ece", "ece_1_bin", "brier")
+"""Figures of multiple choice of which more is better, and of which more is worse."""
 
 
 # --- warnings --------------------------------------------------------------------------------------------------
@@ -318,9 +318,9 @@ def _costs(summary: StudentSummary) -> list[str]:
     for other, than in (("base", "before"), (AGAINST, "after random answers")):
         for key, step in summary.profile.changes[f"selected - {other}"].items():
             name = key.rpartition("/")[2]
-            if not key.startswith("choice/") or name not in UTILITY or step.ci95 is None:
+            if not key.startswith("choice/") or name not in BETTER + WORSE or step.ci95 is None:
                 continue
-            best = step.ci95[1] if name == "accuracy" else -step.ci95[0]
+            best = step.ci95[1] if name in BETTER else -step.ci95[0]
             if best < 0:
                 shown = interval(step.absolute, step.ci95)
                 lines.append(f"utility: {label(key)} of the selected student is worse than {than}, by {shown}")

@@ -188,5 +188,5 @@ def _longer(data: Forecast) -> list[str]:
         return []
     return [
         f"selected answers are {abs(words['value']):.1f} words {'longer' if low > 0 else 'shorter'} than random "
-        "ones: compare with the matched arm, whose answers are about as long"
+        "ones, which may explain a gain: --arms base,random,matched,selected has a student of equally long answers"
     ]

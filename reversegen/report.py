@@ -111,11 +111,19 @@ def conclusion(
 
 
 def main_verdict(summary: Summary) -> str | None:
-    """Target-after against the target that learned from the proposer before preference training. Without that arm
-    it is against target-before, which fails on most or all of the held-out failures by how they were found."""
-    other = "warm-up" if "warm-up" in summary.arms else "target-before"
-    gain = summary.gains[f"target-after - {other}"].sets[MAIN]
-    return verdict([("target-after", f"{other} on {SET_NAMES[MAIN]}", gain)])
+    """Target-after on the held-out failures, against the targets that learned from the proposer before preference
+    training, its proposals and its failures; and on the test, against what it was before and against practice on
+    seeds. Without those arms it is against target-before, which fails on most or all of the held-out failures by
+    how they were found."""
+    untrained = [name for name in ("warm-up", "warm-up-failures") if name in summary.arms] or ["target-before"]
+    asked = [(name, MAIN) for name in untrained] + [(name, "test") for name in ("target-before", "seed-only")]
+    return verdict(
+        [
+            ("target-after", f"{name} on {SET_NAMES[where]}", gain.sets[where])
+            for name, where in asked
+            if (gain := summary.gains.get(f"target-after - {name}")) is not None and where in gain.sets
+        ]
+    )
 
 
 def doubts(config: Config) -> list[str]:

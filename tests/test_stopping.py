@@ -55,7 +55,7 @@ def test_a_training_asked_to_stop_stores_its_state(words, whole, tmp_path, numbe
     assert ended == status, said
     assert said.splitlines()[-1].endswith("the same command continues where it left off")
     assert "Traceback" not in said
-    assert (said.strip() == LINE) == (number == signal.SIGTERM)
+    assert (said.strip().splitlines()[-1:] == [LINE]) == (number == signal.SIGTERM)
     (state,) = folder.glob("**/training_state")
     assert not (state.parent / "student").exists()
     assert 9 < updates(folder) < UPDATES
@@ -69,7 +69,7 @@ def test_a_run_kept_elsewhere_goes_on_where_its_machine_was_taken_away(words, wh
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     mirror = lambda: next((tmp_path / "cache/seedloop/runs").glob("away-*/run"), tmp_path)
     ended, said = signalled([*words, "--run-dir", url], lambda: updates(mirror()) > 9, signal.SIGTERM, env)
-    assert (ended, said.strip()) == (143, LINE)
+    assert (ended, said.strip().splitlines()[-1]) == (143, LINE)
     assert not (away / ".seedloop.lock").exists()
     assert any(away.glob("**/training_state/**/manifest.ocdbt*"))
     stored = updates(away)

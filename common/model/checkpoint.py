@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable
 from typing import TypeVar
 
-from common.errors import UserError, in_one_line
+from common.errors import UserError, in_one_line, meant
 from common.model import smollm2
 from common.runtime import cache_dir
 
@@ -80,6 +80,8 @@ def resolve(name_or_path: str | os.PathLike, *, fetch: bool = True) -> pathlib.P
         raise UserError(f"no such file: {name}")
     if not re.fullmatch(_HUB_ID, name):
         raise UserError(f"no such folder: {name}")
+    if "/" not in name and (like := meant(name, ("embedded", smollm2.NAME))):
+        raise UserError(f"no model {name}{like}")  # before the hub is asked, which takes its time
     return _fetch(name, fetch)
 
 
@@ -191,7 +193,9 @@ def is_embedded(folder: pathlib.Path) -> bool:
 def _resolve_embedded(name: str) -> pathlib.Path:
     present = sorted(file.parent.name for file in EMBEDDED.glob("*/model.safetensors"))
     if name not in present:
-        raise UserError(f"no embedded model {name!r}: there are {', '.join(present) or 'none'}")
+        raise UserError(
+            f"no embedded model {name!r}: there are {', '.join(present) or 'none'}{meant(name, present)}"
+        )
     return EMBEDDED / name
 
 

@@ -30,7 +30,7 @@ STYLE = f"""\
 .dots svg {{ display: block; width: 100%; height: 16px; overflow: visible; }}
 .dots .axis {{ height: 20px; font-size: 12px; }}
 .dots p {{ margin: .1rem 0 0; text-align: center; font-size: .8125rem; opacity: .8; }}
-.heat {{ overflow-x: auto; }}
+.heat {{ max-width: none; overflow-x: auto; }}
 .heat table {{ border-collapse: separate; border-spacing: 2px; width: auto; margin: 0 auto; font-size: .875rem; }}
 .heat th, .heat td {{ border: 0; padding: .35rem .5rem; text-align: center; white-space: nowrap; }}
 .heat tbody th {{ text-align: right; }}

@@ -68,6 +68,7 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
         # The summary comes last; what is cut of it does not read.
         if place != SUMMARY and (run.path / place).exists():
             run.note(place, output=True)
+    run.settle()
     write_json(run.path / SUMMARY, summary)
     print(f"\n{found.tables.strip()}")
     tell(run.path, summary)

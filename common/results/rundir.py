@@ -174,6 +174,14 @@ class RunDir:
             row = {"name": name, "bytes": size} | ({"output": True} if output else {})
             self.journal(SIZES).append([row], sync=False)
 
+    def settle(self) -> None:
+        """Put the sizes in order of name, each once: a run that was killed has noted them in another order, and
+        is to end with the same bytes."""
+        journal = self.journal(SIZES)
+        rows = {row["name"]: row for row in journal.rows()}
+        if hosts.is_writer():
+            write_jsonl(journal.path, [rows[name] for name in sorted(rows)])
+
     def _check_size(self, name: str) -> None:
         path, known = self.path / name, self._sizes.get(name)
         if known is None:  # of a process that was killed in between
@@ -211,7 +219,7 @@ class RunDir:
             self.note(name)
         rows = read_jsonl(path)
         if (share := right(rows)) is not None:
-            progress.tell(path.stem, share)
+            progress.tell(f"right on {path.stem}", share)
         return rows
 
     def metrics(self, stage: str, from_step: int = 0) -> Metrics:

@@ -257,8 +257,11 @@ def test_the_command(pool):
     assert not pathlib.Path(folder).exists()
     done = command(*words, "--select-only")
     assert done.returncode == 0
-    # A stage has a line if it took a second, which depends on the machine; nothing else is said there.
-    told = {line.split("]")[1].split(":")[0].strip() for line in done.stderr.splitlines()}
+    # A stage has a line if it took a second, which depends on the machine.
+    began, *stages, ended = done.stderr.splitlines()
+    assert began.startswith("active-inheritance (seedloop ")
+    assert ended.startswith("finished in ")
+    told = {line.split("]")[1].split(":")[0].strip() for line in stages}
     assert told <= {"score", "select", "write"}
     assert pathlib.Path(folder, "report.html").exists()
     assert set(USUAL) <= read_json(pathlib.Path(folder, "summary.json"))["scorers"].keys()

@@ -257,7 +257,7 @@ def _spoil_tensor(folder):
         (lambda folder: _edit_config(folder, alpha_pattern={"(": 3}), "not a readable adapter"),
         (_drop_tensor, "layers.1.+ is not one of a pair of A and B"),
         (_drop_module, "an adapter of model.layers.1.+ is in one of them alone"),
-        (lambda folder: (folder / lora.CONFIG).unlink(), "not a readable adapter"),
+        (lambda folder: (folder / lora.CONFIG).unlink(), "no such file: .+adapter_config.json"),
         (lambda folder: (folder / lora.WEIGHTS).write_bytes(b"{}"), "not a readable adapter"),
     ],
 )

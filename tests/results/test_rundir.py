@@ -281,7 +281,7 @@ def test_seconds_are_noted_by_every_process_and_after_failures(tmp_path):
         raise RuntimeError
     rows = read_jsonl(tmp_path / "timing.jsonl")
     assert [row["stage"] for row in rows] == ["train", "train", "evaluate"]
-    assert all(0 <= row["seconds"] < 1 for row in rows)
+    assert all(0 <= row["seconds"] < 60 for row in rows)
 
 
 def test_a_stage_within_a_stage_is_counted_once(tmp_path):
