@@ -195,12 +195,12 @@ def test_references_in_yaml_have_an_end(tmp_path):
 
 
 STUCK = """
-import contextlib, hashlib, sys
+import contextlib, hashlib, sys, threading
 from common import progress, stopping
 
 stopping.listen()
 progress._compiling = sys.argv[1] == "compiling"
-print("ready", flush=True)
+threading.Timer(0.5, lambda: print("ready", flush=True)).start()  # once it is stuck
 with stopping.deferred() if progress._compiling else contextlib.nullcontext():
     hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2**31 - 1)  # like a compiler, it lets no handler of Python's through
 """
