@@ -97,8 +97,8 @@ def _verdict(summary: Summary) -> str | None:
         if (found := summary.gains.get(f"selected - {other}")) is None:
             continue
         # With one repeat the interval is over prompts and says nothing about other seeds.
-        over = {"ci95": None, "bootstrap95": found.ci95} if summary.student.repeats == 1 else {"ci95": found.ci95}
-        compared.append(("selected", other, Gain(**{"value": found.value, "bootstrap95": None} | over)))
+        over = (None, found.ci95) if summary.student.repeats == 1 else (found.ci95, None)
+        compared.append(("selected", other, Gain(value=found.value, ci95=over[0], bootstrap95=over[1])))
     metric, places = summary.arms["selected"].metric, decimals(compared[0][2].value or 0.0)
     return verdict(compared, metric, 1, places, ways=("above", "below"))
 
