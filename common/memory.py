@@ -39,7 +39,7 @@ LARGE = 100_000_000
 (`common.train.loop.REMAT_ABOVE`)."""
 SPARE = 2
 """So many times what a run needs has to be free for it to hold on to memory within a stage: a block does not fit
-where smaller ones were, so that it may hold up to half as much again."""
+where smaller ones were, so that it holds more than it needs."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}
 """Most logits at one time in training and scoring (`common.model.losses.LOGITS`)."""
 
@@ -197,7 +197,7 @@ def lines_of(needs: Iterable[Need], names: Iterable[str] = ()) -> list[tuple[str
         return [("memory", "unknown: no model of the run is on this machine yet")]
     most = max(needs, key=lambda need: need.total)
     has = "" if room is None else f"; {room / GB:.1f} GB are free"
-    has += ", so that up to half as much again is held for speed" if _plenty(most.total, room) else ""
+    has += ", so that more may be held for speed" if _plenty(most.total, room) else ""
     left = [name for name in dict.fromkeys(names) if Model.read(name) is None]
     without = "" if not left else f"; without {' and '.join(left)}, whose shape is not known on this machine yet"
     return [("memory", f"{most}{has} (on CPU){without}")]
