@@ -197,5 +197,5 @@ def needs(config: Config, data: Data, device: str = "cpu", shards: int = 1) -> l
         if student is not None:
             found.append(training(student, switches.learning.train, length, stage="training a student", **where))
             rank = given(config.lora_rank)
-            found.append(sampling(student, length, stage="answering", rank=rank, **where))
+            found.append(sampling(student, length, stage="answering", rank=rank, scored=length, **where))
     return found

@@ -158,7 +158,7 @@ def carry_out(
         with running(repeats, seconds):
             found = work(run, ready)
         if units:
-            rates.learn(key, timing.rows(), units)
+            rates.learn(key, timing.rows(), units, time.monotonic() - start)
         summary = conclude(run, found)
         _push(run.path, summary, to_hub)
         sys.stdout.flush()  # before the last line also where both streams go into one file

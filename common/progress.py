@@ -296,6 +296,11 @@ def compiling() -> bool:
     return _compiling
 
 
+def compiled() -> float:
+    """Seconds that this process has spent compiling, or reading compiled programs, since its first stage."""
+    return _compiled
+
+
 def _on_event(event: str, **_: Any) -> None:
     global _compiling
     if event == "/jax/compilation_cache/compile_requests_use_cache":

@@ -62,7 +62,7 @@ class RunDir:
         self._lock, self._kept = lock, kept
         self._sizes = {row["name"]: row["bytes"] for row in self.journal(SIZES).rows()}
         # Seconds that stages took within each stage that is open, the outermost first.
-        self._within: list[float] = []
+        self._within: list[tuple[float, float]] = []
 
     @classmethod
     def open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
@@ -238,19 +238,24 @@ class RunDir:
         back to the system.
 
         What a stage within it took is that stage's own and not counted again: the seconds of all lines add up.
+        Those spent compiling, or reading compiled programs, are told apart.
         """
-        self._within.append(0.0)
-        start = time.perf_counter()
+        self._within.append((0.0, 0.0))
+        start, compiled = time.perf_counter(), progress.compiled()
         try:
             with progress.stage(stage):
                 yield
         finally:
             runtime.tidy()
-            seconds = time.perf_counter() - start
-            own = round(seconds - self._within.pop(), 3)
+            took = time.perf_counter() - start, progress.compiled() - compiled
+            seconds, compiling = (
+                round(all - within, 3) for all, within in zip(took, self._within.pop(), strict=True)
+            )
             if self._within:
-                self._within[-1] += seconds
-            self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
+                outer = self._within[-1]
+                self._within[-1] = outer[0] + took[0], outer[1] + took[1]
+            row = {"stage": stage, "seconds": seconds} | ({"compiling": compiling} if compiling else {})
+            self.journal("timing.jsonl").append([row], sync=False)
 
 
 def size_of(path: pathlib.Path) -> int:
