@@ -97,7 +97,7 @@ def seeds() -> Iterator[Row]:
 
 def samples() -> Iterator[Row]:
     model = LanguageModel.load("embedded:teacher")
-    prompts = [model.tokenizer.encode(example.question) for example in problems(32)]
+    prompts = [model.tokenizer.encode_text(example.question) for example in problems(32)]
     sampler = Sampler(model.params, model.config, eos_ids=())
 
     def sample(k: int) -> None:
