@@ -39,7 +39,7 @@ NEW_SEED = 1_000_003
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What does not change between repeats. `pool`: a file of the user's, in place of which `sources` answer `prompts`, a
+    """What does not change in a run. `pool`: a file of the user's, in place of which `sources` answer `prompts`, a
     hosted one for `share` in each repeat. `held_out`: prompts known before the pool that leave the student room
     to answer. `student`: the base of all
     students, None where the selection is all that is wanted. `measures`: those of students' profiles, before and

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from common import hosts, progress, runtime
+from common import VERSION, hosts, progress, runtime
 from common.errors import UserError
 from common.results import mirror
 from common.results.files import (
@@ -42,8 +42,6 @@ from common.results.files import (
     write_json,
     write_jsonl,
 )
-
-VERSION = "0.2.0"
 
 PARTS = ("seedloop", "method", "config")
 """Of the config.json of a run."""
