@@ -174,7 +174,7 @@ def _opening(
     stages = ", ".join(name for name, count in units.items() if count and name != rates.OTHER)
     does = "continues" if again else "begins"
     what = f"{counted(repeats, 'repeat')}{f' of {stages}' if stages else ''}"
-    about = "" if seconds is None else f", about {clock(seconds)}"
+    about = "" if seconds is None or seconds < 1 else f", about {clock(seconds)}"
     return f"{method} (seedloop {VERSION}) {does} in {run_dir}: {what}{about}"
 
 
