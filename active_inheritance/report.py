@@ -30,6 +30,7 @@ from active_inheritance.student_report import (
 )
 from active_inheritance.summary import StudentSummary, Summary, warnings
 from active_inheritance.switches import Switches
+from common import progress
 from common.backends.open import model_name
 from common.results.card import ModelCard
 from common.results.charts import dots
@@ -61,7 +62,8 @@ def conclusion(
     the page shows one; `redact`: it shows hashes in place of texts; `command`: what made the run."""
     trained = isinstance(summary, StudentSummary)
     notes = [*(student_warnings(switches, summary) if trained else []), *warnings(switches, summary)]
-    with run.timed("write"):
+    # Of no repeat; and what is read for it lies in all of them.
+    with run.timed("write"), progress.at("dataset"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
                 write_dataset(run.path / folder, map(_learned, first.selection.rows(arm)), _card(summary, arm))

@@ -12,8 +12,8 @@ import pathlib
 import platform
 import subprocess
 
+from common import VERSION
 from common.cli import CALL
-from common.results.rundir import VERSION
 from common.runtime import accelerators
 
 PACKAGES = ("jax", "flax", "numpy")

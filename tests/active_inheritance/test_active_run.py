@@ -49,6 +49,14 @@ def finished(tmp_path_factory):
     return config, first, run(config)
 
 
+def test_the_student_as_it_came_is_profiled_once(finished):
+    """No seed of a repeat changes it."""
+    rows = read_jsonl(pathlib.Path(finished[0].run_dir) / "timing.jsonl")
+    stages = collections.Counter(row["stage"] for row in rows)
+    assert stages["repeat_0/base/profile/choice/arithmetic"] == 1
+    assert "repeat_1/base/profile/choice/arithmetic" not in stages
+
+
 def test_summary_has_the_documented_schema(finished):
     config, first, summary = finished
     assert summary == read_json(pathlib.Path(config.run_dir) / "summary.json")
