@@ -111,6 +111,7 @@ def samples() -> Iterator[Row]:
 def lengths() -> Iterator[Row]:
     """16,384 tokens at each length, so that a straight line would be a level one."""
     config = ModelConfig(
+        family="llama",
         vocab_size=4096,
         hidden_size=192,
         intermediate_size=512,

@@ -462,7 +462,7 @@ def test_a_plan_names_the_models_that_its_memory_is_without(capsys, monkeypatch)
 def test_a_plan_says_time_and_money(capsys, monkeypatch):
     import run
 
-    monkeypatch.setattr("common.rates._kept", dict)
+    monkeypatch.setattr("common.rates._kept", lambda file: {})
     monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "x" * 30)
     run._method(["llm2llm", "--teacher", "openai:m", "--teacher-price", "0.15,0.6", "--dry-run"])
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
