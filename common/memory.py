@@ -211,7 +211,8 @@ def together(needs: Iterable[Need]) -> list[Need]:
     for need in needs:
         others = sum(size for name, size in every.items() if name not in need.forms)
         programs = sum(need.forms.values()) + min(others, runtime.PROGRAMS)
-        found.append(dataclasses.replace(need, parts=need.parts | ({"programs": programs} if every else {})))
+        parts = dict(need.parts) | ({"programs": programs} if every else {})
+        found.append(dataclasses.replace(need, parts=parts))
     return found
 
 

@@ -46,12 +46,12 @@ def learn(key: str, timing: Iterable[Mapping[str, Any]], units: Mapping[str, flo
     kept = _kept(cache_dir() / FILE)
     if key in kept and 2 * sum(units.values()) < sum(kept[key]["units"].values()):
         return
-    took: collections.Counter[str] = collections.Counter()
+    took: dict[str, float] = collections.defaultdict(float)
     compiling = 0.0
     for row in timing:
         took[_unit(row["stage"], units)] += max(0.0, row["seconds"] - row.get("compiling", 0))
         compiling += row.get("compiling", 0)
-    fixed = compiling + max(0.0, whole - took.total() - compiling)  # a run in two goes has more than its last took
+    fixed = compiling + max(0.0, whole - sum(took.values()) - compiling)  # a run in two goes has more than its last took
     entry = {"seconds": dict(took), "units": dict(units), "fixed": round(fixed, 3)}
     with contextlib.suppress(OSError, ValueError):  # it is a convenience
         cache_dir().mkdir(parents=True, exist_ok=True)

@@ -112,27 +112,36 @@ def verdict(
 
     Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     """
-    found, one = [], False
-    for ours, theirs, gain in compared:
+    shown: list[str] = []
+    level: list[str] = []
+    one, told = False, set[str]()
+
+    def interval(gain: Estimate, within: tuple[float, float], before: str, article: str = "") -> str:
+        """With what it is over; that is said once."""
+        what, size = (over if gain.ci95 is not None else "questions"), _interval(within, scale, decimals)
+        known = what in told
+        told.add(what)
+        return f" {size}" if known else f"{before}{article}95% interval over {what} {size}"
+
+    # What is shown comes first, so that it has the words.
+    open_ = lambda gain: (within := _within(gain)) is None or within[0] <= 0 <= within[1]
+    for ours, theirs, gain in sorted(compared, key=lambda c: open_(c[2])):
         if gain.value is None:
             continue
-        size = f"{scale * gain.value:+.{decimals}f} {unit}"
-        within, what = gain.ci95, over
+        size, within = f"{scale * gain.value:+.{decimals}f} {unit}", _within(gain)
+        one = one or gain.ci95 is None
         if within is None:
-            within, what, one = (gain.bootstrap95 if isinstance(gain, Gain) else None), "questions", True
-        if within is None:
-            found.append(f"not shown: a difference of {ours} from {theirs}, {size} without an interval")
-            continue
-        told = f"95% interval over {what} {_interval(within, scale, decimals)}"
-        if within[0] <= 0 <= within[1]:
-            found.append(f"not shown: a difference of {ours} from {theirs}, {size}, as the {told} holds 0")
+            level.append(f"a difference of {ours} from {theirs}, {size} without an interval")
+        elif open_(gain):
+            around = interval(gain, within, " ", "the ")
+            level.append(f"a difference of {ours} from {theirs}, {size}, as{around} holds 0")
         else:
             way = ways[0] if gain.value > 0 else ways[1]
-            found.append(f"shown: {ours} is {way} {theirs} by {size}, {told}")
-    found.sort(key=lambda part: part.startswith("not"))
-    if not found:
+            shown.append(f"{ours} is {way} {theirs} by {size}{interval(gain, within, ', ')}")
+    parts = [f"{word}: {'; '.join(own)}" for word, own in (("shown", shown), ("not shown", level)) if own]
+    if not parts:
         return None
-    said = "; ".join(found)
+    said = "; ".join(parts)
     if one:
         return f"One training shows nothing of other seeds, which takes 3 repeats; here {said}."
     return f"{said[0].upper()}{said[1:]}."

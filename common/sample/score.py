@@ -117,7 +117,7 @@ def score_shared(
         length = bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST)
         return length, power_of_two(sum(map(len, answers)), 4)
 
-    for rows, *shapes in _batches([shape(*part) for _, *part in parts], batch_size):
+    for rows, *shapes in _batches([shape(prompt, own) for _, prompt, own in parts], batch_size):
         batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shapes), params, ROWS)
         logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
         for row, values in zip(rows, logps, strict=False):
