@@ -24,7 +24,7 @@ from common.results.conclusion import (
 from common.results.dataset import LEARNED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import ArmResult
 from common.results.files import read_jsonl
-from common.results.plots import BAD, GOOD, INK, PALETTE, line_figure
+from common.results.plots import BAD, GOOD, PALETTE, line_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import percent_interval, terminal_table
@@ -215,7 +215,7 @@ def _colours(summary: Summary) -> dict[str, str]:
     """Of the arms that have rounds, which are drawn more than once, and of what became of things."""
     arms = sorted({entry["arm"] for entry in summary.rounds} - {"llm2llm"})
     drawn = dict(zip(["llm2llm", *arms], itertools.cycle(PALETTE), strict=False))
-    return drawn | {"accepted": GOOD, "fixed": GOOD, "regressed": BAD, "still wrong": INK}
+    return drawn | {"accepted": GOOD, "fixed": GOOD, "regressed": BAD, "still wrong": PALETTE[5]}
 
 
 def _note(comparison: Comparison) -> str:

@@ -10,22 +10,22 @@ from common.results.rundir import RunDir
 from common.tasks.base import Example
 from common.text.glossary import reason
 from reversegen.applications.base import Row
-from reversegen.config import Config
 
 
 def add_examples(
-    page: Report, run: RunDir, config: Config, rows: Sequence[Row], test: Sequence[Example], count: int = 8
+    page: Report, run: RunDir, rows: Sequence[Row], test: Sequence[Example], redact: bool, count: int = 8
 ) -> None:
     """A chapter of up to `count` failures of the first repeat that were learned from, of `rows` of the data set,
-    and of as many queries that were not used. `test`: questions that queries are kept away from."""
-    hashes = ", as hashes" if config.redact else ""
+    and of as many queries that were not used. `test`: questions that queries are kept away from; `redact`:
+    hashes stand in place of texts."""
+    hashes = ", as hashes" if redact else ""
     page.chapter("Examples")
     texts = ("query", "target_answer", "answer")
     failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
     page.add_examples(
         f"Kept: failures and what was made of them (repeat 1){hashes}",
         ["Query of the best proposer", "The target's answer", "The label it learned"],
-        [[shown(config, row[name]) for name in texts] for row in failed[:count]],
+        [[shown(row[name], redact) for name in texts] for row in failed[:count]],
     )
     folder = run.path / "repeat_0/explore"
     queries = [row for file in sorted(folder.glob("*/queries.jsonl")) for row in read_jsonl(file)]
@@ -37,7 +37,7 @@ def add_examples(
         f"Refused: what the proposer wrote and nobody learned (repeat 1){hashes}",
         ["What the proposer wrote", "Why it was refused"],
         [
-            [shown(config, row["query"] or row["reply"]), _why(row) + _nearest(config, row, known)]
+            [shown(row["query"] or row["reply"], redact), _why(row) + _nearest(row, known, redact)]
             for row in mixed(refused, _why, count)
         ],
     )
@@ -50,14 +50,14 @@ def _why(row: Row) -> str:
     return row["outcome"] + (f": {row['reason']}" if row.get("reason") else "")
 
 
-def _nearest(config: Config, row: Row, known: Mapping[str, str]) -> str:
+def _nearest(row: Row, known: Mapping[str, str], redact: bool) -> str:
     """What a query is too near to, where it is."""
     if row.get("nearest") not in known:
         return ""
-    return f", similarity {row['similarity']:.2f}\n\nNearest: {shown(config, known[row['nearest']])}"
+    return f", similarity {row['similarity']:.2f}\n\nNearest: {shown(known[row['nearest']], redact)}"
 
 
-def shown(config: Config, text: str | None) -> str:
-    """The text, or with --redact the start of its SHA-256."""
+def shown(text: str | None, redact: bool) -> str:
+    """The text, or where it is not to be read the start of its SHA-256."""
     text = text or ""
-    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if config.redact else text
+    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if redact else text

@@ -76,7 +76,7 @@ OUTCOMES |= {name: name for name in ("invalid", "unlikely", "repeated", "malform
 """What became of a query, and where a round counts it."""
 COLOURS = {
     "target-after": PALETTE[0],
-    **dict.fromkeys(("failures of valid", "failed"), PALETTE[1]),
+    **dict.fromkeys(("failures of valid", "fail"), PALETTE[1]),
     **dict.fromkeys(("valid and new failures of all", "best proposer"), PALETTE[2]),
     "invalid": PALETTE[3],
 }
@@ -325,7 +325,7 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summar
     judged = config.guard or config.judge or config.reference
     if config.task == "honesty":
         judged = "the entropy of its answers"
-    example = f"\n\nThe first query: {shown(config, rows[0]['query'])}" if rows else ""
+    example = f"\n\nThe first query: {shown(rows[0]['query'], config.redact)}" if rows else ""
     return DatasetCard(
         license="apache-2.0" if _embedded(config) else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
@@ -376,7 +376,7 @@ def _page(
     )
     held = round_rows(summary, "independent")
     page.add_table("The independent proposer, whose failures are the held-out test", ROUND_HEADERS, held)
-    add_examples(page, run, config, rows, test)
+    add_examples(page, run, rows, test, config.redact)
     page.chapter("Details")
     if labels := [_label_row(name, found) for name, found in summary.labels.items() if found.asked]:
         note = "Wrong labels are counted before any are refused, where a program knows the truth."

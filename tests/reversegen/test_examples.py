@@ -4,7 +4,6 @@ from common.results.files import write_jsonl
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.tasks.base import Example
-from reversegen.config import Config
 from reversegen.examples import add_examples
 
 
@@ -30,8 +29,8 @@ def test_a_refusal_shows_what_was_nearest_and_what_its_reason_means(tmp_path):
         write_jsonl(folder / "final/queries.jsonl", rows)
         write_jsonl(folder / "seeds.jsonl", [{"id": "seed-1", "question": "How many geese?"}])
         page, hidden = Report("t"), Report("t")
-        add_examples(page, run, Config(), [], test)
-        add_examples(hidden, run, Config(redact=True), [], test)
+        add_examples(page, run, [], test, redact=False)
+        add_examples(hidden, run, [], test, redact=True)
     text = page.html()
     for said in (
         "near-duplicate, similarity 0.81\n\nNearest: How many figs?",
