@@ -51,7 +51,8 @@ def learn(key: str, timing: Iterable[Mapping[str, Any]], units: Mapping[str, flo
     for row in timing:
         took[_unit(row["stage"], units)] += max(0.0, row["seconds"] - row.get("compiling", 0))
         compiling += row.get("compiling", 0)
-    fixed = compiling + max(0.0, whole - sum(took.values()) - compiling)  # a run in two goes has more than its last took
+    # Of a run in two goes the stages took longer than its last go.
+    fixed = compiling + max(0.0, whole - sum(took.values()) - compiling)
     entry = {"seconds": dict(took), "units": dict(units), "fixed": round(fixed, 3)}
     with contextlib.suppress(OSError, ValueError):  # it is a convenience
         cache_dir().mkdir(parents=True, exist_ok=True)

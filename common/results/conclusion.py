@@ -189,9 +189,10 @@ def coarse(count: int, noun: str) -> list[str]:
     ]
 
 
-def counted(count: int, noun: str) -> str:
-    """ "1 repeat", "3 repeats"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: float, noun: str) -> str:
+    """ "1 repeat", "3 repeats", "0.5 repeats"."""
+    number = f"{count:g}" if isinstance(count, float) else count
+    return f"{number} {noun}" if count == 1 else f"{number} {noun}s"
 
 
 # --- tables of arms and rounds ---------------------------------------------------------------------------------
@@ -233,11 +234,12 @@ def arm_dots(
     ours: str,
     on: str,
     leads: str | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> None:
     """Charts of the arms by a share of right answers, and of the lead of `ours`, or what `leads` calls the gains.
-    `on`: what they were measured on."""
+    `on`: what they were measured on; `colours`: those of arms on the whole page."""
     metric = next(iter(arms.values())).metric.replace("_", " ")
-    page.add_chart(f"Arms on {on}", dots(arms, f"{metric}, %", "higher", [ours], 100))
+    page.add_chart(f"Arms on {on}", dots(arms, f"{metric}, %", "higher", [ours], 100, colours=colours))
     if gains:
         # Of one repeat the interval is over questions, as in the table.
         within = {name: dataclasses.replace(gain, ci95=_within(gain)) for name, gain in gains.items()}
@@ -267,10 +269,13 @@ def by_round(
 
 
 def round_bars(
-    entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, Callable[[Mapping[str, Any]], int]], unit: str
+    entries: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, Callable[[Mapping[str, Any]], int]],
+    unit: str,
+    colours: Mapping[str, str],
 ) -> "Figure":
     """A bar for each round, stacked of what its `entries` count of every kind, summed over repeats."""
     numbers = sorted({entry["round"] for entry in entries})
     total = lambda number, count: sum(count(entry) for entry in entries if entry["round"] == number)
     counts = {kind: [total(number, count) for number in numbers] for kind, count in kinds.items()}
-    return stacked_bar_figure([f"round {number}" for number in numbers], counts, unit)
+    return stacked_bar_figure([f"round {number}" for number in numbers], counts, unit, colours)

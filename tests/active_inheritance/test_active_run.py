@@ -93,6 +93,25 @@ def test_summary_has_the_documented_schema(finished):
         assert summary[key] == first[key]
 
 
+def test_the_page_says_what_is_short_what_is_of_one_repeat_and_what_figures_mean(finished):
+    """Of answers with fewer words than the metric needs, of drawings of the first of two repeats, and of the
+    table of what else changed."""
+    config, first, summary = finished
+    page = pathlib.Path(config.run_dir, "report.html").read_text()
+    (short,) = [
+        line for line in summary["warnings"] if line.startswith("mtld says little of texts below 50 words")
+    ]
+    assert "among the answers to select from" in short
+    assert "among the students" in short
+    assert any(line.startswith("mtld says little") for line in first["warnings"])
+    assert "mtld says little of texts below 50 words" in page
+    for title in ("Distribution of mtld", "Share of sources", "What selection does to every score", "Why"):
+        assert f"{title} (first repeat)<" in page
+    assert "Kept: selected beside random (first repeat)<" in page
+    assert "<dt>brier:</dt>" in page
+    assert "`" not in page
+
+
 def test_every_arm_learns_as_much_from_the_same_prompts(finished):
     config, _, summary = finished
     _, learned, held_out = load_data(config.resolved())

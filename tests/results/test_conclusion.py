@@ -68,7 +68,13 @@ def test_label_noise_stands_beside_the_share_that_could_be_checked():
 
 
 def test_one_is_told_in_the_singular():
-    assert (counted(1, "round"), counted(0, "round"), counted(2, "round")) == ("1 round", "0 rounds", "2 rounds")
+    assert [counted(n, "round") for n in (1, 0, 2, 1.0, 0.5)] == [
+        "1 round",
+        "0 rounds",
+        "2 rounds",
+        "1 round",
+        "0.5 rounds",
+    ]
 
 
 def test_no_verdict_on_what_is_not_defined():
