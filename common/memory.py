@@ -79,11 +79,12 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Need:
     """Bytes of one stage on one device by what they are for. `forms`: the programs that it compiles, by what two
-    stages with the same ones have in common, with their bytes."""
+    stages with the same ones have in common, with their bytes; `program`: those of its largest."""
 
     stage: str
     parts: Mapping[str, float]
     forms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    program: float = 0.0
 
     @property
     def total(self) -> float:
@@ -128,7 +129,7 @@ def sampling(
         "logits": 3.0 * slots * c.vocab_size * 4,
     }
     forms = {"sample": 5 * FORWARD} | ({"score": 2 * _lengths(1, scored) * FORWARD} if scored else {})
-    return _need(stage, parts, model, device, shards, forms, adapted=rank > 0)
+    return _need(stage, parts, model, device, shards, forms, FORWARD, adapted=rank > 0)
 
 
 def training(
@@ -174,7 +175,7 @@ def training(
     # With more and with fewer predicted tokens.
     forms = {f"train {rows} {'rows of pairs' if pairs else 'rows'}": 2 * count * GRADIENT}
     forms |= {"score": 2 * count * FORWARD} if pairs else {}  # by the reference
-    return _need(stage, parts, model, device, shards, forms, adapted=settings.lora is not None)
+    return _need(stage, parts, model, device, shards, forms, GRADIENT, adapted=settings.lora is not None)
 
 
 def _size(device: str) -> int:
@@ -194,23 +195,25 @@ def _need(
     device: str,
     shards: int,
     forms: dict[str, int],
+    program: int,
     *,
     adapted: bool,
 ) -> Need:
     shared = {name: size / shards for name, size in parts.items()}
     layers = model.config.num_layers * (ADAPTED if adapted else 1) if device == "cpu" else 0
     compiled = {f"{model.name} {name} {adapted}": size * layers for name, size in forms.items()}
-    return Need(stage, shared | {"process": PROCESS[device], "programs": sum(compiled.values())}, compiled)
+    total = sum(compiled.values())
+    return Need(stage, shared | {"process": PROCESS[device], "programs": total}, compiled, program * layers)
 
 
 def together(needs: Iterable[Need]) -> list[Need]:
-    """The stages of one run, each with the programs that the others leave."""
+    """The stages of one run, each with the programs that the others leave. Of those in all `common.runtime.tidy`
+    leaves some bytes between stages; a stage is taken to add two."""
     needs = list(needs)
     every = {name: size for need in needs for name, size in need.forms.items()}
     found = []
     for need in needs:
-        others = sum(size for name, size in every.items() if name not in need.forms)
-        programs = sum(need.forms.values()) + min(others, runtime.PROGRAMS)
+        programs = min(sum(every.values()), runtime.PROGRAMS + 2 * need.program)
         parts = dict(need.parts) | ({"programs": programs} if every else {})
         found.append(dataclasses.replace(need, parts=parts))
     return found
