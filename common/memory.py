@@ -207,13 +207,13 @@ def _need(
 
 
 def together(needs: Iterable[Need]) -> list[Need]:
-    """The stages of one run, each with the programs that the others leave. Of those in all `common.runtime.tidy`
-    leaves some bytes between stages; a stage is taken to add two."""
+    """The stages of one run, each with the programs that the others leave. `common.runtime.tidy` bounds those
+    between stages; one at that bound is taken to add one or two."""
     needs = list(needs)
     every = {name: size for need in needs for name, size in need.forms.items()}
     found = []
     for need in needs:
-        programs = min(sum(every.values()), runtime.PROGRAMS + 2 * need.program)
+        programs = min(sum(every.values()), runtime.PROGRAMS + 1.5 * need.program)
         parts = dict(need.parts) | ({"programs": programs} if every else {})
         found.append(dataclasses.replace(need, parts=parts))
     return found
