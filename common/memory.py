@@ -92,10 +92,11 @@ class Need:
 
     @property
     def held(self) -> float:
-        """Bytes where freed memory is kept for what comes next (`common.runtime.reuse_memory`): what is there only
-        for moments is held nearly twice, as a block does not fit where smaller ones were. Measured, see
+        """Bytes where freed memory is kept for what comes next (`common.runtime.reuse_memory`): what is there in
+        training for moments is held nearly twice, as a block does not fit where smaller ones were. Measured, see
         RESULTS.md."""
-        return self.total + 0.75 * sum(self.parts.get(name, 0) for name in ("activations", "logits", "cache"))
+        moments = ("activations", "logits") if "gradients" in self.parts else ()
+        return self.total + 0.75 * sum(self.parts[name] for name in moments)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in self.parts.items() if size >= GB / 200)

@@ -210,10 +210,11 @@ def _line() -> str:
         name = f"{name or _bar.desc} {_bar}"
         if (left := _bar.left()) is not None:
             name += f", {clock(left)} left"
-    parts = [*_run.place, "compiling …" if _compiling else name]
-    parts += [f"{key} {value}" for key, value in [*_run.figures.items()][-SHOWN:]]
     left = _run_left()
+    parts = [*_run.place, "compiling …" if _compiling else name]
     parts.append(clock(_elapsed()) + ("" if left is None else f", about {clock(left)} left of all"))
+    # The latest first, as a narrow terminal cuts the line.
+    parts += [f"{key} {value}" for key, value in reversed([*_run.figures.items()][-SHOWN:])]
     return " · ".join(filter(None, parts))
 
 

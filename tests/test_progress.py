@@ -88,7 +88,7 @@ def test_a_terminal_gets_one_line_that_is_gone_at_the_end(clock, monkeypatch):
     # The first update may have been compiled, so a rest is told from the second on.
     assert "repeat 1/2 · llm2llm · round 1 · train 1/4 updates · 0:10" in lines
     assert "repeat 1/2 · llm2llm · round 1 · train 3/4 updates, 0:10 left · 0:30" in lines
-    rest = "train 3/4 updates, 0:10 left · dev 71.3% · 1:10, about 0:10 left of all"
+    rest = "train 3/4 updates, 0:10 left · 1:10, about 0:10 left of all · dev 71.3%"
     assert any(line.endswith(rest) for line in lines)
     assert lines[-1] == ""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from common.results.rundir import RunDir
 
 
-LENGTH = 256
+LENGTH = 128
 """Tokens of a prompt or of a text that is scored, for the plan of memory."""
 
 
