@@ -16,6 +16,7 @@ from common.results.conclusion import (
     checked,
     counted,
     gain_cell,
+    lost,
     mean_cell,
     mixed,
     round_bars,
@@ -77,10 +78,12 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
 
 def _verdict(summary: Summary) -> str | None:
     """Against the arm that tells new examples from more training, and the one that tells targeting from other new
-    examples, where they were trained."""
+    examples, where they were trained; and against whatever it is behind."""
     others = [name for name in ("fine-tune-matched", "fine-tune", "base") if f"llm2llm - {name}" in summary.gains]
     others = others[:1] + ["untargeted"] * ("llm2llm - untargeted" in summary.gains)
-    return verdict([("llm2llm", other, summary.gains[f"llm2llm - {other}"]) for other in others])
+    gains = {name: gain for name in summary.arms if (gain := summary.gains.get(f"llm2llm - {name}")) is not None}
+    others += [name for name, gain in gains.items() if lost(gain) and name not in others]
+    return verdict([("llm2llm", other, gains[other]) for other in others])
 
 
 def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:

@@ -123,9 +123,11 @@ def needs(config: Config, app: "Application", data: "Data", device: str = "cpu",
     proposer = Model.read(model_name(config.proposer, "teacher"))
     if proposer is not None:
         warm_up, preferring = exploring.warm_up, exploring.preferring.train
-        shown, with_query = prompt + tokens_in(len(longest[-1].question)), {"shortest": prompt} | where
-        found.append(training(proposer, warm_up, shown, stage="training the proposer", **with_query))
-        found.append(training(proposer, preferring, prompt + written, stage="DPO", pairs=True, **with_query))
+        shown, asks = prompt + tokens_in(len(longest[-1].question)), prompt + written
+        found += [
+            training(proposer, warm_up, shown, stage="training the proposer", shortest=prompt, **where),
+            training(proposer, preferring, asks, stage="DPO", pairs=True, shortest=prompt, **where),
+        ]
         found.append(sampling(proposer, prompt + written, stage="proposing", rank=rank, **where))
     target = Model.read(model_name(config.target, "student"))
     if target is not None:

@@ -16,13 +16,14 @@ from common.results.conclusion import (
     checked,
     counted,
     gain_cell,
+    lost,
     mean_cell,
     round_bars,
     verdict,
 )
 from common.results.conclusion import arm_table as table_of
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
-from common.results.estimate import Estimate
+from common.results.estimate import Estimate, Gain
 from common.results.files import read_jsonl
 from common.results.plots import PALETTE, line_figure
 from common.results.report import Report
@@ -123,18 +124,27 @@ def conclusion(
 
 def main_verdict(summary: Summary) -> str | None:
     """Target-after on the held-out failures, against the targets that learned from the proposer before preference
-    training, its proposals and its failures; and on the test, against what it was before and against practice on
-    seeds. Without those arms it is against target-before, which fails on most or all of the held-out failures by
-    how they were found."""
+    training, its proposals and its failures; on the test, against what it was before and against practice on
+    seeds; and against whatever it is behind. Without the first arms it is against target-before, which fails on
+    most or all of the held-out failures by how they were found."""
     untrained = [name for name in ("warm-up", "warm-up-failures") if name in summary.arms] or ["target-before"]
     asked = [(name, MAIN) for name in untrained] + [(name, "test") for name in ("target-before", "seed-only")]
+    for where in summary.sets:
+        behind = [name for name in summary.arms if (g := _gain(summary, name, where)) is not None and lost(g)]
+        asked += [(name, where) for name in behind if (name, where) not in asked]
     return verdict(
         [
-            ("target-after", f"{name} on {SET_NAMES[where]}", gain.sets[where])
+            ("target-after", f"{name} on {SET_NAMES[where]}", gain)
             for name, where in asked
-            if (gain := summary.gains.get(f"target-after - {name}")) is not None and where in gain.sets
+            if (gain := _gain(summary, name, where)) is not None
         ]
     )
+
+
+def _gain(summary: Summary, name: str, where: str) -> Gain | None:
+    """The lead of target-after over an arm on a set of questions; None where there is none."""
+    found = summary.gains.get(f"target-after - {name}")
+    return None if found is None else found.sets.get(where)
 
 
 def doubts(config: Config) -> list[str]:

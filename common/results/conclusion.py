@@ -147,6 +147,12 @@ def verdict(
     return f"{said[0].upper()}{said[1:]}."
 
 
+def lost(gain: Estimate) -> bool:
+    """Whether it is shown to be below 0: a verdict leaves out no loss."""
+    within = _within(gain)
+    return within is not None and within[1] < 0
+
+
 def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str:
     low, high = (scale * x for x in interval)
     return f"[{low:+.{decimals}f}, {high:+.{decimals}f}]"

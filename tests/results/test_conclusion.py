@@ -14,6 +14,7 @@ from common.results.conclusion import (
     finished,
     flat,
     gain_cell,
+    lost,
     mean_cell,
     points,
     verdict,
@@ -75,6 +76,13 @@ def test_one_is_told_in_the_singular():
         "1 round",
         "0.5 rounds",
     ]
+
+
+def test_a_loss_is_an_interval_below_0():
+    assert lost(Estimate(value=-0.02, ci95=(-0.03, -0.01)))
+    assert lost(Gain(value=-0.02, ci95=None, bootstrap95=(-0.03, -0.01)))
+    for interval in (None, (-0.03, 0.01), (0.01, 0.02)):
+        assert not lost(Estimate(value=-0.02, ci95=interval))
 
 
 def test_no_verdict_on_what_is_not_defined():
