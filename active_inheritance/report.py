@@ -11,6 +11,7 @@ from active_inheritance.student_report import (
     arms_of,
     decimals,
     metrics_of,
+    of_first,
     profile_of,
     rounds_of,
     student_warnings,
@@ -81,7 +82,7 @@ def _verdict(summary: Summary) -> str | None:
         over = (None, found.ci95) if summary.student.repeats == 1 else (found.ci95, None)
         compared.append(("selected", other, Gain(value=found.value, ci95=over[0], bootstrap95=over[1])))
     metric, places = summary.arms["selected"].metric, decimals(compared[0][2].value or 0.0)
-    return verdict(compared, metric, 1, places, ways=("above", "below"))
+    return verdict(compared, metric, 1, places, ways=("above", "below"), items="prompts")
 
 
 # --- data sets ------------------------------------------------------------------------------------------------
@@ -201,14 +202,15 @@ def final_tables(summary: Summary) -> str:
     """What is printed at the end of a run."""
     data, rule = summary.data, summary.rule
     under = f" under {', '.join(rule['constraints'])}" if rule["constraints"] else ""
+    of = of_first(summary.student if isinstance(summary, StudentSummary) else None)
     usable = f"{data.answers_usable} usable answers from {counted(len(summary.pool['sources']), 'source')}"
     tables = [
         (
-            "the objective in the data: what was to be expected of selection, and what came of it",
+            f"the objective in the data{of}: what was to be expected of selection, and what came of it",
             objectives_of(summary),
         ),
-        ("scores of the answers, on average, by how they were chosen", scores_of(summary)),
-        ("who wrote them", sources_of(summary)),
+        (f"scores of the answers{of}, on average, by how they were chosen", scores_of(summary)),
+        (f"who wrote them{of}", sources_of(summary)),
     ]
     if isinstance(summary, StudentSummary):
         own = summary.student
@@ -221,6 +223,8 @@ def final_tables(summary: Summary) -> str:
             ("its profile, before and after", profile_of(summary)),
             ("round by round", rounds_of(summary)),
         ]
-    parts = [f"{counted(data.prompts, 'prompt')}, {usable}, selected by {', '.join(rule['objectives'])}{under}"]
+    parts = [
+        f"{counted(data.prompts, 'prompt')}, {usable}{of}, selected by {', '.join(rule['objectives'])}{under}"
+    ]
     parts += [f"{caption}\n\n{terminal_table(*table)}" for caption, table in tables if table[1]]
     return "\n\n".join(parts)

@@ -202,7 +202,8 @@ def add_student(page: Report, summary: StudentSummary, objectives: Sequence[Obje
         *arms_of(summary),
         note=f"{own.name} on {own.held_out_prompts} held-out prompts, {own.answers_of_a_prompt} answers "
         f"to each at temperature {own.temperature:g}; {over}. Trained arms learn from "
-        f"the same prompts for as many updates{', within a round' if own.rounds > 1 else ''}.",
+        f"the same prompts for as many updates{', within a round' if own.rounds > 1 else ''}: first, the first "
+        "usable answer to each; random, a uniform draw; matched, others of about the selected one's length.",
         terms=explain(metric, "95% interval", "drift", "updates"),
     )
     if summary.rounds:

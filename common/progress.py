@@ -30,6 +30,8 @@ WORTH_SAYING = 1.0
 """Seconds that a stage takes to have a line of its own, and that a rest is measured on."""
 SHOWN = 2
 """Figures in the line, the last ones."""
+OWN = 2
+"""Parts of a place, repeat and arm, that a figure stands for: another arm's line does not show it."""
 
 
 @dataclasses.dataclass
@@ -50,7 +52,7 @@ class _Run:
     expected: float | None = None
     place: tuple[str, ...] = ()
     stages: list[_Stage] = dataclasses.field(default_factory=list)
-    figures: dict[str, str] = dataclasses.field(default_factory=dict)
+    figures: dict[str, tuple[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     news: list[str] = dataclasses.field(default_factory=list)
     start: float = dataclasses.field(default_factory=lambda: time.monotonic())
     begun: list[float] = dataclasses.field(default_factory=list)
@@ -136,8 +138,11 @@ def _told(own: _Stage, start: float) -> str:
 def tell(name: str, figure: str) -> None:
     """A figure so far."""
     _run.figures.pop(name, None)  # the last one told stands last
-    _run.figures[name] = figure
-    _run.news.append(f"{name} {figure}")
+    _run.figures[name] = (figure, _run.place[:OWN])
+    if _run.stages:
+        _run.news.append(f"{name} {figure}")
+    elif not _terminal():  # of what is done: it has no part in the stage that comes next
+        say(f"[{clock(_elapsed())}] {' · '.join((*_run.place, f'{name} {figure}'))}")
     _draw()
 
 
@@ -214,7 +219,8 @@ def _line() -> str:
     parts = [*_run.place, "compiling …" if _compiling else name]
     parts.append(clock(_elapsed()) + ("" if left is None else f", about {clock(left)} left of all"))
     # The latest first, as a narrow terminal cuts the line.
-    parts += [f"{key} {value}" for key, value in reversed([*_run.figures.items()][-SHOWN:])]
+    own = [f"{key} {value}" for key, (value, place) in _run.figures.items() if place == _run.place[:OWN]]
+    parts += reversed(own[-SHOWN:])
     return " · ".join(filter(None, parts))
 
 

@@ -286,7 +286,8 @@ def _length_table(page: Report, summary: Summary) -> None:
         means = [round(sum(e[part] * e["accepted"] for e in here) / total, 1) for part in parts]
         rows.append([f"accepted in round {number}", *means])
     if made:
-        note = "Shorter answers are easier to learn: a gain with them may be a gain of brevity."
+        shorter = any(row[-1] < rows[0][-1] for row in rows[1:])
+        note = "Shorter answers are easier to learn: a gain with them may be a gain of brevity." if shorter else ""
         page.add_table("Mean length in words", ["", "question", "answer"], rows, note=note)
 
 

@@ -80,6 +80,22 @@ def test_a_line_names_the_place_of_its_own_work(clock, monkeypatch):
     ]
 
 
+def test_a_figure_stands_in_the_lines_of_its_own_arm_alone(clock, monkeypatch):
+    """And one that is told between two stages has a line of its own, where nobody looks."""
+    monkeypatch.setattr("sys.stderr", Screen(False))
+    with running(repeats=1):
+        with progress.at("repeat_0/base/test.jsonl"):
+            tell("base mtld", "28.7")
+        assert progress._line().endswith("base mtld 28.7")
+        with progress.at("repeat_0/first/student"), stage("train"):
+            assert "28.7" not in progress._line()
+            clock.seconds += 2
+    assert sys.stderr.getvalue().splitlines() == [
+        "[0:00] repeat 1 · base · base mtld 28.7",
+        "[0:02] repeat 1 · first · train: 2.0 s",
+    ]
+
+
 def test_a_terminal_gets_one_line_that_is_gone_at_the_end(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     drawn = work(clock, monkeypatch, terminal=True)
@@ -88,8 +104,8 @@ def test_a_terminal_gets_one_line_that_is_gone_at_the_end(clock, monkeypatch):
     # The first update may have been compiled, so a rest is told from the second on.
     assert "repeat 1/2 · llm2llm · round 1 · train 1/4 updates · 0:10" in lines
     assert "repeat 1/2 · llm2llm · round 1 · train 3/4 updates, 0:10 left · 0:30" in lines
-    rest = "train 3/4 updates, 0:10 left · 1:10, about 0:10 left of all · dev 71.3%"
-    assert any(line.endswith(rest) for line in lines)
+    # Figures of another repeat, or arm, are not this one's.
+    assert any(line.endswith("train 3/4 updates, 0:10 left · 1:10, about 0:10 left of all") for line in lines)
     assert lines[-1] == ""
 
 

@@ -57,7 +57,11 @@ class Conclusion:
 def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     """Store page and summary, the summary last, print what was found, and return what summary.json holds."""
     files = {"report": "report.html", "figures": SUMMARY} | dict(found.products)
-    told = {"verdict": found.verdict or NOTHING, "warnings": list(found.warnings), "files": files}
+    told = {
+        "verdict": _with(found.verdict or NOTHING, found.warnings),
+        "warnings": list(found.warnings),
+        "files": files,
+    }
     summary = as_json(found.summary) | told
     found.page.lead(told["verdict"], found.warnings)
     found.page.chapter("How it was made")
@@ -73,6 +77,11 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     print(f"\n{found.tables.strip()}")
     tell(run.path, summary)
     return summary
+
+
+def _with(said: str, warnings: Sequence[str]) -> str:
+    """A verdict that does not stand without its warnings."""
+    return f"{said} To be read with {counted(len(warnings), 'warning')}." if warnings else said
 
 
 def tell(folder: pathlib.Path, summary: Mapping[str, Any]) -> None:
@@ -105,10 +114,12 @@ def verdict(
     decimals: int = 1,
     ways: tuple[str, str] = ("ahead of", "behind"),
     over: str = "repeats",
+    items: str = "questions",
 ) -> str | None:
     """One sentence: of each comparison whether it is shown or not, with its interval; None where nothing is
     defined. `unit` is that of `scale` times the value. `ways`: what the first is with a higher and with a lower
-    value, where more is not better. `over`: what `ci95` is over.
+    value, where more is not better. `over`: what `ci95` is over, `items`: what the bootstrap of
+    one repeat is over.
 
     Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     """
@@ -118,7 +129,7 @@ def verdict(
 
     def interval(gain: Estimate, within: tuple[float, float], before: str, article: str = "") -> str:
         """With what it is over; that is said once."""
-        what, size = (over if gain.ci95 is not None else "questions"), _interval(within, scale, decimals)
+        what, size = (over if gain.ci95 is not None else items), _interval(within, scale, decimals)
         known = what in told
         told.add(what)
         return f" {size}" if known else f"{before}{article}95% interval over {what} {size}"
@@ -143,7 +154,7 @@ def verdict(
         return None
     said = "; ".join(parts)
     if one:
-        return f"One training shows nothing of other seeds, which takes 3 repeats; here {said}."
+        return f"Of one training, which tells nothing of other random seeds (3 repeats would), {said}."
     return f"{said[0].upper()}{said[1:]}."
 
 

@@ -66,7 +66,7 @@ def test_summary_has_the_documented_schema(finished):
         ("Shown: selected is ", "Not shown: a difference of selected from random")
     )
     assert first["verdict"].startswith(("Shown: selected is above", "Not shown: a difference of selected from"))
-    assert first["verdict"].endswith("what a student learns from it was not measured.")
+    assert "what a student learns from it was not measured." in first["verdict"]
     assert "only 6 held-out prompts: raise --test-prompts" in summary["warnings"]
     for arm in summary["arms"].values():
         assert arm["metric"] == "mtld"

@@ -35,12 +35,12 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
         (Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None), "Not shown: a difference of a from b"),
         (
             Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)),
-            "One training shows nothing of other seeds, which takes 3 repeats; here shown: a is ahead of b by "
-            "+2.0 points, 95% interval over questions [+1.0, +3.0].",
+            "Of one training, which tells nothing of other random seeds (3 repeats would), shown: a is ahead of "
+            "b by +2.0 points, 95% interval over questions [+1.0, +3.0].",
         ),
         (
             Gain(value=0.02, ci95=None, bootstrap95=None),
-            "; here not shown: a difference of a from b, +2.0 points without an interval.",
+            "(3 repeats would), not shown: a difference of a from b, +2.0 points without an interval.",
         ),
     ],
 )
@@ -110,9 +110,9 @@ def test_a_verdict_on_several_says_of_each_whether_it_is_shown():
     )
     one = [Gain(value=0.02, ci95=None, bootstrap95=(low, 0.03)) for low in (-0.01, 0.01)]
     assert verdict([("a", "b", one[0]), ("a", "c", one[1])]) == (
-        "One training shows nothing of other seeds, which takes 3 repeats; here shown: a is ahead of c by +2.0 "
-        "points, 95% interval over questions [+1.0, +3.0]; not shown: a difference of a from b, +2.0 points, as "
-        "[-1.0, +3.0] holds 0."
+        "Of one training, which tells nothing of other random seeds (3 repeats would), shown: a is ahead of c by "
+        "+2.0 points, 95% interval over questions [+1.0, +3.0]; not shown: a difference of a from b, +2.0 points, "
+        "as [-1.0, +3.0] holds 0."
     )
 
 
@@ -170,7 +170,7 @@ def test_verdict_and_warnings_stand_in_all_three_places(tmp_path, capsys):
         told = conclude(run, Conclusion({"schema": 1}, "a table", page, ["few <b>"], "Shown: x.", {"data": "d"}))
     stored = read_json(tmp_path / "run/summary.json")
     files = {"report": "report.html", "figures": "summary.json", "data": "d"}
-    said = {"verdict": "Shown: x.", "warnings": ["few <b>"], "files": files}
+    said = {"verdict": "Shown: x. To be read with 1 warning.", "warnings": ["few <b>"], "files": files}
     assert stored == told == {"schema": 1} | said
     html = (tmp_path / "run/report.html").read_text()
     assert "few &lt;b&gt;" in html

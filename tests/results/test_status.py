@@ -49,7 +49,8 @@ def test_a_run_that_nobody_works_on_and_one_that_is_finished(begun):
     conclude(begun, Conclusion({"status": "complete"}, "", Report("T"), ["few"], "Shown: x.", products))
     said = status(begun.path)
     assert said[0].endswith("llm2llm, finished")
-    assert {"warning      few", "verdict      Shown: x.", f"proposer adapter  {begun.path}/adapter"} <= {*said}
+    told = "verdict      Shown: x. To be read with 1 warning."
+    assert {"warning      few", told, f"proposer adapter  {begun.path}/adapter"} <= {*said}
     (begun.path / "report.html").unlink()
     assert "some of its files are gone" in "\n".join(status(begun.path))
 
