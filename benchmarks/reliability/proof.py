@@ -53,6 +53,7 @@ def warm_up(plan: bool = True) -> None:
     """Load what commands may want; with `plan` also plan a run of each method, which loads what comes late."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"})
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a small run is of small programs
     from common.runtime import compile_cache_environment
 
     os.environ.update(compile_cache_environment())
