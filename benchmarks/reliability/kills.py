@@ -46,13 +46,6 @@ IN_FLIGHT = 8
 """Requests that a generator has open at a time."""
 Row = dict[str, Any]
 """What came of one run."""
-LESS = {
-    "llm2llm": "--rounds 2 --arms base,llm2llm",
-    "reversegen": "--arms target-before,target-after",
-    "active-inheritance": "--arms base,random,selected",
-    "profile": "--limit 4",
-}
-"""Every kind of artifact is still written, and most of them once."""
 ANSWERS = {
     "llm2llm": "Question: Tom has {} apples and buys 3 more. How many has he?\nAnswer: {} + 3 = {}\n#### {}",
     "reversegen": "It is {}.\n#### {}",
@@ -67,7 +60,6 @@ def command(method: str, url: str) -> tuple[list[str], dict[str, str]]:
     role = {"llm2llm": "teacher", "reversegen": "labeler", "active-inheritance": "source", "profile": "judge"}[
         method
     ]
-    words += LESS[method].split()
     words += [f"--{role}", "openai:m", f"--{role}-url", url]
     if method == "active-inheritance":
         words += ["--source", "embedded:student"]

@@ -216,7 +216,8 @@ def small(method: str) -> tuple[list[str], dict[str, str]]:
         files = {
             f"{split}.jsonl": lines_of(sums(split, n)) for split, n in (("train", 24), ("dev", 6), ("test", 6))
         }
-        words = "--seed-examples 6 --rounds 3 --per-wrong 2 --epochs 2 --batch-size 8 --micro-batch-size 8"
+        words = "--seed-examples 6 --rounds 2 --per-wrong 2 --epochs 2 --batch-size 8 --micro-batch-size 8 "
+        words += "--arms base,llm2llm"
         return [
             method,
             *words.split(),
@@ -226,13 +227,14 @@ def small(method: str) -> tuple[list[str], dict[str, str]]:
         files = {"seeds.jsonl": lines_of(sums("train", 40)), "test.jsonl": lines_of(sums("test", 6))}
         words = "--seed-instructions 16 --rounds 1 --prompts 6 --samples 4 --final-prompts 16 --pairing fallback "
         words += "--min-pairs 1 --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 --batch-size 8 "
-        words += "--seeds-file seeds.jsonl --test-file test.jsonl"
+        words += "--seeds-file seeds.jsonl --test-file test.jsonl --arms target-before,target-after"
         return [method, *words.split()], files
     if method == "active-inheritance":
         words = (
             "--prompts 10 --k 4 --test-prompts 5 --test-samples 2 --answer-tokens 48 --min-words 10 --epochs 1 "
         )
-        words += "--batch-size 4 --repeats 1 --metrics lix --profile choice=arithmetic=embedded:arithmetic,limit=8"
+        words += "--batch-size 4 --repeats 1 --metrics lix --arms base,random,selected "
+        words += "--profile choice=arithmetic=embedded:arithmetic,limit=8"
         return [method, *words.split()], {}
     prompts = [{"id": f"p{i}", "prompt": f"Tell me a story about {i} birds."} for i in range(6)]
     choice = [
@@ -240,7 +242,7 @@ def small(method: str) -> tuple[list[str], dict[str, str]]:
         for i in range(9)
     ]
     words = "--model embedded:student --model embedded:teacher --prompts-file prompts.jsonl --answer-tokens 24 "
-    words += "--choice sums=choice.jsonl --toxicity-prompts prompts.jsonl --continuations 2 "
+    words += "--choice sums=choice.jsonl --limit 4 --toxicity-prompts prompts.jsonl --continuations 2 "
     words += "--toxicity-scorer python:score.py:score"
     code = "def score(texts):\n    return [len(text) % 10 / 10 for text in texts]\n"
     return [method, *words.split()], {
