@@ -73,9 +73,9 @@ def shapes(count: int, seed: int) -> list[int]:
 
 def rounds(count: int, folder: pathlib.Path) -> list[int]:
     """Megabytes at the end of every round of a run."""
-    words, files = proof.small("llm2llm")
+    words, files = proof.small("llm2llm", "llm2llm")
     proof.write(folder, files)
-    words += f"--rounds {count} --patience {count} --per-wrong 1 --epochs 1 --arms llm2llm --run-dir run".split()
+    words += f"--rounds {count} --patience {count} --per-wrong 1 --epochs 1 --run-dir run".split()
     import kills
 
     child = os.fork()

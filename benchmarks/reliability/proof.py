@@ -81,7 +81,7 @@ def warm_up(plan: bool = True) -> None:
                 contextlib.redirect_stdout(quiet),
                 contextlib.suppress(SystemExit),
             ):
-                _main([method, "--dry-run", "--run-dir", os.devnull + "/none"])
+                _main([method, "--dry-run", "--run-dir", str(ROOT / "no run")])
 
 
 def forked(
@@ -210,14 +210,27 @@ def sums(split: str, count: int) -> list[dict[str, str]]:
     return [{"id": e.id, "question": e.question, "answer": e.answer} for e in drawn]
 
 
-def small(method: str) -> tuple[list[str], dict[str, str]]:
-    """The words of a run that is as small as it can be and still does everything, and the files it reads."""
+ARMS = {
+    "llm2llm": "base,llm2llm",
+    "reversegen": "target-before,target-after",
+    "active-inheritance": "base,random,selected",
+}
+
+
+def small(method: str, arms: str | None = None) -> tuple[list[str], dict[str, str]]:
+    """The words of a run that is as small as it can be and still does everything, and the files it reads. A flag
+    that is given again takes the place of the first, but for those that collect names: hence `arms`."""
+    words, files = _small(method)
+    arms = arms or ARMS.get(method)
+    return [*words, *(["--arms", arms] if arms else [])], files
+
+
+def _small(method: str) -> tuple[list[str], dict[str, str]]:
     if method == "llm2llm":
         files = {
             f"{split}.jsonl": lines_of(sums(split, n)) for split, n in (("train", 24), ("dev", 6), ("test", 6))
         }
         words = "--seed-examples 6 --rounds 2 --per-wrong 2 --epochs 2 --batch-size 8 --micro-batch-size 8 "
-        words += "--arms base,llm2llm"
         return [
             method,
             *words.split(),
@@ -227,14 +240,13 @@ def small(method: str) -> tuple[list[str], dict[str, str]]:
         files = {"seeds.jsonl": lines_of(sums("train", 40)), "test.jsonl": lines_of(sums("test", 6))}
         words = "--seed-instructions 16 --rounds 1 --prompts 6 --samples 4 --final-prompts 16 --pairing fallback "
         words += "--min-pairs 1 --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 --batch-size 8 "
-        words += "--seeds-file seeds.jsonl --test-file test.jsonl --arms target-before,target-after"
+        words += "--seeds-file seeds.jsonl --test-file test.jsonl"
         return [method, *words.split()], files
     if method == "active-inheritance":
         words = (
             "--prompts 10 --k 4 --test-prompts 5 --test-samples 2 --answer-tokens 48 --min-words 10 --epochs 1 "
         )
-        words += "--batch-size 4 --repeats 1 --metrics lix --arms base,random,selected "
-        words += "--profile choice=arithmetic=embedded:arithmetic,limit=8"
+        words += "--batch-size 4 --repeats 1 --metrics lix --profile choice=arithmetic=embedded:arithmetic,limit=8"
         return [method, *words.split()], {}
     prompts = [{"id": f"p{i}", "prompt": f"Tell me a story about {i} birds."} for i in range(6)]
     choice = [
