@@ -407,10 +407,12 @@ def main() -> None:
     proof.RESULTS.mkdir(parents=True, exist_ok=True)
     if any(any(left(method)) for method in wanted):
         proof.warm_up()
+        from common.results import origin
         from common.train import loop
 
         # The trainings are short: their states are stored after every third update, not every few minutes.
         loop._due = lambda step, then: step % 3 == 2
+        origin._commit = lambda: None  # which may change meanwhile, and stands on the page
     with _place_of(args.keep) as folder:
         try:
             while short := [method for method in wanted if any(left(method))]:
