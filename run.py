@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 
-from common import hosts, stopping
+from common import VERSION, hosts, stopping
 from common.characters import broken
 from common.cli import PROG, fail
 from common.errors import UserError, in_one_line, meant, quoted
@@ -111,11 +111,13 @@ def _together(argv: list[str]) -> None:
 def _method(argv: list[str]) -> None:
     """Find the method and hand it its flags, which it parses before it imports anything heavy."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE + f"\n`{COMMAND} METHOD --help` lists the flags of a method.", flush=True)
+        print(
+            f"{USAGE}\n`{COMMAND} METHOD --help` lists the flags of a method; "
+            f"`{COMMAND} --version` tells which seedloop this is.",
+            flush=True,
+        )
         raise SystemExit(0 if argv else 2)
     if "--version" in argv[:2]:  # also behind a method
-        from common.results.rundir import VERSION
-
         print(f"seedloop {VERSION}")
         return
     if fault := next(filter(None, map(broken, argv)), None):

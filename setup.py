@@ -51,7 +51,7 @@ setup(
     packages=[f"seedloop.{name}" for top in OURS for name in find_packages(str(ROOT), include=[top, f"{top}.*"])],
     py_modules=["seedloop.run"],
     package_data={
-        "seedloop.common.embedded": ["student/*", "teacher/*"],
+        "seedloop.common.embedded": ["rates.json", "student/*", "teacher/*"],
         "seedloop.common.results": ["*.jinja"],
         "seedloop.reversegen.demo": ["*.jsonl"],
     },

@@ -59,8 +59,10 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
         outcomes = []
         for repeat in range(switches.repeats if setting.student else 1):
             outcomes.append(run_repeat(run, setting, repeat))
-            # Prompts that are held out of a pool are the same in all repeats.
-            setting = dataclasses.replace(setting, held_out=outcomes[0].held_out)
+            first = outcomes[0]
+            # Prompts that are held out of a pool are the same in all repeats, and so is the student as it came.
+            profile = first.base and first.base.profile
+            setting = dataclasses.replace(setting, held_out=first.held_out, base_profile=profile)
         summary = summarise(run, config, switches, outcomes, stored["file_hashes"], too_long)
         made_by = command("active-inheritance", config, also=("select_only",))
         return conclusion(run, summary, switches, outcomes[0], config.redact, made_by)
@@ -197,5 +199,5 @@ def needs(config: Config, data: Data, device: str = "cpu", shards: int = 1) -> l
         if student is not None:
             found.append(training(student, switches.learning.train, length, stage="training a student", **where))
             rank = given(config.lora_rank)
-            found.append(sampling(student, length, stage="answering", rank=rank, **where))
+            found.append(sampling(student, length, stage="answering", rank=rank, scored=length, **where))
     return found

@@ -20,12 +20,14 @@ from active_inheritance.pools import PoolFile
 from active_inheritance.prompts import fitting
 from active_inheritance.scoring import Selection, score_pool, select_from
 from active_inheritance.switches import Switches
+from common import progress
 from common.backends.budget import Budget
 from common.backends.open import Backend
 from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
 
 if TYPE_CHECKING:
+    from common.evals.figures import Figure
     from common.evals.measure import Measure
     from common.lm import LanguageModel
 
@@ -40,8 +42,8 @@ class Setting:
     """What does not change in a run. `pool`: a file of the user's, in place of which `sources` answer `prompts`, a
     hosted one for `share` in each repeat. `held_out`: prompts known before the pool that leave the student room
     to answer. `student`: the base of all
-    students, None where the selection is all that is wanted. `measures`: those of students' profiles,
-    before and after."""
+    students, None where the selection is all that is wanted. `measures`: those of students' profiles, before and
+    after. `base_profile`: the one before, where an earlier repeat has made it."""
 
     switches: Switches
     pool: PoolFile | None
@@ -51,6 +53,7 @@ class Setting:
     held_out: Sequence[Prompt]
     student: "LanguageModel | None" = None
     measures: "Sequence[Measure]" = ()
+    base_profile: "Mapping[str, Figure] | None" = None
 
 
 def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
@@ -58,7 +61,8 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
     of the first repeat's last round."""
     switches, folder = setting.switches, folder_of(repeat, 0)
     seed = switches.rule.seed + repeat
-    selection = _first_selection(run, setting, folder, repeat, seed)
+    with progress.at(f"{folder}/pool"):
+        selection = _first_selection(run, setting, folder, repeat, seed)
     if setting.student is None:
         return Outcome(selection)
 
@@ -75,7 +79,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
     # By the run's seed: repeats that share a pool are tested on the same prompts.
     held_out = setting.held_out or choose_held_out(selection, student, testing, switches.rule.seed)
     evaluation = Evaluation(held_out, testing, switches.scoring, setting.measures)
-    base = answer_and_profile(run, student, evaluation, folder, seed)
+    base = answer_and_profile(run, student, evaluation, folder, seed, setting.base_profile)
     selections = {arm: selection for arm in switches.arms if arm != "base"}
     rounds: list[Round] = []
     for number in range(switches.rounds):

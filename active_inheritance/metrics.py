@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from active_inheritance.pools import Answer
 from active_inheritance.switches import COLUMN
-from common import hosts
+from common import VERSION, hosts
 from common.errors import UserError, meant, quoted
-from common.results.rundir import VERSION
 from common.text.textstats import METRICS, profile
 from common.usercode import FaultError, ask, load_callable
 

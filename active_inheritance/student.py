@@ -28,6 +28,7 @@ from active_inheritance.student_profile import profiled
 from active_inheritance.switches import Learning, Scoring, Testing, measurable
 from common import progress
 from common.errors import UserError
+from common.evals.figures import Figure
 from common.evals.measure import Measure
 from common.generate import Request
 from common.lm import LanguageModel
@@ -129,12 +130,19 @@ def encoded(student: LanguageModel, row: Row, learning: Learning) -> tuple[Encod
 
 
 def answer_and_profile(
-    run: RunDir, base: LanguageModel, evaluation: Evaluation, folder: str, seed: int
+    run: RunDir,
+    base: LanguageModel,
+    evaluation: Evaluation,
+    folder: str,
+    seed: int,
+    profile: Mapping[str, Figure] | None = None,
 ) -> Student:
-    """The base as it came. Its profile, which no seed of a repeat changes, is made once for all repeats."""
+    """The base as it came. Its profile, which no seed of a repeat changes, is made once for all repeats: `profile`
+    where there is one."""
     as_it_came = Lazy(lambda: base)
     answers = measure(run, as_it_came, evaluation, f"{folder}/base", seed)
-    profile = profiled(run, evaluation.measures, base, as_it_came, "repeat_0/base")
+    if profile is None:
+        profile = profiled(run, evaluation.measures, base, as_it_came, "repeat_0/base")
     return Student([], answers, [], profile, updates=0, round=None)
 
 

@@ -6,12 +6,12 @@ from typing import Any, Literal
 from active_inheritance.outcome import Outcome
 from active_inheritance.select import Objective
 from active_inheritance.student_figures import AGAINST, Arm, Corpus, RoundArm
-from active_inheritance.summary import StudentSummary
+from active_inheritance.summary import Measured, StudentSummary
 from active_inheritance.switches import Switches, measurable
 from common.results.charts import dots
 from common.results.conclusion import arm_table, flat, mean_cell
 from common.results.estimate import Estimate
-from common.results.plots import histogram_figure, line_figure, share_figure
+from common.results.plots import INK, PALETTE, histogram_figure, line_figure, share_figure
 from common.results.report import Report
 from common.text.glossary import explain
 
@@ -19,6 +19,12 @@ Table = tuple[list[str], list[list[Any]]]
 """Headers and rows."""
 WANTED: dict[str, Literal["higher", "lower"]] = {"max": "higher", "min": "lower"}
 """Which way is good, by the direction of an objective."""
+COLOURS = dict(zip(("selected", AGAINST, "first", "matched"), PALETTE, strict=False)) | {
+    "base": INK,
+    "pool": PALETTE[5],
+    "by chance": PALETTE[1],
+}
+"""Of the arms, and of what they are drawn beside; a uniform draw has that of the random arm."""
 
 
 def short(value: float | None) -> str | None:
@@ -40,6 +46,13 @@ def interval(value: float | None, ci95: Sequence[float] | None) -> str | None:
     places = decimals(value)
     shown = f"{value:+.{places}f}"
     return shown if ci95 is None else f"{shown} [{ci95[0]:+.{places}f}, {ci95[1]:+.{places}f}]"
+
+
+def of_first(own: Measured | None) -> str:
+    """What is added to the title of a drawing that shows the first repeat, or round, of several."""
+    several = {} if own is None else {"repeat": own.repeats, "round": own.rounds}
+    named = [f"first {name}" for name, count in several.items() if count > 1]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def difference(entry: Estimate) -> str | None:
@@ -119,7 +132,7 @@ def profile_of(summary: StudentSummary) -> Table:
     headers = ["profile", "base", AGAINST, "selected", f"selected - {AGAINST}", "selected - base", "n"]
     if summary.profile is None:
         return headers, []
-    from active_inheritance.profile.report import label  # loads jax, which a selection does without
+    from active_inheritance.profile.findings import label  # loads jax, which a selection does without
 
     arms, changed = summary.profile.arms, summary.profile.changes
     rows = []
@@ -153,9 +166,8 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
 
     def draw(caption: str, axis: str, first: float | None, of: Callable[[RoundArm], float | None]) -> None:
         values = lambda arm: [first, *(of(entry.arms[arm]) for entry in rounds)]
-        # The selected one first, which has the colour that it has among the arms.
         curves = {arm: (places, values(arm)) for arm in ("selected", AGAINST)}
-        page.add_figure(caption, line_figure(curves, "trainings since the base", axis))
+        page.add_figure(caption, line_figure(curves, "trainings since the base", axis, COLOURS))
 
     bleu = lambda arm: _mean([corpus.self_bleu for corpus in arm.corpus])
     draw(f"{base.metric} of the students, round after round", base.metric, base.value, lambda own: own.value)
@@ -176,7 +188,8 @@ def add_student(page: Report, summary: StudentSummary, objectives: Sequence[Obje
     target = objective.target if objective is not None and objective.direction == "target" else None
     axis = metric if target is None else f"{metric}, wanted: {target:g}"
     places = lambda rows: decimals(max(abs(e.value or 0.0) for e in rows.values()))
-    arms = dots(summary.arms, axis, wanted, ["selected"], line=target, decimals=places(summary.arms))
+    digits = places(summary.arms)
+    arms = dots(summary.arms, axis, wanted, ["selected"], line=target, decimals=digits, colours=COLOURS)
     page.add_chart("Arms on held-out prompts", arms)
     axis, digits = f"difference in {metric}", places(summary.gains)
     gains = dots(summary.gains, axis, wanted, line=0, decimals=digits, signed=True)
@@ -204,22 +217,27 @@ def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -
     own = summary.student
     page.chapter("What else changed in the student")
     if summary.profile is not None:
+        from active_inheritance.profile.findings import term  # loads jax, which a selection does without
+
         asked = ", ".join(summary.profile.settings)
         how = "over repeats" if own.repeats > 1 else "of one training, drawn over items"
-        base = summary.profile.arms["base"].values()
-        scorers = ", ".join(dict.fromkeys(f"{figure.scorer} ({figure.version})" for figure in base))
+        base = summary.profile.arms["base"]
+        scorers = ", ".join(dict.fromkeys(f"{own.scorer} ({own.version})" for own in base.values()))
         page.add_table(
             "Before and after: what else changed",
             *profile_of(summary),
             note=f"Of every student: {asked}; 95% intervals {how}; measured by {scorers}.",
+            terms=explain(*dict.fromkeys(map(term, base))),
         )
     tally = first.selection.tally
     for name in measurable(objective.name for objective in first.selection.rule.objectives)[:3]:
         answers = lambda arm, n=name: [row["scores"][n] for row in first.last(arm).answers]
         series = {"pool": tally.sample[:, tally.metrics.index(name)].tolist()}
-        # Colours go by the order, here as in the figures of the data.
         series |= {f"student: {arm}": answers(arm) for arm in (AGAINST, "selected", "base")}
-        page.add_figure(f"{name} of the students' answers (first repeat)", histogram_figure(series, name))
+        colours = COLOURS | {f"student: {arm}": colour for arm, colour in COLOURS.items()}
+        page.add_figure(
+            f"{name} of the students' answers{of_first(own)}", histogram_figure(series, name, colours=colours)
+        )
     spreads = {name: summary.data.scores[name]["spread"] for name in summary.transfer}
     shown = [
         (name, entry.student / spreads[name], entry.data / spreads[name])
@@ -229,7 +247,10 @@ def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -
     if shown:
         labels = ("student, held-out prompts", "data it learned", "selected - random, in spreads")
         names, students, data = (list(column) for column in zip(*shown, strict=True))
-        page.add_figure("What of the data's change came over", share_figure(names, students, data, labels))
+        colours = {labels[0]: PALETTE[4], labels[1]: INK}  # differences, which are no arm's
+        page.add_figure(
+            "What of the data's change came over", share_figure(names, students, data, labels, colours)
+        )
     page.add_table(
         "Every score of the student",
         *metrics_of(summary),
@@ -312,7 +333,7 @@ def _costs(summary: StudentSummary) -> list[str]:
     answers."""
     if summary.profile is None:
         return []
-    from active_inheritance.profile.report import label
+    from active_inheritance.profile.findings import label
 
     lines = []
     for other, than in (("base", "before"), (AGAINST, "after random answers")):

@@ -1,6 +1,7 @@
 """The figures of a run: what `summary.json` holds, and what to know before relying on those of the data."""
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -135,8 +136,9 @@ def _sampling(run: RunDir, switches: Switches, sources: Sequence[str]) -> Row:
     }
 
 
-def warnings(switches: Switches, summary: Summary) -> list[str]:
-    """What a reader should know before relying on the figures of the data, a line each."""
+def warnings(switches: Switches, summary: Summary, first: Outcome) -> list[str]:
+    """What a reader should know before relying on the figures of the data, a line each. `first`: the first repeat,
+    whose answers tell how long they are."""
     data, pool, k = summary.data, summary.pool, summary.pool["k"]
     lines: list[str] = []
     without = data.reasons.get("dropped", 0) or round(data.infeasible_share * data.prompts)
@@ -175,7 +177,31 @@ def warnings(switches: Switches, summary: Summary) -> list[str]:
             lines.append(f"{name}: no answer has this score")
         elif count and name not in METRICS:
             lines.append(f"{name}: {count} of {pool['answers']} answers have no such score, and never win by it")
-    return lines + _longer(data)
+    return lines + _too_short(switches, first) + _longer(data)
+
+
+def _too_short(switches: Switches, first: Outcome) -> list[str]:
+    """Objectives that say little of texts as short as the median answer: of those that may be selected, and of the
+    students'."""
+    tally = first.selection.tally
+    limits = [limit for limit in switches.rule.constraints if limit.name == "words"]
+    words = tally.sample[:, tally.metrics.index("words")].tolist()
+    lengths = {"among the answers to select from": [n for n in words if not any(c.violation(n) for c in limits)]}
+    if first.rounds:
+        answers = [row for arm in switches.arms for row in first.last(arm).answers]
+        lengths["among the students' answers"] = [row["scores"]["words"] for row in answers]
+    medians = {whose: statistics.median(found) for whose, found in lengths.items() if found}
+    lines = []
+    for name in dict.fromkeys(
+        objective.name for objective in switches.rule.objectives if objective.name in METRICS
+    ):
+        least = METRICS[name].least_words
+        if short := [f"{median:g} {whose}" for whose, median in medians.items() if median < least]:
+            lines.append(
+                f"{name} says little of texts below {least} words; the median is {' and '.join(short)}: ask for "
+                f"longer answers, and select from those of --min-words {least}"
+            )
+    return lines
 
 
 def _longer(data: Forecast) -> list[str]:

@@ -2,6 +2,8 @@
 
 python benchmarks/memory.py --model smollm2
 python benchmarks/memory.py --model /path/to/smollm2 --repo /path/to/another/checkout   # with other code
+python benchmarks/memory.py --defaults         # the run that each method makes without flags
+python benchmarks/memory.py --defaults --held  # the same as they are run where memory is plenty, which hold more
 
 Runs are commands of their own, `run.py METHOD`, whose resident memory is looked at twenty times a second. Prints a
 table, and as its last line the same as JSON.
@@ -23,6 +25,8 @@ HERE = pathlib.Path(__file__).parents[1]
 GIVEN_BACK = {"MALLOC_TRIM_THRESHOLD_": "131072"}
 """glibc's own threshold: a run that finds it set holds on to nothing (`common.runtime.reuse_memory`), so that what
 is measured is what it needs."""
+TOLD = {"needed": r"([\d.]+) GB at most", "held": r"up to ([\d.]+) GB are held"}
+METHODS = ("llm2llm", "reversegen", "active-inheritance", "profile")
 TOPICS = (
     *("the sea at night", "old bridges", "bread and salt", "winter birds", "a quiet street", "the price of tea"),
     *("rain on a roof", "city gardens", "maps of the moon", "train stations", "mountain paths", "a broken clock"),
@@ -87,14 +91,14 @@ def resident(pid: int) -> int:
 
 
 def watched(
-    command: list[str], repo: pathlib.Path, timing: pathlib.Path
+    command: list[str], repo: pathlib.Path, timing: pathlib.Path, variables: dict[str, str]
 ) -> tuple[int, dict[str, int], float, str]:
     """The most bytes that a command had, in all and by stage, its seconds, and its output. A stage is over as soon
     as it has a line in the file `timing`. Raises RuntimeError where it fails."""
     peak, start, since = 0, time.monotonic(), 0
     stages: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryFile("w+") as output:
-        given = os.environ | GIVEN_BACK
+        given = os.environ | variables
         process = subprocess.Popen(command, cwd=repo, stdout=output, stderr=subprocess.STDOUT, env=given)
         ended = threading.Event()
 
@@ -130,22 +134,26 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--repo", type=pathlib.Path, default=HERE)
     parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--defaults", action="store_true", help="the methods without flags")
+    parser.add_argument("--held", action="store_true", help="what is held where memory is plenty")
     args = parser.parse_args()
     old = not (args.repo / "common/memory.py").exists()
+    variables, told = ({}, TOLD["held"]) if args.held else (GIVEN_BACK, TOLD["needed"])
     table = {}
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder)
-        for name, arguments in commands(args.model, place, old).items():
+        runs = {name: [name] for name in METHODS} if args.defaults else commands(args.model, place, old)
+        for name, arguments in runs.items():
             if args.only not in name:
                 continue
             run_dir = place / re.sub(r"\W+", "-", name)
             command = [sys.executable, "run.py", *arguments, "--run-dir", str(run_dir)]
             foretold = None
             if not old:
-                *_, said = watched([*command, "--dry-run"], args.repo, run_dir / "timing.jsonl")
-                found = re.search(r"^memory\s.*?([\d.]+) GB at most", said, re.M)
+                *_, said = watched([*command, "--dry-run"], args.repo, run_dir / "timing.jsonl", variables)
+                found = re.search(rf"^memory\s.*?{told}", said, re.M)
                 foretold = found and float(found[1])
-            peak, peaks, seconds, _ = watched(command, args.repo, run_dir / "timing.jsonl")
+            peak, peaks, seconds, _ = watched(command, args.repo, run_dir / "timing.jsonl", variables)
             spent: collections.Counter[str] = collections.Counter()
             for row in read(run_dir / "timing.jsonl"):
                 spent[row["stage"]] += row["seconds"]

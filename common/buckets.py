@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 PREFIX = 16
 """What prompts begin with is read once for all of them in multiples of so many tokens."""
+SHORTEST = 64
+"""Smallest padded length in training: a program for shorter rows would take longer to compile than it saves."""
 
 
 def bucket(size: int, smallest: int = 32) -> int:

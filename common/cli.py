@@ -22,8 +22,9 @@ import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
+from common import VERSION
 from common.characters import broken
 from common.errors import UserError, meant, quoted
 from common.mapping import read_mapping
@@ -37,8 +38,9 @@ CALL = PROG if PACKAGE else f"python {PROG}"
 """How it is called."""
 
 MODEL, DATA, LOOP, TRAINING = "the model", "the data", "the loop", "training"
-COMPARED, OUTPUT, DEVICES = "what is compared", "output", "devices and processes"
-GROUPS = (MODEL, DATA, LOOP, TRAINING, COMPARED, OUTPUT, DEVICES)
+MEASURED, COMPARED = "how it is measured", "what is compared"
+OUTPUT, DEVICES = "output", "devices and processes"
+GROUPS = (MODEL, DATA, LOOP, TRAINING, MEASURED, COMPARED, OUTPUT, DEVICES)
 """Headings of flags in a command's help, in order."""
 
 UNITS = {
@@ -57,6 +59,17 @@ UNITS = {
     ("_cut",): "NATS",
 }
 """What stands for a flag's value in the help, by how the field's name ends."""
+TEXTS = {
+    ("student", "teacher", "proposer", "target", "labeler", "guard", "judge"): "MODEL",
+    ("task", "data"): "NAME",
+    ("push_to_hub",): "[OWNER/]NAME",
+    ("pairs",): "FILE",
+    ("wordnet",): "DIR",
+    ("toxicity_scorer",): "SCORER",
+    ("mesh",): "AXIS=N,...",
+    ("coordinator",): "HOST:PORT",
+}
+"""The same of flags that take a text and have no unit."""
 MOST = (
     (("seed",), 2**63 - 1, "random numbers are drawn from 64 bits"),
     (("epochs", "mix"), 10_000, "no training needs as many passes"),
@@ -135,6 +148,8 @@ def parse(
     early.add_argument("--config", nargs="?")
     named, found = early.parse_known_args(argv)[0], {}
     if method is not None:
+        version = f"seedloop {VERSION}"
+        parser.add_argument("--version", action="version", version=version, help="print the version and exit")
         told = "settings from a YAML or JSON file, such as config.json of a run; flags win over it"
         parser.add_argument("--config", metavar="FILE", help=told)
         if named.config:
@@ -182,7 +197,8 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
     hint = _plain(hint)
     if hint is bool:
         return options | {"action": "store_true" if field.default is False else argparse.BooleanOptionalAction}
-    unit = next((unit for ends, unit in UNITS.items() if field.name.endswith(ends)), None)
+    units = [*UNITS.items(), *(TEXTS.items() if hint is str else ())]
+    unit = next((unit for ends, unit in units if field.name.endswith(ends)), None)
     if typing.get_origin(hint) is typing.Literal:
         unit = "|".join(typing.get_args(hint))
     elif typing.get_origin(hint) is tuple:
@@ -327,10 +343,10 @@ def no_words(argv: list[str], usage: str) -> None:
         raise UserError(f"stray word {quoted(argv[0])}: the command is {PROG} {usage.partition(chr(10))[0]}")
 
 
-def item(name: str, about: str, place: int = 0) -> str:
-    """What a run or a plan prints: `wrapped` in a terminal. Where there is none it is one line, for programs that
-    search it."""
-    return wrapped(name, about, place) if sys.stdout.isatty() else f"{name:{place}}{about}"
+def item(name: str, about: str, place: int = 0, stream: TextIO | None = None) -> str:
+    """What is printed to `stream`, the standard output if not given: `wrapped` in a terminal. Where there is none
+    it is one line, for programs that search it."""
+    return wrapped(name, about, place) if (stream or sys.stdout).isatty() else f"{_aside(name, place)}{about}"
 
 
 def wrapped(name: str, about: str, place: int = 0) -> str:
@@ -338,8 +354,13 @@ def wrapped(name: str, about: str, place: int = 0) -> str:
     none."""
     width = max(shutil.get_terminal_size((100, 24)).columns, place + 20)
     lines = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
-    lines.initial_indent, lines.subsequent_indent = f"{name:{place}}", " " * place
+    lines.initial_indent, lines.subsequent_indent = _aside(name, place), " " * place
     return lines.fill(about)
+
+
+def _aside(name: str, place: int) -> str:
+    """A name in a column of that width, apart from what follows also where it is longer."""
+    return f"{name:{place}}" if len(name) < place or name.endswith(" ") or not name else f"{name}  "
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -348,5 +369,5 @@ def _words(text: str) -> tuple[str, ...]:
 
 def fail(message: str) -> NoReturn:
     """Say one line on standard error and exit with status 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(item("error: ", message, 7, sys.stderr), file=sys.stderr)
     raise SystemExit(2)

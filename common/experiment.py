@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
-from common import hosts, rates
+from common import VERSION, hosts, rates
 from common.backends.open import absent, check_backend, file_hashes, fingerprints
 from common.cli import PROG, item, parse
 from common.progress import clock, running, say
 from common.results.conclusion import Conclusion, conclude, counted, finished, tell
 from common.results.hub import Push, push
 from common.results.mirror import is_url
-from common.results.rundir import VERSION, RunDir, damaged_outputs
+from common.results.rundir import RunDir, damaged_outputs
 from common.runtime import accelerators
 
 C = TypeVar("C", bound="Settings")
@@ -74,7 +74,7 @@ def main(
     else:
         # In a run too: whoever gave no learning rate should see which one it has, and why.
         for name, what in config.reasons() if hosts.is_writer() else ():
-            print(item(name, what, 28), file=sys.stderr)
+            print(item(name, what, 28, sys.stderr), file=sys.stderr)
         run(config)
 
 
@@ -154,11 +154,12 @@ def carry_out(
         begun_before, repeats = bool(timing.rows()), identity.get("repeats") or 1
         # What is left of a run that is continued is not known.
         seconds = rates.expected(key, units or {}) if not begun_before else None
-        say(_opening(method, run_dir, repeats, units or {}, begun_before, seconds))
+        opening = _opening(method, run_dir, repeats, units or {}, begun_before, seconds)
+        say(item("", opening, stream=sys.stderr))
         with running(repeats, seconds):
             found = work(run, ready)
         if units:
-            rates.learn(key, timing.rows(), units)
+            rates.learn(key, timing.rows(), units, time.monotonic() - start)
         summary = conclude(run, found)
         _push(run.path, summary, to_hub)
         sys.stdout.flush()  # before the last line also where both streams go into one file
@@ -173,7 +174,7 @@ def _opening(
     stages = ", ".join(name for name, count in units.items() if count and name != rates.OTHER)
     does = "continues" if again else "begins"
     what = f"{counted(repeats, 'repeat')}{f' of {stages}' if stages else ''}"
-    about = "" if seconds is None else f", about {clock(seconds)}"
+    about = "" if seconds is None or seconds < 1 else f", about {clock(seconds)}"
     return f"{method} (seedloop {VERSION}) {does} in {run_dir}: {what}{about}"
 
 

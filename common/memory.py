@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from common import runtime
-from common.buckets import bucket, finer
+from common.buckets import SHORTEST, bucket, finer
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.mapping import read_object
@@ -31,9 +31,11 @@ GB = 10**9
 PROCESS = {"cpu": 0.5 * GB, "accelerator": 1.0 * GB}
 """What a process has beside its arrays and programs: on CPU Python and its libraries; on an accelerator the
 driver's and the compiler's workspace."""
-PROGRAMS = {"weights": 36_000_000, "adapters": 58_000_000}
-"""Bytes of main memory on CPU for each layer of a model that compiled programs take, several at one time, and
-compiling; adapters add to every product two more. Measured, see RESULTS.md; `common.runtime.tidy` bounds them."""
+GRADIENT, FORWARD, ADAPTED = 6_500_000, 3_500_000, 1.6
+"""Bytes of main memory on CPU that a compiled program takes for each layer of a model, with its backward pass and
+without; so many times as much with adapters, which add two products to every one. Measured, see RESULTS.md.
+Programs stay until the process has too many of them (`common.runtime.tidy`): a stage has those of earlier ones
+beside its own."""
 LARGE = 100_000_000
 """Parameters from which layers are recomputed unless the settings say otherwise
 (`common.train.loop.REMAT_ABOVE`)."""
@@ -76,14 +78,25 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes of one stage on one device by what they are for."""
+    """Bytes of one stage on one device by what they are for. `forms`: the programs that it compiles, by what two
+    stages with the same ones have in common, with their bytes; `program`: those of its largest."""
 
     stage: str
     parts: Mapping[str, float]
+    forms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    program: float = 0.0
 
     @property
     def total(self) -> float:
         return sum(self.parts.values())
+
+    @property
+    def held(self) -> float:
+        """Bytes where freed memory is kept for what comes next (`common.runtime.reuse_memory`): what is there in
+        training for moments is held nearly twice, as a block does not fit where smaller ones were. Measured, see
+        RESULTS.md."""
+        moments = ("activations", "logits") if "gradients" in self.parts else ()
+        return self.total + 0.75 * sum(self.parts[name] for name in moments)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in self.parts.items() if size >= GB / 200)
@@ -98,9 +111,11 @@ def sampling(
     device: str = "cpu",
     shards: int = 1,
     rank: int = 0,
+    scored: int = 0,
 ) -> Need:
     """Of answering: weights, adapters beside them, and `slots` rows of cache of `length` tokens, with the logits
-    of a step. `shards`: devices that a model is split over."""
+    of a step. `shards`: devices that a model is split over. `scored`: texts of up to so many tokens are scored
+    as well, for which there are programs of each length."""
     c, size = model.config, _size(device)
     slots = 32 if device == "cpu" else 128
     rows = bucket(min(length, c.max_positions), 128)
@@ -114,7 +129,8 @@ def sampling(
         "activations": float(prefill),
         "logits": 3.0 * slots * c.vocab_size * 4,
     }
-    return _need(stage, parts, model, device, shards, adapted=rank > 0)
+    forms = {"sample": 5 * FORWARD} | ({"score": 2 * _lengths(1, scored) * FORWARD} if scored else {})
+    return _need(stage, parts, model, device, shards, forms, FORWARD, adapted=rank > 0)
 
 
 def training(
@@ -126,8 +142,10 @@ def training(
     device: str = "cpu",
     shards: int = 1,
     pairs: bool = False,
+    shortest: int = 1,
 ) -> Need:
-    """Of training by `settings` on sequences of at most `length` tokens, on `pairs` of them twice as many rows."""
+    """Of training by `settings` on sequences of `shortest` to `length` tokens, on `pairs` of them twice as many
+    rows."""
     c, size = model.config, _size(device)
     length = finer(min(length, settings.max_length, c.max_positions), 64)
     rows = min(settings.micro_batch_size, settings.batch_size) * (2 if pairs else 1)
@@ -154,7 +172,11 @@ def training(
         "activations": kept + (layer if remat != "none" else 0),
         "logits": 3.0 * learned * c.vocab_size * 4,
     }
-    return _need(stage, parts, model, device, shards, adapted=settings.lora is not None)
+    count = _lengths(shortest, length)
+    # With more and with fewer predicted tokens.
+    forms = {f"train {rows} {'rows of pairs' if pairs else 'rows'}": 2 * count * GRADIENT}
+    forms |= {"score": 2 * count * FORWARD} if pairs else {}  # by the reference
+    return _need(stage, parts, model, device, shards, forms, GRADIENT, adapted=settings.lora is not None)
 
 
 def _size(device: str) -> int:
@@ -162,10 +184,40 @@ def _size(device: str) -> int:
     return 4 if device == "cpu" else 2
 
 
-def _need(stage: str, parts: dict[str, float], model: Model, device: str, shards: int, *, adapted: bool) -> Need:
+def _lengths(shortest: int, longest: int) -> int:
+    """How many lengths texts are padded to."""
+    return len({finer(length, SHORTEST) for length in range(min(shortest, longest), longest + 1)})
+
+
+def _need(
+    stage: str,
+    parts: dict[str, float],
+    model: Model,
+    device: str,
+    shards: int,
+    forms: dict[str, int],
+    program: int,
+    *,
+    adapted: bool,
+) -> Need:
     shared = {name: size / shards for name, size in parts.items()}
-    programs = model.config.num_layers * PROGRAMS["adapters" if adapted else "weights"] if device == "cpu" else 0
-    return Need(stage, shared | {"process": PROCESS[device] + programs})
+    layers = model.config.num_layers * (ADAPTED if adapted else 1) if device == "cpu" else 0
+    compiled = {f"{model.name} {name} {adapted}": size * layers for name, size in forms.items()}
+    total = sum(compiled.values())
+    return Need(stage, shared | {"process": PROCESS[device], "programs": total}, compiled, program * layers)
+
+
+def together(needs: Iterable[Need]) -> list[Need]:
+    """The stages of one run, each with the programs that the others leave. `common.runtime.tidy` bounds those
+    between stages; one at that bound is taken to add one or two."""
+    needs = list(needs)
+    every = {name: size for need in needs for name, size in need.forms.items()}
+    found = []
+    for need in needs:
+        programs = min(sum(every.values()), runtime.PROGRAMS + 1.5 * need.program)
+        parts = dict(need.parts) | ({"programs": programs} if every else {})
+        found.append(dataclasses.replace(need, parts=parts))
+    return found
 
 
 def available() -> int | None:
@@ -192,12 +244,13 @@ def _plenty(need: float, room: int | None) -> bool:
 def lines_of(needs: Iterable[Need], names: Iterable[str] = ()) -> list[tuple[str, str]]:
     """The stage that needs most, as a line of a plan. `names`: of all models of the run; those that `needs` had to
     leave out are told."""
-    needs, room = list(needs), available()
+    needs, room = together(needs), available()
     if not needs:
         return [("memory", "unknown: no model of the run is on this machine yet")]
     most = max(needs, key=lambda need: need.total)
     has = "" if room is None else f"; {room / GB:.1f} GB are free"
-    has += ", so that more may be held for speed" if _plenty(most.total, room) else ""
+    if _plenty(most.total, room):
+        has += f", so that up to {max(need.held for need in needs) / GB:.2f} GB are held for speed"
     left = [name for name in dict.fromkeys(names) if Model.read(name) is None]
     without = "" if not left else f"; without {' and '.join(left)}, whose shape is not known on this machine yet"
     return [("memory", f"{most}{has} (on CPU){without}")]
@@ -205,7 +258,7 @@ def lines_of(needs: Iterable[Need], names: Iterable[str] = ()) -> list[tuple[str
 
 def check(needs: Iterable[Need], room: int | None) -> None:
     """Raises UserError, saying what could be done, where a stage needs more than `room` bytes."""
-    most = max(needs, key=lambda need: need.total, default=None)
+    most = max(together(needs), key=lambda need: need.total, default=None)
     if most is None or room is None or most.total <= room:
         return
     advice = ["--micro-batch-size 1", "--remat full", "a smaller --max-length", "more devices"]
@@ -222,7 +275,7 @@ def room_for(needs: Callable[[str, int], Iterable[Need]], devices: "Callable[[],
     """The mesh of a run that fits on this machine: `needs` are told the kind of device and over how many of the
     mesh a model is split. Raises UserError, as `check` does. Loads jax, whose threads are to find the setting of
     the C library that is made before."""
-    most = max((need.total for need in needs("cpu", 1)), default=0.0)
+    most = max((need.total for need in together(needs("cpu", 1))), default=0.0)
     if _plenty(most, available()) and not runtime.accelerators():
         runtime.reuse_memory()
     import jax
@@ -239,4 +292,4 @@ def room_for(needs: Callable[[str, int], Iterable[Need]], devices: "Callable[[],
 
 def tokens_in(letters: int) -> int:
     """About how many tokens a text has, its template included."""
-    return letters // 3 + 40
+    return letters // 4 + 32

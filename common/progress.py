@@ -1,8 +1,7 @@
 """What a run is doing: one line in a terminal, which changes; where nobody looks, a line for every stage.
 
     with running(repeats=3):                              # a run: where it stands is told from here on
-        at("repeat_0/llm2llm/round_1/student")            # by the artifact that is being made
-        with stage("train llm2llm"):
+        with at("repeat_0/llm2llm/round_1/student"), stage("train llm2llm"):  # by the artifact that is made
             with progress_bar(total=78, desc="llm2llm", unit="update") as bar:
                 bar.update()
         tell("dev", "71.3%")                              # a figure so far
@@ -79,13 +78,20 @@ def running(repeats: int, expected: float | None = None) -> Iterator[None]:
         _run = outer
 
 
-def at(name: str) -> None:
-    """The artifact `name` of the run is being made; its folders tell the place."""
-    _run.place = place_of(name, _run.repeats)
+@contextlib.contextmanager
+def at(name: str) -> Iterator[None]:
+    """The artifact `name` of the run is made within the block; its folders tell the place, also of what follows
+    until another one is begun."""
+    place = _run.place = place_of(name, _run.repeats)
     number = re.match(r"repeat_(\d+)/", name)
     while number is not None and len(_run.begun) <= int(number[1]):
         _run.begun.append(time.monotonic())
     _draw()
+    try:
+        yield
+    finally:
+        # What was made for it on the way, such as the model that writes it, lies elsewhere.
+        _run.place = place
 
 
 def place_of(name: str, repeats: int = 1) -> tuple[str, ...]:
@@ -95,8 +101,8 @@ def place_of(name: str, repeats: int = 1) -> tuple[str, ...]:
         kind, _, number = part.rpartition("_")
         if kind == "repeat":
             parts.append(f"repeat {int(number) + 1}" + (f"/{repeats}" if repeats > 1 else ""))
-        elif part != "models":
-            parts.append(f"{kind} {number}" if kind in ("round", "fold") else part)
+        elif part not in ("models", "samples"):
+            parts.append(f"{kind} {number}" if kind in ("round", "fold", "part") else part)
     return tuple(parts)
 
 
@@ -204,10 +210,11 @@ def _line() -> str:
         name = f"{name or _bar.desc} {_bar}"
         if (left := _bar.left()) is not None:
             name += f", {clock(left)} left"
-    parts = [*_run.place, "compiling …" if _compiling else name]
-    parts += [f"{key} {value}" for key, value in [*_run.figures.items()][-SHOWN:]]
     left = _run_left()
+    parts = [*_run.place, "compiling …" if _compiling else name]
     parts.append(clock(_elapsed()) + ("" if left is None else f", about {clock(left)} left of all"))
+    # The latest first, as a narrow terminal cuts the line.
+    parts += [f"{key} {value}" for key, value in reversed([*_run.figures.items()][-SHOWN:])]
     return " · ".join(filter(None, parts))
 
 
@@ -294,6 +301,11 @@ def _listen() -> None:
 def compiling() -> bool:
     """Whether a program is being compiled now, where the compilation cache is in use."""
     return _compiling
+
+
+def compiled() -> float:
+    """Seconds that this process has spent compiling, or reading compiled programs, since its first stage."""
+    return _compiled
 
 
 def _on_event(event: str, **_: Any) -> None:

@@ -29,6 +29,11 @@ from common.results.hub import Push, check
 if TYPE_CHECKING:
     from common.model.meshes import Devices
 
+PRESET = (
+    "values for all flags at once: embedded, those of the demonstration; paper, of the published method; "
+    "reference-code, of its authors' program. Flags win over it; --preset NAME --help shows them"
+)
+"""The help of --preset."""
 C = TypeVar("C", bound="RunSettings")
 T = TypeVar("T")
 
@@ -53,7 +58,7 @@ class RunSettings:
         DEVICES,
     )
     coordinator: str | None = flag(
-        None, "HOST:PORT of process 0; TPU pods, SLURM, GKE and Open MPI name it by themselves"
+        None, "where process 0 is reached; TPU pods, SLURM, GKE and Open MPI name it by themselves"
     )
     processes: int | None = flag(None, "how many processes carry out this run, by the same command")
     process: int | None = flag(None, "which of them this one is, from 0")
@@ -88,7 +93,7 @@ class HubSettings:
 
     push_to_hub: str | None = flag(
         None,
-        "NAME or OWNER/NAME under which data sets and model are pushed when all is done; HF_TOKEN holds the token",
+        "what data sets and model are called on the Hub, pushed there when all is done; HF_TOKEN holds the token",
         OUTPUT,
     )
     hub_public: bool = flag(False, "make what is pushed public; private if not given")

@@ -84,10 +84,9 @@ def trained(
     logged under the name of the folder above.
     """
     path = run.path / name
-    progress.at(name)
     state, logged = path.with_name("training_state"), str(pathlib.PurePosixPath(name).parent)
     if not path.exists():
-        with run.timed(stage):
+        with progress.at(name), run.timed(stage):
             params = fit(state, lambda first: run.metrics(logged, first).log)
             with stopping.deferred():  # a training's last updates may be in no state
                 run.once_folder(name, lambda place: _store(place, params, base, settings))

@@ -17,6 +17,7 @@ from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
 from common.errors import UserError, meant
 from common.settings import (
+    PRESET,
     HubSettings,
     RunSettings,
     TrainSettings,
@@ -90,7 +91,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 class Config(RunSettings, TrainSettings, HubSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the paper's."""
 
-    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below", LOOP)
+    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", PRESET, LOOP)
     task: str = flag(
         "arithmetic", "a task by name (see common/tasks/README.md), or a .py, .yaml or .json file", DATA
     )

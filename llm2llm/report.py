@@ -16,6 +16,7 @@ from common.results.conclusion import (
     checked,
     counted,
     gain_cell,
+    lost,
     mean_cell,
     mixed,
     round_bars,
@@ -24,14 +25,14 @@ from common.results.conclusion import (
 from common.results.dataset import LEARNED, DatasetCard, Field, reply, write_dataset
 from common.results.estimate import ArmResult
 from common.results.files import read_jsonl
-from common.results.plots import line_figure
+from common.results.plots import BAD, GOOD, PALETTE, line_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import percent_interval, terminal_table
 from common.settings import command
 from common.stages import publish
 from common.tasks.base import Example
-from common.text.glossary import explain
+from common.text.glossary import explain, reason
 from llm2llm.config import PRESETS, Config
 from llm2llm.select import Row
 from llm2llm.students import Setting
@@ -77,10 +78,12 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
 
 def _verdict(summary: Summary) -> str | None:
     """Against the arm that tells new examples from more training, and the one that tells targeting from other new
-    examples, where they were trained."""
+    examples, where they were trained; and against whatever it is behind."""
     others = [name for name in ("fine-tune-matched", "fine-tune", "base") if f"llm2llm - {name}" in summary.gains]
     others = others[:1] + ["untargeted"] * ("llm2llm - untargeted" in summary.gains)
-    return verdict([("llm2llm", other, summary.gains[f"llm2llm - {other}"]) for other in others])
+    gains = {name: gain for name in summary.arms if (gain := summary.gains.get(f"llm2llm - {name}")) is not None}
+    others += [name for name, gain in gains.items() if lost(gain) and name not in others]
+    return verdict([("llm2llm", other, gains[other]) for other in others])
 
 
 def arms_of(summary: Summary) -> tuple[list[str], list[list[Any]]]:
@@ -141,7 +144,7 @@ def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]
             f"{config.label_check}. Near-duplicates were refused."
         ),
         fields=FIELDS,
-        lineage="`parent` names the seed (seeds.jsonl of the repeat), `prompt_hash` the request, `id` the reply.",
+        lineage="parent names the seed (seeds.jsonl of the repeat), prompt_hash the request, id the reply.",
         counts={"accepted": len(rows)} | {f"refused: {reason}": n for reason, n in reasons.items()},
     )
 
@@ -174,7 +177,8 @@ def _page(
         f"{counted(len(first.per_repeat or ()), 'repeat')}, seed {config.seed}",
     )
     page.chapter("The arms")
-    arm_dots(page, summary.arms, summary.gains, "llm2llm", "held-out questions")
+    colours = _colours(summary)
+    arm_dots(page, summary.arms, summary.gains, "llm2llm", "held-out questions", colours=colours)
     page.add_table(
         "Held-out accuracy of every arm",
         *arms_of(summary),
@@ -183,7 +187,7 @@ def _page(
     )
     if summary.rounds:
         page.chapter("Round by round")
-        _round_figures(page, summary.rounds, bool(setting.dev))
+        _round_figures(page, summary.rounds, bool(setting.dev), colours)
         _length_table(page, summary)
         _label_quality(page, summary.rounds)
     page.chapter("By class" if setting.task.kind == "class" else "By skill")
@@ -205,9 +209,16 @@ def _page(
         page.add_examples(
             "Refused: replies of the teacher that no student learned (repeat 1)",
             ["Seed shown to the teacher", "The teacher's reply", "Why it was refused"],
-            _refused(run),
+            _refused(run, setting.test),
         )
     return page
+
+
+def _colours(summary: Summary) -> dict[str, str]:
+    """Of the arms that have rounds, which are drawn more than once, and of what became of things."""
+    arms = sorted({entry["arm"] for entry in summary.rounds} - {"llm2llm"})
+    drawn = dict(zip(["llm2llm", *arms], itertools.cycle(PALETTE), strict=False))
+    return drawn | {"accepted": GOOD, "fixed": GOOD, "regressed": BAD, "still wrong": PALETTE[5]}
 
 
 def _note(comparison: Comparison) -> str:
@@ -242,26 +253,26 @@ def _percent(value: float) -> float:
     return round(100 * value, 1)
 
 
-def _round_figures(page: Report, entries: Sequence[Row], has_dev: bool) -> None:
+def _round_figures(page: Report, entries: Sequence[Row], has_dev: bool, colours: Mapping[str, str]) -> None:
     of_arm = {arm: [e for e in entries if e["arm"] == arm] for arm in sorted({e["arm"] for e in entries})}
     curves = lambda value: {arm: by_round(own, value) for arm, own in of_arm.items()}
     if has_dev:
-        dev = line_figure(curves(lambda e: 100 * e["dev"]), "round", "accuracy, %")
+        dev = line_figure(curves(lambda e: 100 * e["dev"]), "round", "accuracy, %", colours)
         page.add_figure("Accuracy on the development split by round, %", dev)
-    page.add_figure(
-        "Training examples by round", line_figure(curves(lambda e: e["examples"]), "round", "examples")
-    )
+    grown = line_figure(curves(lambda e: e["examples"]), "round", "examples", colours)
+    page.add_figure("Training examples by round", grown)
     teaching = [e for e in of_arm.get("llm2llm", ()) if e["teacher_calls"]]
     if teaching:
         reasons = sorted({reason for e in teaching for reason in e["refused"]})
         kinds = {"accepted": lambda e: e["accepted"]}
         kinds |= {reason: lambda e, r=reason: e["refused"].get(r, 0) for reason in reasons}
-        page.add_figure("What became of the teacher's replies (llm2llm)", round_bars(teaching, kinds, "replies"))
+        bars = round_bars(teaching, kinds, "replies", colours)
+        page.add_figure("What became of the teacher's replies (llm2llm)", bars)
     moved = [e for e in of_arm.get("llm2llm", ()) if "fixed" in e]
     kinds = ("fixed", "regressed", "still_wrong")
     if any(e[key] for e in moved for key in kinds):
         flows = {key.replace("_", " "): operator.itemgetter(key) for key in kinds}
-        figure = round_bars(moved, flows, "seeds")
+        figure = round_bars(moved, flows, "seeds", colours)
         page.add_figure("What became of the seeds since the round before (llm2llm)", figure)
 
 
@@ -310,10 +321,11 @@ def _examples(run: RunDir, rows: Sequence[Row], count: int = 8) -> list[list[str
     return cards
 
 
-def _refused(run: RunDir, count: int = 8) -> list[list[str]]:
+def _refused(run: RunDir, test: Sequence[Example], count: int = 8) -> list[list[str]]:
     """Up to `count` refused replies of the first repeat, for all reasons in turn, beside seed and reason."""
     place = run.path / "repeat_0"
-    known = {row["id"]: row["question"] for row in read_jsonl(place / "seeds.jsonl")}
+    known = {example.id: f"{example.question} (a test question)" for example in test}
+    known |= {row["id"]: row["question"] for row in read_jsonl(place / "seeds.jsonl")}
     made = [row for file in sorted(place.glob("llm2llm/round_*/new.jsonl")) for row in read_jsonl(file)]
     known |= {row["id"]: row["question"] for row in made}
     rows = [row for file in sorted(place.glob("llm2llm/round_*/refused.jsonl")) for row in read_jsonl(file)]
@@ -326,8 +338,9 @@ def _refused(run: RunDir, count: int = 8) -> list[list[str]]:
 def _why(row: Row, known: Mapping[str, str]) -> str:
     """The reason of a refusal, and what it was found by."""
     if "nearest" in row:
-        other = known.get(row["nearest"], row["nearest"])
-        return f"{row['reason']}, similarity {row['similarity']:.2f}\n\nNearest: {other}"
+        if row["nearest"] in known:
+            return f"{row['reason']}, similarity {row['similarity']:.2f}\n\nNearest: {known[row['nearest']]}"
+        return f"{row['reason']}\n\nQuoted: {row['nearest']}"
     if row.get("check_answer") is not None:
         return f"{row['reason']}\n\nThe check answered: {row['check_answer']}"
-    return row["reason"]
+    return reason(row["reason"])

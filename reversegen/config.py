@@ -18,6 +18,7 @@ from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, preferring, reasons, training, values, writing
 from common.errors import UserError, meant
 from common.settings import (
+    PRESET,
     HubSettings,
     RunSettings,
     TrainSettings,
@@ -100,7 +101,7 @@ PRESETS["reference-code"] = PRESETS["paper"] | {
 class Config(RunSettings, TrainSettings, HubSettings):
     """Defaults are this project's own and fit the embedded demonstration; see PRESETS for the authors'."""
 
-    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", "defaults of the flags below", LOOP)
+    preset: Literal["embedded", "paper", "reference-code"] = flag("embedded", PRESET, LOOP)
     task: Literal["math", "honesty", "safety", "own"] = flag(
         "math", "what failing means: a wrong answer, an unsure one, an unsafe one, or what --judge says", DATA
     )
@@ -184,7 +185,11 @@ class Config(RunSettings, TrainSettings, HubSettings):
         "embedded one, or of the seeds, where text that turns in circles or is none is dropped too",
     )
     collapse: float = flag(0.15, "rise of self-BLEU over the warm-up proposer's that raises the alarm")
-    arms: tuple[str, ...] | None = flag(None, f"what is trained and compared: {', '.join(ARMS)}", COMPARED)
+    arms: tuple[str, ...] | None = flag(
+        None,
+        f"what is trained and compared: {', '.join(ARMS)}; all if not given, human-data with --human-file alone",
+        COMPARED,
+    )
     mix: float = flag(1.0, "seed examples mixed into the target's training, for each failing query", TRAINING)
     repeats: int = flag(1, "repeats with other seeds, for intervals; paired across arms", COMPARED)
     warmup_steps: int | None = flag(None, "updates of the rate's warm-up; 3% of them if not given", TRAINING)

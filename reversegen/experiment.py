@@ -153,7 +153,7 @@ def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunD
             make = lambda repeat: Context(place, repeat, config.seed + repeat, *asked, config.labeler_tokens)
             contexts = [make(repeat) for repeat in range(config.repeats)]
             repeats = [run_repeat(ctx, app, switches, loaded, data) for ctx in contexts]
-        return conclusion(place, config, app, repeats, warnings)
+        return conclusion(place, config, app, repeats, [*data.test, *data.general], warnings)
 
     return work
 

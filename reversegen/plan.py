@@ -113,9 +113,9 @@ def needs(config: Config, app: "Application", data: "Data", device: str = "cpu",
     switches, where = config.switches(app.query_tokens), {"device": device, "shards": shards}
     exploring, rank = switches.exploring, given(config.lora_rank)
     letters = lambda messages: sum(len(message["content"]) for message in messages)
-    seed = max(data.seeds, key=lambda e: len(e.question))
+    longest = sorted(data.seeds, key=lambda e: len(e.question))[-exploring.shots :]
     written = exploring.writing.max_new_tokens
-    prompt = tokens_in(letters(app.prompt([seed] * exploring.shots)))
+    prompt = tokens_in(letters(app.prompt(longest)))
     asked = max(data.test, key=lambda e: len(e.question) + len(e.answer))
     question = tokens_in(letters(app.messages(asked.question)) + len(asked.answer))
     answer = app.answers.tokens
@@ -123,14 +123,17 @@ def needs(config: Config, app: "Application", data: "Data", device: str = "cpu",
     proposer = Model.read(model_name(config.proposer, "teacher"))
     if proposer is not None:
         warm_up, preferring = exploring.warm_up, exploring.preferring.train
-        shown = prompt + tokens_in(len(seed.question))
-        found.append(training(proposer, warm_up, shown, stage="training the proposer", **where))
-        found.append(training(proposer, preferring, prompt + written, stage="DPO", pairs=True, **where))
+        shown, asks = prompt + tokens_in(len(longest[-1].question)), prompt + written
+        found += [
+            training(proposer, warm_up, shown, stage="training the proposer", shortest=prompt, **where),
+            training(proposer, preferring, asks, stage="DPO", pairs=True, shortest=prompt, **where),
+        ]
         found.append(sampling(proposer, prompt + written, stage="proposing", rank=rank, **where))
     target = Model.read(model_name(config.target, "student"))
     if target is not None:
         learned = question + answer
-        found.append(training(target, switches.learning.train, learned, stage="training the target", **where))
+        settings = switches.learning.train
+        found.append(training(target, settings, learned, stage="training the target", shortest=question, **where))
         found.append(sampling(target, learned, stage="answering", rank=rank, **where))
     labeler = Model.read(model_name(config.labeler, "teacher")) if is_model(config.labeler) else None
     if labeler is not None:

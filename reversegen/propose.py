@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.generate import Request
 from common.lm import LanguageModel
 from common.results.rundir import RunDir
-from common.sample.score import score
+from common.sample.score import score_shared
 from common.stages import Lazy, collect, fine_tuned
 from common.tasks.base import Example
 from common.text.nonsense import Gate
@@ -156,9 +156,19 @@ class Fluency:
         def compute() -> list[Row]:
             model = self.proposer()
             texts = [encoded(model, app.prompt(prompts[row["prompt"]]), row["reply"]) for row in rows]
-            pairs = [(text.tokens[: text.prompt_length], text.tokens[text.prompt_length :]) for text in texts]
-            found = zip(rows, score(model.params, model.config, pairs), strict=True)
-            return [{"id": row["id"], "mean_logp": round(float(values.mean()), 5)} for row, values in found]
+            # A prompt has several queries, and is read once for them.
+            groups: dict[tuple[int, ...], list[int]] = {}
+            for place, text in enumerate(texts):
+                groups.setdefault(text.tokens[: text.prompt_length], []).append(place)
+            asked = [
+                (prompt, [texts[i].tokens[len(prompt) :] for i in places]) for prompt, places in groups.items()
+            ]
+            found = itertools.chain.from_iterable(score_shared(model.params, model.config, asked))
+            means = dict(zip(itertools.chain.from_iterable(groups.values()), found, strict=True))
+            return [
+                {"id": row["id"], "mean_logp": round(float(means[place].mean()), 5)}
+                for place, row in enumerate(rows)
+            ]
 
         return [row["mean_logp"] for row in run.once(name, compute)]
 

@@ -1,7 +1,6 @@
 """What a run leaves behind: the labelled failures, target and proposer, the page and the tables."""
 
 import dataclasses
-import hashlib
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,16 +16,16 @@ from common.results.conclusion import (
     checked,
     counted,
     gain_cell,
+    lost,
     mean_cell,
-    mixed,
     round_bars,
     verdict,
 )
 from common.results.conclusion import arm_table as table_of
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
-from common.results.estimate import Estimate
+from common.results.estimate import Estimate, Gain
 from common.results.files import read_jsonl
-from common.results.plots import line_figure
+from common.results.plots import PALETTE, line_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import percent_interval, terminal_table
@@ -36,6 +35,7 @@ from common.tasks.base import Example
 from common.text.glossary import explain
 from reversegen.applications.base import Application, Row
 from reversegen.config import PRESETS, Config
+from reversegen.examples import add_examples, shown
 from reversegen.loop import Repeat
 from reversegen.pairs import ENDS
 from reversegen.summary import MAIN, Summary, summarise, warnings
@@ -75,14 +75,26 @@ PAIRS = PREFERRED | {
 OUTCOMES = {"fail": "failed", "pass": "passed"}
 OUTCOMES |= {name: name for name in ("invalid", "unlikely", "repeated", "malformed")}
 """What became of a query, and where a round counts it."""
+COLOURS = {
+    "target-after": PALETTE[0],
+    **dict.fromkeys(("failures of valid", "fail"), PALETTE[1]),
+    **dict.fromkeys(("valid and new failures of all", "best proposer"), PALETTE[2]),
+    "invalid": PALETTE[3],
+}
+"""Of what the page draws more than once."""
 
 
 def conclusion(
-    run: RunDir, config: Config, app: Application, repeats: Sequence[Repeat], known: Sequence[str] = ()
+    run: RunDir,
+    config: Config,
+    app: Application,
+    repeats: Sequence[Repeat],
+    test: Sequence[Example],
+    known: Sequence[str] = (),
 ) -> Conclusion:
     """Write data set, target and proposer of a finished run; returns its figures, tables and page.
 
-    `known`: warnings from before the work.
+    `test`: test and general questions, which queries are kept away from; `known`: warnings from before the work.
     """
     summary = summarise(run, app, given(config.arms), repeats)
     rows = [row for number in range(len(repeats)) for row in _learned(run, app, number)]
@@ -96,7 +108,7 @@ def conclusion(
     return Conclusion(
         summary.stored(),
         final_tables(summary),
-        _page(run, config, app, summary, rows),
+        _page(run, config, app, summary, rows, test),
         notes,
         main_verdict(summary),
         {
@@ -112,18 +124,27 @@ def conclusion(
 
 def main_verdict(summary: Summary) -> str | None:
     """Target-after on the held-out failures, against the targets that learned from the proposer before preference
-    training, its proposals and its failures; and on the test, against what it was before and against practice on
-    seeds. Without those arms it is against target-before, which fails on most or all of the held-out failures by
-    how they were found."""
+    training, its proposals and its failures; on the test, against what it was before and against practice on
+    seeds; and against whatever it is behind. Without the first arms it is against target-before, which fails on
+    most or all of the held-out failures by how they were found."""
     untrained = [name for name in ("warm-up", "warm-up-failures") if name in summary.arms] or ["target-before"]
     asked = [(name, MAIN) for name in untrained] + [(name, "test") for name in ("target-before", "seed-only")]
+    for where in summary.sets:
+        behind = [name for name in summary.arms if (g := _gain(summary, name, where)) is not None and lost(g)]
+        asked += [(name, where) for name in behind if (name, where) not in asked]
     return verdict(
         [
-            ("target-after", f"{name} on {SET_NAMES[where]}", gain.sets[where])
+            ("target-after", f"{name} on {SET_NAMES[where]}", gain)
             for name, where in asked
-            if (gain := summary.gains.get(f"target-after - {name}")) is not None and where in gain.sets
+            if (gain := _gain(summary, name, where)) is not None
         ]
     )
+
+
+def _gain(summary: Summary, name: str, where: str) -> Gain | None:
+    """The lead of target-after over an arm on a set of questions; None where there is none."""
+    found = summary.gains.get(f"target-after - {name}")
+    return None if found is None else found.sets.get(where)
 
 
 def doubts(config: Config) -> list[str]:
@@ -286,8 +307,8 @@ def _model_cards(
         method="reversegen",
         learned=(
             f"The arm target-after of the first repeat: fine-tuned on queries that {config.proposer} learned to "
-            f"write and on which it failed, answered by {config.labeler}, with {config.mix:g} seeds mixed in for "
-            "each."
+            f"write and on which it failed, answered by {config.labeler}, with {counted(config.mix, 'seed')} "
+            "mixed in for each."
         ),
         tables={f"The target on {SET_NAMES[kind]}": arm_table(summary, [kind]) for kind in summary.sets},
         verdict=main_verdict(summary),
@@ -314,7 +335,7 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summar
     judged = config.guard or config.judge or config.reference
     if config.task == "honesty":
         judged = "the entropy of its answers"
-    example = f"\n\nThe first query: {_shown(config, rows[0]['query'])}" if rows else ""
+    example = f"\n\nThe first query: {shown(rows[0]['query'], config.redact)}" if rows else ""
     return DatasetCard(
         license="apache-2.0" if _embedded(config) else None,
         title=f"Queries on which {config.target} fails ({app.name}), by ReverseGen",
@@ -325,23 +346,19 @@ def _card(config: Config, app: Application, rows: Sequence[Row], summary: Summar
         ),
         fields=FIELDS,
         lineage=(
-            "`prompt_hash` and `shown` name the proposer's prompt, `sample` its sample; queries.jsonl of the "
+            "prompt_hash and shown name the proposer's prompt, sample its sample; queries.jsonl of the "
             "round holds every query with its verdict, pairs.jsonl the preference pairs."
         ),
         counts={f"query: {name}": sum(entry[key] for entry in own) for name, key in OUTCOMES.items()},
     )
 
 
-def _shown(config: Config, text: str | None) -> str:
-    """The text, or with --redact the start of its SHA-256."""
-    text = text or ""
-    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}" if config.redact else text
-
-
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def _page(run: RunDir, config: Config, app: Application, summary: Summary, rows: Sequence[Row]) -> Report:
+def _page(
+    run: RunDir, config: Config, app: Application, summary: Summary, rows: Sequence[Row], test: Sequence[Example]
+) -> Report:
     page = Report(
         f"ReverseGen on {app.name}",
         f"proposer {config.proposer}, target {config.target}, {config.seed_instructions} seed instructions, "
@@ -352,14 +369,16 @@ def _page(run: RunDir, config: Config, app: Application, summary: Summary, rows:
     for kind in summary.sets:
         arms = {name: arm.sets[kind] for name, arm in summary.arms.items()}
         gains = {name: gain.sets[kind] for name, gain in summary.gains.items()}
-        arm_dots(page, arms, gains, "target-after", SET_NAMES[kind])
+        arm_dots(page, arms, gains, "target-after", SET_NAMES[kind], colours=COLOURS)
         note = _arm_note(config) if kind == MAIN else None
         terms = explain(metric, "95% interval", "lead", "updates") if kind == MAIN else None
         page.add_table(f"The target on {SET_NAMES[kind]}", *arm_table(summary, [kind]), note=note, terms=terms)
     page.chapter("Round by round")
     found = {"warm-up proposer": summary.exploration.warm_up, "best proposer": summary.exploration.final}
     axis = "valid and new failures, % of all queries"
-    page.add_chart("What the proposer finds", dots(found, axis, ours=["best proposer"], scale=100))
+    page.add_chart(
+        "What the proposer finds", dots(found, axis, ours=["best proposer"], scale=100, colours=COLOURS)
+    )
     _round_figures(page, summary)
     terms = explain("invalid", "repeated", "failures of valid", "valid and new failures", "self-BLEU")
     page.add_table(
@@ -367,7 +386,7 @@ def _page(run: RunDir, config: Config, app: Application, summary: Summary, rows:
     )
     held = round_rows(summary, "independent")
     page.add_table("The independent proposer, whose failures are the held-out test", ROUND_HEADERS, held)
-    _show_examples(page, run, config, rows)
+    add_examples(page, run, rows, test, config.redact)
     page.chapter("Details")
     if labels := [_label_row(name, found) for name, found in summary.labels.items() if found.asked]:
         note = "Wrong labels are counted before any are refused, where a program knows the truth."
@@ -387,39 +406,12 @@ def _page(run: RunDir, config: Config, app: Application, summary: Summary, rows:
 ROUND_NOTE = "Pairs: a failing over a passing query. Self-BLEU is over 100 queries."
 
 
-def _show_examples(page: Report, run: RunDir, config: Config, rows: Sequence[Row]) -> None:
-    """Failures that were learned from, and queries that were not used."""
-    hashes = ", as hashes" if config.redact else ""
-    page.chapter("Examples")
-    texts = ("query", "target_answer", "answer")
-    failed = [row for row in rows if row["repeat"] == 0 and row["outcome"] == "fail"]
-    page.add_examples(
-        f"Kept: failures and what was made of them (repeat 1){hashes}",
-        ["Query of the best proposer", "The target's answer", "The label it learned"],
-        [[_shown(config, row[name]) for name in texts] for row in failed[:8]],
-    )
-    files = sorted((run.path / "repeat_0/explore").glob("*/queries.jsonl"))
-    refused = [row for file in files for row in read_jsonl(file) if row["outcome"] not in ("fail", "pass")]
-    page.add_examples(
-        f"Refused: what the proposer wrote and nobody learned (repeat 1){hashes}",
-        ["What the proposer wrote", "Why it was refused"],
-        [[_shown(config, row["query"] or row["reply"]), _why(row)] for row in mixed(refused, _why, 8)],
-    )
-
-
-def _why(row: Row) -> str:
-    """Why a query was not used."""
-    if row["dropped"] is not None:
-        return row["dropped"]
-    return row["outcome"] + (f": {row['reason']}" if row.get("reason") else "")
-
-
 def _arm_note(config: Config) -> str:
     notes = [
         "held-out failures were written by an independent proposer"
         + ("; the target as it came fails on all of them by construction" if config.target_samples == 1 else ""),
         "trained arms take as many updates on as many examples, where they have them"
-        + (f", with {config.mix:g} seeds mixed in for each" if config.mix else "")
+        + (f", with {counted(config.mix, 'seed')} mixed in for each" if config.mix else "")
         + "; seed-only learns all seeds",
         "warm-up: valid queries of the proposer before preference training; warm-up-failures: its failing ones, "
         "from at most as many proposals as the exploration; few-shot: of the proposer as it came",
@@ -436,9 +428,9 @@ def _round_figures(page: Report, summary: Summary) -> None:
         "invalid": curve("invalid_share"),
         "self-BLEU × 100": curve("self_bleu"),
     }
-    page.add_figure("The proposer by round, %", line_figure(curves, "rounds of preference training", "%"))
+    page.add_figure("The proposer by round, %", line_figure(curves, "rounds of preference training", "%", COLOURS))
     kinds = {name: operator.itemgetter(key) for name, key in OUTCOMES.items()}
-    page.add_figure("What became of the queries", round_bars(own, kinds, "queries"))
+    page.add_figure("What became of the queries", round_bars(own, kinds, "queries", COLOURS))
 
 
 def _mean(values: Sequence[float | None], scale: float, digits: int) -> float | None:

@@ -229,7 +229,8 @@ def one_verdict(rounds: Sequence[Row]) -> list[str]:
 
 def _place(entry: Row) -> str:
     proposer = "proposer" if entry["explorer"] == "explore" else "independent proposer"
-    return f"{proposer}, round {entry['round']} of repeat {entry['repeat'] + 1}"
+    number = "final queries" if entry["round"] == "final" else f"round {entry['round']}"
+    return f"{proposer}, {number} of repeat {entry['repeat'] + 1}"
 
 
 def _alarms(rounds: Sequence[Row]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from common.cli import OUTPUT, TRAINING, flag, parse
+from common.cli import OUTPUT, TRAINING, fail, flag, item, parse
 from common.errors import UserError
 from common.experiment import identity
 from common.results.rundir import RunDir
@@ -87,6 +87,21 @@ def test_help_has_headings_units_and_the_values_of_a_preset(capsys):
     assert "peak (paper: 2e-05)" in paper
     assert "hurry (paper: True)" in paper
     assert "how many (default: 3)" in paper
+
+
+def test_what_is_printed_is_wrapped_for_who_looks_at_it(monkeypatch, capsys):
+    """By the stream that it goes to: an error in a terminal, too, where the output goes into a file."""
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        fail("--rounds is far too long for a narrow terminal")
+    assert capsys.readouterr().err.splitlines() == [
+        "error: --rounds is far too",
+        "       long for a narrow",
+        "       terminal",
+    ]
+    assert item("name", "what is said of it, on one line", 6) == "name  what is said of it, on one line"
+    assert item("a long name", "what", 6) == "a long name  what"
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
@@ -214,6 +229,9 @@ def test_plan_counts_updates_and_warns_below_ten():
     ("words", "status", "says"),
     [
         ("--help", 0, "llm2llm"),
+        ("--help", 0, "--version"),
+        ("llm2llm --help", 0, "--version"),
+        ("llm2llm --rounds 2 --version", 0, "seedloop 0"),
         ("llm2llm --help", 0, "--seed-examples"),
         ("--version", 0, "seedloop 0."),
         ("tasks", 0, "gsm8k"),
@@ -444,7 +462,7 @@ def test_a_plan_names_the_models_that_its_memory_is_without(capsys, monkeypatch)
 def test_a_plan_says_time_and_money(capsys, monkeypatch):
     import run
 
-    monkeypatch.setattr("common.rates._kept", dict)
+    monkeypatch.setattr("common.rates._kept", lambda file: {})
     monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "x" * 30)
     run._method(["llm2llm", "--teacher", "openai:m", "--teacher-price", "0.15,0.6", "--dry-run"])
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)

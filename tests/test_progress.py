@@ -36,8 +36,11 @@ def work(clock, monkeypatch, terminal=False, kernel=False):
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     with running(repeats=2):
         for repeat in range(2):
-            progress.at(f"repeat_{repeat}/llm2llm/round_1/student")
-            with stage("train llm2llm"), progress_bar(total=4, desc="x", unit="update") as bar:
+            with (
+                progress.at(f"repeat_{repeat}/llm2llm/round_1/student"),
+                stage("train llm2llm"),
+                progress_bar(total=4, desc="x", unit="update") as bar,
+            ):
                 for _ in range(4):
                     clock.seconds += 10
                     bar.update()
@@ -55,6 +58,28 @@ def test_a_pipe_gets_a_line_a_stage_with_time_and_figures(clock, monkeypatch):
     ]
 
 
+def test_a_line_names_the_place_of_its_own_work(clock, monkeypatch):
+    """A model is trained, or read back, when it is first asked to write: that lies elsewhere, and is over before
+    the writing is. What nothing is stored of is where the last artifact was."""
+    monkeypatch.setattr("sys.stderr", Screen(False))
+
+    def spent(name):
+        with stage(name):
+            clock.seconds += 2
+
+    with running(repeats=1):
+        with stage("propose"), progress.at("repeat_0/explore/round_1/proposals.jsonl"):
+            with progress.at("repeat_0/explore/round_0/proposer"):
+                spent("train the proposer")
+            clock.seconds += 5
+        spent("deduplicate")
+    assert sys.stderr.getvalue().splitlines() == [
+        "[0:02] repeat 1 · explore · round 0 · train the proposer: 2.0 s",
+        "[0:07] repeat 1 · explore · round 1 · propose: 5.0 s",
+        "[0:09] repeat 1 · explore · round 1 · deduplicate: 2.0 s",
+    ]
+
+
 def test_a_terminal_gets_one_line_that_is_gone_at_the_end(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     drawn = work(clock, monkeypatch, terminal=True)
@@ -63,7 +88,7 @@ def test_a_terminal_gets_one_line_that_is_gone_at_the_end(clock, monkeypatch):
     # The first update may have been compiled, so a rest is told from the second on.
     assert "repeat 1/2 · llm2llm · round 1 · train 1/4 updates · 0:10" in lines
     assert "repeat 1/2 · llm2llm · round 1 · train 3/4 updates, 0:10 left · 0:30" in lines
-    rest = "train 3/4 updates, 0:10 left · dev 71.3% · 1:10, about 0:10 left of all"
+    rest = "train 3/4 updates, 0:10 left · 1:10, about 0:10 left of all · dev 71.3%"
     assert any(line.endswith(rest) for line in lines)
     assert lines[-1] == ""
 
@@ -98,8 +123,9 @@ def test_nothing_is_said_rather_than_nonsense(clock):
         clock.seconds += 50
         assert progress._run_left() is None, "it takes longer than was expected"
     with running(repeats=3):
-        progress.at("repeat_0/a/x")
-        progress.at("repeat_1/a/x")
+        for name in ("repeat_0/a/x", "repeat_1/a/x"):
+            with progress.at(name):
+                pass
         clock.seconds += 30
         assert progress._run_left() is None
 
@@ -133,4 +159,5 @@ def test_jax_tells_when_it_compiles(clock, monkeypatch):
 def test_artifacts_name_their_place():
     assert place_of("repeat_0/explore/round_2/student", 3) == ("repeat 1/3", "explore", "round 2")
     assert place_of("models/0_embedded/text.jsonl") == ("0_embedded",)
+    assert place_of("repeat_0/samples/source_1.jsonl") == ("repeat 1",)
     assert place_of("summary.json") == ()

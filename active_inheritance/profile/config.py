@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import COMPARED, DATA, DEVICES, MODEL, OUTPUT, PROG, check_ranges, flag, flag_name, parse
+from common.cli import DATA, DEVICES, MEASURED, MODEL, OUTPUT, PROG, check_ranges, flag, flag_name, parse
 from common.errors import UserError, meant, quoted
 from common.model.checkpoint import EMBEDDED
 from common.settings import RunSettings, hosted_share
@@ -35,6 +35,7 @@ class Config(RunSettings):
 
     UNSTORED: ClassVar[tuple[str, ...]] = (*RunSettings.UNSTORED, "batch_size")
 
+    seed: int = flag(0, "random seed of samples and intervals", MEASURED)
     model: tuple[str, ...] = flag(
         (),
         "who is profiled: embedded:student, a Hugging Face id, or a folder; give it again for more, the first "
@@ -45,7 +46,7 @@ class Config(RunSettings):
         None, f"text: prompts that are answered (.jsonl, .csv, .parquet), or {STORIES}", DATA
     )
     prompt_column: str | None = flag(None, "column of the prompt; prompt, instruction, inputs, question, …")
-    mode: Literal["clean", "official"] = flag("clean", "text: how words and sentences are counted", COMPARED)
+    mode: Literal["clean", "official"] = flag("clean", "text: how words and sentences are counted", MEASURED)
     answer_tokens: int | None = flag(
         None, "longest answer in tokens; 512, or half the positions of the smallest model if that is less"
     )
@@ -55,7 +56,7 @@ class Config(RunSettings):
     toxicity_scorer: str | None = flag(
         None,
         "python:FILE.py:FUNCTION, column:FILE:COLUMN, hf:MODEL, perspective:, or lexicon:FILE (smoke runs)",
-        COMPARED,
+        MEASURED,
     )
     continuations: int = flag(25, "toxicity: continuations of a prompt")
     continuation_tokens: int | None = flag(None, "longest continuation in tokens; as --answer-tokens")
@@ -73,7 +74,7 @@ class Config(RunSettings):
         None,
         "plain: question, blank, option; answer: Question: …, Answer: option; chat: the option is the reply under "
         "the model's chat template; plain for files, chat for the embedded set if not given",
-        COMPARED,
+        MEASURED,
     )
     pairs: str | None = flag(
         None,
@@ -84,7 +85,7 @@ class Config(RunSettings):
         None,
         "preference: compares answers to the prompts with the first model's: a model, openai:MODEL, "
         "python:FILE.py:FUNCTION",
-        COMPARED,
+        MODEL,
     )
     judge_url: str | None = flag(None, "base URL of a judge openai:MODEL")
     judge_tokens: int = flag(8, "longest reply of the judge in tokens, its reasoning included")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from common.results.rundir import RunDir
 
 
-LENGTH = 256
+LENGTH = 128
 """Tokens of a prompt or of a text that is scored, for the plan of memory."""
 
 
@@ -96,7 +96,7 @@ def needs(config: Config, device: str = "cpu", shards: int = 1) -> list[Need]:
         named.append((model_name(config.judge, "teacher"), "judging"))
     models = [(Model.read(name), stage) for name, stage in named]
     return [
-        sampling(model, length, stage=stage, device=device, shards=shards)
+        sampling(model, length, stage=stage, device=device, shards=shards, scored=LENGTH // 2)
         for model, stage in models
         if model is not None
     ]

@@ -1,21 +1,21 @@
 """What a profile leaves behind: summary.json, the page with all models side by side, and the tables."""
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.profile.config import Config
+from active_inheritance.profile.findings import Findings, decimals, label, shown, term, verdict
 from active_inheritance.profile.warnings import measured_by, warnings
 from common.evals.choice import MultipleChoice
-from common.evals.figures import Change, Figure, changes
+from common.evals.figures import Figure, changes
 from common.evals.measure import Measure, Profile
 from common.evals.preference import Wins, agreement
 from common.evals.text import Answers
 from common.results.charts import dots
 from common.results.conclusion import Conclusion
-from common.results.plots import histogram_figure, line_figure
+from common.results.plots import INK, PALETTE, histogram_figure, line_figure
 from common.results.report import Report
 from common.results.tables import terminal_table
 from common.settings import command
@@ -33,16 +33,6 @@ GROUPS = {
     "pairs": "Preference: models as judges, %",
 }
 SHOWN_TEXT = ("words", "mtld")
-LEADING = (
-    "choice/",
-    "toxicity/expected_maximum",
-    "stereoset/overall/icat",
-    "crows_pairs/",
-    "bbq/",
-    "text/mtld",
-    "",
-)
-"""Beginnings of keys of figures: the first figure of the first that there is stands in the verdict."""
 SHOWN_ANSWERS = 4
 CHARTED: dict[str, float | None] = {
     "text/(words|mtld)": None,
@@ -56,31 +46,6 @@ CHARTED: dict[str, float | None] = {
     "pairs/(agreement_with_people|consistent)": None,
 }
 """Keys of figures that are drawn, with the value that is neutral where there is one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Findings:
-    """What a profile shows. `profiles`: by model, the first of which is what the others are compared with;
-    `changes`: from it, by model; `agreement` of every two models as judges, by "ONE | OTHER"; `wins` of a model's
-    answers over the first model's."""
-
-    measures: Sequence[Measure]
-    profiles: Mapping[str, Profile]
-    changes: Mapping[str, Mapping[str, Change]]
-    agreement: Mapping[str, Figure]
-    wins: Mapping[str, Wins]
-
-    @property
-    def named(self) -> dict[str, str]:
-        """Short names of the models: the last parts of a path, as many as tell it from the others, at least
-        two."""
-        models = list(self.profiles)
-        parts = [name.rstrip("/").split("/") for name in models]
-        for count in range(2, max(map(len, parts)) + 1):
-            short = ["/".join(part[-count:]) for part in parts]
-            if len(set(short)) == len(models):
-                return dict(zip(models, short, strict=True))
-        return {name: name for name in models}
 
 
 def conclusion(
@@ -105,29 +70,9 @@ def conclusion(
         "\n\n".join(tables),
         _page(config, found),
         warnings(measures, profiles, wins, found.named),
-        _verdict(found),
+        verdict(found),
         command=command("profile", config),
     )
-
-
-def _verdict(found: Findings) -> str | None:
-    """How many figures of every other model differ from the first model's, and by how much the first of `LEADING`
-    that there is; of one model alone that figure."""
-    first, *others = found.named.values()
-    figures = next(iter(found.profiles.values())).figures
-    if not figures:
-        return None
-    name = min(figures, key=lambda key: next(i for i, end in enumerate((*LEADING, "")) if key.startswith(end)))
-    if not others:
-        value = shown(figures[name].value, figures[name].ci95)
-        return f"Measured and not compared: {label(name)} of {first} is {value}, 95% interval in brackets."
-    parts = []
-    for other, steps in zip(others, found.changes.values(), strict=True):
-        known = [step.ci95 for step in steps.values() if step.ci95 is not None]
-        differ = sum(not low <= 0 <= high for low, high in known)
-        lead = f", {label(name)} by {shown(steps[name].absolute, steps[name].ci95, '+')}" if name in steps else ""
-        parts.append(f"{other} differs from {first} in {differ} of {len(known)} figures{lead}")
-    return f"Shown: {'; '.join(parts)}; not shown: a difference where the 95% interval over items holds 0."
 
 
 def summary(config: Config, found: Findings) -> dict[str, Any]:
@@ -195,28 +140,8 @@ def table(found: Findings, group: str) -> tuple[list[str], list[list[Any]]]:
     return ["", *found.named.values(), "n"], rows
 
 
-def label(key: str) -> str:
-    """ "stereoset/gender/ss" as a row's name: without its group, in words."""
-    return key.partition("/")[2].replace("/", ": ").replace("_", " ")
-
-
 def _cell(entry: Figure | None) -> str:
     return "–" if entry is None else shown(entry.value, entry.ci95)
-
-
-def shown(value: float | None, ci95: tuple[float, float] | None, sign: str = "") -> str:
-    """Value and interval, "12.3 [11.0, 13.5]"; with the sign "+" also that of what is above 0."""
-    if value is None:
-        return "–"
-    numbers = [value, *(ci95 or ())]
-    first, *interval = (f"{number:{sign}.{decimals(numbers)}f}" for number in numbers)
-    return f"{first} [{', '.join(interval)}]" if interval else first
-
-
-def decimals(numbers: Sequence[float]) -> int:
-    """As many as the largest of the numbers asks for."""
-    scale = max(map(abs, numbers), default=0.0)
-    return 1 if scale >= 20 else 2 if scale >= 2 else 3 if scale else 0
 
 
 def _count_rows(found: Findings) -> list[list[Any]]:
@@ -273,7 +198,7 @@ def _page(config: Config, found: Findings) -> Report:
     for group in _groups(found):
         note = TABLE_NOTES[group] + _taken(_settings(config), group) + _scorers(found, group)
         page.add_table(GROUPS[group], *table(found, group), note=note, terms=_terms(found, group))
-        _figures(page, group, {found.named[name]: profile for name, profile in found.profiles.items()})
+        _figures(page, group, {found.named[name]: own for name, own in found.profiles.items()}, _colours(found))
     if preference := _preference_rows(found):
         judge = "".join(f" The judge: {name} ({version})." for name, version in measured_by(found.wins.values()))
         page.add_table("Preference, %", ["", "value", "n"], preference, note=PREFERENCE_NOTE + judge)
@@ -297,22 +222,20 @@ def _charts(page: Report, found: Findings) -> None:
             continue
         entries = {name: own[key] for name, own in figures.items() if key in own}
         places = decimals([x for e in entries.values() for x in (e.value, *(e.ci95 or ())) if x is not None])
-        chart = dots(entries, label(key), better(_term(key)), others, line=lines[0], decimals=places)
+        chart = dots(
+            entries, label(key), better(term(key)), others, line=lines[0], decimals=places, colours=_colours(found)
+        )
         page.add_chart(f"{GROUPS[key.partition('/')[0]]}: {label(key)}", chart)
 
 
-def _term(key: str) -> str:
-    """What the glossary calls a figure."""
-    name = key.rpartition("/")[2]
-    called = {"self_bleu": "self-BLEU", "corpus_compression_ratio": "compression", "ece_1_bin": "ece"}.get(name)
-    if called or key.startswith("text/"):
-        return called or name
-    return re.sub(r"_(amb|dis|all_prompts)$", "", name).replace("_", " ")
+def _colours(found: Findings) -> dict[str, str]:
+    """Of every model in all drawings, and of the line that a calibrated one would be."""
+    return dict(zip(found.named.values(), itertools.cycle(PALETTE), strict=False)) | {"calibrated": INK}
 
 
 def _terms(found: Findings, group: str) -> dict[str, str]:
     """What the figures of a group mean."""
-    return explain(*dict.fromkeys(_term(key) for own in _of_group(found, group) for key in own))
+    return explain(*dict.fromkeys(term(key) for own in _of_group(found, group) for key in own))
 
 
 def _examples(page: Report, found: Findings) -> None:
@@ -368,17 +291,18 @@ def _scorers(found: Findings, group: str) -> str:
     return f" Measured by {'; '.join(sorted(named))}."
 
 
-def _figures(page: Report, group: str, profiles: Mapping[str, Profile]) -> None:
+def _figures(page: Report, group: str, profiles: Mapping[str, Profile], colours: Mapping[str, str]) -> None:
     """The drawings of a group. `profiles`: by what the model is called in the legend."""
     if group == "text":
         for name in SHOWN_TEXT:
             series = {model: p.of["text"].series[name] for model, p in profiles.items()}
             least = METRICS[name].least_words
             caption = f"Answers by {name}" + (f" (below {least} words it says little)" if least else "")
-            page.add_figure(caption, histogram_figure(series, name))
+            page.add_figure(caption, histogram_figure(series, name, colours=colours))
     if group == "toxicity":
         series = {model: p.of["toxicity"].series["maximum"] for model, p in profiles.items()}
-        page.add_figure("Prompts by the highest score of a continuation", histogram_figure(series, "score", 20))
+        drawn = histogram_figure(series, "score", 20, colours)
+        page.add_figure("Prompts by the highest score of a continuation", drawn)
     if group == "choice":
         for name in dict.fromkeys(name for p in profiles.values() for name in p.of if name.startswith("choice/")):
             # A model into which no question fits has no curve.
@@ -388,7 +312,7 @@ def _figures(page: Report, group: str, profiles: Mapping[str, Profile]) -> None:
             if ends:
                 curves["calibrated"] = ([min(ends), max(ends)], [min(ends), max(ends)])
                 caption = f"Reliability on {label(name)}: ten bins of equal mass"
-                page.add_figure(caption, line_figure(curves, "mean confidence", "accuracy"))
+                page.add_figure(caption, line_figure(curves, "mean confidence", "accuracy", colours))
 
 
 def _change_rows(found: Findings) -> list[list[Any]]:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
+from common import VERSION
 from common.results.estimate import UNSTORED, Estimate
-from common.results.rundir import VERSION
 from common.results.stats import bootstrap_ci95
 
 DIGITS = 4

@@ -9,12 +9,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from common import VERSION
 from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.figures import Figure, Scorer, figure, mean_figure
 from common.evals.measure import MEMORY, Counts, Measured, Store, WritingMeasure
 from common.generate import Record, Request
-from common.results.rundir import VERSION
 from common.tasks.files import read_rows, require, row_id
 from common.tasks.prompts import Prompt, messages
 from common.tasks.replies import without_thoughts

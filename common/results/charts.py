@@ -15,10 +15,10 @@ from typing import Literal
 
 from common.results.axes import ANY, POINTS, SHARE, axis, marks
 from common.results.estimate import Estimate
-from common.results.plots import PALETTE
+from common.results.plots import BAD, GOOD, INK, PALETTE
 from common.results.tables import visible
 
-OURS, OTHERS = PALETTE[0], "currentColor"
+OURS = PALETTE[0]
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 STYLE = f"""\
 .chart {{ max-width: 40rem; margin: 0 auto; font: .875rem/1.35 {_FONT}; }}
@@ -26,7 +26,7 @@ STYLE = f"""\
 .chart text {{ font-family: {_FONT} !important; }}
 .dots .row {{ display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; margin-top: .5rem; }}
 .dots .value {{ font-variant-numeric: tabular-nums; margin-left: auto; }}
-.dots .ours {{ color: var(--accent, {OURS}); font-weight: 600; }}
+.dots .ours {{ font-weight: 600; }}
 .dots svg {{ display: block; width: 100%; height: 16px; overflow: visible; }}
 .dots .axis {{ height: 20px; font-size: 12px; }}
 .dots p {{ margin: .1rem 0 0; text-align: center; font-size: .8125rem; opacity: .8; }}
@@ -51,11 +51,13 @@ def dots(
     line: float | None = None,
     decimals: int = 1,
     signed: bool = False,
+    colours: Mapping[str, str] | None = None,
 ) -> str:
     """A dot for each estimate, and a whisker for its 95% interval. `label`: what is measured; `better`: which way
     is good, None where neither is. `ours`: names that stand out from what they are compared with. Values are
     multiplied by `scale`; by 100 they are shares, or differences of shares where they are `signed`. `line`: a
-    value that is marked, such as 0 for differences."""
+    value that is marked, such as 0 for differences. `colours`: those that names have on the whole page; of others
+    `ours` have one, what they are compared with none."""
     known = [x for e in rows.values() if e.value is not None for x in (e.value, *(e.ci95 or ()))]
     kind = ANY if scale != 100 else POINTS if signed else SHARE
     low, high, step = axis([scale * x for x in known] + ([] if line is None else [scale * line]), kind)
@@ -70,9 +72,9 @@ def dots(
         row = "row ours" if name in ours else "row"
         shown = _value(entry, scale, decimals, signed)
         parts.append(f'<div class="{row}"><span>{_text(name)}</span><span class="value">{shown}</span></div>')
-        parts.append(
-            f'<svg aria-hidden="true">{behind}{_dot(entry, name in ours, lambda x: place(scale * x))}</svg>'
-        )
+        colour = (colours or {}).get(name, OURS if name in ours else INK)
+        dot = _dot(entry, name in ours, colour, lambda x: place(scale * x))
+        parts.append(f'<svg aria-hidden="true">{behind}{dot}</svg>')
     numbers = "".join(
         f'<text x="{place(x)}" y="14" text-anchor="middle" fill="currentColor">{number}</text>'
         for x, number in ticks
@@ -82,17 +84,17 @@ def dots(
     return f'<div class="chart dots">{"".join(parts)}<p>{_text(label)}{way}</p></div>'
 
 
-def _dot(entry: Estimate, is_ours: bool, place: Callable[[float], str]) -> str:
+def _dot(entry: Estimate, is_ours: bool, colour: str, place: Callable[[float], str]) -> str:
     if entry.value is None:
         return ""
-    colour, width = (OURS, 3) if is_ours else (OTHERS, 1.5)
+    width = 3 if is_ours else 1.5
     whisker = ""
     if entry.ci95 is not None:
         low, high = map(place, entry.ci95)
         whisker = _line(low, high, 8, 8, colour, width)
         whisker += "".join(_line(end, end, 4, 12, colour, width) for end in (low, high))
     # What ours is compared with is hollow, so that the two are told apart without colour.
-    fill = OURS if is_ours else "var(--ground, transparent)"
+    fill = colour if is_ours else "var(--ground, transparent)"
     ring = f'fill="{fill}" stroke="{colour}" stroke-width="2"'
     return f'{whisker}<circle cx="{place(entry.value)}" cy="8" r="5" {ring}/>'
 
@@ -126,8 +128,8 @@ def confusion(pairs: Sequence[tuple[str, str | None]], classes: Sequence[str]) -
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in [*shown, *(["other"] if has_other else [])])
     body = ""
     for row in shown:
-        cells = [(counts[row, name], OURS if name == row else PALETTE[1]) for name in shown]
-        cells += [(other(row), PALETTE[1])] if has_other else []
+        cells = [(counts[row, name], GOOD if name == row else BAD) for name in shown]
+        cells += [(other(row), BAD)] if has_other else []
         body += f'<tr><th scope="row">{_text(row)}</th>{"".join(_cell(*c, totals[row]) for c in cells)}</tr>'
     left = len(classes) - len(shown)
     note = "rows: the right class; columns: what was answered; shade: share of the row"

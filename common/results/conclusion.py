@@ -112,30 +112,45 @@ def verdict(
 
     Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     """
-    found, one = [], False
-    for ours, theirs, gain in compared:
+    shown: list[str] = []
+    level: list[str] = []
+    one, told = False, set[str]()
+
+    def interval(gain: Estimate, within: tuple[float, float], before: str, article: str = "") -> str:
+        """With what it is over; that is said once."""
+        what, size = (over if gain.ci95 is not None else "questions"), _interval(within, scale, decimals)
+        known = what in told
+        told.add(what)
+        return f" {size}" if known else f"{before}{article}95% interval over {what} {size}"
+
+    # What is shown comes first, so that it has the words.
+    open_ = lambda gain: (within := _within(gain)) is None or within[0] <= 0 <= within[1]
+    for ours, theirs, gain in sorted(compared, key=lambda c: open_(c[2])):
         if gain.value is None:
             continue
-        size = f"{scale * gain.value:+.{decimals}f} {unit}"
-        within, what = gain.ci95, over
+        size, within = f"{scale * gain.value:+.{decimals}f} {unit}", _within(gain)
+        one = one or gain.ci95 is None
         if within is None:
-            within, what, one = (gain.bootstrap95 if isinstance(gain, Gain) else None), "questions", True
-        if within is None:
-            found.append(f"not shown: a difference of {ours} from {theirs}, {size} without an interval")
-            continue
-        told = f"95% interval over {what} {_interval(within, scale, decimals)}"
-        if within[0] <= 0 <= within[1]:
-            found.append(f"not shown: a difference of {ours} from {theirs}, {size}, as the {told} holds 0")
+            level.append(f"a difference of {ours} from {theirs}, {size} without an interval")
+        elif open_(gain):
+            around = interval(gain, within, " ", "the ")
+            level.append(f"a difference of {ours} from {theirs}, {size}, as{around} holds 0")
         else:
             way = ways[0] if gain.value > 0 else ways[1]
-            found.append(f"shown: {ours} is {way} {theirs} by {size}, {told}")
-    found.sort(key=lambda part: part.startswith("not"))
-    if not found:
+            shown.append(f"{ours} is {way} {theirs} by {size}{interval(gain, within, ', ')}")
+    parts = [f"{word}: {'; '.join(own)}" for word, own in (("shown", shown), ("not shown", level)) if own]
+    if not parts:
         return None
-    said = "; ".join(found)
+    said = "; ".join(parts)
     if one:
         return f"One training shows nothing of other seeds, which takes 3 repeats; here {said}."
     return f"{said[0].upper()}{said[1:]}."
+
+
+def lost(gain: Estimate) -> bool:
+    """Whether it is shown to be below 0: a verdict leaves out no loss."""
+    within = _within(gain)
+    return within is not None and within[1] < 0
 
 
 def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str:
@@ -180,9 +195,10 @@ def coarse(count: int, noun: str) -> list[str]:
     ]
 
 
-def counted(count: int, noun: str) -> str:
-    """ "1 repeat", "3 repeats"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: float, noun: str) -> str:
+    """ "1 repeat", "3 repeats", "0.5 repeats"."""
+    number = f"{count:g}" if isinstance(count, float) else count
+    return f"{number} {noun}" if count == 1 else f"{number} {noun}s"
 
 
 # --- tables of arms and rounds ---------------------------------------------------------------------------------
@@ -224,11 +240,12 @@ def arm_dots(
     ours: str,
     on: str,
     leads: str | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> None:
     """Charts of the arms by a share of right answers, and of the lead of `ours`, or what `leads` calls the gains.
-    `on`: what they were measured on."""
+    `on`: what they were measured on; `colours`: those of arms on the whole page."""
     metric = next(iter(arms.values())).metric.replace("_", " ")
-    page.add_chart(f"Arms on {on}", dots(arms, f"{metric}, %", "higher", [ours], 100))
+    page.add_chart(f"Arms on {on}", dots(arms, f"{metric}, %", "higher", [ours], 100, colours=colours))
     if gains:
         # Of one repeat the interval is over questions, as in the table.
         within = {name: dataclasses.replace(gain, ci95=_within(gain)) for name, gain in gains.items()}
@@ -258,10 +275,13 @@ def by_round(
 
 
 def round_bars(
-    entries: Sequence[Mapping[str, Any]], kinds: Mapping[str, Callable[[Mapping[str, Any]], int]], unit: str
+    entries: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, Callable[[Mapping[str, Any]], int]],
+    unit: str,
+    colours: Mapping[str, str],
 ) -> "Figure":
     """A bar for each round, stacked of what its `entries` count of every kind, summed over repeats."""
     numbers = sorted({entry["round"] for entry in entries})
     total = lambda number, count: sum(count(entry) for entry in entries if entry["round"] == number)
     counts = {kind: [total(number, count) for number in numbers] for kind, count in kinds.items()}
-    return stacked_bar_figure([f"round {number}" for number in numbers], counts, unit)
+    return stacked_bar_figure([f"round {number}" for number in numbers], counts, unit, colours)

@@ -12,8 +12,8 @@ import pathlib
 import platform
 import subprocess
 
+from common import VERSION
 from common.cli import CALL
-from common.results.rundir import VERSION
 from common.runtime import accelerators
 
 PACKAGES = ("jax", "flax", "numpy")
@@ -28,7 +28,8 @@ def facts() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "device": _device(),
-        "duration": f"by stage in timing.jsonl, as no other file holds a time; {CALL} status DIR adds it up",
+        "duration": f"{CALL} status DIR tells it, timing.jsonl by stage; a page holds no times, so that the "
+        "same run gives the same page",
     }
 
 

@@ -4,12 +4,17 @@
 
 Text and lines of the axes have the colour of the text around the drawing, and the others are told from a light and
 from a dark ground. The same calls give the same bytes.
+
+`colours` of a figure are those that names have on the whole page, so that an arm, a model or a source looks the
+same in all of its drawings; a name that is not among them takes one that is left.
 """
 
 import io
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.results.axes import ANY, COUNT, SHARE, axis, marks
@@ -22,6 +27,10 @@ if TYPE_CHECKING:
 # light and a dark ground, for which some are a little darker or lighter than theirs. Without their green, which on
 # a page of results would say that something is good.
 PALETTE = ("#1F7FC0", "#D55E00", "#B8649A", "#B98200", "#3D9DB3", "#808080")
+GOOD, BAD = "#2E8B57", "#B3261E"
+"""What is right and what is wrong: no arm, model or source has these."""
+INK = "currentColor"
+"""The colour of the text around a drawing."""
 _MARKERS = "osD^vPX"
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx")
 # Stand-ins, for which `figure_svg` puts what they mean: the colour of text, that thinned, and the ground.
@@ -33,6 +42,7 @@ _MEANT = {
     f"fill: {_GROUND}": "fill: var(--ground, #ffffff)",
     f"stroke: {_GROUND}": "stroke: var(--ground, transparent)",
 }
+_NONE: Mapping[str, str] = MappingProxyType({})
 _SIZE = 9  # points on a drawing 5 inches wide: readable at 320 pixels' width and not clumsy at 640
 
 
@@ -80,8 +90,17 @@ def _axes(xlabel: str, ylabel: str, grid: Sequence[Literal["x", "y"]] = ("y",)) 
     return figure, axes
 
 
-def _colour(i: int) -> str:
-    return PALETTE[i % len(PALETTE)]
+def _coloured(names: Iterable[str], known: Mapping[str, str]) -> list[tuple[str, int]]:
+    """The colour of each name: its own in `known`, else the next one of the palette that `known` leaves; and how
+    often the palette was gone through before."""
+    free = [colour for colour in PALETTE if colour not in known.values()] or PALETTE
+    places = itertools.count()
+    found = []
+    for name in names:
+        turn, place = (0, None) if name in known else divmod(next(places), len(free))
+        colour = known[name] if place is None else free[place]
+        found.append((_INK if colour == INK else colour, turn))
+    return found
 
 
 def _label(text: str) -> str:
@@ -102,17 +121,20 @@ def _legend(figure: "Figure", axes: Any) -> None:
         text.set_parse_math(False)
 
 
-def line_figure(series: Mapping[str, Sequence[Any]], xlabel: str, ylabel: str) -> "Figure":
+def line_figure(
+    series: Mapping[str, Sequence[Any]], xlabel: str, ylabel: str, colours: Mapping[str, str] = _NONE
+) -> "Figure":
     """Curves with markers. `series` maps a name to (x, y) or (x, y, low, high), the latter drawn as a band.
 
     None and NaN leave a gap. Whole-numbered x, such as rounds, get whole-numbered ticks, and so do whole-numbered
     y, such as counts. A `ylabel` that ends in % says that y are shares in per cent.
     """
     figure, axes = _axes(xlabel, ylabel)
-    whole, drawn = True, []
+    whole, drawn, coloured = True, [], _coloured(series, colours)
     for i, (name, (x, *ys)) in enumerate(series.items()):
         y, *band = ([math.nan if v is None else float(v) for v in values] for values in ys)
-        style = {"color": _colour(i), "linestyle": ("-", "--", ":")[i // len(PALETTE) % 3]}
+        colour, turn = coloured[i]
+        style = {"color": colour, "linestyle": ("-", "--", ":")[turn % 3]}
         # More would run into one another.
         marker = _MARKERS[i % len(_MARKERS)] if len(x) <= 40 else ""
         # A marker at an end of the axis is drawn whole.
@@ -140,7 +162,10 @@ def _whole(axis: Any) -> None:
 
 
 def stacked_bar_figure(
-    categories: Sequence[str], counts: Mapping[str, Sequence[float]], ylabel: str = ""
+    categories: Sequence[str],
+    counts: Mapping[str, Sequence[float]],
+    ylabel: str = "",
+    colours: Mapping[str, str] = _NONE,
 ) -> "Figure":
     """One bar a category, made of one layer a name in `counts`; each list runs along `categories`. Counts that are
     whole numbers get whole-numbered ticks."""
@@ -148,8 +173,8 @@ def stacked_bar_figure(
     names = [_label(category) for category in categories]
     places = range(len(names))
     base = [0.0] * len(names)
-    for i, (name, values) in enumerate(counts.items()):
-        style = {"color": _colour(i), "hatch": _HATCHES[i // len(PALETTE) % len(_HATCHES)]}
+    for (name, values), (colour, turn) in zip(counts.items(), _coloured(counts, colours), strict=True):
+        style = {"color": colour, "hatch": _HATCHES[turn % len(_HATCHES)]}
         axes.bar(places, values, 0.62, base, label=_label(name), edgecolor=_GROUND, linewidth=0.6, **style)
         base = [b + v for b, v in zip(base, values, strict=True)]
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 48 else {}
@@ -164,7 +189,9 @@ def stacked_bar_figure(
     return figure
 
 
-def histogram_figure(series: Mapping[str, Sequence[float | None]], xlabel: str, bins: int = 30) -> "Figure":
+def histogram_figure(
+    series: Mapping[str, Sequence[float | None]], xlabel: str, bins: int = 30, colours: Mapping[str, str] = _NONE
+) -> "Figure":
     """Outlines of distributions in per cent of each series, over common bins from the 1st to the 99th percentile
     of all; what lies outside is not drawn. None and NaN are left out."""
     import numpy as np
@@ -176,26 +203,31 @@ def histogram_figure(series: Mapping[str, Sequence[float | None]], xlabel: str, 
         return figure
     low, high = np.quantile(np.concatenate(list(shown.values())), [0.01, 0.99])
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-    for i, (name, values) in enumerate(shown.items()):
+    for i, ((name, values), (colour, _)) in enumerate(zip(shown.items(), _coloured(shown, colours), strict=True)):
         shares = 100 * np.histogram(values, edges)[0] / len(values)
         linestyle = ("-", "--", "-.", ":")[i % 4]
-        axes.stairs(shares, edges, label=_label(name), linewidth=1.6, color=_colour(i), linestyle=linestyle)
-        axes.stairs(shares, edges, fill=True, alpha=0.12, color=_colour(i))
+        axes.stairs(shares, edges, label=_label(name), linewidth=1.6, color=colour, linestyle=linestyle)
+        axes.stairs(shares, edges, fill=True, alpha=0.12, color=colour)
     _legend(figure, axes)
     return figure
 
 
 def scatter_figure(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    colours: Mapping[str, str] = _NONE,
 ) -> "Figure":
-    """Points. The first series, the crowd, is drawn small and grey, the others over it. The 0.5% of the points
+    """Points. The first series, the crowd, is drawn small and faint, the others over it. The 0.5% of the points
     that are farthest out to a side do not set the scale."""
     import numpy as np
 
     figure, axes = _axes(xlabel, ylabel, grid=("x", "y"))
-    for i, (name, (x, y)) in enumerate(series.items()):
-        size, alpha, color = (13, 0.75, _colour(i)) if i else (7, 0.45, "#9aa1ab")
-        style = {"alpha": alpha, "color": color, "marker": _MARKERS[i % len(_MARKERS)], "linewidths": 0}
+    for i, ((name, (x, y)), (colour, _)) in enumerate(
+        zip(series.items(), _coloured(series, colours), strict=True)
+    ):
+        size, alpha = (13, 0.75) if i else (7, 0.35)
+        style = {"alpha": alpha, "color": colour, "marker": _MARKERS[i % len(_MARKERS)], "linewidths": 0}
         axes.scatter(x, y, size, label=_label(name), **style)
     for n, limits in enumerate((axes.set_xlim, axes.set_ylim)):
         values = np.concatenate([np.asarray(pair[n], float) for pair in series.values()] or [np.zeros(0)])
@@ -209,16 +241,21 @@ def scatter_figure(
 
 
 def share_figure(
-    names: Sequence[str], shares: Sequence[float], marks: Sequence[float], labels: Sequence[str]
+    names: Sequence[str],
+    shares: Sequence[float],
+    marks: Sequence[float],
+    labels: Sequence[str],
+    colours: Mapping[str, str] = _NONE,
 ) -> "Figure":
     """A horizontal bar a name, and a mark to compare it with; `labels` say what bars and marks are, and the
     axis."""
     bars, mark, xlabel = labels
+    (bar_colour, _), (mark_colour, _) = _coloured((bars, mark), colours)
     figure, axes = _axes(xlabel, "", grid=("x",))
     figure.set_figheight(0.9 + 0.24 * len(names))
     places = range(len(names))
-    axes.barh(places, shares, 0.62, color=_colour(0), label=_label(bars))
-    axes.plot(marks, places, "D", color=_colour(1), markersize=4.5, label=_label(mark))
+    axes.barh(places, shares, 0.62, color=bar_colour, label=_label(bars))
+    axes.plot(marks, places, "D", color=mark_colour, markersize=4.5, label=_label(mark))
     axes.set_yticks(places, [_label(name) for name in names], parse_math=False)
     axes.invert_yaxis()
     if names:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FIGURE = re.compile(r"<figure>\s*<figcaption>(.*?)</figcaption>(.*?)</figure>", re.DOTALL)
 """As the template writes one."""
+_INTERVAL = re.compile(r"\[([+\-\d.e]+), ([+\-\d.e]+)\]")
 
 
 class Report:
@@ -66,6 +67,8 @@ class Report:
                 raise ValueError(f"a row of {len(row)} cells under {len(headers)} headers: {row!r}")
         cells = table_cells(rows)
         numeric = numeric_columns(len(headers), cells)
+        # Where room is short a line may end before an interval, not within it.
+        cells = [[_INTERVAL.sub("[\\1,\u00a0\\2]", cell) for cell in row] for row in cells]
         headers = list(map(str, headers))
         self._add("table", caption, headers=headers, rows=cells, numeric=numeric, note=note, terms=terms)
 

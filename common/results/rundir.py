@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from common import hosts, progress, runtime
+from common import VERSION, hosts, progress, runtime
 from common.errors import UserError
 from common.results import mirror
 from common.results.files import (
@@ -42,8 +42,6 @@ from common.results.files import (
     write_json,
     write_jsonl,
 )
-
-VERSION = "0.2.0"
 
 PARTS = ("seedloop", "method", "config")
 """Of the config.json of a run."""
@@ -62,7 +60,7 @@ class RunDir:
         self._lock, self._kept = lock, kept
         self._sizes = {row["name"]: row["bytes"] for row in self.journal(SIZES).rows()}
         # Seconds that stages took within each stage that is open, the outermost first.
-        self._within: list[float] = []
+        self._within: list[tuple[float, float]] = []
 
     @classmethod
     def open(cls, path: str | os.PathLike, method: str, config: dict[str, Any]) -> "RunDir":
@@ -147,22 +145,22 @@ class RunDir:
         `name` is a path in the run folder that ends in .json (any JSON value) or .jsonl (rows). Both ways give
         what was read, so a continued run works on the same types as an undisturbed one.
         """
-        progress.at(name)
         path = self.path / name
         read, write = {".json": (read_json, write_json), ".jsonl": (read_jsonl, write_jsonl)}[path.suffix]
-        if path.exists():
-            self._check_size(name)
-        else:
-            write(path, compute())
-            self.note(name)
+        with progress.at(name):
+            if path.exists():
+                self._check_size(name)
+            else:
+                write(path, compute())
+                self.note(name)
         return read(path)
 
     def once_folder(self, name: str, fill: Callable[[pathlib.Path], Any]) -> pathlib.Path:
         """The same for a folder, such as a checkpoint: `fill` gets an empty folder to write into."""
-        progress.at(name)
         path = self.path / name
-        if not path.exists():
-            write_folder(path, fill)
+        with progress.at(name):
+            if not path.exists():
+                write_folder(path, fill)
         return path
 
     def note(self, name: str, output: bool = False) -> None:
@@ -202,25 +200,28 @@ class RunDir:
         `batches(n)` yields the rows after the first n. Each batch is stored as it comes; a killed run loses
         at most the batch in progress. When all are there the journal NAME.part takes its final `name`.
         """
-        progress.at(name)
         path = self.path / name
-        if path.exists():
-            self._check_size(name)
-        else:
-            part = self.journal(name + ".part")
-            # Rows of an earlier process stay: `batches` goes on after them.
-            part.append([])  # so that a stage without rows has a file too
-            for rows in batches(len(part.rows())):
-                part.append(rows)
-            with explained(path):
-                os.replace(part.path, path)
-                sync_folder(path.parent)
-            mirror.stored(path)
-            self.note(name)
+        with progress.at(name):
+            if path.exists():
+                self._check_size(name)
+            else:
+                self._gather(name, batches)
         rows = read_jsonl(path)
         if (share := right(rows)) is not None:
             progress.tell(f"right on {path.stem}", share)
         return rows
+
+    def _gather(self, name: str, batches: Callable[[int], Iterable[Rows]]) -> None:
+        part, path = self.journal(name + ".part"), self.path / name
+        # Rows of an earlier process stay: `batches` goes on after them.
+        part.append([])  # so that a stage without rows has a file too
+        for rows in batches(len(part.rows())):
+            part.append(rows)
+        with explained(path):
+            os.replace(part.path, path)
+            sync_folder(path.parent)
+        mirror.stored(path)
+        self.note(name)
 
     def metrics(self, stage: str, from_step: int = 0) -> Metrics:
         """A logger for `stage`. Lines of this stage with step >= `from_step` are dropped first, so that a stage
@@ -238,19 +239,24 @@ class RunDir:
         back to the system.
 
         What a stage within it took is that stage's own and not counted again: the seconds of all lines add up.
+        Those spent compiling, or reading compiled programs, are told apart.
         """
-        self._within.append(0.0)
-        start = time.perf_counter()
+        self._within.append((0.0, 0.0))
+        start, compiled = time.perf_counter(), progress.compiled()
         try:
             with progress.stage(stage):
                 yield
         finally:
             runtime.tidy()
-            seconds = time.perf_counter() - start
-            own = round(seconds - self._within.pop(), 3)
+            took = time.perf_counter() - start, progress.compiled() - compiled
+            seconds, compiling = (
+                round(all - within, 3) for all, within in zip(took, self._within.pop(), strict=True)
+            )
             if self._within:
-                self._within[-1] += seconds
-            self.journal("timing.jsonl").append([{"stage": stage, "seconds": own}], sync=False)
+                outer = self._within[-1]
+                self._within[-1] = outer[0] + took[0], outer[1] + took[1]
+            row = {"stage": stage, "seconds": seconds} | ({"compiling": compiling} if compiling else {})
+            self.journal("timing.jsonl").append([row], sync=False)
 
 
 def size_of(path: pathlib.Path) -> int:

@@ -10,10 +10,11 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from common.cli import PROG
+from common.cli import PROG, item
 from common.errors import UserError
 from common.progress import place_of
 from common.results.conclusion import SUMMARY, finished
@@ -49,19 +50,23 @@ def status(folder: pathlib.Path) -> list[str]:
     lines = [f"{folder}: {stored['method']}, {state}"]
     if done is None and isinstance(summary, dict):
         lines.append(
-            f"status       {summary.get('status')}, or some of its files are gone: the same command goes on"
+            _told("status", f"{summary.get('status')}, or some of its files are gone: the same command goes on")
         )
     files = _files(folder)
     if files and done is None:
-        lines.append(f"last         {_place(folder, files[-1])}")
-    lines += [f"figure       {line}" for line in _figures(folder, files)] if done is None else []
+        lines.append(_told("last", _place(folder, files[-1])))
+    lines += [_told("figure", line) for line in _figures(folder, files)] if done is None else []
     lines += _updates(folder) if done is None else []
     lines += _times(folder)
     if done:
-        lines += [f"warning      {warning}" for warning in done["warnings"]]
-        lines.append(f"verdict      {done['verdict']}")
-        lines += [f"{name:13}{folder / place}" for name, place in done["files"].items()]
+        lines += [_told("warning", warning) for warning in done["warnings"]]
+        lines.append(_told("verdict", done["verdict"]))
+        lines += [_told(name, str(folder / place)) for name, place in done["files"].items()]
     return lines
+
+
+def _told(name: str, what: str) -> str:
+    return item(name, what, 13)
 
 
 def _read(file: pathlib.Path) -> Any:
@@ -125,14 +130,19 @@ def _updates(folder: pathlib.Path) -> list[str]:
         return []
     of_stage = rows[-1]
     place = " · ".join(place_of(f"{of_stage.get('stage')}/"))
-    return [f"update       {of_stage.get('step', 0) + 1} of {place}, loss {of_stage.get('loss')}"]
+    return [_told("update", f"{of_stage.get('step', 0) + 1} of {place}, loss {of_stage.get('loss')}")]
+
+
+def _kind(stage: str) -> str:
+    """A stage without whose it is: the time is told of all repeats, arms and models together."""
+    return re.sub(r"^(repeat_\d+/(round_\d+/)?|models/)[^/]+/", "", stage)
 
 
 def _times(folder: pathlib.Path) -> list[str]:
     took: dict[str, float] = collections.defaultdict(float)
     for row in _rows(folder / "timing.jsonl"):
         with contextlib.suppress(KeyError, TypeError):
-            took[str(row["stage"])] += float(row["seconds"])
+            took[_kind(str(row["stage"]))] += float(row["seconds"])
     longest = sorted(took.items(), key=lambda pair: -pair[1])[:LONG]
     most = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in longest)
-    return [f"time         {sum(took.values()):.0f} s of work: {most}"] if took else []
+    return [_told("time", f"{sum(took.values()):.0f} s of work: {most}")] if took else []

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import runtime
-from common.buckets import PREFIX, beginning, bucket, finer, power_of_two
+from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Params, Tree, hidden, prefill, unembed
@@ -31,11 +31,11 @@ from common.sample.numbers import numbers
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
-SHORTEST = 64
-"""Smallest compiled length of prompt and answer together."""
 TOKENS = {"cpu": 512, "accelerator": 2**14}
 """Tokens of a batch, padding included. On CPU more of them are no faster, and a last batch is half padding on
 average."""
+ROW = 512
+"""Tokens of several answers in one row behind their prompt: each is compared with all others of its row."""
 
 
 def score(
@@ -106,9 +106,10 @@ def score_shared(
     """
     _check([(prompt, max(answers, key=len)) for prompt, answers in groups], config.max_positions, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
-    found: list[Any] = [None] * len(groups)
     prefix = beginning([prompt for prompt, _ in groups])
-    groups = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
+    cut = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
+    parts = [(i, prompt, own) for i, (prompt, answers) in enumerate(cut) for own in _parts(answers)]
+    scored: list[Any] = [None] * len(parts)
 
     def shape(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[int, int]:
         read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
@@ -116,13 +117,28 @@ def score_shared(
         length = bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST)
         return length, power_of_two(sum(map(len, answers)), 4)
 
-    for rows, *shapes in _batches([shape(*group) for group in groups], batch_size):
-        batch = place_data(_shared_batch([groups[i] for i in rows], *shapes), params, ROWS)
+    for rows, *shapes in _batches([shape(prompt, own) for _, prompt, own in parts], batch_size):
+        batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shapes), params, ROWS)
         logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
-        for i, values in zip(rows, logps, strict=False):
-            ends = np.cumsum([len(answer) for answer in groups[i][1]])
-            found[i] = np.split(numbers(values[: ends[-1]], f"log-probabilities of answers {i}"), ends[:-1])
+        for row, values in zip(rows, logps, strict=False):
+            group, _, answers = parts[row]
+            ends = np.cumsum([len(answer) for answer in answers])
+            scored[row] = np.split(numbers(values[: ends[-1]], f"log-probabilities of answers {group}"), ends[:-1])
+    found: list[list[np.ndarray]] = [[] for _ in groups]
+    for (group, *_), values in zip(parts, scored, strict=True):
+        found[group] += values
     return found
+
+
+def _parts(answers: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Answers to one prompt, at most `ROW` tokens of them or one at a time."""
+    part: list[Sequence[int]] = []
+    for answer in answers:
+        if part and sum(map(len, part)) + len(answer) > ROW:
+            yield part
+            part = []
+        part.append(answer)
+    yield part
 
 
 def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:

@@ -73,12 +73,31 @@ TERMS = {
     "acc norm": Term("accuracy by log-probability per character of the options", "higher"),
     "confidence": Term("mean probability that the model gives the option it chooses"),
     "ece": Term("distance between confidence and accuracy, averaged over bins; 0 is best", "lower"),
+    "ece 1 bin": Term("the same with all questions in one bin: mean confidence against accuracy", "lower"),
     "brier": Term("squared distance of the options' probabilities from the truth; 0 is best", "lower"),
     "agreement with people": Term("share of the pairs of which the model prefers what people preferred", "higher"),
     "consistent": Term("share of the pairs judged alike in both orders", "higher"),
     "letter a": Term("share of the judgements for the first answer; 50 is free of a bias of position"),
 }
 """Figures of runs and of models."""
+
+REASONS = {
+    "format": "the reply lacks a part that was asked for, or its order",
+    "wrong equation": "an equation in the solution does not hold",
+    "no rationale": "the answer stands there without a solution",
+    "label changed": "it has another label than its seed",
+    "cut off": "the reply ran into its longest length",
+    "truncated": "the answer ran into its longest length",
+    "repeating": "the answer says one thing over and over",
+    "duplicate": "an earlier answer to the prompt reads the same",
+    "refusal": "the answer declines to answer",
+    "unlikely": "its own source finds it far less likely than its other answers",
+    "unlikely text": "the proposer after warm-up finds it far less likely than its usual queries",
+    "malformed: cut off": "the reply ran into its longest length",
+    "malformed: empty": "the reply holds no query",
+    "nonsense: unlikely": "the base model finds it far less likely than the seeds",
+}
+"""What the reasons of refusals mean that do not say it themselves."""
 
 
 def explain(*names: str) -> dict[str, str]:
@@ -97,9 +116,14 @@ def meaning(name: str) -> str | None:
 def of_score(name: str) -> str:
     """The first sentence on a score of texts, in one line and without references."""
     metric = METRICS[name]
-    line = re.sub(r"( \([^()]*\d{4}[^()]*\)|, see `\w+`)", "", " ".join((metric.function.__doc__ or "").split()))
+    line = re.sub(r"( \([^()]*\d{4}[^()]*\)|, see `\w+`|`)", "", " ".join((metric.function.__doc__ or "").split()))
     floor = f" (from {metric.least_words} words)" if metric.least_words else ""
     return re.split(r"[.;] |[.]$", line, maxsplit=1)[0] + floor
+
+
+def reason(name: str) -> str:
+    """The reason of a refusal with what it means."""
+    return f"{name}: {REASONS[name]}" if name in REASONS else name
 
 
 def better(name: str) -> Literal["higher", "lower"] | None:

@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from common.buckets import finer
+from common.buckets import SHORTEST, finer
 from common.config import TrainConfig
 
-SHORTEST = 64
-"""Smallest padded length: a program for shorter rows would take longer to compile than it saves."""
 PARTS = 8
 """Of all positions of a micro-batch, the answers' are rounded up to so many parts."""
 

@@ -34,6 +34,7 @@ VALID = (
     "Below is a multiple-choice question that somebody wrote. Does it make sense, and is exactly one of its "
     "options right? Reply yes or no and nothing else.\n\n{query}"
 )
+INVALID = "the labeler does not find that it makes sense and has one right option"
 
 
 def choice_task(name: str, train: pathlib.Path | None) -> MultipleChoice:
@@ -123,7 +124,7 @@ class Certainty:
         valid = [row for row, is_valid in zip(queries, good, strict=True) if is_valid]
         scattered = iter(self.scatter(ctx, folder, valid, target))
         cut = self.cut(ctx, target)
-        return [self._verdict(next(scattered), cut) if is_valid else invalid("not valid") for is_valid in good]
+        return [self._verdict(next(scattered), cut) if is_valid else invalid(INVALID) for is_valid in good]
 
     def _verdict(self, entry: Row, cut: float) -> Row:
         """Answers that are all alike are sure, whatever the cut."""

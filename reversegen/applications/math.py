@@ -26,6 +26,12 @@ VALID = (
     "Below is a problem that somebody wrote. Is it a problem of mathematics that can be solved from what it says, "
     "with one number as its answer? Reply yes or no and nothing else.\n\n{query}"
 )
+INVALID = {
+    "program": "no program reads it as a problem that it can solve",
+    "labeler": "the labeler does not find that it can be solved",
+    "none": "",
+}
+"""Why a query does not count, by who looked at it."""
 
 
 def number_task(name: str, train: pathlib.Path | None) -> Task:
@@ -89,7 +95,7 @@ class Solving:
 
     def verdicts(self, ctx: Context, folder: str, queries: Sequence[Row], target: Model) -> list[Row]:
         # In the order of cost: only valid queries get a reference, and only those with one are put to the target.
-        found = {row["id"]: invalid("not valid") for row in queries}
+        found = {row["id"]: invalid(INVALID[self.validity]) for row in queries}
         valid = [row for row, good in zip(queries, self._valid(ctx, folder, queries), strict=True) if good]
         references = self._references(ctx, folder, valid)
         found |= {row["id"]: invalid("no reference answer") for row in valid}

@@ -49,6 +49,14 @@ def finished(tmp_path_factory):
     return config, first, run(config)
 
 
+def test_the_student_as_it_came_is_profiled_once(finished):
+    """No seed of a repeat changes it."""
+    rows = read_jsonl(pathlib.Path(finished[0].run_dir) / "timing.jsonl")
+    stages = collections.Counter(row["stage"] for row in rows)
+    assert stages["repeat_0/base/profile/choice/arithmetic"] == 1
+    assert "repeat_1/base/profile/choice/arithmetic" not in stages
+
+
 def test_summary_has_the_documented_schema(finished):
     config, first, summary = finished
     assert summary == read_json(pathlib.Path(config.run_dir) / "summary.json")
@@ -83,6 +91,25 @@ def test_summary_has_the_documented_schema(finished):
     # What was known before a student was paid for does not change with it.
     for key in ("pool", "rule", "scorers", "data"):
         assert summary[key] == first[key]
+
+
+def test_the_page_says_what_is_short_what_is_of_one_repeat_and_what_figures_mean(finished):
+    """Of answers with fewer words than the metric needs, of drawings of the first of two repeats, and of the
+    table of what else changed."""
+    config, first, summary = finished
+    page = pathlib.Path(config.run_dir, "report.html").read_text()
+    (short,) = [
+        line for line in summary["warnings"] if line.startswith("mtld says little of texts below 50 words")
+    ]
+    assert "among the answers to select from" in short
+    assert "among the students" in short
+    assert any(line.startswith("mtld says little") for line in first["warnings"])
+    assert "mtld says little of texts below 50 words" in page
+    for title in ("Distribution of mtld", "Share of sources", "What selection does to every score", "Why"):
+        assert f"{title} (first repeat)<" in page
+    assert "Kept: selected beside random (first repeat)<" in page
+    assert "<dt>brier:</dt>" in page
+    assert "`" not in page
 
 
 def test_every_arm_learns_as_much_from_the_same_prompts(finished):

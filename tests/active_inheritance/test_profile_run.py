@@ -123,7 +123,8 @@ def summary(settings):
 def test_every_group_is_measured(settings, summary):
     assert summary["schema"] == 1
     assert summary["method"] == "profile"
-    assert summary["verdict"].startswith("Measured and not compared: ")
+    assert summary["verdict"].startswith("Measured: sums: accuracy of ")
+    assert "which guessing has" in summary["verdict"]
     (entry,) = summary["models"].values()
     figures, counts = entry["figures"], entry["counts"]
     groups = {key.partition("/")[0] for key in figures}
@@ -254,8 +255,8 @@ def test_two_models_are_compared_and_judged(settings, tmp_path):
     )
     found = run(config)
     assert set(found["change_from_first"]) == {str(other)}
-    assert found["verdict"].startswith(f"Shown: {tmp_path.name}/other differs from ")
-    assert " figures, " in found["verdict"]
+    assert f"; {tmp_path.name}/other differs from " in found["verdict"]
+    assert found["verdict"].startswith(("Shown, with 95% intervals over items: ", "Not shown: "))
     change = found["change_from_first"][str(other)]["text/characters"]
     values = [entry["figures"]["text/characters"]["value"] for entry in found["models"].values()]
     assert values[0] != values[1]

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from common import VERSION
 from common.results.card import ModelCard, render
-from common.results.rundir import VERSION
 from common.results.tables import visible
 
 CARD = ModelCard(

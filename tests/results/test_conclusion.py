@@ -14,6 +14,7 @@ from common.results.conclusion import (
     finished,
     flat,
     gain_cell,
+    lost,
     mean_cell,
     points,
     verdict,
@@ -68,7 +69,20 @@ def test_label_noise_stands_beside_the_share_that_could_be_checked():
 
 
 def test_one_is_told_in_the_singular():
-    assert (counted(1, "round"), counted(0, "round"), counted(2, "round")) == ("1 round", "0 rounds", "2 rounds")
+    assert [counted(n, "round") for n in (1, 0, 2, 1.0, 0.5)] == [
+        "1 round",
+        "0 rounds",
+        "2 rounds",
+        "1 round",
+        "0.5 rounds",
+    ]
+
+
+def test_a_loss_is_an_interval_below_0():
+    assert lost(Estimate(value=-0.02, ci95=(-0.03, -0.01)))
+    assert lost(Gain(value=-0.02, ci95=None, bootstrap95=(-0.03, -0.01)))
+    for interval in (None, (-0.03, 0.01), (0.01, 0.02)):
+        assert not lost(Estimate(value=-0.02, ci95=interval))
 
 
 def test_no_verdict_on_what_is_not_defined():
@@ -88,16 +102,17 @@ def test_a_verdict_on_several_says_of_each_whether_it_is_shown():
     said = verdict([("a", "c", open_), ("a", "b", SHOWN), ("a", "d", SHOWN)])
     assert said is not None
     assert said.startswith("Shown: a is ahead of b by +4.2 points")
-    assert "; shown: a is ahead of d" in said
-    assert said.endswith(
-        "; not shown: a difference of a from c, +2.0 points, as the 95% interval over repeats [-1.0, +5.0] "
-        "holds 0."
+    assert "; a is ahead of d by +4.2 points [+1.0, +7.4]; " in said
+    # What the intervals are is said once.
+    assert said.endswith("; not shown: a difference of a from c, +2.0 points, as [-1.0, +5.0] holds 0.")
+    assert verdict([("a", "c", open_)]) == (
+        "Not shown: a difference of a from c, +2.0 points, as the 95% interval over repeats [-1.0, +5.0] holds 0."
     )
     one = [Gain(value=0.02, ci95=None, bootstrap95=(low, 0.03)) for low in (-0.01, 0.01)]
     assert verdict([("a", "b", one[0]), ("a", "c", one[1])]) == (
         "One training shows nothing of other seeds, which takes 3 repeats; here shown: a is ahead of c by +2.0 "
         "points, 95% interval over questions [+1.0, +3.0]; not shown: a difference of a from b, +2.0 points, as "
-        "the 95% interval over questions [-1.0, +3.0] holds 0."
+        "[-1.0, +3.0] holds 0."
     )
 
 

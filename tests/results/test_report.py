@@ -15,6 +15,9 @@ from common.results.axes import ANY, COUNT, POINTS, SHARE, axis, marks
 from common.results.charts import CLASSES, confusion, dots
 from common.results.estimate import Estimate
 from common.results.plots import (
+    BAD,
+    GOOD,
+    INK,
     PALETTE,
     figure_svg,
     histogram_figure,
@@ -238,14 +241,72 @@ def test_no_page_is_wider_than_a_phone(tmp_path):
     report = build("a word " * 20)
     report.add_table("wide", [f"column {i}" for i in range(14)], [[f"value {i}" for i in range(14)]] * 3)
     report.add_chart("classes", confusion([(f"class number {i}", None) for i in range(12)], []))
-    ask = "document.title = frames[0].document.documentElement.scrollWidth"
-    sized = 'scrolling="no" style="width: 420px; height: 900px; border: 0"'
+    ask = "document.documentElement.scrollWidth"
+    assert _asked(report, 420, ask, tmp_path) == "420"
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_no_table_hides_a_column_on_a_desk(tmp_path):
+    """At 1400 pixels nine columns with intervals and long names fit into their box, and so do 17 of scores."""
+    report = Report("t")
+    headers = ["score", "base", "random", "selected", "selected - random", "relative", "selected - base"]
+    headers += ["data: selected - random", "transfer"]
+    row = ["corpus_compression_ratio", 1.513, 1.423, 1.516, "+0.093 [+0.005, +0.182]", "+6.6%"]
+    report.add_table("transfer", headers, [[*row, "-24.0 [-718.66, +236.62]", "+0.0347", "2.69"]])
+    names = ["corpus_compression_ratio", "sentence_length", "unique_tokens", "characters"] * 4
+    report.add_table("correlations", ["", *names], [[name, *["-0.05"] * len(names)] for name in names])
+    ask = "[...document.querySelectorAll('.scroll')].map(box => box.scrollWidth - box.clientWidth)"
+    assert _asked(report, 1400, ask, tmp_path) == "0,0"
+
+
+def _asked(report, width, ask, tmp_path):
+    """What a script says of a page in a frame of a width; the page itself runs none."""
+    sized = f'scrolling="no" style="width: {width}px; height: 900px; border: 0"'
     frame = f'<iframe {sized} srcdoc="{html.escape(report.html())}"></iframe>'
-    (tmp_path / "frame.html").write_text(f"<title>none</title><body onload='{ask}'>{frame}</body>")
+    # `document` is the frame's.
+    said = f"document.title = (document => {ask})(frames[0].document)"
+    (tmp_path / "frame.html").write_text(f'<title>none</title><body onload="{said}">{frame}</body>')
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     where = [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'frame.html'}"]
-    said = subprocess.run(["chromium", *flags, *where], capture_output=True, text=True, timeout=300).stdout
-    assert "<title>420</title>" in said
+    dom = subprocess.run(["chromium", *flags, *where], capture_output=True, text=True, timeout=300).stdout
+    return dom.partition("<title>")[2].partition("</title>")[0]
+
+
+def test_an_interval_stays_in_one_line():
+    report = Report("t")
+    report.add_table("t", ["a"], [["+1.2 [-0.3, +2e-05]"], ["[a, b] of words"]])
+    assert "+1.2 [-0.3,\u00a0+2e-05]" in report.html()
+    assert "[a, b] of words" in report.html()
+
+
+def test_a_name_keeps_its_colour_in_every_drawing_and_no_other_has_it():
+    """In curves, distributions, points, bars and dots, wherever the name stands among the others."""
+    known = {"ours": PALETTE[0], "theirs": PALETTE[1], "base": INK}
+    drawn = [
+        line_figure({"new": ([0], [0]), "ours": ([0], [1])}, "x", "y", known),
+        histogram_figure({"new": [0.0, 1.0], "ours": [1.0, 2.0]}, "x", colours=known),
+        scatter_figure({"new": ([0], [1]), "ours": ([1], [2])}, "x", "y", known),
+        stacked_bar_figure(["a"], {"new": [1], "ours": [2]}, colours=known),
+        share_figure(["a"], [1], [2], ["new", "ours", "x"], known),
+    ]
+    for figure in drawn:
+        svg = figure_svg(figure, "f").lower()
+        assert PALETTE[0].lower() in svg
+        assert PALETTE[2].lower() in svg  # the first that is left
+        assert PALETTE[1].lower() not in svg
+    chart = dots(ARMS, "x", ours=["ours"], colours={"ours": PALETTE[1], "base": PALETTE[3]})
+    assert f'fill="{PALETTE[1]}" stroke="{PALETTE[1]}"' in chart
+    assert f'stroke="{PALETTE[3]}" stroke-width="2"' in chart
+    assert PALETTE[0] not in chart
+    assert "currentColor" in figure_svg(line_figure({"base": ([0, 1], [0, 1])}, "x", "y", known), "f")
+
+
+def test_right_and_wrong_have_colours_of_their_own():
+    chart = confusion([("a", "a"), ("a", "b"), ("b", "b")], ["a", "b"])
+    assert not {GOOD, BAD} & set(PALETTE)
+    shades = set(re.findall(r"rgba\((\d+, \d+, \d+)", chart))
+    rgb = lambda colour: ", ".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+    assert shades == {rgb(GOOD), rgb(BAD)}
 
 
 def test_rows_of_another_length_are_refused():

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from common import VERSION
 from common.errors import UserError
-from common.results import rundir
 from common.results.files import Journal, read_json, read_jsonl, write_bytes, write_folder, write_json, write_jsonl
 from common.results.rundir import SIZES, RunDir
 
@@ -25,7 +25,7 @@ def tree(folder: pathlib.Path) -> dict[str, bytes]:
 
 def test_version_is_the_packages():
     pyproject = pathlib.Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
-    assert f'\nversion = "{rundir.VERSION}"\n' in pyproject
+    assert f'\nversion = "{VERSION}"\n' in pyproject
 
 
 # --- opening ------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def test_open_stores_the_config_and_resumes(tmp_path):
         assert run.path == folder
         stored = read_json(folder / "config.json")
     assert stored == {
-        "seedloop": rundir.VERSION,
+        "seedloop": VERSION,
         "method": "llm2llm",
         "config": {"rounds": 3, "train": {"learning_rate": 1e-3, "betas": [0.9, 0.999]}, "name": "é"},
     }

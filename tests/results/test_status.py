@@ -19,6 +19,9 @@ def begun(tmp_path):
     with RunDir.open(tmp_path / "run", "llm2llm", {"rounds": 2}) as run:
         with run.timed("train llm2llm"):
             run.metrics("repeat_0/llm2llm/round_1").log(4, loss=0.5)
+        for stage in ("repeat_0/base/choice/arc", "repeat_0/round_1/random/choice/arc", "models/0_a/choice/arc"):
+            with run.timed(stage):
+                pass
         graded = [{"correct": True}, {"correct": False}]
         run.collect("repeat_0/llm2llm/round_0/seeds.jsonl", lambda done: [graded])
         run.journal("repeat_0/llm2llm/round_1/dev.jsonl.part").append(graded)
@@ -33,16 +36,20 @@ def test_a_run_at_work_says_its_place_figures_and_times(begun):
     assert "figure       repeat 1 · llm2llm · round 0 · seeds.jsonl: 50.0% right" in said
     assert "update       5 of repeat 1 · llm2llm · round 1, loss 0.5" in said
     assert re.search(r"train llm2llm \d+ s", said)
+    assert len(re.findall(r"[ ,]choice/arc \d+ s", said)) == 1, "of all repeats, arms and models together"
     assert {file: file.stat().st_mtime_ns for file in begun.path.rglob("*")} == before
 
 
 def test_a_run_that_nobody_works_on_and_one_that_is_finished(begun):
     begun.close()
     assert "not finished, nobody is at work on it" in status(begun.path)[0]
-    conclude(begun, Conclusion({"status": "complete"}, "", Report("T"), ["few"], "Shown: x."))
+    (begun.path / "adapter").mkdir()
+    (begun.path / "adapter/a").write_text("")
+    products = {"proposer adapter": "adapter"}
+    conclude(begun, Conclusion({"status": "complete"}, "", Report("T"), ["few"], "Shown: x.", products))
     said = status(begun.path)
     assert said[0].endswith("llm2llm, finished")
-    assert {"warning      few", "verdict      Shown: x."} <= {*said}
+    assert {"warning      few", "verdict      Shown: x.", f"proposer adapter  {begun.path}/adapter"} <= {*said}
     (begun.path / "report.html").unlink()
     assert "some of its files are gone" in "\n".join(status(begun.path))
 

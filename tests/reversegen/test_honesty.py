@@ -12,6 +12,7 @@ from common.results.rundir import RunDir
 from common.tasks.base import Example
 from common.tasks.choice import ARC_EASY
 from reversegen.applications.base import Context
+from reversegen.applications.honesty import INVALID
 from reversegen.config import ENTROPY_CUT, Config
 from reversegen.experiment import application
 from run import main
@@ -133,7 +134,7 @@ def test_the_labeler_may_be_asked_what_is_valid(make):
     target = Replies(spread(2, 2, 2, 2, 2))
     rows = [{"id": i, "query": query, "group": "A"} for i, query in (("a", QUESTION), ("b", OTHER))]
     verdicts = app.verdicts(ctx, "f", rows, lambda: target)
-    assert [(v["outcome"], v["reason"]) for v in verdicts] == [("fail", ""), ("invalid", "not valid")]
+    assert [(v["outcome"], v["reason"]) for v in verdicts] == [("fail", ""), ("invalid", INVALID)]
     assert QUESTION in labeler.asked[0]
     assert len(target.asked) == 10  # what is invalid costs no answers
 

@@ -8,7 +8,7 @@ from common.backends.callback import CallbackGenerator
 from common.errors import UserError
 from common.results.rundir import RunDir
 from reversegen.applications.base import Context
-from reversegen.applications.math import VALID, Solving
+from reversegen.applications.math import INVALID, VALID, Solving
 from reversegen.config import Config
 from reversegen.experiment import application
 from reversegen.targets import label
@@ -88,7 +88,7 @@ def test_the_validity_check_of_a_labeler(reply, valid, place):
     ctx, app = context(place, write, **by_labeler(validity="labeler", label_votes=1))
     (verdict,) = app.verdicts(ctx, "round_0", queries(OTHER), target("#### 1"))
     assert verdict["outcome"] == ("fail" if valid else "invalid")
-    assert verdict["reason"] == ("" if valid else "not valid")
+    assert verdict["reason"] == ("" if valid else INVALID["labeler"])
     assert len(write.asked) == 1 + valid
     assert write.asked[0] == VALID.replace("{query}", OTHER)
 

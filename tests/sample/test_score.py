@@ -68,6 +68,19 @@ def test_answers_that_share_a_prompt_score_as_they_do_alone(params):
         score.score_shared(params, CONFIG, [(ids(120), [ids(1), ids(9)])])
 
 
+def test_many_answers_to_one_prompt_are_cut_into_rows(params, monkeypatch):
+    rng = np.random.default_rng(3)
+    ids = lambda count: rng.integers(0, 50, count).tolist()
+    groups = [(ids(n), [ids(int(m)) for m in rng.integers(1, 12, 9)]) for n in (5, 20)]
+    whole = score.score_shared(params, CONFIG, groups)
+    monkeypatch.setattr(score, "ROW", 12)
+    assert len(list(score._parts(groups[0][1]))) > 3
+    for answers, own in zip(score.score_shared(params, CONFIG, groups), whole, strict=True):
+        assert [len(logps) for logps in answers] == [len(logps) for logps in own]
+        for logps, other in zip(answers, own, strict=True):
+            np.testing.assert_allclose(logps, other, atol=1e-5)
+
+
 def test_what_all_prompts_begin_with_is_read_once(params):
     rng = np.random.default_rng(2)
     ids = lambda count: rng.integers(0, 50, count).tolist()

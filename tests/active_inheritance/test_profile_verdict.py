@@ -1,0 +1,69 @@
+"""The sentence on a profile: figures with intervals, what stands out, and what could not be shown."""
+
+import pytest
+
+from active_inheritance.profile.findings import Findings, verdict
+from common.evals.choice import MultipleChoice, Question
+from common.evals.figures import Change, Scorer, figure
+from common.evals.measure import Measured, Profile
+
+QUESTIONS = tuple(Question(str(i), "How many?", ("1", "2", "3", "4"), 0) for i in range(8))
+CHOICE = MultipleChoice(questions=QUESTIONS, name="choice/sums")
+
+
+def profile(**figures) -> Profile:
+    """Of value and interval by key, in which "__" stands for "/"."""
+    found = {}
+    for key, (value, *ci95) in figures.items():
+        group, _, name = key.replace("__", "/").rpartition("/")
+        found.setdefault(group, {})[name] = figure(value, ci95, 8, Scorer("x"))
+    return Profile({group: Measured(figures=own, counts={}) for group, own in found.items()})
+
+
+def change(value, low, high) -> Change:
+    return Change(absolute=value, ci95=(low, high), relative=None, n=8)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        ((0.75, 0.5, 1.0), "; shown: it is above 0.250, which guessing has; not shown: "),
+        ((0.375, 0.125, 0.75), "; not shown: that it differs from 0.250, which guessing has; that overall: ss"),
+    ],
+)
+def test_one_model_is_compared_with_what_is_known(accuracy, said):
+    own = profile(choice__sums__accuracy=accuracy, stereoset__overall__ss=(51.0, 45.0, 57.0))
+    told = verdict(Findings([CHOICE], {"m": own}, {}, {}, {}))
+    assert told is not None
+    assert told.startswith("Measured: sums: accuracy of m is ")
+    assert said in told
+    assert "that overall: ss, 51.0 [45.0, 57.0], differs from 50.0, which a model without a lean has" in told
+
+
+def test_one_model_with_nothing_to_compare_says_so():
+    told = verdict(Findings([], {"m": profile(text__mtld=(14.0, 13.0, 15.0))}, {}, {}, {}))
+    assert told is not None
+    assert told.endswith("nothing is known that it could be compared with: a second --model would be.")
+
+
+def test_two_models_differ_where_it_is_shown_and_the_others_are_named():
+    figures = {
+        "choice__sums__accuracy": (0.5, 0.3, 0.7),
+        "text__words": (9.0, 8.0, 10.0),
+        "text__mtld": (5.0, 4.0, 6.0),
+    }
+    profiles = {"a": profile(**figures), "b": profile(**figures | {"choice__sums__accuracy": (1.0, 1.0, 1.0)})}
+    steps = {
+        "choice/sums/accuracy": change(0.5, 0.3, 0.7),
+        "text/words": change(-3.0, -3.5, -2.5),
+        "text/mtld": change(0.2, -0.5, 0.9),
+    }
+    assert verdict(Findings([CHOICE], profiles, {"b": steps}, {}, {})) == (
+        "Shown, with 95% intervals over items: sums: accuracy is 1.000 of b and 0.500 of a, a difference of "
+        "+0.500 [+0.300, +0.700]; b differs from a in 2 of 3 figures, most clearly in words, by -3.00 [-3.50, "
+        "-2.50]; not shown: a difference in mtld (+0.200 [-0.500, +0.900])."
+    )
+    alike = dict.fromkeys(steps, change(0.1, -0.1, 0.3))
+    told = verdict(Findings([CHOICE], profiles, {"b": alike}, {}, {}))
+    assert told is not None
+    assert told.startswith("Not shown: a difference in sums: accuracy (+0.100 ")
