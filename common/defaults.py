@@ -10,6 +10,7 @@ configuration.
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ def kind_of(name: str) -> Kind:
     size."""
     if name.partition(":")[0] == "embedded":
         return Kind(embedded=True)
-    path = pathlib.Path(name).expanduser()
+    path = pathlib.Path(os.path.expanduser(name))
     if not is_model(name):
         return Kind()
     if path.exists():

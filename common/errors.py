@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can fix, and how its line quotes what was given."""
+"""The one exception for mistakes a user can fix, how its line quotes what was given, and that of SIGTERM."""
 
 import re
 from collections.abc import Iterable
@@ -29,18 +29,30 @@ class UserError(ValueError):
         super().__init__(_cut(short, LONGEST))
 
 
+class Terminated(BaseException):
+    """SIGTERM came. Like KeyboardInterrupt no Exception, so that no `except Exception` takes it for a fault."""
+
+
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit * 2 // 3]}…{text[-limit // 3 :]}"
 
 
 def quoted(value: Any) -> str:
     """A value as an error shows it: on one line, and cut if it is long."""
-    return _cut(repr(value), QUOTED)
+    try:
+        shown = repr(value)
+    except Exception:  # of a class of the user's own
+        shown = f"<{type(value).__name__}>"
+    return _cut(shown, QUOTED)
 
 
 def in_one_line(error: BaseException) -> str:
     """What another library's error says, on one line; its kind where it says nothing."""
-    return _cut(" ".join(str(error).split()), 400).rstrip(".") or type(error).__name__
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # of a class of the user's own
+        said = ""
+    return _cut(said, 400).rstrip(".") or type(error).__name__
 
 
 def meant(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ Loads no jax: a plan makes the checks of a run.
 """
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ class Reader:
         """That of a checkpoint; None for one that is not here yet, or whose shape only transformers knows. Raises
         UserError for a folder or a tokenizer that cannot be read."""
         found = Model.read(name)
-        if found is None and pathlib.Path(name).expanduser().exists():
+        if found is None and pathlib.Path(os.path.expanduser(name)).exists():
             Tokenizer.load(checkpoint.resolve(name))
         if found is None:
             return None

@@ -24,13 +24,10 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from common import hosts, progress
+from common.errors import Terminated
 
 PATIENCE = 1.5
 """Seconds that a signal waits for compiled code to give way."""
-
-
-class Terminated(BaseException):
-    """SIGTERM came. Like KeyboardInterrupt no Exception, so that no `except Exception` takes it for a fault."""
 
 
 _ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}

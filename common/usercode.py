@@ -18,10 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 from common.characters import mended
-from common.errors import UserError
+from common.errors import Terminated, UserError
 
-FAULTS = (Exception, SystemExit)
-"""What is caught around a call of the user's code. Ctrl-C is nobody's fault."""
+STOPS = (KeyboardInterrupt, Terminated)
+"""What comes through the user's code and is nobody's fault: Ctrl-C and SIGTERM. Whatever else comes is one, and so
+are exceptions that are no Exception: `sys.exit`, what asyncio cancels with, a class of the user's own."""
 OURS = ("common", "llm2llm", "reversegen", "active_inheritance")
 _announced: set[str] = set()
 PACKAGE = __name__.removesuffix("common.usercode")
@@ -44,11 +45,22 @@ def load_file(file: pathlib.Path) -> types.ModuleType:
         with tokenize.open(file) as opened:
             source = imports_below(PACKAGE, opened.read())
         exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
-    except FAULTS as error:
+    except STOPS:
+        raise
+    except BaseException as error:
         del sys.modules[module.__name__]
         # Without the cause: its own message may hold a key, and a notebook would store it.
         raise UserError(f"{file}{_line(error, file)} fails when it is loaded ({said(error)}): fix it") from None
     return module
+
+
+def load_member(file: pathlib.Path, name: str) -> Any:
+    """What `file` calls `name`; None if there is no such thing. Raises UserError as `load_file` does."""
+    module = load_file(file)
+    try:
+        return ask(getattr, module, name, None)
+    except FaultError as error:  # of a `__getattr__` of its own
+        raise UserError(f"{file} fails when {name} is looked up in it ({error}): fix it") from None
 
 
 def load_callable(name: str) -> Callable[..., Any]:
@@ -64,7 +76,7 @@ def load_callable(name: str) -> Callable[..., Any]:
         raise UserError(f"no such file: {path} (given as {name})")
     if file.suffix.lower() != ".py":
         raise UserError(f"{path} is no Python file: its name must end in .py (given as {name})")
-    found = getattr(load_file(file), function, None)
+    found = load_member(file, function)
     if not callable(found):
         what = "has no function" if found is None else "holds something that is no function as"
         raise UserError(f"{path} {what} {function!r} (given as {name})")
@@ -83,10 +95,12 @@ class FaultError(Exception):
 
 def ask(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
     """What a function of the user's gives: the one place where one is called. Raises FaultError for whatever it
-    raises, `sys.exit` included, which would end a run without a word."""
+    raises but `STOPS`, `sys.exit` included, which would end a run without a word."""
     try:
         return function(*given, **named)
-    except FAULTS as error:
+    except STOPS:
+        raise
+    except BaseException as error:
         raise FaultError(error, function) from None  # whose message is not masked
 
 
@@ -97,8 +111,13 @@ def place_of(function: Callable[..., Any]) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Type and message in one line."""
-    text = mended(" ".join(str(error).split()))
+    """Type and message in one line; the type alone where the message cannot be made."""
+    try:
+        text = mended(" ".join(str(error).split()))
+    except STOPS:
+        raise
+    except BaseException:  # of a class of the user's own
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -6,6 +6,7 @@ Importing this loads no jax.
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -219,7 +220,7 @@ def _check_there(name: str) -> None:
             raise UserError(
                 f"--model {name}: no such embedded model: there are {', '.join(there)}{meant(rest, there)}"
             )
-    elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not pathlib.Path(name).expanduser().is_dir():
+    elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not pathlib.Path(os.path.expanduser(name)).is_dir():
         raise UserError(f"--model {name}: no such folder")
 
 

@@ -1,7 +1,7 @@
 """SIGKILL at random instants of small runs, and the same command again, until it is finished with the same bytes:
 
     python benchmarks/reliability/kills.py --kills 100 --seed 1                    # of every method
-    python benchmarks/reliability/kills.py --method reversegen --kills 10 --seed 1
+    python benchmarks/reliability/kills.py --minutes 30 --seed 1                   # the same command goes on
 
 Half the instants are drawn by the clock, half by what the process does: a folder made, a file opened, renamed or
 deleted, a reply about to be stored or just stored in SQLite, up to a few milliseconds later, so that many lie
@@ -9,14 +9,19 @@ within a save of orbax, a Parquet file or a commit. A run is killed up to --in-a
 every artifact is compared, byte for byte, with those of a run that was left alone. Where a method asks a teacher,
 labeler, source or judge, that is a server on the loopback which counts what it is paid for: what was stored
 before a kill is never bought again, and what was in flight is counted apart. SIGTERM and Ctrl-C are tried last,
-each at its instants: one line within three seconds.
+each at its instants: one line within three seconds. Every run that is done is a line of kills.jsonl beside the
+results, from which a later start goes on.
 """
 
+import collections
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import sqlite3
@@ -39,6 +44,8 @@ WITHIN = 3.0
 """Seconds in which a signal ends a command."""
 IN_FLIGHT = 8
 """Requests that a generator has open at a time."""
+Row = dict[str, Any]
+"""What came of one run."""
 ANSWERS = {
     "llm2llm": "Question: Tom has {} apples and buys 3 more. How many has he?\nAnswer: {} + 3 = {}\n#### {}",
     "reversegen": "It is {}.\n#### {}",
@@ -59,7 +66,7 @@ def command(method: str, url: str) -> tuple[list[str], dict[str, str]]:
     if method == "llm2llm":
         words += ["--label-check", "none"]
     if method == "reversegen":
-        words += ["--reference", "program", "--validity", "program", "--label-votes", "1"]
+        words += ["--reference", "labeler", "--validity", "program", "--label-votes", "1"]
     return words, files
 
 
@@ -78,7 +85,8 @@ def serve(method: str, port: int) -> None:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             asked = json.dumps(json.loads(body)["messages"], sort_keys=True)
-            n = int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 50
+            # A labeler must agree with itself, however it is asked.
+            n = 7 if method == "reversegen" else int(hashlib.sha256(asked.encode()).hexdigest(), 16) % 50
             numbers = (n, n, n + 3, n + 3)
             text = ANSWERS[method]
             text = (
@@ -223,76 +231,76 @@ def differences(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
     return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
 
 
-def kill(
-    method: str, kills: int, in_a_row: int, signals: int, rng: random.Random, folder: pathlib.Path
-) -> dict[str, Any]:
-    """The proof for one method."""
-    with contextlib.closing(Till(method)) as till:
-        words, files = command(method, till.url)
-        proof.write(folder, files)
-        log, start = folder / "events.txt", time.monotonic()
-        whole = folder / "whole"
-        assert wait(started(words, folder, whole)) == 0, (folder / "whole.err").read_text()
-        once, seconds = till.count(), time.monotonic() - start
-        again = folder / "again"
-        start = time.monotonic()
-        assert wait(started(words, folder, again, Tracer(again, None, 0, log, 0).install)) == 0
-        seconds = min(seconds, time.monotonic() - start)  # with all programs compiled
-        wanted, events, faults = bytes_of(whole), log.read_text().count("\n"), []
-        faults += [f"two runs differ in {name}" for name in differences(bytes_of(again), wanted)]
-        paid = {"once": once, "again": till.count() - once}
-        done = runs = lost = twice = 0
-        where: dict[str, int] = {}
-        while done < kills:
-            run, row, before, kept = folder / f"run_{runs}", 0, till.count(), 0
-            runs += 1
-            while True:
-                last = row >= in_a_row or done >= kills
-                by_event = rng.random() < 0.5
-                at = rng.randrange(1, events + 1) if by_event else None
-                tracer = Tracer(run, at, rng.choice((0.0, 0.001, 0.005, 0.02)), None, signal.SIGKILL)
-                child = started(words, folder, run, tracer.install if by_event and not last else None)
-                code = wait(child, None if last or by_event else rng.uniform(0, seconds))
-                if code is None:
-                    os.kill(child, signal.SIGKILL)
-                    code = wait(child)
-                now, own = till.count(), stored(run)
-                # What came and was not stored any more; nothing is ever bought that was stored.
-                in_flight, before, kept = now - before - (own - kept), now, own
-                if code == -signal.SIGKILL:
-                    done, row, lost = done + 1, row + 1, lost + in_flight
-                    where[_place(run)] = where.get(_place(run), 0) + 1
-                    if not 0 <= in_flight <= IN_FLIGHT:
-                        faults.append(f"{run.name}: {in_flight} replies in flight at a kill")
-                    continue
-                said = run.with_name(f"{run.name}.err").read_text()
-                if code != 0:
-                    faults.append(f"{run.name} ended with {code}: {said[-300:]}")
-                twice += max(0, in_flight) + max(0, own - once)
-                if in_flight or own != once:
-                    faults.append(
-                        f"{run.name}: {own} replies stored, {once} wanted, {in_flight} lost without a kill"
-                    )
-                faults += [f"{run.name} differs in {name}" for name in differences(bytes_of(run), wanted)]
-                break
-        slowest, asked = 0.0, 0
-        for number in (signal.SIGTERM, signal.SIGINT) * signals:
-            took, fault = asked_to_stop(words, folder, number, seconds, rng, asked)
-            asked, slowest = asked + 1, max(slowest, took)
-            faults += [fault] * bool(fault)
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A run of a method that was left alone, which killed ones are compared with."""
+
+    method: str
+    folder: pathlib.Path
+    words: list[str]
+    till: Till
+    wanted: dict[str, bytes]
+    replies: int
+    events: int
+    seconds: float
+
+
+def left_alone(method: str, folder: pathlib.Path) -> Whole:
+    till = Till(method)
+    words, files = command(method, till.url)
+    proof.write(proof.cleared(folder), files)
+    run, log, start = folder / "whole", folder / "events.txt", time.monotonic()
+    code = wait(started(words, folder, run, Tracer(run, None, 0, log, 0).install))
+    seconds = time.monotonic() - start
+    if code != 0:
+        till.close()
+        raise SystemExit(
+            f"{method}: a run that is left alone ends with {code}: {(folder / 'whole.err').read_text()}"
+        )
+    events = log.read_text().count("\n")
+    return Whole(method, folder, words, till, bytes_of(run), till.count(), events, seconds)
+
+
+def kill(whole: Whole, number: int, most: int, rng: random.Random) -> Row:
+    """A run that is killed up to `most` times, finished, and compared."""
+    run, till, words = whole.folder / f"run_{number}", whole.till, whole.words
+    kills = lost = kept = 0
+    before, start, where, faults = till.count(), time.monotonic(), collections.Counter(), []
+    while True:
+        by_event = rng.random() < 0.5
+        at = rng.randrange(1, whole.events + 1) if by_event else None
+        tracer = Tracer(run, at, rng.choice((0.0, 0.001, 0.005, 0.02)), None, signal.SIGKILL)
+        last = kills >= most
+        child = started(words, whole.folder, run, tracer.install if by_event and not last else None)
+        code = wait(child, None if last or by_event else rng.uniform(0, whole.seconds))
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            code = wait(child)
+        now, own = till.count(), stored(run)
+        # What came and was not stored any more; nothing is ever bought that was stored.
+        in_flight, before, kept = now - before - (own - kept), now, own
+        if code != -signal.SIGKILL:
+            break
+        kills, lost = kills + 1, lost + in_flight
+        where[_place(run)] += 1
+        if not 0 <= in_flight <= IN_FLIGHT:
+            faults.append(f"{in_flight} replies in flight at a kill")
+    if code != 0:
+        faults.append(f"it ended with {code}: {run.with_name(f'{run.name}.err').read_text()[-300:]}")
+    if in_flight or own != whole.replies:
+        faults.append(f"{own} replies stored, {whole.replies} wanted, {in_flight} lost without a kill")
+    differ = differences(bytes_of(run), whole.wanted)
+    faults += [f"it differs in {name}" for name in differ]
+    if not faults:
+        shutil.rmtree(run)
     return {
-        "method": method,
-        "kills": done,
-        "runs": runs,
-        "events": events,
-        "replies": paid["once"],
+        "kills": kills,
         "in_flight_at_kills": lost,
-        "bought_twice": twice,
-        "differences": sum("differs" in fault for fault in faults),
-        "signals": asked,
-        "slowest_signal_s": round(slowest, 2),
-        "where": dict(sorted(where.items(), key=lambda pair: -pair[1])[:12]),
+        "bought_twice": max(0, in_flight) + max(0, own - whole.replies),
+        "differences": len(differ),
+        "where": dict(where),
         "found": faults,
+        "seconds": round(time.monotonic() - start, 1),
     }
 
 
@@ -305,10 +313,9 @@ def _place(run: pathlib.Path) -> str:
     return "orbax" if "training_state" in str(newest) else newest.name.lstrip(".").split(".jsonl")[0]
 
 
-def asked_to_stop(
-    words: Sequence[str], folder: pathlib.Path, number: int, seconds: float, rng: random.Random, which: int
-) -> tuple[float, str]:
+def asked_to_stop(whole: Whole, number: int, rng: random.Random, which: int) -> tuple[float, str]:
     """Send a signal at a random instant; seconds until the end, and what is wrong."""
+    folder = whole.folder
     run = folder / f"stopped_{which}"
 
     def cold() -> None:
@@ -317,8 +324,8 @@ def asked_to_stop(
 
         jax.config.update("jax_compilation_cache_dir", str(folder / f"cold_{which}"))
 
-    child = started(words, folder, run, cold if which % 4 > 1 else None)
-    time.sleep(rng.uniform(0.5, seconds))
+    child = started(whole.words, folder, run, cold if which % 4 > 1 else None)
+    time.sleep(rng.uniform(0.5, whole.seconds))
     if (code := wait(child, 0)) is not None:
         return 0.0, "" if code == 0 else f"{run.name} ended with {code} before it was asked to"
     start = time.monotonic()
@@ -343,6 +350,24 @@ def _place_of(keep: str | None) -> Iterator[pathlib.Path]:
         yield pathlib.Path(made)
 
 
+def total(method: str, rows: list[Row]) -> Row:
+    """What came of all runs of a method."""
+    of = [row for row in rows if row["method"] == method]
+    add = lambda key: sum(row.get(key, 0) for row in of)
+    where = sum((collections.Counter(row.get("where", {})) for row in of), collections.Counter())
+    counts = {key: add(key) for key in ("kills", "in_flight_at_kills", "bought_twice", "differences")}
+    return {
+        "method": method,
+        **counts,
+        "runs": sum("kills" in row for row in of),
+        "signals": sum("signal" in row for row in of),
+        "slowest_signal_s": max((row["seconds"] for row in of if "signal" in row), default=0.0),
+        "seconds": round(add("seconds")),
+        "where": dict(where.most_common(12)),
+        "found": [f"run {row['run']}: {fault}" for row in of for fault in row["found"]],
+    }
+
+
 def main() -> None:
     if "--serve" in sys.argv:
         serve(sys.argv[2], int(sys.argv[4]))
@@ -352,36 +377,65 @@ def main() -> None:
         ("--kills", {"type": int, "default": 100, "help": "of each method"}),
         ("--in-a-row", {"type": int, "default": 6, "help": "kills of one run at most"}),
         ("--signals", {"type": int, "default": 4, "help": "SIGTERM and Ctrl-C, so many of each for a method"}),
+        ("--minutes", {"type": float, "default": math.inf, "help": "begin no run after so many"}),
+        ("--afresh", {"action": "store_true", "help": "forget the runs that earlier starts have finished"}),
     )
-    proof.warm_up()
-    from common.train import loop
+    start, done = time.monotonic(), proof.RESULTS / "kills.jsonl"
+    if args.afresh:
+        done.unlink(missing_ok=True)
+    rows = [json.loads(line) for line in done.read_text().splitlines()] if done.exists() else []
+    rows = [row for row in rows if row["seed"] == args.seed]
+    wanted = [args.method] if args.method else list(METHODS)
+    wholes: dict[str, Whole] = {}
 
-    # The trainings are short: their states are stored after every third update, not every few minutes.
-    loop._due = lambda step, then: step % 3 == 2
-    found = []
+    def left(method: str) -> tuple[int, int]:
+        """Kills and signals that a method lacks."""
+        of = total(method, rows)
+        return max(0, args.kills - of["kills"]), max(0, 2 * args.signals - of["signals"])
+
+    def turn(method: str, folder: pathlib.Path) -> Row:
+        whole = wholes.get(method) or wholes.setdefault(method, left_alone(method, folder / method))
+        number = sum(row["method"] == method for row in rows)
+        rng, (kills, _) = random.Random(f"{args.seed}/{method}/{number}"), left(method)
+        row = {"seed": args.seed, "method": method, "run": number}
+        if kills:
+            return row | kill(whole, number, min(kills, args.in_a_row), rng)
+        sent = total(method, rows)["signals"]
+        seconds, fault = asked_to_stop(whole, (signal.SIGTERM, signal.SIGINT)[sent % 2], rng, sent)
+        return row | {"signal": sent, "seconds": round(seconds, 2), "found": [fault] * bool(fault)}
+
+    proof.RESULTS.mkdir(parents=True, exist_ok=True)
+    if any(any(left(method)) for method in wanted):
+        proof.warm_up()
+        from common.results import origin
+        from common.train import loop
+
+        # The trainings are short: their states are stored after every third update, not every few minutes.
+        loop._due = lambda step, then: step % 3 == 2
+        origin._commit = lambda: None  # which may change meanwhile, and stands on the page
     with _place_of(args.keep) as folder:
-        for method in [args.method] if args.method else METHODS:
-            place = proof.cleared(folder / method)
-            found.append(
-                kill(
-                    method, args.kills, args.in_a_row, args.signals, random.Random(f"{args.seed}/{method}"), place
-                )
-            )
-            print("\n".join(found[-1]["found"]), file=sys.stderr)
+        try:
+            while short := [method for method in wanted if any(left(method))]:
+                # In turns, so that a start that is cut short has tried all methods alike.
+                for method in short:
+                    if time.monotonic() - start > 60 * args.minutes:
+                        short = []
+                        break
+                    rows.append(turn(method, folder))
+                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+                    with done.open("a") as lines:
+                        lines.write(json.dumps(rows[-1]) + "\n")
+                if not short:
+                    break
+        finally:
+            for whole in wholes.values():
+                whole.till.close()
+    found = [total(method, rows) for method in METHODS]
     header = (
-        "method",
-        "kills",
-        "runs",
-        "replies",
-        "in_flight_at_kills",
-        "bought_twice",
-        "differences",
-        "signals",
-        "slowest_signal_s",
+        "method kills runs in_flight_at_kills bought_twice differences signals slowest_signal_s seconds".split()
     )
     result = {"seed": args.seed, "methods": found, "faults": sum(len(one["found"]) for one in found)}
-    name = f"kills_{args.method}" if args.method else "kills"
-    proof.tell(name, [[one[key] for key in header] for one in found], header, result)
+    proof.tell("kills", [[one[key] for key in header] for one in found], header, result)
 
 
 if __name__ == "__main__":

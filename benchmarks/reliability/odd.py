@@ -79,6 +79,8 @@ FIELDS = tuple(
 FAULTS = (
     *("raise ValueError('no')", "raise SystemExit(0)", "import sys; sys.exit('bye')", "raise KeyboardInterrupt"),
     *("raise RecursionError", "raise OSError(28, 'No space left on device')", "raise BrokenPipeError"),
+    *("raise GeneratorExit", "raise type('Bare', (BaseException,), {})", "raise KeyboardInterrupt.__base__"),
+    "raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})",
     *("raise ValueError('a\\nb' * 400)", "return None", "return 3", "return 'x'"),
     *("return float('nan')", "return float('inf')", "return ['a', 1]", "return b'x'", "return '\\ud800'"),
     *("return 'x' * 10**6", "return object()", "return {}", "return True", "return -1", "return []", "yield 1"),

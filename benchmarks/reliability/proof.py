@@ -53,6 +53,7 @@ def warm_up(plan: bool = True) -> None:
     """Load what commands may want; with `plan` also plan a run of each method, which loads what comes late."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"})
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a small run is of small programs
     from common.runtime import compile_cache_environment
 
     os.environ.update(compile_cache_environment())
@@ -80,7 +81,7 @@ def warm_up(plan: bool = True) -> None:
                 contextlib.redirect_stdout(quiet),
                 contextlib.suppress(SystemExit),
             ):
-                _main([method, "--dry-run", "--run-dir", os.devnull + "/none"])
+                _main([method, "--dry-run", "--run-dir", str(ROOT / "no run")])
 
 
 def forked(
@@ -209,13 +210,27 @@ def sums(split: str, count: int) -> list[dict[str, str]]:
     return [{"id": e.id, "question": e.question, "answer": e.answer} for e in drawn]
 
 
-def small(method: str) -> tuple[list[str], dict[str, str]]:
-    """The words of a run that is as small as it can be and still does everything, and the files it reads."""
+ARMS = {
+    "llm2llm": "base,llm2llm",
+    "reversegen": "target-before,target-after",
+    "active-inheritance": "base,random,selected",
+}
+
+
+def small(method: str, arms: str | None = None) -> tuple[list[str], dict[str, str]]:
+    """The words of a run that is as small as it can be and still does everything, and the files it reads. A flag
+    that is given again takes the place of the first, but for those that collect names: hence `arms`."""
+    words, files = _small(method)
+    arms = arms or ARMS.get(method)
+    return [*words, *(["--arms", arms] if arms else [])], files
+
+
+def _small(method: str) -> tuple[list[str], dict[str, str]]:
     if method == "llm2llm":
         files = {
             f"{split}.jsonl": lines_of(sums(split, n)) for split, n in (("train", 24), ("dev", 6), ("test", 6))
         }
-        words = "--seed-examples 6 --rounds 3 --per-wrong 2 --epochs 2 --batch-size 8 --micro-batch-size 8"
+        words = "--seed-examples 6 --rounds 2 --per-wrong 2 --epochs 2 --batch-size 8 --micro-batch-size 8 "
         return [
             method,
             *words.split(),
@@ -239,7 +254,7 @@ def small(method: str) -> tuple[list[str], dict[str, str]]:
         for i in range(9)
     ]
     words = "--model embedded:student --model embedded:teacher --prompts-file prompts.jsonl --answer-tokens 24 "
-    words += "--choice sums=choice.jsonl --toxicity-prompts prompts.jsonl --continuations 2 "
+    words += "--choice sums=choice.jsonl --limit 4 --toxicity-prompts prompts.jsonl --continuations 2 "
     words += "--toxicity-scorer python:score.py:score"
     code = "def score(texts):\n    return [len(text) % 10 / 10 for text in texts]\n"
     return [method, *words.split()], {

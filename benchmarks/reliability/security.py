@@ -106,18 +106,12 @@ def check_keys(folder: pathlib.Path) -> Found:
             "python:loud.py:teach",
             "--label-check",
             "none",
-            "--rounds",
-            "2",
-            "--arms",
-            "base,llm2llm",
         ],
         files,
     )
     words, files = proof.small("reversegen")
     own = {"seeds.jsonl": lines_of(asked), "test.jsonl": lines_of(asked[:4])}
-    words += (
-        "--task own --judge python:loud.py:judge --labeler python:loud.py:answer --arms target-before,target-after"
-    ).split()
+    words += "--task own --judge python:loud.py:judge --labeler python:loud.py:answer".split()
     commands["reversegen"] = (words, own)
     select = (
         "active-inheritance --prompts-file prompts.jsonl --k 2 --objective python:loud.py:length:max "

@@ -42,6 +42,7 @@ from common.sample.local import _before_stop, _stop_finder, sample_seed
 from common.sample.sampler import Prompt, Sampler
 from common.sample.score import score_greedy
 from common.secret import mask_output, masked_value
+from common.usercode import STOPS
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -346,9 +347,9 @@ def _explained(config: Config) -> Iterator[None]:
     project's own code stay as they are."""
     try:
         yield
-    except UserError:
+    except (UserError, *STOPS):
         raise
-    except Exception as error:  # of the harness, datasets, jinja2, yaml, and whatever a task calls
+    except BaseException as error:  # of the harness, datasets, jinja2, yaml, and whatever a task calls
         frames = traceback.extract_tb(error.__traceback__)
         if any(frame.filename == __file__ and frame.name not in ("run", "_explained") for frame in frames):
             raise

@@ -125,8 +125,8 @@ def _bounded(value: object, name: str) -> float | None:
     if value is None:
         return None
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
+        number = ask(float, value)
+    except FaultError:
         raise UserError(f"{name} gave {quoted(value)}: a score is a number from 0 to 1, or None") from None
     if math.isnan(number):
         return None

@@ -65,7 +65,7 @@ def resolve(name_or_path: str | os.PathLike, *, fetch: bool = True) -> pathlib.P
     hub model, when a file is not understood, or the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
-    path = pathlib.Path(name).expanduser()
+    path = pathlib.Path(os.path.expanduser(name))
     if path.is_dir():
         return _folder(path)
     if path.exists():
@@ -129,7 +129,7 @@ def split_adapter(name: str) -> tuple[str, pathlib.Path]:
     """Base and adapter of BASE+ADAPTER. Names may hold a plus themselves: the first one that has an adapter's
     folder behind it counts."""
     places = [i for i, letter in enumerate(name) if letter == "+"]
-    halves = [(name[:i], pathlib.Path(name[i + 1 :]).expanduser()) for i in places]
+    halves = [(name[:i], pathlib.Path(os.path.expanduser(name[i + 1 :]))) for i in places]
     return next((half for half in halves if half[1].is_dir()), halves[-1])
 
 

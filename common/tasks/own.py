@@ -18,7 +18,7 @@ from common.mapping import read_mapping
 from common.tasks.base import MEMBERS, Kind, Task
 from common.tasks.hub import Hub
 from common.tasks.labelled import LabelledText, normalise, tokens_for
-from common.usercode import FaultError, ask, load_file
+from common.usercode import FaultError, ask, load_member
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
 _METHODS = {name: method for name in MEMBERS if inspect.isfunction(method := getattr(Task, name))}
@@ -37,10 +37,15 @@ def own_task(file: pathlib.Path) -> Task:
 
 
 def _from_python(file: pathlib.Path) -> Task:
-    module = load_file(file)
-    if not hasattr(module, "TASK"):
+    task = load_member(file, "TASK")
+    if task is None:
         raise UserError(f"{file}: it must define TASK, such as TASK = WorkedAnswer(name={file.stem!r})")
-    return _guarded(file, _checked(file, module.TASK))
+    try:
+        return ask(lambda: _guarded(file, _checked(file, task)))
+    except FaultError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise UserError(f"{file}: TASK fails when its members are read ({error}): fix it") from None
 
 
 def _guarded(file: pathlib.Path, task: Task) -> Task:
@@ -103,11 +108,7 @@ def _shown(hint: Any) -> str:
 def _checked(file: pathlib.Path, task: Any) -> Task:
     if isinstance(task, type):
         raise UserError(f"{file}: TASK is the class {task.__name__}; make an instance of it: {task.__name__}(…)")
-    try:
-        missing = [member for member in MEMBERS if not ask(hasattr, task, member)]
-    except FaultError as error:  # of a property
-        raise UserError(f"{file}: TASK fails when its members are read ({error}): fix it") from None
-    if missing:
+    if missing := [member for member in MEMBERS if not hasattr(task, member)]:
         raise UserError(f"{file}: TASK lacks {', '.join(missing)} (see common/tasks/base.py)")
     for method, ours in _METHODS.items():
         arguments = list(inspect.signature(ours).parameters)[1:]

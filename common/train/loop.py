@@ -217,7 +217,8 @@ def fine_tune(
     weights, which may be of any dtype (`common.model.lora.merge` makes one of both). Parameters that lie on a mesh
     (`common.model.sharding`) are trained there, and stay there.
 
-    Raises UserError if the loss becomes NaN or infinite; the last good state is then in `checkpoint`.
+    Raises UserError if the loss becomes NaN or infinite; after the first update the last good state is then in
+    `checkpoint`.
     """
     if not examples:
         raise UserError("there is nothing to train on: the list of examples is empty")
@@ -309,10 +310,12 @@ def optimise(
                 bad = _report(pending[:read], write)
                 pending = pending[read:]
                 if bad is not None:
-                    if checkpoint is not None:
+                    # Before the first update nothing is gained, and what was read into memory may itself be bad.
+                    keeps = checkpoint if bad else None
+                    if keeps is not None:
                         # Nothing has changed since the bad update; marked finite, so that a lower rate can go on.
-                        state_files.save(checkpoint, trained, state | {"finite": jnp.bool_(True)}, bad)
-                    raise UserError(_diverged_message(bad, steps, settings, checkpoint))
+                        state_files.save(keeps, trained, state | {"finite": jnp.bool_(True)}, bad)
+                    raise UserError(_diverged_message(bad, steps, settings, keeps))
             # Asked to stop, it keeps the state after the last update too: the weights are not stored yet.
             if checkpoint is not None and (asked or (due and not last)):
                 state_files.save(checkpoint, trained, state, step + 1)

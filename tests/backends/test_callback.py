@@ -2,6 +2,7 @@
 
 import pytest
 
+from common import stopping
 from common.backends.callback import BATCH, BREAKER, CallbackGenerator
 from common.config import SampleConfig
 from common.errors import UserError
@@ -44,10 +45,14 @@ def test_the_function_cannot_change_the_request():
     assert requests[0].messages[0] == {"role": "user", "content": "q0"}
 
 
+class Bare(BaseException):
+    """No Exception: what asyncio cancels with is of the kind."""
+
+
 def _faulty(messages):
     number = int(messages[0]["content"][1:])
     if number % 4 == 1:
-        raise ValueError("no idea\nwhat to write")
+        raise ValueError("no idea\nwhat to write") if number < 4 else Bare
     return {2: 7, 3: " "}.get(number % 4, "fine")
 
 
@@ -60,6 +65,7 @@ def test_failures_are_records_with_a_reason():
         "the function gave int, not str",
         "the function gave an empty text",
     ]
+    assert records[5].error == "Bare"
 
 
 def test_failures_in_a_row_stop_the_run_and_lose_nothing_good():
@@ -75,11 +81,12 @@ def test_failures_in_a_row_stop_the_run_and_lose_nothing_good():
         next(batches)
 
 
-def test_ctrl_c_passes():
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, stopping.Terminated])
+def test_ctrl_c_and_sigterm_pass(signal):
     def write(messages):
-        raise KeyboardInterrupt
+        raise signal
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(signal):
         _records(CallbackGenerator("mine", write), _requests(1))
 
 
@@ -102,6 +109,7 @@ def test_a_function_from_a_file(tmp_path):
         ("x = 1\nx = 1 / 0\n", "python:{file}:write", r"teacher\.py, line 2 fails .*\(ZeroDivisionError: "),
         ("import nothing_like_it\n", "python:{file}:write", r"line 1 fails .*\(ModuleNotFoundError: "),
         ("\n\ndef write(:\n", "python:{file}:write", r"teacher\.py, line 3 fails .*\(SyntaxError: "),
+        ("class Bare(BaseException): ...\nraise Bare\n", "python:{file}:write", r"line 2 fails .*\(Bare\)"),
         ("raise SystemExit(2)\n", "python:{file}:write", r"line 1 fails .*\(SystemExit: 2\)"),
     ],
 )

@@ -324,6 +324,7 @@ def test_unknown_tasks_and_missing_data(own_only, tasks, tmp_path):
         ("{{question}}", "{{other}}", "UndefinedError: 'other' is undefined"),
         ("multiple_choice", "several", "ValueError: Got invalid output_type"),
         ("rows.jsonl", "torn.jsonl", "JSON parse error"),
+        ("test_split", "process_docs: !function own.leave\ntest_split", r"own_choice \(SystemExit: 0\)"),
         ("", "", "Sample larger than population.*, or --num-fewshot 99 if rows are fewer"),
     ],
 )
@@ -331,6 +332,7 @@ def test_mistakes_in_tasks_and_data(old, new, message, own_only, tasks, tmp_path
     (tasks / "torn.jsonl").write_text('{"question": "x"\nnot JSON\n', encoding="utf-8")
     text = (tasks / "own_choice.yaml").read_text(encoding="utf-8").replace(old, new)
     (tmp_path / "own_choice.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "own.py").write_text("def leave(rows):\n    raise SystemExit(0)\n")
     with pytest.raises(UserError, match=message) as raised:
         harness.run(Config(tasks=("own_choice",), include_path=str(tmp_path), num_fewshot=None if old else 99))
     assert "\n" not in str(raised.value)

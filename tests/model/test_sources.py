@@ -281,3 +281,11 @@ def test_fetch_knows_one_model_and_is_listed(capsys):
     out = capsys.readouterr().out
     assert "usage: python run.py fetch smollm2" in out
     assert "  fetch " in out
+
+
+@pytest.mark.parametrize(
+    "name", ["~nobody-of-this-name", "~nobody-of-this-name/x", "embedded:student+~nobody-of/x"]
+)
+def test_a_home_that_does_not_exist_is_a_folder_that_is_not_there(name):
+    with pytest.raises(UserError, match="no such folder: ~nobody-of"):
+        LanguageModel.load(name)

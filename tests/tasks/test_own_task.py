@@ -11,6 +11,8 @@ from common.tasks.base import Example, Hints
 from common.tasks.registry import get_task
 
 README = pathlib.Path(__file__).parents[2] / "common/tasks/README.md"
+BARE = "class Bare(BaseException):\n    def __str__(self): raise Bare\n\n\n"
+"""No Exception, and no message that can be made of it."""
 
 
 def task_of(file):
@@ -101,6 +103,14 @@ GOOD = "name: n\ninstruction: i\nlabels: [a, b]\n"
         ("t.py", "\nx = (\n", ", line 2 fails when it is loaded (SyntaxError: "),
         ("t.py", "def f():\n    return 1 / 0\n\nf()\n", ", line 2 fails when it is loaded (ZeroDivisionError: "),
         ("t.py", "import sys\nsys.exit(0)\n", ", line 2 fails when it is loaded (SystemExit: 0)"),
+        ("t.py", f"{BARE}raise Bare('no')\n", ", line 5 fails when it is loaded (Bare)"),
+        ("t.py", f"{BARE}def __getattr__(name): raise Bare\n", "fails when TASK is looked up in it (Bare)"),
+        (
+            "t.py",
+            f"{BARE}from common.tasks.free import FreeAnswer\nclass T(FreeAnswer):\n"
+            "    def __init_subclass__(cls, **_): raise Bare\nTASK = T('n', 'i')\n",
+            "TASK fails when its members are read (Bare)",
+        ),
         ("t.py", "TASK = 3\n", "TASK lacks name, kind, reply_fields"),
         ("t.py", "from common.tasks.free import FreeAnswer as TASK\n", "make an instance"),
         (
@@ -149,6 +159,8 @@ def test_mistakes_are_one_line_with_the_file(tmp_path, name, text, message):
             "correct of TASK gave None: it must give",
         ),
         ("def parse(self, text): exit()", ("parse", "a"), "parse of TASK failed (SystemExit"),
+        ("def parse(self, text): raise GeneratorExit", ("parse", "a"), "parse of TASK failed (GeneratorExit"),
+        ("def parse(self, text): raise Bare", ("parse", "a"), "parse of TASK failed (Bare"),
         ("def parse(self, text): return 3", ("parse", "a"), "parse of TASK gave 3: it must give str or None"),
         ("def messages(self, question): return ('ask',)", ("messages", "q"), "gave ('ask',): it must give tuple["),
         (
@@ -172,7 +184,7 @@ def test_a_method_of_a_task_that_fails_or_exits_is_one_line_with_the_file(tmp_pa
     (tmp_path / "t.py").write_text(
         "from common.errors import UserError\nfrom common.tasks.base import Example\n"
         "from common.tasks.free import FreeAnswer\n"
-        f"class T(FreeAnswer):\n    {body}\nTASK = T('n', 'i')\n"
+        f"{BARE}class T(FreeAnswer):\n    {body}\nTASK = T('n', 'i')\n"
     )
     task = task_of(tmp_path / "t.py")
     name, *given = call
