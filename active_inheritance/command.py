@@ -4,7 +4,7 @@ from active_inheritance.config import Config
 from active_inheritance.experiment import check_plan, load_data, models, needs, run, units
 from common.backends.open import is_model
 from common.experiment import main as run_command
-from common.memory import lines_of
+from common.memory import foretold
 from common.rates import told
 
 
@@ -20,7 +20,12 @@ def _plan(config: Config) -> list[tuple[str, str]]:
     data = load_data(config)
     key = check_plan(config, data)
     time = [] if config.students else [("time", told(key, units(config, data)))]
-    return plan(config, data) + time + lines_of(needs(config, data), filter(is_model, models(config).values()))
+    memory = foretold(
+        lambda device, shards: needs(config, data, device, shards),
+        filter(is_model, models(config).values()),
+        config.devices,
+    )
+    return plan(config, data) + time + memory
 
 
 def _run(config: Config) -> None:

@@ -60,12 +60,18 @@ def is_writer() -> bool:
 
 
 def cluster() -> str | None:
-    """The launcher that started this process as one of several, by what it left in the environment."""
+    """The launcher that started this process as one of several, by what it left in the environment. Raises
+    UserError for one that leaves too little for them to find each other."""
     several = lambda name: int(os.environ.get(name) or 1) > 1
     if "SLURM_STEP_NODELIST" in os.environ and several("SLURM_STEP_NUM_TASKS"):
         return "SLURM"
     if "OMPI_MCA_orte_hnp_uri" in os.environ and several("OMPI_COMM_WORLD_SIZE"):
         return "Open MPI"
+    if several("OMPI_COMM_WORLD_SIZE"):
+        raise UserError(
+            "Open MPI 5 or later started these processes and does not say where the first one is: give each "
+            "--coordinator HOST:PORT --processes $OMPI_COMM_WORLD_SIZE --process $OMPI_COMM_WORLD_RANK"
+        )
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys() and find_spec("kubernetes"):
         return "Kubernetes"
     # On one host a TPU's processes have nobody to find.

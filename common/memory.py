@@ -9,6 +9,7 @@ Sizes are upper estimates of what is held at one time in a stage; every stage le
 CPU weights and activations are float32, on accelerators bfloat16.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -57,16 +58,16 @@ class Model:
     @classmethod
     def read(cls, name: str) -> "Model | None":
         """Those of a checkpoint that is on this machine, from its config.json and the heads of its files; None for
-        one that is not here yet, and where config.json leaves its shape to transformers. Nothing is fetched."""
-        from common.model import checkpoint, families
+        one that is not here yet or is not understood. Nothing is fetched. Raises UserError where a file that the
+        checkpoint names is missing."""
+        from common.model import checkpoint
 
         try:
             folder = checkpoint.resolve(name, fetch=False)
-            config = families.read_config(read_object(folder / "config.json"))
-            count = checkpoint.parameters(folder)
         except (UserError, OSError, ValueError):
             return None  # the run says what is wrong
-        return None if count is None else cls(name, config, count)
+        count, config = checkpoint.parameters(folder), _shape(folder)
+        return None if count is None or config is None else cls(name, config, count)
 
     def adapters(self, rank: int) -> int:
         """Parameters of adapters of `rank` beside all matrices of all layers."""
@@ -179,6 +180,21 @@ def training(
     return _need(stage, parts, model, device, shards, forms, GRADIENT, adapted=settings.lora is not None)
 
 
+def _shape(folder: pathlib.Path) -> ModelConfig | None:
+    """Of a folder's model; None where it is not understood, which the run says."""
+    from common.model import families
+
+    with contextlib.suppress(UserError, OSError, ValueError):
+        return families.read_config(read_object(folder / "config.json"))
+    from common.model.hf import (
+        load_config,  # of older files much is left to transformers, which takes seconds to load
+    )
+
+    with contextlib.suppress(UserError, OSError, ValueError):
+        return load_config(folder)
+    return None
+
+
 def _size(device: str) -> int:
     """Bytes of a number."""
     return 4 if device == "cpu" else 2
@@ -241,19 +257,32 @@ def _plenty(need: float, room: int | None) -> bool:
     return room is not None and SPARE * need < room
 
 
-def lines_of(needs: Iterable[Need], names: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """The stage that needs most, as a line of a plan. `names`: of all models of the run; those that `needs` had to
-    leave out are told."""
-    needs, room = together(needs), available()
+def foretold(
+    needs: Callable[[str, int], Iterable[Need]], names: Iterable[str], devices: "Callable[[], Devices]"
+) -> list[tuple[str, str]]:
+    """What a plan says of memory: that of one accelerator where there are any, for which jax is loaded. Arguments
+    as those of `room_for` and `lines_of`. Raises UserError as `check` does."""
+    kind, shards, room = _limits(devices().mesh) if runtime.accelerators() else ("cpu", 1, available())
+    found = list(needs(kind, shards))
+    check(found, room)
+    return lines_of(found, names, room, "CPU" if kind == "cpu" else "each accelerator")
+
+
+def lines_of(
+    needs: Iterable[Need], names: Iterable[str] = (), room: int | None = None, where: str = "CPU"
+) -> list[tuple[str, str]]:
+    """The stage that needs most, as a line of a plan, beside the `room` that there is. `names`: of all models of
+    the run; those that `needs` had to leave out are told."""
+    needs = together(needs)
     if not needs:
         return [("memory", "unknown: no model of the run is on this machine yet")]
     most = max(needs, key=lambda need: need.total)
     has = "" if room is None else f"; {room / GB:.1f} GB are free"
-    if _plenty(most.total, room):
+    if where == "CPU" and _plenty(most.total, room):
         has += f", so that up to {max(need.held for need in needs) / GB:.2f} GB are held for speed"
     left = [name for name in dict.fromkeys(names) if Model.read(name) is None]
-    without = "" if not left else f"; without {' and '.join(left)}, whose shape is not known on this machine yet"
-    return [("memory", f"{most}{has} (on CPU){without}")]
+    without = "" if not left else f"; without {' and '.join(left)}, whose shape is not known yet"
+    return [("memory", f"{most}{has} (on {where}){without}")]
 
 
 def check(needs: Iterable[Need], room: int | None) -> None:
@@ -278,16 +307,20 @@ def room_for(needs: Callable[[str, int], Iterable[Need]], devices: "Callable[[],
     most = max((need.total for need in together(needs("cpu", 1))), default=0.0)
     if _plenty(most, available()) and not runtime.accelerators():
         runtime.reuse_memory()
+    mesh = devices().mesh
+    kind, shards, room = _limits(mesh)
+    check(needs(kind, shards), room)
+    return mesh
+
+
+def _limits(mesh: "Mesh | None") -> tuple[str, int, int | None]:
+    """The kind of device, over how many of the mesh a model is split, and bytes that there are of one device."""
     import jax
 
-    mesh = devices().mesh
     if jax.default_backend() == "cpu":  # of which all devices are one
-        check(needs("cpu", 1), available())
-        return mesh
+        return "cpu", 1, available()
     shards = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
-    told = jax.local_devices()[0].memory_stats() or {}
-    check(needs("accelerator", shards), told.get("bytes_limit"))
-    return mesh
+    return "accelerator", shards, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def tokens_in(letters: int) -> int:

@@ -58,7 +58,9 @@ class RunSettings:
         DEVICES,
     )
     coordinator: str | None = flag(
-        None, "where process 0 is reached; TPU pods, SLURM, GKE and Open MPI name it by themselves"
+        None,
+        "where process 0 is reached; TPU pods, SLURM, Open MPI 4 and (with the package kubernetes) GKE name it by "
+        "themselves",
     )
     processes: int | None = flag(None, "how many processes carry out this run, by the same command")
     process: int | None = flag(None, "which of them this one is, from 0")

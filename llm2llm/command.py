@@ -2,7 +2,7 @@
 
 from common.backends.open import is_model
 from common.experiment import main as run_command
-from common.memory import lines_of
+from common.memory import foretold
 from common.rates import told
 from llm2llm.config import PRESETS, Config
 from llm2llm.experiment import check_plan, load_data, models, run
@@ -18,7 +18,11 @@ def main(argv: list[str]) -> None:
 def _plan(config: Config) -> list[tuple[str, str]]:
     data = load_data(config)  # refuses what a run would refuse
     key = check_plan(config, data)
-    memory = lines_of(needs(config, data.task, data.examples), filter(is_model, models(config).values()))
+    memory = foretold(
+        lambda device, shards: needs(config, data.task, data.examples, device, shards),
+        filter(is_model, models(config).values()),
+        config.devices,
+    )
     if config.sweep:
         return sweep_plan(config) + memory
     return [

@@ -2,7 +2,7 @@
 
 from common.backends.open import is_model
 from common.experiment import main as run_command
-from common.memory import lines_of
+from common.memory import foretold
 from common.rates import told
 from reversegen.config import PRESETS, Config
 from reversegen.experiment import check_plan, load_data, models, run
@@ -19,5 +19,9 @@ def _plan(config: Config) -> list[tuple[str, str]]:
     app, data = load_data(config)  # refuses what a run would refuse
     key, switches = check_plan(config, app, data), config.switches(app.query_tokens)
     time = ("time", told(key, work(config, switches, data)))
-    memory = lines_of(needs(config, app, data), filter(is_model, models(config).values()))
+    memory = foretold(
+        lambda device, shards: needs(config, app, data, device, shards),
+        filter(is_model, models(config).values()),
+        config.devices,
+    )
     return [*plan(config, switches), time, *spending(config, app, switches, data), *memory]

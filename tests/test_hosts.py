@@ -97,7 +97,8 @@ def test_flags_that_name_no_process_are_refused(given, said):
 
 def test_launchers_of_several_processes_are_known_by_their_environment(monkeypatch):
     """A job of one process has nobody to wait for, nor has a script of SLURM's outside of srun."""
-    for name in ("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri", "TPU_WORKER_HOSTNAMES", "SLURM_STEP_NUM_TASKS"):
+    slurm = ("SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS")
+    for name in (*slurm, "OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     assert hosts.cluster() is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
@@ -107,6 +108,12 @@ def test_launchers_of_several_processes_are_known_by_their_environment(monkeypat
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     assert hosts.cluster() == "TPU"
+    # Open MPI 5 no longer says where the first process is: each would go on alone, as if there were no others.
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"give each --coordinator HOST:PORT"):
+        hosts.cluster()
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1:34911")
+    assert hosts.cluster() == "Open MPI"
 
 
 def test_one_process_shares_with_itself(tmp_path):

@@ -1,8 +1,10 @@
 """The memory plan: sizes from shapes alone, and what is said where a run cannot fit."""
 
 import importlib
+import json
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import pytest
 from common import memory
 from common.config import LoraConfig, TrainConfig
 from common.errors import UserError
-from common.memory import Model, available, check, lines_of, sampling, tokens_in, training
+from common.memory import Model, available, check, foretold, lines_of, sampling, tokens_in, training
 from common.model.meshes import Devices
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -123,6 +125,38 @@ def test_free_memory_is_told_and_lies_below_all_of_it():
     assert tokens_in(400) == 132
 
 
+def test_a_plan_is_refused_as_its_run_would_be(big, monkeypatch):
+    """In words that name the device: on an accelerator what is free there counts."""
+    needs = lambda device, shards: [sampling(big, 64, device=device, shards=shards)]
+    nowhere = lambda: pytest.fail("jax is loaded")
+    monkeypatch.setattr(memory.runtime, "accelerators", lambda: False)
+    monkeypatch.setattr(memory, "available", lambda: 64 * memory.GB)
+    assert "(on CPU)" in foretold(needs, [], nowhere)[0][1]
+    monkeypatch.setattr(memory, "available", lambda: 8 * memory.GB)
+    with pytest.raises(UserError, match="fewer answer tokens"):
+        foretold(needs, [], nowhere)
+    monkeypatch.setattr(memory.runtime, "accelerators", lambda: True)
+    monkeypatch.setattr(memory, "_limits", lambda mesh: ("accelerator", 4, 80 * memory.GB))
+    told = foretold(needs, [], lambda: Devices(None, "one device"))[0][1]
+    assert told.endswith("80.0 GB are free (on each accelerator)")
+
+
+def test_a_missing_file_of_weights_and_a_config_of_an_older_form_are_no_unknown_shape(fixtures, tmp_path):
+    shutil.copytree(fixtures / "llama_sharded", tmp_path / "cut")
+    (part := sorted((tmp_path / "cut").glob("model-*.safetensors"))[-1]).unlink()
+    with pytest.raises(UserError, match=rf"{part.name} is missing, though"):
+        Model.read(str(tmp_path / "cut"))
+    shutil.copytree(fixtures / "qwen2", tmp_path / "old")
+    file = tmp_path / "old" / "config.json"
+    config = json.loads(file.read_text())
+    # As of the first versions of transformers with this family, which left it to their defaults.
+    file.write_text(json.dumps({k: v for k, v in config.items() if k not in ("rms_norm_eps", "layer_types")}))
+    found, whole = Model.read(str(tmp_path / "old")), Model.read(str(fixtures / "qwen2"))
+    assert found is not None
+    assert whole is not None
+    assert found.parameters == whole.parameters
+
+
 @pytest.mark.parametrize("method", ["llm2llm", "active_inheritance.profile"])
 def test_a_run_that_cannot_fit_ends_before_a_model_is_loaded(method, tmp_path, monkeypatch):
     from common.lm import LanguageModel
@@ -169,4 +203,5 @@ def test_memory_is_kept_only_where_there_is_plenty_and_the_plan_says_so(big, mon
         monkeypatch.setattr(memory, "available", lambda times=times: int(times * need.total))
         assert memory.room_for(lambda device, shards: [need], lambda: Devices(None, "one device")) is None
         assert kept == expected
-        assert ("held for speed" in lines_of([need])[0][1]) == bool(expected)
+        told = lines_of([need], room=int(times * need.total))[0][1]
+        assert ("held for speed" in told) == bool(expected)

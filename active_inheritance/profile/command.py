@@ -4,7 +4,7 @@ embedded ones."""
 from active_inheritance.profile.config import Config
 from active_inheritance.profile.experiment import check_plan, load_data, models, needs, run, units
 from common.experiment import main as run_command
-from common.memory import lines_of
+from common.memory import foretold
 from common.rates import cost, told
 
 ABOUT = "Measure what models are like: text, toxicity, social bias, calibration, utility, preference."
@@ -34,5 +34,5 @@ def _plan(config: Config) -> list[tuple[str, str]]:
     return [
         *lines,
         ("time", told(key, units(config, measures))),
-        *lines_of(needs(config), models(config).values()),
+        *foretold(lambda device, shards: needs(config, device, shards), models(config).values(), config.devices),
     ]

@@ -21,7 +21,8 @@ import tempfile
 from collections.abc import Callable
 from typing import TypeVar
 
-from common.errors import UserError, in_one_line, meant
+from common.errors import UserError, in_one_line, meant, quoted
+from common.mapping import read_object
 from common.model import smollm2
 from common.runtime import cache_dir
 
@@ -31,6 +32,7 @@ EMBEDDED = pathlib.Path(__file__).parents[1] / "embedded"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LINKED_ADAPTER = ("merged_adapter.json", "merged_adapter.safetensors")
 """What an adapter's settings and weights are called beside the base that they are merged into when it is read."""
+INDEX = "model.safetensors.index.json"
 _LONGEST_HEADER = 100_000_000
 """Bytes; safetensors itself takes no longer header."""
 _HUB_PATTERNS = ("model*.safetensors", "*.json", "tokenizer*", "vocab.*", "merges.txt", "*.jinja")
@@ -301,8 +303,38 @@ def fingerprint(folder: str | os.PathLike) -> str:
     return digest.hexdigest()[:16]
 
 
+def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The safetensors of a folder; none where it has others. With one file and an index of several, the one file
+    is read, as in transformers: the index may be left over from an older model. Raises UserError where one that
+    the index names is missing."""
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if not (folder / INDEX).exists():
+        return []
+    for name in (names := _indexed(folder / INDEX)):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name} is missing, though {INDEX} names it: fetch the checkpoint again")
+    return [folder / name for name in names]
+
+
+def _indexed(file: pathlib.Path) -> list[str]:
+    """Names of the files that an index lists."""
+    weight_map = read_object(file).get("weight_map")
+    if not weight_map or not isinstance(weight_map, dict):
+        raise UserError(f"{file} has no weight_map: fetch the checkpoint again")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        place = pathlib.PurePath(name)
+        if place.is_absolute() or ".." in place.parts:
+            raise UserError(
+                f"{file} names {quoted(name)}, a file outside of its folder: fetch the checkpoint again"
+            )
+    return names
+
+
 def parameters(folder: str | os.PathLike) -> int | None:
     """How many parameters the files of a folder hold, by their headers alone; None where there are none to read.
+    Raises UserError where one that the index names is missing.
 
     A header is JSON, before which its length stands in 8 bytes (format of safetensors). Files that cannot be read
     are left for the loader to complain about.
@@ -312,7 +344,7 @@ def parameters(folder: str | os.PathLike) -> int | None:
         from common.model import gguf
 
         return sum(math.prod(tensor.shape) for tensor in gguf.open_tensors(gguf.read(ggufs[0])).values())
-    for file in sorted(pathlib.Path(folder).glob("model*.safetensors")):
+    for file in weight_files(pathlib.Path(folder)):
         try:
             with file.open("rb") as data:
                 size = int.from_bytes(data.read(8), "little")

@@ -27,13 +27,13 @@ from common.config import ModelConfig
 from common.errors import UserError, in_one_line
 from common.mapping import read_object
 from common.model import layout
-from common.model.checkpoint import ADAPTER_CONFIG
+from common.model.checkpoint import ADAPTER_CONFIG, INDEX
 from common.model.decoder import Params, abstract_params
 from common.model.families import FAMILIES, read_config
 from common.model.names import IGNORED, Rule, layer_rules, prefix, top_rules
 from common.model.peft import base_of
 from common.model.sharding import param_shardings
-from common.model.tensors import DTYPES, INDEX, OVERFLOWN, Tensor, finite, open_tensors
+from common.model.tensors import DTYPES, OVERFLOWN, Tensor, finite, open_tensors
 from common.model.tokenizer import import_transformers
 
 SHARD_BYTES = 5 * 10**9

@@ -16,12 +16,11 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from common.errors import UserError, in_one_line, quoted
+from common.errors import UserError, in_one_line
 from common.mapping import read_object
 from common.model import peft
-from common.model.checkpoint import LINKED_ADAPTER
+from common.model.checkpoint import LINKED_ADAPTER, weight_files
 
-INDEX = "model.safetensors.index.json"
 DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -75,16 +74,10 @@ def finite(array: np.ndarray, otherwise: str) -> np.ndarray:
 
 
 def _open_base(folder: pathlib.Path) -> dict[str, Tensor]:
-    """With one file of safetensors and an index of several, the one file is read, as in transformers: the index
-    may be left over from an older model."""
-    if (folder / "model.safetensors").exists():
-        return _open_safetensors(folder / "model.safetensors")
-    if (folder / INDEX).exists():
+    if files := weight_files(folder):
         tensors = {}
-        for name in _indexed(folder / INDEX):
-            if not (folder / name).exists():
-                raise UserError(f"{folder / name} is missing, though {INDEX} names it: fetch the checkpoint again")
-            tensors |= _open_safetensors(folder / name)
+        for file in files:
+            tensors |= _open_safetensors(file)
         return tensors
     files = sorted(folder.glob("*.gguf"))
     if files:
@@ -98,21 +91,6 @@ def _open_base(folder: pathlib.Path) -> dict[str, Tensor]:
 
 def _family(file: pathlib.Path) -> str:
     return str(read_object(file).get("model_type"))
-
-
-def _indexed(file: pathlib.Path) -> list[str]:
-    """Names of the files that an index lists."""
-    weight_map = read_object(file).get("weight_map")
-    if not weight_map or not isinstance(weight_map, dict):
-        raise UserError(f"{file} has no weight_map: fetch the checkpoint again")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        place = pathlib.PurePath(name)
-        if place.is_absolute() or ".." in place.parts:
-            raise UserError(
-                f"{file} names {quoted(name)}, a file outside of its folder: fetch the checkpoint again"
-            )
-    return names
 
 
 def _open_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
