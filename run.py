@@ -79,11 +79,11 @@ def main(argv: list[str] | None = None) -> None:
             raise
         fail(f"the disk is full ({error.filename or 'while writing'}): free space and give the same command again")
     except KeyboardInterrupt:
-        line, status = stopping.LINES[signal.SIGINT]
+        line, status = stopping.ended(signal.SIGINT)
         print(f"\n{line}", file=sys.stderr)
         raise SystemExit(status) from None
     except stopping.Terminated:
-        line, status = stopping.LINES[signal.SIGTERM]
+        line, status = stopping.ended(signal.SIGTERM)
         print(line, file=sys.stderr)
         raise SystemExit(status) from None
 

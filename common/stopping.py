@@ -108,6 +108,15 @@ def asked(step: int) -> bool:
     return _came is not None
 
 
+def ended(number: signal.Signals) -> tuple[str, int]:
+    """Line and status of a signal that has taken effect. From now on others are ignored: what is left of the
+    process is its last line and Python's own end, which would be a traceback if it were interrupted."""
+    for each in _ENDS:
+        if signal.getsignal(each) is _handle:
+            signal.signal(each, signal.SIG_IGN)
+    return LINES[number]
+
+
 def stop() -> NoReturn:
     """End as the signal that came wants it. Where none did, another process was told, by SIGTERM."""
     raise _ENDS[_came or signal.SIGTERM]
