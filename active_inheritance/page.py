@@ -173,8 +173,9 @@ def _lifts(page: Report, data: Forecast, where: str) -> None:
     for name, entry in data.scores.items():
         lift, spread = entry["selected - random"], entry["spread"]
         if spread and lift["value"] is not None:
-            low, high = (x / spread for x in lift["ci95"])
-            rows[name] = Estimate(value=lift["value"] / spread, ci95=(low, high))
+            ends = lift["ci95"]  # which too few prompts with this score leave out
+            within = None if ends is None else (ends[0] / spread, ends[1] / spread)
+            rows[name] = Estimate(value=lift["value"] / spread, ci95=within)
     axis = "selected - random, in standard deviations within a prompt"
     # Scores are no arms, and have no colour of theirs.
     chart = dots(rows, axis, ours=names, line=0, decimals=2, signed=True, colours=dict.fromkeys(names, INK))

@@ -209,7 +209,7 @@ def _longer(data: Forecast) -> list[str]:
     if any(name.startswith(("words:", "characters:", "tokens:")) for name in data.objectives):
         return []
     words = data.scores["words"]["selected - random"]
-    low, high = words["ci95"]
+    low, high = words["ci95"] or (0.0, 0.0)
     if low <= 0 <= high:
         return []
     return [

@@ -8,15 +8,18 @@ import random
 import statistics
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
+from active_inheritance import page
 from active_inheritance.config import Config
 from active_inheritance.forecast import Tally, best_of, column_intervals, expected_max, forecast, kl_bound, tally
 from active_inheritance.select import ARMS, Candidate, Constraint, Objective, Rule, choose, dominates, select
 from common.errors import UserError
 from common.results.estimate import as_json
+from common.results.report import Report
 from common.results.stats import bootstrap_ci95
 from common.text.textstats import METRICS
 from killing import ROOT
@@ -508,3 +511,13 @@ def test_a_pair_is_of_feasible_answers_with_the_better_one_first(rule):
 def test_answers_that_are_equal_by_the_objectives_are_no_pair():
     found = [Candidate("a", i, str(i), {"words": float(i), "s": 1.0}) for i in range(4)]
     assert choose(Rule(MAX), "p", found).rejected is None
+
+
+def test_a_score_that_few_prompts_have_is_drawn_without_an_interval():
+    """mtld, say, where one prompt alone has answers that are long enough."""
+    lift = lambda ci95: {"selected - random": {"value": 2.0, "ci95": ci95}, "spread": 4.0}
+    data = types.SimpleNamespace(objectives=["words:max"], scores={"words": lift([1.0, 3.0]), "mtld": lift(None)})
+    drawn = Report("T")
+    page._lifts(drawn, data, "")
+    assert "+0.50 [+0.25, +0.75]" in drawn.html()
+    assert "+0.50 (no interval)" in drawn.html()
