@@ -399,6 +399,8 @@ def test_a_plan_refuses_what_a_run_would(words, says, tmp_path):
 
     (tmp_path / "rows.jsonl").write_text('{"foo": "a"}\n')
     argv = [*words.format(tmp_path).split(), "--dry-run"]
+    # Not that of a default run, which a user may have made here.
+    argv += [] if "--run-dir" in argv else ["--run-dir", str(tmp_path / "run")]
     with pytest.raises(UserError, match=re.escape(says)):
         run._method(argv)
 
@@ -445,26 +447,27 @@ def test_a_run_and_its_plan_are_refused_at_the_start_for_the_same_reason(words, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan_names_the_models_that_its_memory_is_without(capsys, monkeypatch):
+def test_a_plan_names_the_models_that_its_memory_is_without(capsys, monkeypatch, tmp_path):
     """What the hub knows is fetched by the run."""
     import huggingface_hub
 
     import run
 
     monkeypatch.setattr(huggingface_hub, "model_info", lambda name, timeout: None)
-    run._method(["llm2llm", "--teacher", "my/larger", "--dry-run"])
+    run._method(["llm2llm", "--teacher", "my/larger", "--dry-run", "--run-dir", str(tmp_path / "run")])
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
     assert "in training a student" in lines["memory"]
-    assert lines["memory"].endswith("; without my/larger, whose shape is not known on this machine yet")
+    assert lines["memory"].endswith("; without my/larger, whose shape is not known yet")
     assert "unknown" in lines["time"]
 
 
-def test_a_plan_says_time_and_money(capsys, monkeypatch):
+def test_a_plan_says_time_and_money(capsys, monkeypatch, tmp_path):
     import run
 
     monkeypatch.setattr("common.rates._kept", lambda file: {})
     monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "x" * 30)
-    run._method(["llm2llm", "--teacher", "openai:m", "--teacher-price", "0.15,0.6", "--dry-run"])
+    asked = ["--teacher", "openai:m", "--teacher-price", "0.15,0.6", "--run-dir", str(tmp_path / "run")]
+    run._method(["llm2llm", *asked, "--dry-run"])
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
     assert "unknown: no run of these models" in lines["time"]
     assert "17,280 calls at most" in lines["cost"]
