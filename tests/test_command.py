@@ -292,6 +292,7 @@ def _command(body, tmp_path, monkeypatch):
 def test_what_ends_a_command_is_one_line(body, status, says, tmp_path, monkeypatch, capsys):
     """Also without arguments of its own: then flags are those of the process."""
     monkeypatch.setattr("sys.argv", ["run.py", "llm2llm"])
+    monkeypatch.setattr("common.stopping.listen", lambda: None)  # the tests' process is not ours to end
     for name in ("COMPILATION_CACHE_DIR", "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.setenv(f"JAX_{name}", "as it was")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
