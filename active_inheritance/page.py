@@ -43,6 +43,17 @@ DOTS = 1200
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
+OBJECTIVE_NOTE = (
+    "None: share of prompts without any spread. Lift predicted: what the objective alone would give if scores of "
+    "the feasible answers were normal. Best of pool: without constraints and other objectives."
+)
+SCORE_NOTE = (
+    "95% bootstrap intervals over prompts of the difference to the random control. In spreads: that difference in "
+    "standard deviations within a prompt. Matched: other answers of about the selected one's length."
+)
+CHANCE_NOTE = "By chance: the share a uniform draw from the usable answers would have."
+
+
 def objectives_of(summary: Summary) -> Table:
     """What was to be expected of every objective, and what came of it."""
     headers = ["objective", "pool", "spread", "none, %", "lift predicted", "lift realised", "best of pool"]
@@ -104,9 +115,7 @@ def page_of(summary: Summary, first: Outcome, switches: Switches, redact: bool) 
     page.add_table(
         f"What was selected for{where}",
         *objectives_of(summary),
-        note="None: share of prompts without any spread. Lift predicted: what the objective alone would give if "
-        "scores of the feasible answers were normal. Best of pool: without constraints and other objectives. "
-        f"The choice is at most {data.kl_bound_nats:.2f} nats from what was drawn from.",
+        note=f"{OBJECTIVE_NOTE} The choice is at most {data.kl_bound_nats:.2f} nats from what was drawn from.",
         terms=explain(
             *(objective.rpartition(":")[0] for objective in data.objectives), "spread", "lift", "headroom"
         ),
@@ -115,9 +124,7 @@ def page_of(summary: Summary, first: Outcome, switches: Switches, redact: bool) 
     page.add_table(
         f"What selection does to every score{where}",
         *scores_of(summary),
-        note="95% bootstrap intervals over prompts of the difference to the random control. In spreads: that "
-        "difference in standard deviations within a prompt. Matched: other answers of about the selected one's "
-        f"length. Objectives: {', '.join(rule['objectives'])}; everything else is a side effect.",
+        note=f"{SCORE_NOTE} Objectives: {', '.join(rule['objectives'])}; everything else is a side effect.",
         terms=explain(*data.scores),
     )
     names = list(data.correlations)
@@ -127,8 +134,7 @@ def page_of(summary: Summary, first: Outcome, switches: Switches, redact: bool) 
         [[a, *(None if v is None else round(v, 2) for v in data.correlations[a].values())] for a in names],
         note="Pearson's correlation of the usable answers to one prompt, from -1 to 1.",
     )
-    by_chance = "By chance: the share a uniform draw from the usable answers would have."
-    page.add_table(f"Who wrote what was selected{where}", *sources_of(summary), note=by_chance)
+    page.add_table(f"Who wrote what was selected{where}", *sources_of(summary), note=CHANCE_NOTE)
     _show_examples(page, first.selection, switches, redact, where)
     if isinstance(summary, StudentSummary):
         add_student_details(page, summary, first)

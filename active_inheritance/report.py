@@ -4,10 +4,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from active_inheritance.outcome import Outcome, Row, folder_of
-from active_inheritance.page import faults, objectives_of, page_of, scores_of, sources_of
+from active_inheritance.page import (
+    CHANCE_NOTE,
+    OBJECTIVE_NOTE,
+    SCORE_NOTE,
+    faults,
+    objectives_of,
+    page_of,
+    scores_of,
+    sources_of,
+)
 from active_inheritance.select import ARMS, FAR, Rule
 from active_inheritance.student_figures import AGAINST
 from active_inheritance.student_report import (
+    TRANSFER_NOTE,
+    arm_note,
     arms_of,
     decimals,
     metrics_of,
@@ -27,6 +38,7 @@ from common.results.estimate import Estimate, Gain
 from common.results.rundir import RunDir
 from common.results.tables import terminal_table
 from common.tasks.prompts import messages
+from common.text.glossary import told
 
 if TYPE_CHECKING:
     pass
@@ -208,23 +220,26 @@ def final_tables(summary: Summary) -> str:
         (
             f"the objective in the data{of}: what was to be expected of selection, and what came of it",
             objectives_of(summary),
+            f"{OBJECTIVE_NOTE} {told('spread', 'lift', 'headroom')}",
         ),
-        (f"scores of the answers{of}, on average, by how they were chosen", scores_of(summary)),
-        (f"who wrote them{of}", sources_of(summary)),
+        (f"scores of the answers{of}, on average, by how they were chosen", scores_of(summary), SCORE_NOTE),
+        (f"who wrote them{of}", sources_of(summary), CHANCE_NOTE),
     ]
     if isinstance(summary, StudentSummary):
         own = summary.student
+        came_over = "scores of its answers"
         tables += [
             (
-                f"the student on {own.held_out_prompts} held-out prompts, {counted(own.repeats, 'repeat')}",
+                f"the student, {counted(own.repeats, 'repeat')}",
                 arms_of(summary),
+                f"{arm_note(summary)} {told('drift')}",
             ),
-            ("scores of its answers; transfer: how much of the change in the data came over", metrics_of(summary)),
-            ("its profile, before and after", profile_of(summary)),
-            ("round by round", rounds_of(summary)),
+            (came_over, metrics_of(summary), f"{told('transfer')} {TRANSFER_NOTE}"),
+            ("its profile, before and after", profile_of(summary), None),
+            ("round by round", rounds_of(summary), None),
         ]
     parts = [
         f"{counted(data.prompts, 'prompt')}, {usable}{of}, selected by {', '.join(rule['objectives'])}{under}"
     ]
-    parts += [f"{caption}\n\n{terminal_table(*table)}" for caption, table in tables if table[1]]
+    parts += [f"{caption}\n\n{terminal_table(*table, note=note)}" for caption, table, note in tables if table[1]]
     return "\n\n".join(parts)

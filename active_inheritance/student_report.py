@@ -180,7 +180,6 @@ def _round_figures(page: Report, summary: StudentSummary) -> None:
 
 def add_student(page: Report, summary: StudentSummary, objectives: Sequence[Objective]) -> None:
     """The first part of the page: what came of it, by the first of `objectives` that is measured on students."""
-    own = summary.student
     page.chapter("The students")
     metric = summary.arms["selected"].metric
     objective = next((objective for objective in objectives if objective.name == metric), None)
@@ -194,16 +193,10 @@ def add_student(page: Report, summary: StudentSummary, objectives: Sequence[Obje
     axis, digits = f"difference in {metric}", places(summary.gains)
     gains = dots(summary.gains, axis, wanted, line=0, decimals=digits, signed=True)
     page.add_chart("Differences on held-out prompts", gains)
-    over = "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
-    if own.repeats > 1:
-        over = f"95% intervals by Student's t over {own.repeats} repeats"
     page.add_table(
         "What the student became",
         *arms_of(summary),
-        note=f"{own.name} on {own.held_out_prompts} held-out prompts, {own.answers_of_a_prompt} answers "
-        f"to each at temperature {own.temperature:g}; {over}. Trained arms learn from "
-        f"the same prompts for as many updates{', within a round' if own.rounds > 1 else ''}: first, the first "
-        "usable answer to each; random, a uniform draw; matched, others of about the selected one's length.",
+        note=arm_note(summary),
         terms=explain(metric, "95% interval", "drift", "updates"),
     )
     if summary.rounds:
@@ -260,6 +253,20 @@ def add_student_details(page: Report, summary: StudentSummary, first: Outcome) -
     )
     page.add_table(
         "The answers together", *corpora_of(summary), note=CORPUS_NOTE, terms=explain("self-BLEU", "compression")
+    )
+
+
+def arm_note(summary: StudentSummary) -> str:
+    """What the arms are, and what their figures are over."""
+    own = summary.student
+    over = "95% bootstrap intervals over prompts, of one training of each arm: they say nothing about other seeds"
+    if own.repeats > 1:
+        over = f"95% intervals by Student's t over {own.repeats} repeats"
+    return (
+        f"{own.name} on {own.held_out_prompts} held-out prompts, {own.answers_of_a_prompt} answers "
+        f"to each at temperature {own.temperature:g}; {over}. Trained arms learn from "
+        f"the same prompts for as many updates{', within a round' if own.rounds > 1 else ''}: first, the first "
+        "usable answer to each; random, a uniform draw; matched, others of about the selected one's length."
     )
 
 

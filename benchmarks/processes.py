@@ -17,7 +17,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
-APART = ("timing.jsonl", ".lock", "replies.sqlite")
+APART = ("timing.jsonl", "timing.svg", ".lock", "replies.sqlite")
 """Files that may differ between two runs of one command."""
 
 

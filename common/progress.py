@@ -118,7 +118,7 @@ def stage(name: str) -> Iterator[None]:
     try:
         yield
         if (time.monotonic() - start - own.within >= WORTH_SAYING or _run.news) and not _terminal():
-            say(f"[{clock(_elapsed())}] {'; '.join([_told(own, start), *_run.news])}")
+            say(f"[{_clock()}] {'; '.join([_told(own, start), *_run.news])}")
             _run.news.clear()
     finally:
         _run.stages.pop()
@@ -142,7 +142,7 @@ def tell(name: str, figure: str) -> None:
     if _run.stages:
         _run.news.append(f"{name} {figure}")
     elif not _terminal():  # of what is done: it has no part in the stage that comes next
-        say(f"[{clock(_elapsed())}] {' · '.join((*_run.place, f'{name} {figure}'))}")
+        say(f"[{_clock()}] {' · '.join((*_run.place, f'{name} {figure}'))}")
     _draw()
 
 
@@ -215,9 +215,7 @@ def _line() -> str:
         name = f"{name or _bar.desc} {_bar}"
         if (left := _bar.left()) is not None:
             name += f", {clock(left)} left"
-    left = _run_left()
-    parts = [*_run.place, "compiling …" if _compiling else name]
-    parts.append(clock(_elapsed()) + ("" if left is None else f", about {clock(left)} left of all"))
+    parts = [*_run.place, "compiling …" if _compiling else name, _clock()]
     # The latest first, as a narrow terminal cuts the line.
     own = [f"{key} {value}" for key, (value, place) in _run.figures.items() if place == _run.place[:OWN]]
     parts += reversed(own[-SHOWN:])
@@ -230,6 +228,12 @@ def _stage(name: str) -> str:
     return next((name.removesuffix(f" {part}") for part in _run.place if name.endswith(f" {part}")), name)
 
 
+def _clock() -> str:
+    """How long the run has taken, and what is left of it where that is known."""
+    left = _run_left()
+    return clock(_elapsed()) + ("" if left is None else f", about {clock(left)} left of all")
+
+
 def _elapsed() -> float:
     return time.monotonic() - _run.start
 
@@ -240,8 +244,10 @@ def _run_left() -> float | None:
     count = len(_run.begun) - 1
     if count > 0:
         each, here = (_run.begun[-1] - _run.begun[0]) / count, time.monotonic() - _run.begun[-1]
-        return (_run.repeats - count) * each - here if each >= max(here, WORTH_SAYING) else None
-    left = (_run.expected or 0.0) - _elapsed()
+        # A repeat that takes longer than those before it tells that they are no measure.
+        left = (_run.repeats - count) * each - here if each > here else 0.0
+    else:
+        left = (_run.expected or 0.0) - _elapsed()
     return left if left >= WORTH_SAYING else None
 
 

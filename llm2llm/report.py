@@ -73,7 +73,7 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
         products = {"data set": "dataset", "student": "model", **adapter}
     page = _page(run, config, written_by, setting, summary, rows)
     made_by = command("llm2llm", config, PRESETS)
-    return Conclusion(summary, final_table(summary), page, notes, _verdict(summary), products, made_by)
+    return Conclusion(summary, final_table(summary, setting), page, notes, _verdict(summary), products, made_by)
 
 
 def _verdict(summary: Summary) -> str | None:
@@ -112,12 +112,12 @@ def _has_written(summary: Summary) -> bool:
     return any(arm.generated for arm in summary.arms.values())
 
 
-def final_table(summary: Summary) -> str:
-    """The table printed at the end of a run."""
+def final_table(summary: Summary, setting: Setting) -> str:
+    """The table printed at the end of a run, and what its arms are."""
     first = next(iter(summary.arms.values()))
     return (
         f"{summary.task}, {first.n} test questions, {counted(len(first.per_repeat or ()), 'repeat')}\n\n"
-        + terminal_table(*arms_of(summary))
+        + terminal_table(*arms_of(summary), note=_note(setting.switches.comparison))
     )
 
 

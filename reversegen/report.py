@@ -107,7 +107,7 @@ def conclusion(
     adapters |= publish(run, repeats[0].proposer, proposer, "proposer")
     return Conclusion(
         summary.stored(),
-        final_tables(summary),
+        final_tables(config, summary),
         _page(run, config, app, summary, rows, test),
         notes,
         main_verdict(summary),
@@ -215,7 +215,7 @@ def _label_row(name: str, found: LabelCount) -> list[Any]:
 LABEL_HEADERS = ["labels of", "asked for", "accepted", "refused", *CHECKED]
 
 
-def final_tables(summary: Summary) -> str:
+def final_tables(config: Config, summary: Summary) -> str:
     """What is printed at the end of a run."""
     found, times = summary.exploration, ""
     if found.ratio is not None:
@@ -223,10 +223,10 @@ def final_tables(summary: Summary) -> str:
         times = f", {found.ratio.value:.1f}{low_high} times the share"
     return (
         f"{summary.task}, {counted(summary.repeats, 'repeat')}: what the proposer wrote\n\n"
-        + terminal_table(ROUND_HEADERS, round_rows(summary))
+        + terminal_table(ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE)
         + f"\n\nvalid and new failures: warm-up {percent_interval(found.warm_up)} %, final "
         + f"{percent_interval(found.final)} %{times}\n\nthe target\n\n"
-        + terminal_table(*arm_table(summary, summary.sets))
+        + terminal_table(*arm_table(summary, summary.sets), note=_arm_note(config))
     )
 
 
@@ -403,12 +403,15 @@ def _page(
     return page
 
 
-ROUND_NOTE = "Pairs: a failing over a passing query. Self-BLEU is over 100 queries."
+ROUND_NOTE = (
+    "final (best): the proposer with the most valid and new failures, asked once more. Pairs: a failing over a "
+    "passing query. Self-BLEU is over 100 queries."
+)
 
 
 def _arm_note(config: Config) -> str:
     notes = [
-        "held-out failures were written by an independent proposer"
+        "held-out failures were written by an independent proposer, and are like nothing that an arm learned"
         + ("; the target as it came fails on all of them by construction" if config.target_samples == 1 else ""),
         "trained arms take as many updates on as many examples, where they have them"
         + (f", with {counted(config.mix, 'seed')} mixed in for each" if config.mix else "")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
-APART = ("timing.jsonl", ".lock", "replies.sqlite", ".seedloop.json")
+APART = ("timing.jsonl", "timing.svg", ".lock", "replies.sqlite", ".seedloop.json")
 """Files that may differ between two runs of one command."""
 
 

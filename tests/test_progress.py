@@ -58,6 +58,18 @@ def test_a_pipe_gets_a_line_a_stage_with_time_and_figures(clock, monkeypatch):
     ]
 
 
+def test_a_pipe_is_told_what_is_left_where_that_is_known(clock, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Screen(False))
+    with running(repeats=1, expected=100.0):
+        for _ in range(2):
+            with stage("train"):
+                clock.seconds += 60
+    assert sys.stderr.getvalue().splitlines() == [
+        "[1:00, about 0:40 left of all] train: 60.0 s",
+        "[2:00] train: 60.0 s",
+    ]
+
+
 def test_a_line_names_the_place_of_its_own_work(clock, monkeypatch):
     """A model is trained, or read back, when it is first asked to write: that lies elsewhere, and is over before
     the writing is. What nothing is stored of is where the last artifact was."""

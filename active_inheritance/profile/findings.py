@@ -8,17 +8,24 @@ from common.evals.choice import MultipleChoice
 from common.evals.figures import Change, Figure
 from common.evals.measure import Measure, Profile
 from common.evals.preference import Wins
+from common.text.glossary import better
 
 LEADING = (
-    "choice/",
+    "choice/.*/accuracy",
+    "choice/.*/ece",
     "toxicity/expected_maximum",
+    "toxicity/probability",
     "stereoset/overall/icat",
-    "crows_pairs/",
-    "bbq/",
+    "stereoset/overall/ss",
+    "crows_pairs/overall/stereotype",
+    "bbq/overall/accuracy",
+    "bbq/overall/s_(amb|dis)",
+    "pairs/(agreement_with_people|consistent)",
+    "text/words",
     "text/mtld",
-    "",
 )
-"""Beginnings of keys of figures: the first figure of the first that there is stands in the verdict."""
+"""Keys of the figures that are drawn and stand in the verdict, those of most weight first. The others measure the
+same things once more, in parts or otherwise."""
 NEUTRAL = {
     "stereoset/overall/ss": 50.0,
     "crows_pairs/overall/stereotype": 50.0,
@@ -26,7 +33,7 @@ NEUTRAL = {
     "bbq/overall/s_dis": 0.0,
 }
 """Figures of which it is known what a model without a lean has."""
-NAMED = 3
+NAMED = 4
 """Figures that the verdict names where more are alike."""
 
 
@@ -91,17 +98,26 @@ def decimals(numbers: Sequence[float]) -> int:
 
 
 def verdict(found: Findings) -> str | None:
-    """The first figure of `LEADING` that there is, of all models, and how the others differ from the first; of one
-    model alone how its figures compare with what guessing, or a model without a lean, has."""
+    """How the other models differ from the first in the figures of `LEADING`, or in all where there is none of
+    these; of one model alone how its figures compare with what guessing, or a model without a lean, has."""
     first, *others = found.profiles
     figures = found.profiles[first].figures
     if not figures:
         return None
-    lead = min(figures, key=lambda key: next(i for i, end in enumerate((*LEADING, "")) if key.startswith(end)))
+    leading = sorted(filter(leads, figures), key=_rank) or list(figures)
     if not others:
-        return _alone(found, lead)
-    parts = [_compared(found, other, lead) for other in others if found.changes[other]]
+        return _alone(found, leading[0])
+    parts = [_compared(found, other, leading) for other in others if found.changes[other]]
     return " ".join(parts) or None
+
+
+def leads(key: str) -> bool:
+    """Whether a figure is one of `LEADING`."""
+    return _rank(key) < len(LEADING)
+
+
+def _rank(key: str) -> int:
+    return next((place for place, form in enumerate(LEADING) if re.fullmatch(form, key)), len(LEADING))
 
 
 def _alone(found: Findings, lead: str) -> str:
@@ -140,33 +156,41 @@ def known(found: Findings) -> dict[str, tuple[float, str]]:
     return values | {key: (value, "which a model without a lean has") for key, value in NEUTRAL.items()}
 
 
-def _compared(found: Findings, other: str, lead: str) -> str:
-    """One model against the first."""
+def _compared(found: Findings, other: str, leading: Sequence[str]) -> str:
+    """One model against the first: in which figures it is better, worse, or higher and lower where neither is
+    good, and in which nothing is shown."""
     first, steps, named = next(iter(found.profiles)), found.changes[other], found.named
-    known = {
-        key: (step.absolute, step.ci95) for key, step in steps.items() if step.absolute is not None and step.ci95
-    }
-    level = [key for key, (_, (low, high)) in known.items() if low <= 0 <= high]
-    differ = [key for key in known if key not in level]
-    by = lambda key: shown(*known[key], "+")
-    parts = []
-    if lead in differ:
-        of = lambda model: f"{shown(found.profiles[model].figures[lead].value, None)} of {named[model]}"
-        parts.append(f"{label(lead)} is {of(other)} and {of(first)}, a difference of {by(lead)}")
-    if differ:
-        parts.append(f"{named[other]} differs from {named[first]} in {len(differ)} of {len(known)} figures")
-    if rest := [key for key in differ if key != lead]:
-        # By how many lengths of its interval it is away from 0.
-        away = lambda key: abs(known[key][0]) / max(known[key][1][1] - known[key][1][0], 1e-9)
-        most = max(rest, key=away)
-        parts[-1] += f", most clearly in {label(most)}, by {by(most)}"
-    parts = [f"shown, with 95% intervals over items: {'; '.join(parts)}"] if parts else []
-    if level:
-        level.sort(key=lambda key: key != lead)
-        more = f" and {len(level) - NAMED} more" if len(level) > NAMED else ""
-        told = ", ".join(f"{label(key)} ({by(key)})" for key in level[:NAMED])
-        parts.append(f"not shown: a difference in {told}{more}")
-    if not parts:
-        return f"Not shown: any difference of {named[other]} from {named[first]}, for want of intervals."
-    told = "; ".join(parts)
-    return f"{told[0].upper()}{told[1:]}."
+    told: dict[str, list[str]] = {}
+    for key in leading:
+        step = steps.get(key)
+        if step is None or step.absolute is None or step.ci95 is None:
+            continue
+        low, high = step.ci95
+        by, aim = shown(step.absolute, step.ci95, "+"), better(term(key))
+        if low <= 0 <= high:
+            told.setdefault("level", []).append(f"{_said(key)} ({by})")
+            continue
+        here, there = (shown(found.profiles[model].figures[key].value, None) for model in (other, first))
+        way = "higher" if step.absolute > 0 else "lower"
+        told.setdefault(way if aim is None else "better" if way == aim else "worse", []).append(
+            f"{_said(key)} ({here} against {there}, {by})"
+        )
+    whom = f"{named[other]} against {named[first]}"
+    if not told:
+        return f"Not shown: any difference of {whom}, for want of intervals."
+    ways = [f"{way} in {_some(told[way])}" for way in ("better", "worse", "higher", "lower") if way in told]
+    level = told.get("level", [])
+    parts = [f"shown: {'; '.join(ways)}"] if ways else []
+    parts += [f"not shown: a difference in {_some(level)}"] if level else []
+    return f"Of {whom}, with 95% intervals over items, {'; '.join(parts)}."
+
+
+def _some(figures: Sequence[str]) -> str:
+    more = f" and {len(figures) - NAMED} more" if len(figures) > NAMED else ""
+    return ", ".join(figures[:NAMED]) + more
+
+
+def _said(key: str) -> str:
+    """A figure in a sentence: with its set, where the name alone does not tell it."""
+    group = key.partition("/")[0]
+    return label(key) if group in ("text", "choice") else f"{group.replace('_', ' ')} {label(key)}"

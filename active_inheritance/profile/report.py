@@ -1,12 +1,20 @@
 """What a profile leaves behind: summary.json, the page with all models side by side, and the tables."""
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.profile.config import Config
-from active_inheritance.profile.findings import Findings, decimals, label, shown, term, verdict
+from active_inheritance.profile.findings import (
+    NEUTRAL,
+    Findings,
+    decimals,
+    label,
+    leads,
+    shown,
+    term,
+    verdict,
+)
 from active_inheritance.profile.warnings import measured_by, warnings
 from common.evals.choice import MultipleChoice
 from common.evals.figures import Figure, changes
@@ -34,18 +42,6 @@ GROUPS = {
 }
 SHOWN_TEXT = ("words", "mtld")
 SHOWN_ANSWERS = 4
-CHARTED: dict[str, float | None] = {
-    "text/(words|mtld)": None,
-    "toxicity/(expected_maximum|probability)": None,
-    "stereoset/overall/ss": 50,
-    "stereoset/overall/icat": None,
-    "crows_pairs/overall/stereotype": 50,
-    "bbq/overall/accuracy": None,
-    "bbq/overall/s_(amb|dis)": 0,
-    "choice/.*/(accuracy|ece)": None,
-    "pairs/(agreement_with_people|consistent)": None,
-}
-"""Keys of figures that are drawn, with the value that is neutral where there is one."""
 
 
 def conclusion(
@@ -181,10 +177,11 @@ TABLE_NOTES = {
     "toxicity": "95% bootstrap over prompts. “All prompts” counts as 0 those without a scored continuation.",
     "stereoset": "Means over target terms, 95% bootstrap over terms.",
     "crows_pairs": "Pairs with equal scores (neutral) count for neither side; stereo and "
-    "antistereo are without them. 95% bootstrap over pairs; types with few pairs have wide intervals.",
-    "bbq": "95% bootstrap over questions.",
-    "choice": "ECE in bins of equal mass; its bootstrap interval lies high. 95% bootstrap over questions.",
-    "pairs": "Every pair is judged in both orders. 95% bootstrap over pairs.",
+    "antistereo are without them. 95% over pairs, of shares Wilson's; types with few pairs have wide intervals.",
+    "bbq": "95% over questions: of accuracy Wilson's interval, of the others by bootstrap.",
+    "choice": "ECE in bins of equal mass; its bootstrap interval lies high. 95% over questions: of the three "
+    "shares of right answers Wilson's interval, of the others by bootstrap.",
+    "pairs": "Every pair is judged in both orders. 95% over pairs, of shares Wilson's.",
 }
 
 
@@ -213,17 +210,22 @@ def _page(config: Config, found: Findings) -> Report:
 
 
 def _charts(page: Report, found: Findings) -> None:
-    """The figures of `CHARTED`, each with all models; the first, which the others are compared with, is hollow."""
+    """The figures of `LEADING`, each with all models; the first, which the others are compared with, is hollow."""
     others = list(found.named.values())[1:]
     figures = {found.named[name]: profile.figures for name, profile in found.profiles.items()}
     for key in dict.fromkeys(key for own in figures.values() for key in own):
-        lines = [line for form, line in CHARTED.items() if re.fullmatch(form, key)]
-        if not lines:
+        if not leads(key):
             continue
         entries = {name: own[key] for name, own in figures.items() if key in own}
         places = decimals([x for e in entries.values() for x in (e.value, *(e.ci95 or ())) if x is not None])
         chart = dots(
-            entries, label(key), better(term(key)), others, line=lines[0], decimals=places, colours=_colours(found)
+            entries,
+            label(key),
+            better(term(key)),
+            others,
+            line=NEUTRAL.get(key),
+            decimals=places,
+            colours=_colours(found),
         )
         page.add_chart(f"{GROUPS[key.partition('/')[0]]}: {label(key)}", chart)
 

@@ -1,16 +1,19 @@
 """What a reader of a profile should know before relying on it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from common.evals.figures import Figure
 from common.evals.measure import Measure, Measured, Profile
 from common.evals.preference import Wins
 from common.evals.scorers import note_of
 from common.evals.toxicity import Toxicity
+from common.text.nonsense import REPETITION, nonsense
 from common.text.textstats import METRICS
 
 CUT = 0.2
 """Share of answers cut at the token limit above which a reader is told."""
+LOOPS = 0.1
+"""Share of answers that turn in circles above which a reader is told."""
 CONTRADICTED = 0.2
 """Share of verdicts that change with the order of the answers above which a reader is told."""
 
@@ -32,6 +35,7 @@ def warnings(
         for measure, of in (("text", _of_text), ("toxicity", _of_toxicity), ("bbq", _of_targets)):
             if measure in profile.of:
                 lines += [f"{named[name]}: {line}" for line in of(profile.of[measure])]
+        lines += [f"{named[name]}: {line}" for line in _of_loops([a for a in profile.answers.values() if a])]
     for name, won in wins.items():
         lines += [f"{named[name]}: {line}" for line in _of_judge(won)]
     for measure in measures:
@@ -59,6 +63,16 @@ def _of_text(found: Measured) -> list[str]:
     return lines + [
         f"{short} of {figures['words'].n} answers are below the {least} words that {', '.join(metrics)} need"
         for (short, least), metrics in of_floor.items()
+    ]
+
+
+def _of_loops(answers: Collection[str]) -> list[str]:
+    loops = sum(nonsense(answer) == REPETITION for answer in answers)
+    if loops <= LOOPS * len(answers):
+        return []
+    return [
+        f"{loops} of {len(answers)} answers say the same over and over; their lengths and their diversity are "
+        "those of loops"
     ]
 
 

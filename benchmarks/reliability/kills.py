@@ -36,7 +36,15 @@ from typing import Any
 import proof
 from proof import METHODS
 
-APART = ("timing.jsonl", ".lock", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm", ".seedloop.json")
+APART = (
+    "timing.jsonl",
+    "timing.svg",
+    ".lock",
+    "replies.sqlite",
+    "replies.sqlite-wal",
+    "replies.sqlite-shm",
+    ".seedloop.json",
+)
 """Files that may differ between two runs of one command."""
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "reply")
 """Audit events of Python after which a process may be killed; `reply` is ours, on both sides of a commit."""

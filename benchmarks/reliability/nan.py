@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import proof
 from proof import ROOT, lines_of
 
@@ -97,19 +99,16 @@ def after_training(value: float) -> None:
 
 def in_reference(value: float) -> None:
     """A log-probability of the reference that DPO compares with."""
-    import reversegen.explore as explore
     from common.train import preference
 
-    found = preference.reference_logps
+    found = preference.score_shared
 
     def spoilt(*given: Any, **named: Any) -> Any:
         table = found(*given, **named)
-        table[0, 0] = value
+        table[0][0] = np.full_like(table[0][0], value)
         return table
 
-    preference.reference_logps = spoilt
-    if hasattr(explore, "reference_logps"):
-        explore.reference_logps = spoilt
+    preference.score_shared = spoilt
 
 
 def in_hidden(value: float) -> None:
@@ -187,9 +186,9 @@ def cases(value: float) -> list[Case]:
             rev,
             rev_files,
             in_reference,
-            "at update 1 of",
+            "log-probabilities of the reference",
         ),
-        ("hidden states", "reversegen", [*rev, "--semantic", "0.5"], rev_files, in_hidden, "hidden states"),
+        ("hidden states", "reversegen", [*rev, "--semantic", "0.98"], rev_files, in_hidden, "hidden states"),
         ("rewards of a judge", "reversegen", [*rev, *own], asked, None, "bad.py"),
         (
             "scores of a metric",

@@ -189,7 +189,8 @@ class BBQ(LikelihoodMeasure):
 
     def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
         """ "CATEGORY/s_dis", "…/s_amb", "…/accuracy_dis", "…/accuracy_amb", "…/accuracy" of every category and
-        overall. Intervals by bootstrap over questions; `n`: the questions that a figure is of.
+        overall. Intervals over questions: of accuracy Wilson's, else by bootstrap; `n`: the questions that a
+        figure is of.
         """
         kept = [
             (i, q, mean_logps(row))
@@ -202,6 +203,6 @@ class BBQ(LikelihoodMeasure):
             table = np.array([_judged(q, logps) for _, q, logps in own]).reshape(-1, 6)
             # Bound as a default, since the figure keeps the function after this turn of the loop.
             measure = lambda drawn, table=table: _measured(table[drawn])
-            made = drawn_figures(measure, [i for i, *_ in own], _counts(table), SCORER, self.seed)
+            made = drawn_figures(measure, [i for i, *_ in own], _counts(table), SCORER, self.seed, ("accuracy",))
             found |= {f"{category}/{name}": entry for name, entry in made.items()}
         return found

@@ -150,8 +150,8 @@ class MultipleChoice(LikelihoodMeasure):
         """Accuracy by tokens, acc and acc_norm (see above), mean confidence, ECE with 10 and 1 bins of equal mass,
         all from 0 to 1; Brier score, 0 to 2.
 
-        Intervals by bootstrap over questions. An ECE of a bootstrap sample is higher on average than that of the
-        questions, so its interval lies high.
+        Intervals over questions: of the shares of right answers Wilson's, else by bootstrap. An ECE of a bootstrap
+        sample is higher on average than that of the questions, so its interval lies high.
         """
         places, (logps, lengths, gold) = self._fitting(rows)
         if not places:
@@ -170,7 +170,7 @@ class MultipleChoice(LikelihoodMeasure):
                 "brier": float(squares[drawn].mean()),
             }
 
-        found = drawn_figures(measure, places, len(places), SCORER, self.seed)
+        found = drawn_figures(measure, places, len(places), SCORER, self.seed, shares=("accuracy",))
         for name, scorer in HARNESS.items():
             right = [self._right(rows[i], self.questions[i], name) for i in places]
             found[name] = mean_figure(right, scorer, self.seed, units=places)

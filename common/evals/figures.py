@@ -5,19 +5,20 @@ model's figure to another's.
     before.value, before.ci95, before.n                     # 0.3, (0.2, 0.4), 2
     changes({"ttr": before}, {"ttr": after})["ttr"]         # Change(absolute=0.1, ci95=(0.0, 0.2), …, n=2)
 
-Intervals cover 95%, by the percentile bootstrap over items (Efron and Tibshirani 1993, chapter 13); those of a
-change draw the same items for both models.
+Intervals cover 95%: of a share of items Wilson's, of other figures by the percentile bootstrap over items (Efron
+and Tibshirani 1993, chapter 13), which has no width where all items are alike; those of a change draw the same
+items for both models.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
 from common import VERSION
 from common.results.estimate import UNSTORED, Estimate
-from common.results.stats import bootstrap_ci95
+from common.results.stats import accuracy_ci95, bootstrap_ci95
 
 DIGITS = 4
 """Decimals of a figure: with another batch size it may differ in the eighth."""
@@ -89,22 +90,34 @@ def mean_figure(
     scale: float = 1.0,
     units: Sequence[Hashable] | None = None,
 ) -> Figure:
-    """`scale` times the mean of those of `values` that are finite; None of none, and no interval of one.
+    """`scale` times the mean of those of `values` that are finite; None of none, and no interval of one. Values of
+    0 and 1 alone make a share.
 
     `units`: the name of the item of each value, by default its place.
     """
     named = [
-        (unit, scale * value)
+        (unit, float(value))
         for unit, value in zip(range(len(values)) if units is None else units, values, strict=True)
         if value is not None and math.isfinite(value)
     ]
     if not named:
         return figure(None, None, 0, scorer)
     finite = [value for _, value in named]
-    column = np.array(finite, np.float64)
-    value, *interval = bootstrap_ci95(finite, seed) if len(finite) > 1 else (finite[0],)
+    column = scale * np.array(finite, np.float64)
+    if len(finite) == 1:
+        interval = None
+    elif set(finite) <= {0.0, 1.0}:
+        interval = _wilson(sum(finite), len(finite), scale)
+    else:
+        interval = bootstrap_ci95(column.tolist(), seed)[1:]
+    value = column.mean()
     sample = Sample(tuple(unit for unit, _ in named), lambda drawn: {"": float(column[drawn].mean())})
-    return dataclasses.replace(figure(value, interval or None, len(column), scorer), sample=sample)
+    return dataclasses.replace(figure(value, interval, len(column), scorer), sample=sample)
+
+
+def _wilson(right: float, n: int, scale: float) -> tuple[float, float]:
+    _, low, high = accuracy_ci95(round(right), n)
+    return scale * low, scale * high
 
 
 def drawn_figures(
@@ -113,8 +126,10 @@ def drawn_figures(
     n: int | Mapping[str, int],
     scorer: Scorer,
     seed: int = 0,
+    shares: Collection[str] = (),
 ) -> dict[str, Figure]:
-    """Several figures of the same `units`, by name, with intervals from one bootstrap over the units.
+    """Several figures of the same `units`, by name, with intervals from one bootstrap over the units, but for
+    `shares` of them, from 0 to 1, which have Wilson's.
 
     `measure` takes the places of the units that were drawn, all of them in order for the value itself. NaN in a
     sample (a share of nothing) is left out of the interval; one unit has none. `units`: their names, or how many
@@ -126,10 +141,11 @@ def drawn_figures(
     sample = Sample(names, measure)
     values, columns = _bootstrap(measure, len(names), seed)
     counts = dict.fromkeys(values, n) if isinstance(n, int) else n
+    intervals = {name: _interval(column) for name, column in columns.items()}
+    if len(names) > 1:
+        intervals |= {name: _wilson(values[name] * counts[name], counts[name], 1) for name in shares}
     return {
-        name: dataclasses.replace(
-            figure(value, _interval(columns[name]), counts[name], scorer), sample=sample, key=name
-        )
+        name: dataclasses.replace(figure(value, intervals[name], counts[name], scorer), sample=sample, key=name)
         for name, value in values.items()
     }
 
@@ -142,7 +158,7 @@ def _bootstrap(measure: Measurement, units: int, seed: int) -> tuple[dict[str, f
     return values, {name: np.array([sample[name] for sample in samples], np.float64) for name in values}
 
 
-def _interval(column: np.ndarray) -> list[float] | None:
+def _interval(column: np.ndarray) -> Sequence[float] | None:
     column = column[np.isfinite(column)]
     return np.quantile(column, [0.025, 0.975]).tolist() if len(column) else None
 

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from common.cli import item
+from common.cli import CALL, item
 from common.results.charts import dots
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_json, write_json
@@ -21,8 +21,9 @@ from common.results.mirror import shown
 from common.results.origin import facts
 from common.results.plots import stacked_bar_figure
 from common.results.report import Report
-from common.results.rundir import RunDir, damaged_outputs
+from common.results.rundir import TIMES, RunDir, damaged_outputs
 from common.results.tables import percent_interval
+from common.results.times import DRAWING, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ T = TypeVar("T")
 TELLS = 0.05
 """A difference of shares that a test should be able to tell."""
 SUMMARY = "summary.json"
-BESIDE = ("config.json", "timing.jsonl")
+BESIDE = ("config.json", TIMES)
 """What else of a run folder its page names: settings and seconds."""
 NOTHING = "Nothing was shown: no arms were compared, or their figures are not defined."
 
@@ -66,7 +67,13 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
     found.page.lead(told["verdict"], found.warnings)
     found.page.chapter("How it was made")
     beside = {name: name for name in BESIDE}
-    found.page.add_origin("Command, versions, files", found.command, facts(), files | beside)
+    picture = (
+        DRAWING,
+        "How long it took",
+        f"The picture {DRAWING} is not beside this page; {TIMES} has the seconds.",
+    )
+    found.page.add_origin("Command, versions, files", found.command, facts(), files | beside, picture)
+    draw(run)
     found.page.write(run.path / "report.html")
     for place in files.values():
         # The summary comes last; what is cut of it does not read.
@@ -90,6 +97,7 @@ def tell(folder: pathlib.Path, summary: Mapping[str, Any]) -> None:
         print("\n" + "\n".join(item("warning: ", warning, 9) for warning in summary["warnings"]))
     print(f"\n{item('', summary['verdict'])}")
     print("\n" + "\n".join(f"{name}: {shown(folder / place)}" for name, place in summary["files"].items()))
+    print(f"what the figures mean: {CALL} metrics")
 
 
 def finished(folder: pathlib.Path) -> dict[str, Any] | None:

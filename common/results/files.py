@@ -142,7 +142,7 @@ def _plain(value: Any) -> Any:
 
 def dump_json(value: Any, indent: int | None = None) -> bytes:
     """UTF-8 JSON with sorted keys and a newline at the end; secrets of the environment are masked. Raises
-    ValueError for NaN and infinities."""
+    UserError for NaN and infinities: nothing that is computed from them may be stored."""
     return _dump(value, keys(), indent)
 
 
@@ -156,7 +156,13 @@ def _dump(value: Any, hidden: tuple[str, ...], indent: int | None = None) -> byt
     dumps = functools.partial(
         json.dumps, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, default=_plain
     )
-    text = dumps(value)
+    try:
+        text = dumps(value)
+    except ValueError as error:  # after this module's own checks, which name what they are of
+        raise UserError(
+            f"a figure that was to be stored is NaN or infinite ({in_one_line(error)}): what it was computed from "
+            "is not finite; what is finished is kept"
+        ) from error
     if any(form in text for form in hidden):  # in texts only: a number may have the digits of a key
         text = dumps(masked_value(json.loads(text), hidden))
     # A lone surrogate has no UTF-8 form; backslashreplace writes it as the JSON escape \udXXX.

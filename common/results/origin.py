@@ -2,8 +2,8 @@
 
     facts()                     # {"seedloop": "0.2.0, commit 76733b3a91c0", "python": "3.11.7", …}
 
-A run that is killed and continued on the same machine gives the same facts. How long it took is not among them: no
-artifact holds a clock time but timing.jsonl.
+A run that is killed and continued on the same machine gives the same facts. How long it took is not among them:
+see `common.results.times`.
 """
 
 import importlib.metadata
@@ -13,7 +13,6 @@ import platform
 import subprocess
 
 from common import VERSION
-from common.cli import CALL
 from common.runtime import accelerators
 
 PACKAGES = ("jax", "flax", "numpy")
@@ -28,8 +27,6 @@ def facts() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "device": _device(),
-        "duration": f"{CALL} status DIR tells it, timing.jsonl by stage; a page holds no times, so that the "
-        "same run gives the same page",
     }
 
 

@@ -72,6 +72,16 @@ def figure_svg(figure: "Figure", prefix: str) -> str:
     return f'<svg {box} xmlns:xlink="http://www.w3.org/1999/xlink" role="img">{body.strip()}'
 
 
+def alone(figure: "Figure", title: str) -> str:
+    """`figure` as a file of its own, which a page shows as an image: an image has none of the page's colours, but
+    is told whether they are dark. `title`: what is read out."""
+    svg = figure_svg(figure, "alone").removeprefix("<svg ")
+    dark = "@media (prefers-color-scheme: dark) { :root { color: #e6e9ed; } }"
+    style = f":root {{ color: #1d2127; font-family: sans-serif; }} {dark}"
+    head, body = svg.split(">", 1)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {head}><title>{title}</title><style>{style}</style>{body}\n'
+
+
 def _axes(xlabel: str, ylabel: str, grid: Sequence[Literal["x", "y"]] = ("y",)) -> tuple["Figure", Any]:
     """A figure with one frameless pair of axes, made without pyplot and its global state. `grid`: the axes
     whose ticks have lines."""

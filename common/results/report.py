@@ -7,8 +7,9 @@
     report.add_examples("From mistake to new example", ["failed seed", "answer", "new example"], rows)
     report.write(run.path / "report.html")
 
-The page has no script and loads nothing. All that a model or a user wrote is escaped by the template, and
-characters that hide or reorder text are spelled out. The same calls give the same bytes.
+The page has no script and loads nothing but a picture that lies beside it. All that a model or a user wrote is
+escaped by the template, and characters that hide or reorder text are spelled out. The same calls give the same
+bytes.
 """
 
 import html
@@ -92,10 +93,16 @@ class Report:
         self._add("examples", caption, columns=list(columns), rows=[list(row) for row in rows])
 
     def add_origin(
-        self, caption: str, command: str | None, facts: Mapping[str, str], files: Mapping[str, str]
+        self,
+        caption: str,
+        command: str | None,
+        facts: Mapping[str, str],
+        files: Mapping[str, str],
+        picture: tuple[str, str, str] | None = None,
     ) -> None:
-        """How the run was made. `command`: what makes it again; `files`: places in the run folder by label."""
-        self._add("origin", caption, command=command, facts=facts, files=files)
+        """How the run was made. `command`: what makes it again; `files`: places in the run folder by label;
+        `picture`: an image in the run folder, its caption, and what stands there where the image is not."""
+        self._add("origin", caption, command=command, facts=facts, files=files, picture=picture)
 
     def _add(self, kind: str, caption: str, **content: Any) -> None:
         self._sections.append({"kind": kind, "caption": caption, **content})

@@ -8,7 +8,8 @@ artifact that exists is complete. The same command given again skips the stages 
         records = run.collect("round-1/records.jsonl", lambda done: teacher(requests[done:]))
         folder = run.once_folder("round-1/student", lambda folder: save(params, folder))
 
-Artifacts hold no clock times: two runs of one command give the same bytes. `timing.jsonl` alone may differ.
+Artifacts hold no clock times: two runs of one command give the same bytes. `timing.jsonl`, and the picture that
+`common.results.times` makes of it, alone may differ.
 
 The folder may be given as a URL, such as gs://bucket/runs/demo: see `common.results.mirror`, which is told here of
 everything that is stored.
@@ -48,7 +49,9 @@ PARTS = ("seedloop", "method", "config")
 SIZES = "sizes.jsonl"
 """How many bytes each artifact had when it was complete: one that lost its last lines still reads well."""
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.partial|\.old)?")
-NOT_SHARED = (".lock", "timing.jsonl", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm")
+TIMES = "timing.jsonl"
+"""Seconds by stage."""
+NOT_SHARED = (".lock", TIMES, "timing.svg", "replies.sqlite", "replies.sqlite-wal", "replies.sqlite-shm")
 """Of use to the process that writes a run alone."""
 
 
@@ -256,7 +259,7 @@ class RunDir:
                 outer = self._within[-1]
                 self._within[-1] = outer[0] + took[0], outer[1] + took[1]
             row = {"stage": stage, "seconds": seconds} | ({"compiling": compiling} if compiling else {})
-            self.journal("timing.jsonl").append([row], sync=False)
+            self.journal(TIMES).append([row], sync=False)
 
 
 def size_of(path: pathlib.Path) -> int:

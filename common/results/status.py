@@ -4,13 +4,11 @@ for line in status(pathlib.Path("runs/llm2llm")):
     print(line)
 """
 
-import collections
 import contextlib
 import fcntl
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +16,8 @@ from common.cli import PROG, item
 from common.errors import UserError
 from common.progress import place_of
 from common.results.conclusion import SUMMARY, finished
-from common.results.rundir import right
+from common.results.rundir import TIMES, right
+from common.results.times import by_stage
 
 LATEST = 3
 """Figures that are shown, the last ones."""
@@ -133,16 +132,8 @@ def _updates(folder: pathlib.Path) -> list[str]:
     return [_told("update", f"{of_stage.get('step', 0) + 1} of {place}, loss {of_stage.get('loss')}")]
 
 
-def _kind(stage: str) -> str:
-    """A stage without whose it is: the time is told of all repeats, arms and models together."""
-    return re.sub(r"^(repeat_\d+/(round_\d+/)?|models/)[^/]+/", "", stage)
-
-
 def _times(folder: pathlib.Path) -> list[str]:
-    took: dict[str, float] = collections.defaultdict(float)
-    for row in _rows(folder / "timing.jsonl"):
-        with contextlib.suppress(KeyError, TypeError):
-            took[_kind(str(row["stage"]))] += float(row["seconds"])
-    longest = sorted(took.items(), key=lambda pair: -pair[1])[:LONG]
-    most = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in longest)
-    return [_told("time", f"{sum(took.values()):.0f} s of work: {most}")] if took else []
+    took = by_stage(_rows(folder / TIMES))
+    most = ", ".join(f"{stage} {seconds:.0f} s" for stage, (seconds, _) in list(took.items())[:LONG])
+    whole = sum(seconds for seconds, _ in took.values())
+    return [_told("time", f"{whole:.0f} s of work: {most}")] if took else []

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from common.cli import item
 from common.results.estimate import Estimate
 from common.secret import masked
 
@@ -60,9 +61,11 @@ def numeric_columns(count: int, cells: Sequence[Sequence[str]]) -> list[bool]:
     return [bool(column) and all(re.match(r"[+\-−±<>≤≥]?\s*\.?\d", c) for c in column) for column in columns]
 
 
-def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> str:
+def terminal_table(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None, note: str | None = None
+) -> str:
     """Plain text with aligned columns, figures to the right, within `width` places: by default the terminal's, 100
-    where there is none. Cells are cut at 60 places.
+    where there is none. Cells are cut at 60 places. `note`: what stands below it.
 
     Where that is too wide, headers are wrapped, then texts; columns move closer; columns that still have no room
     stand in a further table below, behind the same leading texts. Figures stay whole.
@@ -86,7 +89,8 @@ def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], width:
         if sum(widths[j] + gap for j in blocks[-1]) + widths[i] > room and blocks[-1] != leading:
             blocks.append(leading)
         blocks[-1] = [*blocks[-1], i]
-    return "\n\n".join(_block(table, block, widths, to_right, " " * gap) for block in blocks)
+    drawn = [_block(table, block, widths, to_right, " " * gap) for block in blocks]
+    return "\n\n".join([*drawn, item("", note)] if note else drawn)
 
 
 def _block(

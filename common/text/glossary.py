@@ -106,6 +106,11 @@ def explain(*names: str) -> dict[str, str]:
     return {name: said for name in names if (said := meaning(name)) is not None}
 
 
+def told(*names: str) -> str:
+    """The same in a line of a terminal."""
+    return " ".join(f"{name[0].upper()}{name[1:]}: {said}." for name, said in explain(*names).items())
+
+
 def meaning(name: str) -> str | None:
     """One sentence on a figure; None where nothing is known of it."""
     if name in METRICS:

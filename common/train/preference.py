@@ -21,6 +21,7 @@ from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model.decoder import Params, hidden
 from common.model.losses import token_logps
+from common.sample.numbers import numbers
 from common.sample.score import all_logps, score_shared
 from common.train.data import Encoded, collate, plan
 from common.train.loop import Log, Objective, optimise
@@ -59,13 +60,15 @@ def reference_logps(
     batch_size: int = 32,
 ) -> np.ndarray:
     """Log-probabilities (P, 2), float32, of the chosen and the rejected answer of each pair: the sum over the
-    answer's tokens, or with `normalise` the mean. Raises UserError as `prefer` does."""
+    answer's tokens, or with `normalise` the mean. Raises UserError as `prefer` does, and where one is not
+    finite."""
     _check(pairs, config)
     answers = [(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
     reduce = np.mean if normalise else np.sum
     # In float64, as margins are small differences of long sums.
     found = score_shared(params, config, answers, batch_size)
-    return np.array([[reduce(x, dtype=np.float64) for x in both] for both in found], np.float32).reshape(-1, 2)
+    sums = np.array([[reduce(x, dtype=np.float64) for x in both] for both in found], np.float32).reshape(-1, 2)
+    return numbers(sums, "log-probabilities of the reference")
 
 
 def prefer(

@@ -56,7 +56,7 @@ def config(pool, name="run", **settings):
 def files(folder):
     """All artifacts but the one that holds times."""
     folder = pathlib.Path(folder)
-    skipped = ("timing.jsonl", ".lock")
+    skipped = ("timing.jsonl", "timing.svg", ".lock")
     return {
         str(f.relative_to(folder)): f.read_bytes()
         for f in folder.rglob("*")

@@ -255,8 +255,8 @@ def test_two_models_are_compared_and_judged(settings, tmp_path):
     )
     found = run(config)
     assert set(found["change_from_first"]) == {str(other)}
-    assert f"; {tmp_path.name}/other differs from " in found["verdict"]
-    assert found["verdict"].startswith(("Shown, with 95% intervals over items: ", "Not shown: "))
+    assert found["verdict"].startswith(f"Of {tmp_path.name}/other against ")
+    assert ", with 95% intervals over items, " in found["verdict"]
     change = found["change_from_first"][str(other)]["text/characters"]
     values = [entry["figures"]["text/characters"]["value"] for entry in found["models"].values()]
     assert values[0] != values[1]

@@ -3,6 +3,7 @@
 import pytest
 
 from active_inheritance.profile.findings import Findings, verdict
+from active_inheritance.profile.warnings import warnings
 from common.evals.choice import MultipleChoice, Question
 from common.evals.figures import Change, Scorer, figure
 from common.evals.measure import Measured, Profile
@@ -46,24 +47,47 @@ def test_one_model_with_nothing_to_compare_says_so():
     assert told.endswith("nothing is known that it could be compared with: a second --model would be.")
 
 
-def test_two_models_differ_where_it_is_shown_and_the_others_are_named():
+def test_two_models_differ_in_what_is_shown_and_in_which_way():
     figures = {
         "choice__sums__accuracy": (0.5, 0.3, 0.7),
         "text__words": (9.0, 8.0, 10.0),
         "text__mtld": (5.0, 4.0, 6.0),
     }
-    profiles = {"a": profile(**figures), "b": profile(**figures | {"choice__sums__accuracy": (1.0, 1.0, 1.0)})}
+    other = {"choice__sums__accuracy": (1.0, 0.7, 1.0), "text__words": (6.0, 5.0, 7.0)}
+    profiles = {"a": profile(**figures), "b": profile(**figures | other)}
     steps = {
         "choice/sums/accuracy": change(0.5, 0.3, 0.7),
         "text/words": change(-3.0, -3.5, -2.5),
         "text/mtld": change(0.2, -0.5, 0.9),
+        "text/characters": change(-15.0, -17.0, -13.0),  # says what words say
     }
     assert verdict(Findings([CHOICE], profiles, {"b": steps}, {}, {})) == (
-        "Shown, with 95% intervals over items: sums: accuracy is 1.000 of b and 0.500 of a, a difference of "
-        "+0.500 [+0.300, +0.700]; b differs from a in 2 of 3 figures, most clearly in words, by -3.00 [-3.50, "
-        "-2.50]; not shown: a difference in mtld (+0.200 [-0.500, +0.900])."
+        "Of b against a, with 95% intervals over items, shown: better in sums: accuracy (1.000 against 0.500, "
+        "+0.500 [+0.300, +0.700]); lower in words (6.00 against 9.00, -3.00 [-3.50, -2.50]); not shown: a "
+        "difference in mtld (+0.200 [-0.500, +0.900])."
     )
+    worse = verdict(
+        Findings([CHOICE], profiles, {"b": steps | {"choice/sums/accuracy": change(-0.5, -0.7, -0.3)}}, {}, {})
+    )
+    assert worse is not None
+    assert "shown: worse in sums: accuracy (" in worse
     alike = dict.fromkeys(steps, change(0.1, -0.1, 0.3))
     told = verdict(Findings([CHOICE], profiles, {"b": alike}, {}, {}))
     assert told is not None
-    assert told.startswith("Not shown: a difference in sums: accuracy (+0.100 ")
+    assert told.startswith(
+        "Of b against a, with 95% intervals over items, not shown: a difference in sums: accuracy "
+    )
+
+
+def test_answers_that_turn_in_circles_are_a_warning():
+    loop = "The cat was big and sat in the sun. " * 6
+    of = lambda texts: Measured(
+        figures={"words": figure(50.0, None, len(texts), Scorer("x"))},
+        counts={"left_out": 0, "truncated_share": 0.0},
+        answers={str(i): text for i, text in enumerate(texts)},
+    )
+    told = lambda texts: warnings([], {"m": Profile({"text": of(texts)})}, {}, {"m": "m"})
+    assert told([loop, "A cat sat.", None]) == [
+        "m: 1 of 2 answers say the same over and over; their lengths and their diversity are those of loops"
+    ]
+    assert not told(["A cat sat."] * 10 + [None])

@@ -30,6 +30,8 @@ def test_a_figure_has_value_interval_n_and_scorer():
     low, high = found.ci95
     assert 35 < low < 45 < 55 < high < 65
     assert mean_figure([math.nan], Scorer("mine")).value is None
+    # Items that are all alike leave a bootstrap without width, and tell little where they are few.
+    assert mean_figure([True] * 5, Scorer("mine"), scale=100).ci95 == pytest.approx((56.5518, 100.0))
     assert mean_figure([2.0], Scorer("mine")).ci95 is None
 
 
@@ -43,6 +45,9 @@ def test_one_bootstrap_serves_several_figures():
     assert found["double"].ci95 == pytest.approx([2 * x for x in found["mean"].ci95], abs=1e-4)
     assert drawn_figures(lambda d: {"none": math.nan}, 3, 3, Scorer("x"))["none"].value is None
     assert drawn_figures(lambda d: {}, 0, 0, Scorer("x")) == {}
+    right = lambda d: {"right": float(np.ones(5)[d].mean())}
+    assert drawn_figures(right, 5, 5, Scorer("x"))["right"].ci95 == (1.0, 1.0)
+    assert drawn_figures(right, 5, 5, Scorer("x"), shares=["right"])["right"].ci95 == pytest.approx((0.5655, 1.0))
 
 
 @pytest.mark.parametrize(

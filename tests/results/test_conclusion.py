@@ -1,5 +1,7 @@
 """What a finished run says, in the terminal, on the page and in summary.json."""
 
+import xml.etree.ElementTree
+
 import pytest
 
 from common.experiment import carry_out
@@ -154,6 +156,25 @@ def test_an_output_that_was_emptied_is_made_again(place, tmp_path, capsys):
     made()
     assert "is not as it was made: it is made again" in capsys.readouterr().err
     assert (tmp_path / "run" / place).read_bytes() == whole
+
+
+def test_the_page_shows_how_long_it_took_and_is_the_same_for_the_same_run(tmp_path):
+    """The times are in a picture beside it, which takes on the colours of a dark page."""
+    pages = []
+    for seconds in (1.5, 600.0):
+        folder = tmp_path / str(seconds)
+        with RunDir.open(folder, "m", {}) as run:
+            rows = [{"stage": f"repeat_{i}/a/train", "seconds": seconds, "compiling": 0.5} for i in range(2)]
+            run.journal("timing.jsonl").append([*rows, {"stage": "<b>&", "seconds": 1}])
+            conclude(run, Conclusion({"status": "complete"}, "a table", Report("A title")))
+        pages.append((folder / "report.html").read_text())
+        drawing = xml.etree.ElementTree.parse(folder / "timing.svg").getroot()
+        texts = [text.strip() for text in drawing.itertext()]
+        assert {"train", "<b>&", f"seconds, {2 * seconds + 1:.0f} in all"} <= {*texts}
+        assert "prefers-color-scheme: dark" in "".join(texts)
+    assert pages[0] == pages[1]
+    assert '<img class="chart" src="timing.svg" alt=' in pages[0]
+    assert "img-src 'self' file:\"" in pages[0]
 
 
 def test_defaults_are_left_out_of_json_and_intervals_are_not():

@@ -85,7 +85,11 @@ def whole(tmp_path):
 
 def kept(files: dict[str, bytes]) -> dict[str, bytes]:
     """Without what may differ between two runs."""
-    return {name: content for name, content in files.items() if name not in ("timing.jsonl", "replies.sqlite")}
+    return {
+        name: content
+        for name, content in files.items()
+        if name not in ("timing.jsonl", "timing.svg", "replies.sqlite")
+    }
 
 
 def test_a_run_in_a_store_is_the_run_of_a_folder_and_lies_there_under_its_own_names(whole, store):

@@ -139,7 +139,7 @@ def test_any_text_survives_jsonl(tmp_path):
 
 
 def test_not_a_number_and_unknown_types_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     with pytest.raises(TypeError, match="object cannot be stored"):
         write_json(tmp_path / "a.json", {"loss": object()})
