@@ -411,7 +411,7 @@ ROUND_NOTE = (
 
 def _arm_note(config: Config) -> str:
     notes = [
-        "held-out failures were written by an independent proposer, and are like nothing that an arm learned"
+        "Held-out failures were written by an independent proposer, and are like nothing that an arm learned"
         + ("; the target as it came fails on all of them by construction" if config.target_samples == 1 else ""),
         "trained arms take as many updates on as many examples, where they have them"
         + (f", with {counted(config.mix, 'seed')} mixed in for each" if config.mix else "")

@@ -23,7 +23,7 @@ from common.results.conclusion import (
 )
 from common.results.estimate import ArmResult, Estimate, Gain, as_json
 from common.results.files import read_json
-from common.results.report import Report
+from common.results.report import Report, figures
 from common.results.rundir import RunDir
 
 SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
@@ -172,6 +172,7 @@ def test_the_page_shows_how_long_it_took_and_is_the_same_for_the_same_run(tmp_pa
         texts = [text.strip() for text in drawing.itertext()]
         assert {"train", "<b>&", f"seconds, {2 * seconds + 1:.0f} in all"} <= {*texts}
         assert "prefers-color-scheme: dark" in "".join(texts)
+        assert not figures(folder)  # which a notebook shows, without what lies beside the page
     assert pages[0] == pages[1]
     assert '<img class="chart" src="timing.svg" alt=' in pages[0]
     assert "img-src 'self' file:\"" in pages[0]
