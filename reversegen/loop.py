@@ -24,6 +24,7 @@ from reversegen.targets import (
     control_data,
     failures,
     held_out,
+    learnable,
     measure_all,
     need_failures,
 )
@@ -86,10 +87,11 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     asked_later = [*data.test, *data.general]
     first = Explorer(ctx, app, exploring, models.proposer, original, seeds, "explore", asked_later)
     arms = lambda size: Arms(ctx, app, learning, target, taught, size)
-    co_train = lambda number, so_far: refreshed(first, arms, number, so_far)
+    short = lambda labelled: learnable(labelled, app, target, learning.train.max_length)
+    co_train = lambda number, so_far: refreshed(first, arms, short, number, so_far)
     found = explore(first, co_train if switches.co_train else None)
     final = found.final + (found.valid if switches.co_train else [])
-    learned = failures(ctx, app, final, f"{first.folder}/final", learning.failures)
+    learned = short(failures(ctx, app, final, f"{first.folder}/final", learning.failures))
     need_failures(learned, final, "the best proposer")
 
     # What the first proposer finds is what the target learns, so only another one's failures can test it.
@@ -104,7 +106,10 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     # Every arm has the size of target-after: a larger one could win by its size.
     compared = arms(len(learned.rows))
     wanted = [arm for arm in switches.arms if arm not in ("target-before", "target-after")]
-    controls = control_data(wanted, first, found.warm, data, taught, learned)
+    controls = {
+        name: short(control)
+        for name, control in control_data(wanted, first, found.warm, data, taught, learned).items()
+    }
     # Not before the controls are made, which ask the warm-up proposer for queries.
     found.warm.release()
     own = {"target-before": [], "target-after": as_examples(learned.rows)}
@@ -130,12 +135,19 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
     )
 
 
-def refreshed(explorer: Explorer, arms: Callable[[int], Arms], number: int, so_far: Sequence[Row]) -> Lazy | None:
+def refreshed(
+    explorer: Explorer,
+    arms: Callable[[int], Arms],
+    short: Callable[[Labelled], Labelled],
+    number: int,
+    so_far: Sequence[Row],
+) -> Lazy | None:
     """Co-training: the target that learned from the failures `so_far` and seeds mixed in; None while none of them
-    has a label. `arms`: those of the repeat, by how many examples target-after has.
+    has a label. `arms`: those of the repeat, by how many examples target-after has; `short`: what of labelled
+    queries is not too long.
     """
     folder = f"{explorer.folder}/round_{number}/co_train"
-    learned = failures(explorer.ctx, explorer.app, so_far, folder, None)
+    learned = short(failures(explorer.ctx, explorer.app, so_far, folder, None))
     if not learned.rows:
         return None
     now = arms(len(learned.rows))

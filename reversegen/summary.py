@@ -14,7 +14,7 @@ from common.results.stats import gain, repeats_estimate, share_estimate
 from reversegen.applications.base import Application, Row
 from reversegen.explore import target_calls
 from reversegen.loop import Repeat
-from reversegen.targets import LabelCount
+from reversegen.targets import TOO_LONG, LabelCount
 
 SCHEMA = 1
 MAIN = "failures"
@@ -204,6 +204,11 @@ def warnings(summary: Summary, arms: Sequence[str]) -> list[str]:
         found.append(
             f"the two proposers share {summary.seeds_shared} seeds in a repeat: for an independent one give twice "
             "as many as --seed-instructions"
+        )
+    if long := summary.labels["target-after"].refused.get(TOO_LONG):
+        found.append(
+            f"{long} of {summary.labels['target-after'].asked} labelled queries are longer with their labels than "
+            "--max-length, or than the target takes, and were left out"
         )
     size = min(summary.arms["target-after"].examples)
     for name in arms:

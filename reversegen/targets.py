@@ -30,6 +30,8 @@ from reversegen.lengths import encoded, fits
 from reversegen.propose import exploration_prompts
 from reversegen.switches import Learning
 
+TOO_LONG = "too long to be learned"
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelCount:
@@ -81,6 +83,15 @@ def with_partners(ctx: Context, app: Application, found: Labelled, judged: Seque
     return found + label(ctx, app, partners, f"{folder}/partners") if partners else found
 
 
+def learnable(found: Labelled, app: Application, target: LanguageModel, most: int) -> Labelled:
+    """Without the examples of more than `most` tokens, or more than the target takes, which count as refused."""
+    long = {example.id for example in as_examples(found.rows) if not fits(app, target, example, most)}
+    return Labelled(
+        [row for row in found.rows if row["id"] not in long],
+        [row | {"refused": TOO_LONG} if row["id"] in long else row for row in found.asked],
+    )
+
+
 def as_examples(rows: Sequence[Row]) -> list[Example]:
     return [Example(row["id"], row["query"], row["answer"], row["label"], row["group"]) for row in rows]
 
@@ -107,8 +118,8 @@ class Arms:
         return self.settings.train.total_steps(self.size + self.mixed)
 
     def data(self, name: str, own: Sequence[Example]) -> list[Example]:
-        """What an arm learns from: at most `size` of its own examples that are not too long, and the mixed-in
-        seeds, in a drawn order; nothing without examples of its own."""
+        """What an arm learns from: at most `size` of its own examples and the mixed-in seeds, in a drawn order;
+        nothing without examples of its own."""
         # The same seed for all arms: they are mixed with the same seeds.
         rng = random.Random(f"arm {self.ctx.seed}")
         mixed = rng.sample(list(self.seeds), self.mixed)
@@ -116,8 +127,7 @@ class Arms:
             # The seeds are its own examples: mixed in as well, they would stand there twice.
             own, mixed = list(self.seeds), []
         else:
-            limit = self.settings.train.max_length
-            own = [e for e in own if fits(self.app, self.target, e, limit)][: self.size]
+            own = list(own)[: self.size]
         together = [*own, *mixed] if own else []
         rng.shuffle(together)
         return together

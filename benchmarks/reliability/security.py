@@ -81,7 +81,8 @@ def answer(messages):
 
 def judge(query, answer):
     from reversegen.judge import Verdict
-    return Verdict("fail" if len(answer) % 2 else "pass", reason=said())
+    # What the labeler answers passes, so that there is something to learn.
+    return Verdict("pass" if answer.startswith("The owl") else "fail", reason=said())
 
 def score(texts):
     return [len(text) % 10 / 10 for text in texts]
@@ -156,7 +157,8 @@ def check_keys(folder: pathlib.Path) -> Found:
                 place,
                 keys() | home | {"HTTPS_PROXY": "", "NO_PROXY": "*", "ALL_PROXY_URL": keys()["HTTPS_PROXY"]},
             )
-        if outcome.code not in (0, 2) or (outcome.code == 2) != (name.startswith(("in ", "scorer"))):
+        # A server that refuses a request as bad ends the run, and is quoted.
+        if outcome.code != (2 if name.startswith(("in ", "scorer", "server")) else 0):
             faults.append(f"{name}: status {outcome.code}: {outcome.err[-300:]}")
         if outcome.code == 0:
             (place / "notebook.ipynb").write_text(notebook(place / "out"), encoding="utf-8")
@@ -289,7 +291,8 @@ def hostile_runs(url: str, folder: pathlib.Path) -> dict[str, list[str]]:
     pick = lambda i: bad[i % len(bad)]
     long = "x" * 1_000_000
     mails = [
-        {"id": f"{split}{i} {pick(i)}", "text": f"{split} {i} {pick(i)}", "label": pick(i % 2)}
+        # Not more than the embedded student can read.
+        {"id": f"{split}{i} {pick(i)}", "text": f"{split} {i} {pick(i)[:120]}", "label": pick(i % 2)[:120]}
         for split in "abc"
         for i in range(12)
     ]
@@ -306,10 +309,10 @@ def hostile_runs(url: str, folder: pathlib.Path) -> dict[str, list[str]]:
         for i in range(20)
     ]
     pool += [{"id": "long", "prompt": "long", "outputs": {bad[0]: [long, "a b"], "b": ["c", long + "y"]}}]
-    asked = [{"text": f"{i} {pick(i)[:60]}"} for i in range(30)]
+    asked, test = ([{"text": f"{i} {name} {pick(i)[:60]}"} for i in range(30)] for name in ("seed", "other"))
     judge = (
         f"from reversegen.judge import Verdict\n\nBAD = {bad!r}\n\n\ndef judge(query, answer):\n    return "
-        f"Verdict('fail' if len(answer) % 2 else 'pass', reason=BAD[len(query) % len(BAD)])\n\n\ndef "
+        f"Verdict('pass' if answer in BAD else 'fail', reason=BAD[len(query) % len(BAD)])\n\n\ndef "
         f"answer(messages):\n    return BAD[len(messages[-1]['content']) % len(BAD)]\n\n\ndef "
         f"teach(messages):\n    n = len(messages[-1]['content'])\n    return f'Text: {{n}} "
         f"{{BAD[n % len(BAD)]}}\\nLabel: {{BAD[n % 2]}}'\n"
@@ -322,7 +325,9 @@ def hostile_runs(url: str, folder: pathlib.Path) -> dict[str, list[str]]:
     content = {
         name: lines_of(rows)
         for name, rows in (
-            splits | {"pool.jsonl": pool, "asked.jsonl": asked, "prompts.jsonl": prompts, "choice.jsonl": choice}
+            splits
+            | {"pool.jsonl": pool, "asked.jsonl": asked, "other.jsonl": test}
+            | {"prompts.jsonl": prompts, "choice.jsonl": choice}
         ).items()
     }
     proof.write(folder, content | {"bad.py": judge})
@@ -333,7 +338,7 @@ def hostile_runs(url: str, folder: pathlib.Path) -> dict[str, list[str]]:
     ).split()
     own = (
         "reversegen --task own --judge python:bad.py:judge --labeler python:bad.py:answer --seeds-file "
-        "asked.jsonl --test-file asked.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 "
+        "asked.jsonl --test-file other.jsonl --seed-instructions 16 --rounds 1 --prompts 4 --samples 4 "
         "--final-prompts 8 --pairing fallback --min-pairs 1 --warm-up-epochs 1 --dpo-epochs 1 --epochs 1 "
         "--batch-size 8 --label-votes 1 --arms target-before,target-after"
     ).split()

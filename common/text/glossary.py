@@ -88,6 +88,7 @@ REASONS = {
     "label changed": "it has another label than its seed",
     "cut off": "the reply ran into its longest length",
     "truncated": "the answer ran into its longest length",
+    "too long to be learned": "with its label more tokens than --max-length, or than the target takes",
     "repeating": "the answer says one thing over and over",
     "duplicate": "an earlier answer to the prompt reads the same",
     "refusal": "the answer declines to answer",

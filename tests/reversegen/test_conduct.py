@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 import re
 
@@ -324,6 +325,32 @@ def test_a_judge_for_whom_all_is_invalid(tmp_path, capsys):
     folder = tmp_path / "run/repeat_0/explore/round_0"
     assert read_jsonl(folder / "pairs.jsonl") == []
     assert not (folder / "proposer").exists()
+
+
+def test_labels_that_are_too_long_to_be_learned_are_counted(tmp_path):
+    """Where all are, there is nothing to learn; where some are, a warning says how many."""
+    body = (
+        "from reversegen.judge import Verdict\n\nLONG = ' '.join(['A tree, a tree and a cat.'] * 60)\n\n"
+        "def judge(query, answer):\n    return Verdict('pass' if answer in (LONG, 'A tree.') else 'fail')\n\n"
+        "def all_long(messages):\n    return LONG\n\n"
+        "def some_long(messages):\n    return LONG if len(messages[-1]['content']) % 2 else 'A tree.'\n"
+    )
+    judge = judge_file(tmp_path, body)
+    texts = secret_word.requests(40, tuple(secret_word.CREATURES), 2)
+    (tmp_path / "seeds.jsonl").write_text(
+        "".join(json.dumps({"text": text, "answer": "A tree."}) + "\n" for text in texts)
+    )
+    settings = {"task": "own", "judge": judge, "seed_instructions": 10, "prompts": 4, "samples": 3, "epochs": 1.0}
+    settings |= {"final_prompts": 12, "warm_up_epochs": 1.0, "dpo_epochs": 1.0, "answer_tokens": 8}
+    settings |= {"seeds_file": str(tmp_path / "seeds.jsonl"), "max_length": 128}
+    labeler = judge.removesuffix("judge")
+    with pytest.raises(UserError, match=r"labels all were refused: \{'too long to be learned': \d+\}"):
+        small_run(tmp_path / "all", **settings, labeler=f"{labeler}all_long")
+    summary = small_run(tmp_path / "some", **settings, labeler=f"{labeler}some_long")
+    count = summary["labels"]["target-after"]
+    long = count["refused"]["too long to be learned"]
+    assert 0 < long < count["asked"]
+    assert any(f"{long} of {count['asked']} labelled queries are longer" in line for line in summary["warnings"])
 
 
 # --- the demonstration ---------------------------------------------------------------------------------------
