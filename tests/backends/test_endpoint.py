@@ -1,6 +1,7 @@
 """Generation behind an endpoint: each fault ends in whole records or a named cause, nothing is bought twice."""
 
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -12,13 +13,13 @@ import pytest
 
 from common.backends import endpoint, wire
 from common.backends.budget import Budget, Spent
-from common.backends.chat import labelled
+from common.backends.chat import labelled, read_reply
 from common.backends.endpoint import BREAKER, BUDGET_SPENT, EndpointGenerator
 from common.backends.replies import Replies
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
-from fault_server import FAULTS, FaultServer
+from fault_server import FAULTS, FaultServer, completion
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAMPLING = SampleConfig(max_new_tokens=20, temperature=0.7, top_p=0.9)
@@ -193,6 +194,19 @@ def test_what_a_server_says_for_good_is_not_asked_again(fault, status, text, err
             assert _records(server, tmp_path, _requests(2)) == records
             assert len(server.bodies) == 2
             assert records[0].completion_tokens > 0
+
+
+@pytest.mark.parametrize("count", [0, -5, 10**30, 2.5, True, None, "7"])
+def test_tokens_that_cannot_be_are_estimated(count, tmp_path):
+    """Believed, nothing is charged and no budget binds; beyond what SQLite holds, a paid reply was lost."""
+    body = json.dumps(completion("four words of text", prompt_tokens=count, completion_tokens=count))
+    reply = read_reply(body, Spent(1, 33, 99))
+    assert (reply.prompt_tokens, reply.completion_tokens) == (33, len("four words of text") // 4 + 1)
+    with Replies(tmp_path / "replies.sqlite") as replies:
+        replies.put("k", "a", reply)
+        assert replies.spent("a") == Spent(1, 33, 5)
+    nothing = read_reply(json.dumps(completion("", prompt_tokens=7, completion_tokens=0)), Spent(1, 33, 99))
+    assert (nothing.prompt_tokens, nothing.completion_tokens) == (7, 0)
 
 
 @pytest.mark.parametrize(
