@@ -34,7 +34,7 @@ from common.backends.open import model_name
 from common.results.card import ModelCard
 from common.results.conclusion import Conclusion, counted, verdict
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
-from common.results.estimate import Estimate, Gain
+from common.results.estimate import Gain
 from common.results.rundir import RunDir
 from common.results.tables import terminal_table
 from common.tasks.prompts import messages
@@ -80,7 +80,7 @@ def _verdict(summary: Summary) -> str | None:
     if not isinstance(summary, StudentSummary):
         name = next(iter(summary.data.objectives)).rpartition(":")[0]
         lift = summary.data.scores[name]["selected - random"]
-        gain = Estimate(value=lift["value"], ci95=lift["ci95"])
+        gain = Gain(value=lift["value"], ci95=lift["ci95"], bootstrap95=None, items=summary.data.prompts)
         places = decimals(gain.value or 0.0)
         said = verdict(
             [("selected", AGAINST, gain)], f"{name} in the data", 1, places, ("above", "below"), "prompts"
@@ -92,7 +92,8 @@ def _verdict(summary: Summary) -> str | None:
             continue
         # With one repeat the interval is over prompts and says nothing about other seeds.
         over = (None, found.ci95) if summary.student.repeats == 1 else (found.ci95, None)
-        compared.append(("selected", other, Gain(value=found.value, ci95=over[0], bootstrap95=over[1])))
+        lead = Gain(value=found.value, ci95=over[0], bootstrap95=over[1], items=found.n)
+        compared.append(("selected", other, lead))
     metric, places = summary.arms["selected"].metric, decimals(compared[0][2].value or 0.0)
     return verdict(compared, metric, 1, places, ways=("above", "below"), items="prompts")
 
