@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from common.backends.budget import BUDGET_SPENT
+from common.backends.budget import unpaid
 from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.figures import Figure, Scorer, mean_figure
@@ -151,7 +151,7 @@ def _joined(ids: Sequence[str], records: Sequence[Record]) -> Iterator[Row]:
         first, second = letter_of(given.text), letter_of(swapped.text)
         known = first is not None and second is not None
         value = (float(first == "A") + float(second == "B")) / 2 if known else None
-        paid = BUDGET_SPENT not in (given.error, swapped.error)
+        paid = not (unpaid(given.error) or unpaid(swapped.error))
         yield {"id": i, "given": first, "swapped": second, "value": value, "paid": paid}
 
 

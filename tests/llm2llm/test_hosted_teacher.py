@@ -109,6 +109,7 @@ def test_a_spent_budget_ends_the_arm_and_keeps_everything(files, tmp_path, quick
     assert [entry["teacher_calls"] for entry in rounds] == [8, 2, 0]
     assert rounds[1]["refused"]["budget spent"] == 6
     assert rounds[2]["stopped"] == "budget spent"
+    assert summary["warnings"][0].startswith("the budget is spent: 6 requests were not made, for want of calls")
     assert rounds[2]["examples"] == 4 + rounds[0]["accepted"] + rounds[1]["accepted"]
     assert summary["status"] == "complete"
 
