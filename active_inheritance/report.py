@@ -27,7 +27,7 @@ from active_inheritance.student_report import (
     rounds_of,
     student_warnings,
 )
-from active_inheritance.summary import StudentSummary, Summary, warnings
+from active_inheritance.summary import StudentSummary, Summary, unmatched, warnings
 from active_inheritance.switches import Switches
 from common import progress
 from common.backends.open import model_name
@@ -59,11 +59,14 @@ def conclusion(
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
                 write_dataset(run.path / folder, map(_learned, first.selection.rows(arm)), _card(summary, arm))
-        if not (run.path / "preferences").exists():
-            rule = first.selection.rule
-            pairs = (_preferred(pair, rule.names) for pair in first.selection.pairs())
-            write_dataset(run.path / "preferences", pairs, _pair_card(summary, rule))
-        products = {"data set": "dataset", "preferences": "preferences", "controls": "controls"}
+        preferred = {}  # no reader loads a split without rows
+        if any(True for _ in first.selection.pairs()):
+            preferred = {"preferences": "preferences"}
+            if not (run.path / "preferences").exists():
+                rule = first.selection.rule
+                pairs = (_preferred(pair, rule.names) for pair in first.selection.pairs())
+                write_dataset(run.path / "preferences", pairs, _pair_card(summary, rule))
+        products = {"data set": "dataset", **preferred, "controls": "controls"}
         if trained:
             from common.stages import publish  # a selection alone needs no jax
 
@@ -179,7 +182,7 @@ def _card(summary: Summary, arm: str) -> DatasetCard:
         "selected": f"best by {', '.join(rule['objectives'])}",
         "first": "the first answer of the first source",
         "random": "a uniform draw of the usable answers",
-        "matched": "the answer, other than the selected one, nearest to it in words",
+        "matched": f"the answer, other than the selected one, nearest to it in words{unmatched(summary)}",
     }[arm]
     under = f" under {', '.join(rule['constraints'])}" if rule["constraints"] and arm == "selected" else ""
     return DatasetCard(

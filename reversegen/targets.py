@@ -182,7 +182,8 @@ def control_data(
         taken = {example.question for example in (*explorer.seeds, *data.test)}
         rest = [example for example in data.human if example.question not in taken]
         random.Random(f"human {ctx.seed}").shuffle(rest)
-        found["human-data"] = Labelled(as_rows(app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])))
+        own, asked = app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])
+        found["human-data"] = Labelled(as_rows(own), asked)
     return found
 
 

@@ -182,8 +182,8 @@ def gain(
     if len(sizes) == 1:
         _, *bootstrap = paired_bootstrap_ci95(correct_a, correct_b)
     if interval and not wide(interval):
-        pooled = [[right for rows in own for right in rows] for own in (correct_a, correct_b)]
-        interval = bootstrap or list(paired_bootstrap_ci95(*pooled)[1:])
+        ours, theirs = ([right for rows in own for right in rows] for own in (correct_a, correct_b))
+        interval = bootstrap or list(paired_bootstrap_ci95(ours, theirs)[1:])
     return Gain(value=value, ci95=_pair(interval), bootstrap95=_pair(bootstrap), items=min(sizes))
 
 
