@@ -2,7 +2,8 @@
 
     learned, held_out = load_prompts("prompts.jsonl", None, PROMPTS, most=200, test_prompts=80, seed=0)
 
-Nothing of what is held out is ever learned: prompts of the same text are left out of the data of every arm.
+Nothing of what is held out is ever learned: prompts that ask the same (see
+`common.text.same`) are left out of the data of every arm.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from active_inheritance.pools import PROMPTS, text_column
 from common.errors import UserError
 from common.tasks.files import require, row_id, stream_rows
 from common.tasks.prompts import Prompt, drawn_by, messages, story_prompts
+from common.text.same import normal_form
 
 if TYPE_CHECKING:
     from common.reading import Reader
@@ -38,8 +40,8 @@ def load_prompts(
     elif not held_out:
         by_hash = sorted(learned, key=lambda prompt: drawn_by(prompt.id, seed))
         held_out = by_hash[: min(test_prompts, len(learned) // 2)]
-    taken = {prompt.text for prompt in held_out}
-    learned = [prompt for prompt in learned if prompt.text not in taken]
+    taken = {normal_form(prompt.text) for prompt in held_out}
+    learned = [prompt for prompt in learned if normal_form(prompt.text) not in taken]
     if not learned:
         raise UserError(f"{file}: all of its prompts are held out: lower --test-prompts")
     if most is not None and len(learned) > most:

@@ -18,6 +18,7 @@ from common.generate import Message, Record
 from common.tasks.base import Example
 from common.tasks.files import check_column, check_ids, read_rows, require, row_id
 from common.text.filters import refuses
+from common.text.same import apart
 from common.usercode import FaultError, ask, place_of
 from reversegen.applications.asking import as_queries, in_groups, measured, of_guard, of_labeler, of_target
 from reversegen.applications.base import Context, Data, Model, Read, Row, invalid
@@ -63,8 +64,7 @@ class Conduct:
             _read(file, column, split)
             for file, split in ((files.seeds, "seed"), (files.test, "test"), (files.general, "general"))
         )
-        held_out = {example.question for example in (*test, *general)}
-        seeds = [example for example in seeds if example.question not in held_out]
+        seeds = apart(seeds, [*test, *general])
         if not test:
             # The last fifth is never shown to a proposer.
             cut = len(seeds) - max(1, len(seeds) // 5)
