@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from common.evals.choice import MultipleChoice
 from common.evals.figures import Figure
-from common.evals.measure import Measure, Measured, Profile
+from common.evals.measure import Measure, Measured, Profile, WritingMeasure
 from common.evals.preference import Wins
 from common.evals.scorers import note_of
 from common.evals.toxicity import Toxicity
+from common.tasks.base import Example
 from common.text.nonsense import REPETITION, nonsense
+from common.text.same import TESTED, doubts
 from common.text.textstats import METRICS
 
 CUT = 0.2
@@ -25,7 +28,7 @@ def warnings(
     named: Mapping[str, str],
 ) -> list[str]:
     """A sentence each. `profiles` and `wins`: by model; `named`: short names of models."""
-    lines = []
+    lines = repeated(measures)
     if any(own.counts["left_out"] for profile in profiles.values() for own in profile.of.values()):
         lines.append(
             "What does not fit into a model's positions is left out of its figures, so n may differ: compare "
@@ -44,6 +47,21 @@ def warnings(
     scored = [profile.of["toxicity"].figures for profile in profiles.values() if "toxicity" in profile.of]
     if len(measured_by(figures["expected_maximum"] for figures in scored if figures)) > 1:
         lines.append("Toxicity: not all models were scored by the same version of the scorer; see the table")
+    return lines
+
+
+def repeated(measures: Iterable[Measure]) -> list[str]:
+    """Files whose rows ask again what another one asks. Options in another order make no other question."""
+    lines = []
+    for own in measures:
+        asked: list[Example] = []
+        if isinstance(own, MultipleChoice):
+            for q in own.questions:
+                text, right = "\n".join([q.context, *sorted(q.options)]), q.options[q.gold]
+                asked.append(Example(q.id, text, right, right, "all"))
+        elif isinstance(own, WritingMeasure):
+            asked = [Example(prompt.id, prompt.text, "", "", "all") for prompt in own.prompts]
+        lines += doubts(own.name, asked, TESTED)
     return lines
 
 

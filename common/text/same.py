@@ -55,8 +55,14 @@ def repeats(where: str, rows: Sequence[Hashable], so: str) -> list[str]:
     """A warning where rows repeat others, none elsewhere. `rows`: what each asks, in normal form; `so`: what
     follows."""
     count = len(rows) - len(set(rows))
-    verb = "repeats" if count == 1 else "repeat"
-    return [f"{where}: {count} of {len(rows)} rows {verb} another one: {so}; take them out"] if count else []
+    return [repeated(where, count, len(rows), so)] if count else []
+
+
+def repeated(where: str, count: int, of: int, so: str) -> str:
+    """That `count` rows of so many repeat others."""
+    return (
+        f"{where}: {count} of {of} rows {'repeats' if count == 1 else 'repeat'} another one: {so}; take them out"
+    )
 
 
 def doubts(where: str, examples: Sequence[Example], so: str) -> list[str]:

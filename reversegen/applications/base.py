@@ -54,12 +54,14 @@ class Context:
 @dataclasses.dataclass(frozen=True)
 class Data:
     """`seeds`: instructions like which queries are to be written. `test`: the ordinary test; `general`: queries
-    that must not be refused; `human`: data by people for a control. What has no answer has an empty one."""
+    that must not be refused; `human`: data by people for a control. What has no answer has an empty one.
+    `doubts`: what the files give reason to warn of."""
 
     seeds: list[Example]
     test: list[Example]
     general: list[Example]
     human: list[Example]
+    doubts: tuple[str, ...] = ()
 
 
 class Application(Protocol):

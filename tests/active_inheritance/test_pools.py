@@ -226,3 +226,27 @@ def test_chats_of_trainers_are_passed_over_for_the_texts_beside_them(tmp_path):
     assert [prompt.text for prompt in read_prompts(str(file), pools.PROMPTS)] == ["p"]
     with pytest.raises(UserError, match="no column"):
         read_pool(write(tmp_path / "chats.jsonl", [row]), Layout()).__next__()
+
+
+def test_a_pool_that_asks_twice_is_told_once(tmp_path):
+    from active_inheritance.config import Config
+    from active_inheritance.experiment import run
+
+    rows = [
+        {
+            "prompt": prompt,
+            "completion_0": "A cat sat there.",
+            "completion_1": f"It was a very long {i}.",
+            "source": "x",
+        }
+        for i, prompt in enumerate(("Say it.", "Tell it.", "SAY IT", "Say  it!"))
+    ]
+    file = write(tmp_path / "pool.jsonl", rows)
+    settings = {"objective": ("words:max",), "min_words": 0, "select_only": True}
+    summary = run(Config(pool=str(file), **settings, run_dir=str(tmp_path / "run")))
+    said = "2 of 4 rows repeat another one: the interval is narrower than it should be; take them out"
+    assert [line for line in summary["warnings"] if "repeat" in line] == [f"{file}: {said}"]
+    assert summary["pool"]["repeated_prompts"] == 2
+    write(file, rows[:2])
+    alone = run(Config(pool=str(file), **settings, run_dir=str(tmp_path / "alone")))
+    assert "repeated_prompts" not in alone["pool"]
