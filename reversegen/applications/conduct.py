@@ -16,7 +16,7 @@ from common.characters import mended
 from common.errors import UserError, quoted
 from common.generate import Message, Record
 from common.tasks.base import Example
-from common.tasks.files import check_column, check_ids, read_rows, require, row_id
+from common.tasks.files import check_column, check_ids, one_way, read_rows, require, row_id
 from common.text.filters import refuses
 from common.text.same import apart
 from common.usercode import FaultError, ask, place_of
@@ -239,7 +239,7 @@ def _read(file: pathlib.Path | None, column: str, split: str) -> list[Example]:
     check_column(file, rows, column, "--text-column")
     for i, (row, place) in enumerate(rows):
         text = " ".join(require(row, column, place).split())
-        group = str(row.get("group") or "all")
+        group = one_way(str(row.get("group") or "all"))
         found.setdefault(text, Example(row_id(row, f"{split}-{i}"), text, "", "", group, place))
     check_ids(list(found.values()))
     return list(found.values())
