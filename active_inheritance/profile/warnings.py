@@ -79,7 +79,8 @@ def _of_text(found: Measured) -> list[str]:
         if short:
             of_floor.setdefault((short, about.least_words), []).append(metric.replace("_", " "))
     return lines + [
-        f"{short} of {figures['words'].n} answers are below the {least} words that {', '.join(metrics)} need"
+        f"{short} of {figures['words'].n} answers {'is' if short == 1 else 'are'} below the {least} words that "
+        f"{', '.join(metrics)} need"
         for (short, least), metrics in of_floor.items()
     ]
 
