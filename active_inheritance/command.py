@@ -25,7 +25,7 @@ def _plan(config: Config) -> list[tuple[str, str]]:
         filter(is_model, models(config).values()),
         config.devices,
     )
-    return plan(config, data) + time + memory
+    return plan(config, data) + [("warning", line) for line in data.doubts] + time + memory
 
 
 def _run(config: Config) -> None:

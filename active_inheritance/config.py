@@ -252,6 +252,27 @@ class Config(RunSettings, TrainSettings, HubSettings):
     def reasons(self) -> list[tuple[str, str]]:
         return reasons(self, self._defaults())
 
+    def idle(self) -> dict[str, str]:
+        found = TrainSettings.idle(self) if self.trains else {}
+        if not self.source:
+            asked = ("sampling", "source_temperature", "source_top_p", "source_tokens")
+            found |= dict.fromkeys(asked, "sources that are asked, not a --pool FILE")
+        if self.sampling != "diverse-beam":
+            found["diversity_penalty"] = "--sampling diverse-beam"
+        else:
+            found["source_top_p"] = "--sampling sample"
+        if self.combine != "lexicographic":
+            found["tolerance"] = "--combine lexicographic"
+        if self.combine != "pareto":
+            found["pick"] = "--combine pareto"
+        if self.combine != "sum":
+            found["normalise"] = "--combine sum"
+        if self.test_prompts_file is not None:
+            found["test_prompts"] = "a run without --test-prompts-file"
+        if not self.trains:
+            found |= dict.fromkeys(("test_samples", "test_temperature", "test_prompts"), "a run with a --student")
+        return found
+
     def _check(self) -> None:
         from active_inheritance.metrics import check_scorer
         from active_inheritance.pools import GUARDS

@@ -33,11 +33,12 @@ LETTERS = 1500
 
 class Data(NamedTuple):
     """What a run reads. `pool`: a file of the user's, in place of which sources answer `prompts`. `held_out`: the
-    held-out prompts that are known before the pool."""
+    held-out prompts that are known before the pool. `doubts`: what the files give reason to warn of."""
 
     pool: "PoolFile | None"
     prompts: "list[Prompt]"
     held_out: "list[Prompt]"
+    doubts: list[str]
 
 
 def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[str, Any]:
@@ -65,7 +66,12 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
             setting = dataclasses.replace(setting, held_out=first.held_out, base_profile=profile)
         summary = summarise(run, config, switches, outcomes, stored["file_hashes"], too_long)
         made_by = command("active-inheritance", config, also=("select_only",))
-        return conclusion(run, summary, switches, outcomes[0], config.redact, made_by)
+        doubts = list(data.doubts)
+        if setting.measures:
+            from active_inheritance.profile.warnings import repeated
+
+            doubts += repeated(setting.measures)
+        return conclusion(run, summary, switches, outcomes[0], config.redact, made_by, doubts)
 
     prepared = lambda: prepare(config, data, sources)
     estimate = units(config, data)
@@ -94,7 +100,7 @@ def run_identity(config: Config, fetch: bool = True) -> dict[str, Any]:
 def load_data(config: Config) -> Data:
     """The pool or the prompts for the sources, and held-out prompts. Raises UserError for files that do not fit
     the settings."""
-    from active_inheritance.prompts import PROMPTS, load_prompts, read_prompts
+    from active_inheritance.prompts import PROMPTS, load_prompts, read_held_out
 
     named, test = (config.prompt_column,) if config.prompt_column else PROMPTS, config.test_prompts_file
     pool = pool_of(config)
@@ -102,7 +108,7 @@ def load_data(config: Config) -> Data:
         most, count = config.prompts, config.test_prompts
         return Data(None, *load_prompts(config.prompts_file, test, named, most, count, config.seed))
     pool.beginning(config.top)
-    return Data(pool, [], [] if test is None else read_prompts(test, (*named, *PROMPTS)))
+    return Data(pool, [], *(([], []) if test is None else read_held_out(test, named)))
 
 
 def pool_of(config: Config) -> "PoolFile | None":

@@ -6,7 +6,8 @@
 
 Three forms are understood, in JSONL, CSV and Parquet:
 
-    wide   {"prompt", "completion_0", …, "completion_9"}, and source_0, truncated_0, NAME_0, … where there are any
+    wide   {"prompt", "completion_0", …, "completion_9"}, and source_0, truncated_0, NAME_0, … where there are any;
+           a number that a row lacks is an answer that it lacks
     map    {"prompt", "outputs": {source: answer or list of answers}}, and "NAME": {source: value} beside it
     long   {"prompt", "source", "completion"}, one answer a row, in any order
 
@@ -21,6 +22,7 @@ import json
 import math
 import pathlib
 import random
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,13 +42,16 @@ GUARDS = ("empty", "truncated", "repeating", "duplicate", "refusal", "unlikely")
 BUCKET = 16 << 20
 """Bytes of a long file that are grouped by prompt in memory at a time; as objects they take some five times
 that."""
+MOST = 10_000
+"""Answers of a prompt in the wide form: what is numbered higher is a slip."""
 LOOKED_AT = 200
 """Prompts at the beginning of a pool that are read before anything is made."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One candidate. `index` counts the answers of its source to the prompt, from 0."""
+    """One candidate. `index` counts the answers of its source to the prompt, from 0, those that a wide row lacks
+    among them."""
 
     source: str
     index: int
@@ -176,7 +181,7 @@ def _form(row: Row, layout: Layout, place: str) -> tuple[str, _Columns]:
     if prompt is None or prompt not in row:
         raise UserError(f"{place}: no column {prompt or ' or '.join(PROMPTS)!r}: name it with --prompt-column")
     stem = layout.answers or "completion"
-    if f"{stem}_0" in row:
+    if _numbered(row, stem, place):
         return "wide", _Columns(prompt, stem, layout.scores)
     names = (layout.answers,) if layout.answers else (*MAPS, *ONES)
     column = text_column(row, names)
@@ -244,15 +249,29 @@ def _truncated(row: Mapping[str, Any], suffix: str = "") -> bool:
     return said in ("true", "1") or row.get(f"finish_reason{suffix}") == "length"
 
 
+def _numbered(row: Row, stem: str, place: str) -> dict[int, str]:
+    """The numbers of the answers that a row of the wide form has, and how each is written. Raises UserError for
+    one out of all measure, and for one that comes twice."""
+    written = [found[1] for key in row if (found := re.fullmatch(rf"{re.escape(stem)}_([0-9]+)", key))]
+    numbers = {int(number[:9]): number for number in written}
+    if len(numbers) < len(written) or max(numbers, default=0) >= MOST:
+        raise UserError(f"{place}: number the answers {stem}_0, {stem}_1, … once each, below {MOST}")
+    return numbers
+
+
 def _wide(row: Row, columns: _Columns, place: str) -> list[Answer]:
     stem = columns.answers
+    numbers = _numbered(row, stem, place)
     counts: collections.Counter[str] = collections.Counter()
     answers = []
-    for i in itertools.takewhile(lambda i: f"{stem}_{i}" in row, itertools.count()):
-        source = str(row.get(f"source_{i}") or _source(row)).strip()
-        scores = {name: _score(row.get(f"{name}_{i}"), name, place) for name in columns.scores}
-        text, truncated = _text(row[f"{stem}_{i}"], place), _truncated(row, f"_{i}")
-        answers.append(Answer(source, counts[source], text, truncated, scores))
+    # Where nulls are not written a number may be missing; the other answers keep their places.
+    for i in range(max(numbers, default=-1) + 1):
+        number = numbers.get(i, str(i))
+        source = str(row.get(f"source_{number}") or _source(row)).strip()
+        if i in numbers:
+            scores = {name: _score(row.get(f"{name}_{number}"), name, place) for name in columns.scores}
+            text, truncated = _text(row[f"{stem}_{number}"], place), _truncated(row, f"_{number}")
+            answers.append(Answer(source, counts[source], text, truncated, scores))
         counts[source] += 1
     return answers
 

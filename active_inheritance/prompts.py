@@ -1,8 +1,9 @@
 """The prompts of a run: those that sources answer and arms learn, and those held out to measure the student on.
 
-    learned, held_out = load_prompts("prompts.jsonl", None, PROMPTS, most=200, test_prompts=80, seed=0)
+    learned, held_out, told = load_prompts("prompts.jsonl", None, PROMPTS, most=200, test_prompts=80, seed=0)
 
-Nothing of what is held out is ever learned: prompts of the same text are left out of the data of every arm.
+Nothing of what is held out is ever learned: prompts that ask the same (see
+`common.text.same`) are left out of the data of every arm.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from active_inheritance.pools import PROMPTS, text_column
 from common.errors import UserError
 from common.tasks.files import require, row_id, stream_rows
 from common.tasks.prompts import Prompt, drawn_by, messages, story_prompts
+from common.text.same import TESTED, normal_form, repeats
 
 if TYPE_CHECKING:
     from common.reading import Reader
@@ -22,30 +24,42 @@ if TYPE_CHECKING:
 
 def load_prompts(
     file: str | None, test_file: str | None, columns: Sequence[str], most: int | None, test_prompts: int, seed: int
-) -> tuple[list[Prompt], list[Prompt]]:
+) -> tuple[list[Prompt], list[Prompt], list[str]]:
     """Prompts to learn, at most `most`, and held-out ones of a run that samples its pool: of `file` (by default
     the embedded set) and `test_file` (by default
-    `test_prompts` of the others, at most half of them).
+    `test_prompts` of the others, at most half of them). With them what the files give reason to warn of.
 
     Raises UserError for files that do not fit, and where too few are left to learn.
     """
+    told, drawn_here = [], 0
     if file is None:
         learned, held_out = story_prompts(test_prompts)
     else:
         learned, held_out = read_prompts(file, columns), []
     if test_file is not None:
-        held_out = read_prompts(test_file, (*columns, *PROMPTS))
+        held_out, told = read_held_out(test_file, columns)
     elif not held_out:
         by_hash = sorted(learned, key=lambda prompt: drawn_by(prompt.id, seed))
         held_out = by_hash[: min(test_prompts, len(learned) // 2)]
-    taken = {prompt.text for prompt in held_out}
-    learned = [prompt for prompt in learned if prompt.text not in taken]
+        drawn_here = len(held_out)
+    taken = {normal_form(prompt.text) for prompt in held_out}
+    count = len(learned)
+    learned = [prompt for prompt in learned if normal_form(prompt.text) not in taken]
     if not learned:
         raise UserError(f"{file}: all of its prompts are held out: lower --test-prompts")
+    if shared := count - len(learned) - drawn_here:
+        named = "the prompts" if file is None else pathlib.Path(file).name
+        told.append(f"{named}: {shared} of {count} ask what a held-out prompt asks, and were left out")
     if most is not None and len(learned) > most:
         drawn = set(random.Random(f"prompts {seed}").sample(range(len(learned)), most))
         learned = [prompt for i, prompt in enumerate(learned) if i in drawn]
-    return learned, held_out
+    return learned, held_out, told
+
+
+def read_held_out(file: str, columns: Sequence[str]) -> tuple[list[Prompt], list[str]]:
+    """The prompts of a file of held-out ones, and what it gives reason to warn of."""
+    held_out = read_prompts(file, (*columns, *PROMPTS))
+    return held_out, repeats(pathlib.Path(file).name, [normal_form(prompt.text) for prompt in held_out], TESTED)
 
 
 def read_prompts(name: str, columns: Sequence[str]) -> list[Prompt]:

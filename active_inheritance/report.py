@@ -48,12 +48,20 @@ INSTRUCTION = Field("string", "The prompt as a text.")
 
 
 def conclusion(
-    run: RunDir, summary: Summary, switches: Switches, first: Outcome, redact: bool, command: str
+    run: RunDir,
+    summary: Summary,
+    switches: Switches,
+    first: Outcome,
+    redact: bool,
+    command: str,
+    doubts: Sequence[str] = (),
 ) -> Conclusion:
     """What a finished run shows; stores the data sets and the selected student. `first`: the first repeat, where
-    the page shows one; `redact`: it shows hashes in place of texts; `command`: what made the run."""
+    the page shows one; `redact`: it shows hashes in place of texts; `command`: what made the run; `doubts`:
+    warnings from before the work."""
     trained = isinstance(summary, StudentSummary)
-    notes = [*(student_warnings(switches, summary) if trained else []), *warnings(switches, summary, first)]
+    of_student = student_warnings(switches, summary) if trained else []
+    notes = [*doubts, *of_student, *warnings(switches, summary, first)]
     # Of no repeat; and what is read for it lies in all of them.
     with run.timed("write"), progress.at("dataset"):
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):

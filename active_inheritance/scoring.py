@@ -31,6 +31,7 @@ from common.errors import UserError
 from common.progress import progress_bar
 from common.results.files import Rows, read_json, read_jsonl, write_json, write_jsonl
 from common.results.rundir import RunDir
+from common.text.same import normal_form
 
 PART = 2048
 """Answers in a part, about; a prompt is never split."""
@@ -46,7 +47,8 @@ class Scored:
     """Where pool/ lies: of a file all repeats use the same."""
     scoring: Scoring
     index: dict[str, Any]
-    """pool/index.json: prompts, answers and parts, and what became of the answers of every source."""
+    """pool/index.json: prompts, answers and parts, and what became of the answers of every source; and
+    "repeated_prompts", where prompts ask what an earlier one asks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +108,12 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
             scorers = Scorers.open(scoring.names, scoring.toxicity, str(file))
             with _processes(scoring, size) as each:
                 work = functools.partial(_score_part, place, scoring, scorers)
-                parts = enumerate(_parts(pool.groups()))
+                asked: set[int] = set()
+                parts = enumerate(_parts(_noted(pool.groups(), asked)))
                 counted = list(progress_bar(each(work, parts), desc="scored", unit="part"))
             index = _index(counted, size)
+            if again := index["prompts"] - len(asked):
+                index["repeated_prompts"] = again
             if not index["usable_prompts"]:
                 raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
             # Last: without the index a continued run goes through the parts again, and reads those that are there.
@@ -140,6 +145,13 @@ def _name(kind: str, number: int) -> str:
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------
+
+
+def _noted(groups: Iterable[Group], asked: set[int]) -> Iterator[Group]:
+    """The prompts as they come; `asked` gets the hash, eight bytes, of what each asks."""
+    for group in groups:
+        asked.add(hash(normal_form(group.prompt)))
+        yield group
 
 
 def _parts(groups: Iterable[Group]) -> Iterator[list[Group]]:

@@ -197,7 +197,10 @@ class Choice:
 
 
 def select(
-    rows: Iterable[Mapping[str, Any]], objective: str | Sequence[str], constraint: Sequence[str] = (), **how: Any
+    rows: Iterable[Mapping[str, Any]],
+    objective: str | Sequence[str],
+    constraint: str | Sequence[str] = (),
+    **how: Any,
 ) -> list[list[Mapping[str, Any]]]:
     """For every row those of its answers that are taken, the best first: plain data in, the same objects out.
 
@@ -208,12 +211,15 @@ def select(
 
     Raises UserError for a rule or a score that cannot be read, and for a score that no answer has.
     """
-    rule = Rule.parse([objective] if isinstance(objective, str) else objective, constraint, **how)
+    several = lambda words: [words] if isinstance(words, str) else words
+    rule = Rule.parse(several(objective), several(constraint), **how)
     chosen, found = [], {"words"}
     for number, row in enumerate(rows):
         counts: collections.Counter[str] = collections.Counter()
         candidates = []
         for answer in row["answers"]:
+            if not isinstance(answer, Mapping) or "text" not in answer:
+                raise UserError(f"row {number}: an answer is no mapping with a text: {quoted(str(answer))}")
             text, source = str(answer["text"]), str(answer.get("source", ""))
             scores: dict[str, float | None] = {"words": float(len(text.split()))}
             scores |= {

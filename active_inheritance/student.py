@@ -37,6 +37,7 @@ from common.sample.score import score
 from common.stages import Lazy, collect, fine_tuned
 from common.tasks.prompts import Prompt, drawn_by, messages
 from common.tasks.replies import without_thoughts
+from common.text.same import normal_form
 from common.text.textstats import METRICS
 from common.train.data import Encoded
 
@@ -78,7 +79,7 @@ def learned_rows(
     """By arm what it learns of its selection, and how many answers are left out of all arms because one of them is
     too long. Every arm has the same prompts in the same order: those that all selections have. Where long answers
     are cut, only prompts that leave no room for an answer are too long. Raises UserError where nothing is left."""
-    apart = {prompt.text for prompt in held_out}
+    apart = {normal_form(prompt.text) for prompt in held_out}
     keep = ("id", "prompt", "answer", "source", "index", "scores")
     kept: dict[str, list[Row]] = {arm: [] for arm in selections}
     left_out = 0
@@ -86,7 +87,7 @@ def learned_rows(
     streams = [(row for row in s.rows(arm) if row["id"] in shared) for arm, s in selections.items()]
     for rows in zip(*streams, strict=True):
         # By text: held-out prompts of a file have ids of their own.
-        if rows[0]["prompt"] in apart:
+        if normal_form(rows[0]["prompt"]) in apart:
             continue
         sequences = [encoded(student, row, learning) for row in rows]
         fitting = [found for found in sequences if found is not None]

@@ -13,6 +13,7 @@ from active_inheritance.student_figures import Arm, ArmChange, RoundFigures, Tra
 from active_inheritance.switches import Switches
 from common.results.conclusion import counted
 from common.results.rundir import RunDir
+from common.text.same import TESTED, repeated
 from common.text.textstats import METRICS
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def warnings(switches: Switches, summary: Summary, first: Outcome) -> list[str]:
     whose answers tell how long they are."""
     data, pool, k = summary.data, summary.pool, summary.pool["k"]
     lines: list[str] = []
+    if count := pool.get("repeated_prompts"):
+        lines += [repeated(pool["file"] or "the prompts", count, pool["prompts"], TESTED)]
     without = data.reasons.get("dropped", 0) or round(data.infeasible_share * data.prompts)
     if without:
         what = {

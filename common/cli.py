@@ -223,21 +223,22 @@ def _from_word(hint: Any, word: str) -> Any:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _read(hint: Any, value: Any) -> Any:
-    """A setting of a flag's type from a word, or from a file's value. Raises ValueError."""
+def _read(hint: Any, value: Any, from_text: bool = True) -> Any:
+    """A setting of a flag's type from a word, or from a file's value, or with `from_text` False one of a program,
+    which writes numbers as numbers and several texts as a tuple. Raises ValueError."""
     if typing.get_origin(hint) is typing.Literal:
         known = typing.get_args(hint)
         if value not in known:
             raise ValueError(f"{quoted(value)} is none of {', '.join(known)}{meant(str(value), known)}")
         return value
     if typing.get_origin(hint) is tuple:
-        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
             return tuple(value)
-        if isinstance(value, str):
+        if isinstance(value, str) and from_text:
             return _words(value)
         raise ValueError(f"{quoted(value)} is no list of texts")
     if hint in (int, float):
-        kinds = (int, str) if hint is int else (int, float, str)
+        kinds = ((int,) if hint is int else (int, float)) + ((str,) if from_text else ())
         try:
             # YAML takes 1e-4 for a text; in Python True is a number.
             if isinstance(value, kinds) and not isinstance(value, bool):
@@ -257,6 +258,10 @@ def stored(kind: type[Any], file: pathlib.Path, method: str) -> dict[str, Any]:
     if {"method", "config"} <= found.keys() and isinstance(found["config"], dict):
         if found["method"] != method:
             raise UserError(f"{file} is of {quoted(found['method'])}, not of {method}: use it with that method")
+        if beside := [key for key in found if key not in ("seedloop", "method", "config")]:
+            raise UserError(
+                f"{file}: {quoted(beside[0])} stands beside the settings of a run: put it into its config"
+            )
         found = {name: value for name, value in found["config"].items() if name not in IDENTITY}
     hints, settings, by_name = typing.get_type_hints(kind), {}, {}
     fields = [field.name for field in dataclasses.fields(kind)]
@@ -290,8 +295,10 @@ def flag_words(field: str, value: Any) -> list[str]:
 
 
 def check_values(config: Any) -> None:
-    """Raises UserError, naming the flag, for any number in a dataclass of settings that is not finite, too large,
-    or too small to be told from 0, and for any text with half a character or NUL."""
+    """Raises UserError, naming the flag, for any value in a dataclass of settings that is not of its type, any
+    number that is not finite, too large, or too small to be told from 0, and any text with half a character or
+    NUL."""
+    hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), flag_name(field.name)
         if fault := broken(value):
@@ -300,6 +307,11 @@ def check_values(config: Any) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             most, why = next((most, why) for ends, most, why in MOST if field.name.endswith(ends))
             check_number(name, value, most, why)
+        if value is not None:
+            try:
+                _read(_plain(hints[field.name]), value, from_text=False)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}") from None
 
 
 def check_number(name: str, value: float, most: float, why: str) -> None:

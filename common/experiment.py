@@ -24,6 +24,7 @@ from common.results.hub import Push, push
 from common.results.mirror import is_url
 from common.results.rundir import RunDir, damaged_outputs
 from common.runtime import accelerators
+from common.settings import idle
 
 C = TypeVar("C", bound="Settings")
 S = TypeVar("S")
@@ -49,6 +50,8 @@ class Settings(Protocol):
 
     def reasons(self) -> list[tuple[str, str]]: ...
 
+    def idle(self) -> dict[str, str]: ...
+
 
 def main(
     argv: list[str],
@@ -65,17 +68,18 @@ def main(
     checked the data as a run would.
     """
     # Resolved here too: the plan shows the settings that a run would use.
-    config = parse(kind, argv, f"{PROG} {method}", about, presets, method).resolved()
+    asked = parse(kind, argv, f"{PROG} {method}", about, presets, method)
+    config = asked.resolved()
     hosts.connect(config.coordinator, config.processes, config.process)
     if config.dry_run:
-        lines = [*plan(config), *config.reasons()]
+        lines = [*plan(config), *config.reasons(), *idle(asked, config, presets)]
         if config.mesh is not None or hosts.count() > 1 or accelerators():  # only then jax is worth its loading
             lines.append(("devices", str(config.devices())))
         for name, what in lines:
             print(item(name, what, 28))
     else:
         # In a run too: whoever gave no learning rate should see which one it has, and why.
-        for name, what in config.reasons() if hosts.is_writer() else ():
+        for name, what in [*config.reasons(), *idle(asked, config, presets)] if hosts.is_writer() else ():
             print(item(name, what, 28, sys.stderr), file=sys.stderr)
         run(config)
 

@@ -4,6 +4,7 @@ Loads no jax, so that a command line is parsed and checked in well under a secon
 """
 
 import dataclasses
+import os
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping
@@ -66,6 +67,9 @@ class RunSettings:
     process: int | None = flag(None, "which of them this one is, from 0")
 
     def __post_init__(self):
+        # A program gives paths, lists and numbers of numpy, where a command line gives texts, tuples and numbers.
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         # Whether from flags, from a file, or from a program: no setting gets past this.
         check_values(self)
 
@@ -87,6 +91,18 @@ class RunSettings:
         """Why settings that were left open have the values that `resolved()` gave them, where the model decides
         that: names, and values with reasons."""
         return []
+
+    def idle(self) -> dict[str, str]:
+        """Settings that decide nothing beside the others, by what they would have to be given with."""
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list):
+        return tuple(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +168,9 @@ class TrainSettings:
             param_dtype=self.param_dtype,
             **more,
         )
+
+    def idle(self) -> dict[str, str]:
+        return {} if self.lora_rank else {"lora_alpha": "--lora-rank above 0"}
 
     def trained_bytes(self) -> int:
         """Bytes of memory that a model takes for a parameter where it is trained: what is kept to start from, and
@@ -219,6 +238,18 @@ def command(
         told = flags
     words = [word for name, value in told.items() for word in flag_words(name, value)]
     return " ".join([CALL, method, *map(shlex.quote, words), "--run-dir", "DIR"])
+
+
+def idle(asked: Any, config: Any, presets: Mapping[str, Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    """Warnings of settings that were given, by a flag and not by a preset, and decide nothing. `asked`: before
+    `resolved()` made `config` of it."""
+    of_preset = (presets or {}).get(getattr(asked, "preset", ""), {})
+    usual = {field.name: of_preset.get(field.name, field.default) for field in dataclasses.fields(asked)}
+    return [
+        ("warning", f"{flag_name(name)} changes nothing here: it is for {wanted}")
+        for name, wanted in config.idle().items()
+        if getattr(asked, name) not in (usual[name], None)
+    ]
 
 
 def check_preset(presets: Mapping[str, Any], name: str) -> None:

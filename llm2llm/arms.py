@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from common.tasks.base import Example
+from common.text.same import apart
 from llm2llm.augment import as_example, augment, figures
 from llm2llm.eda import eda_examples, neighbour_synonyms, wordnet_synonyms
+from llm2llm.known import Known
 from llm2llm.select import Row, draw_seeds, spread
 from llm2llm.students import Arm, Student, as_rows
 
@@ -56,20 +58,21 @@ def _eda(arm: Arm, count: int) -> list[Example]:
         else:
             synonyms = neighbour_synonyms(arm.setting.base, [example.question for example in arm.seeds])
         made = eda_examples(arm.seeds, count, arm.seed, synonyms)
+        # An edit may turn a seed into a question that is held out.
+        made = apart(made, [*arm.setting.dev, *arm.setting.test])
         return as_rows([example for example in made if arm.fits(example)])
 
     return [Example(**row) for row in arm.run.once(f"{arm.folder}/new.jsonl", make)]
 
 
 def _more_data(arm: Arm, count: int) -> list[Example]:
-    taken = {example.question for example in arm.seeds}
-    rest = [example for example in arm.setting.train if example.question not in taken]
+    rest = apart(arm.setting.train, arm.seeds)
 
     def make() -> list[Row]:
         # Some to spare are drawn, since a few are too long or too near a test question; checking every example of
         # a large set would take minutes.
         some = dataclasses.replace(arm.setting.switches.seeds, count=min(2 * count, len(rest)))
-        test = arm.known(arm.setting.test, semantic=False)
+        test = Known(arm.setting.switches.likeness.rouge_l, [(e.id, e.question) for e in arm.setting.test])
         drawn = draw_seeds(rest, some, arm.seed)
         good = (e for e in drawn if arm.fits(e) and test.repeats([e.question]) == [None])
         return as_rows(list(itertools.islice(good, count)))

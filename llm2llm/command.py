@@ -27,6 +27,7 @@ def _plan(config: Config) -> list[tuple[str, str]]:
         return sweep_plan(config) + memory
     return [
         *plan(config),
+        *(("warning", line) for line in data.doubts),
         ("time", told(key, work(config, len(data.dev), len(data.test)))),
         *spending(config, data.task, data.train),
         *memory,

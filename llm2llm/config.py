@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from common.backends.budget import Budget
 from common.backends.open import check_name, is_model, model_name
-from common.cli import COMPARED, DATA, LOOP, MODEL, OUTPUT, TRAINING, check_ranges, flag
+from common.cli import COMPARED, DATA, LOOP, MODEL, OUTPUT, TRAINING, check_ranges, flag, flag_name
 from common.config import SampleConfig, TrainConfig
 from common.defaults import GUARD, Default, adapters, kind_of, reasons, training, values
 from common.errors import UserError, meant
@@ -255,6 +255,28 @@ class Config(RunSettings, TrainSettings, HubSettings):
                 found.append(("warning", told))
         return found
 
+    def idle(self) -> dict[str, str]:
+        found = TrainSettings.idle(self)
+        if self.target not in ("low-confidence", "high-loss") and self.when_none_wrong != "low-confidence":
+            found["target_share"] = "--target low-confidence or high-loss, or --when-none-wrong low-confidence"
+        if self.detect == "in-sample":
+            found["folds"] = "--detect out-of-fold or auto"
+        if self.label_check != "resolve":
+            found["check_votes"] = "--label-check resolve"
+        if self.student_temperature == 0:
+            found["student_top_p"] = "--student-temperature above 0"
+        if self.pool is not None:
+            found |= dict.fromkeys(
+                ("teacher_temperature", "teacher_top_p", "teacher_tokens"), "a teacher that writes"
+            )
+        if not self.sweep and not {*MATCHED} & {*self.arms}:
+            found["match"] = f"arms that are matched: {', '.join(MATCHED)}"
+        if "eda" not in self.arms:
+            found["wordnet"] = "arm eda"
+        if self.train_file is not None and self.dev_file is None:
+            found["patience"] = "--dev-file"
+        return found | ({"arms": "a run without --sweep, which has rows of its own"} if self.sweep else {})
+
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")
         positive += ("max_length", "epochs", "learning_rate", "check_votes", "seed_weight")
@@ -281,6 +303,10 @@ class Config(RunSettings, TrainSettings, HubSettings):
             raise UserError(
                 "the authors released their program for GSM8K only: use --task gsm8k with --reference-code"
             )
+        if self.task != "text":
+            for name in ("text_column", "label_column", "instruction"):
+                if getattr(self, name) != getattr(Config, name):
+                    raise UserError(f"{flag_name(name)} is for --task text: task {self.task} says it itself")
         self._check_arms()
         self._check_teacher()
         check_files(self, ("train_file", "dev_file", "test_file"))

@@ -9,7 +9,7 @@ loads no jax.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.backends.open import Backend, ReplyCache, Write, model_name, open_backend
@@ -41,7 +41,7 @@ Teachers = Callable[[set[str], str], Generator]
 
 class Data(NamedTuple):
     """The task as it is taught, as students are asked and graded, and with this project's grader (the three differ
-    for the authors' program only), and its splits."""
+    for the authors' program only), and its splits. `doubts`: what the files give reason to warn of."""
 
     task: Task
     evaluated: Task
@@ -49,6 +49,7 @@ class Data(NamedTuple):
     train: list[Example]
     dev: list[Example]
     test: list[Example]
+    doubts: list[str]
 
     @property
     def examples(self) -> list[Example]:
@@ -128,13 +129,14 @@ def load_data(config: Config) -> Data:
         from llm2llm.reference_code import REFERENCE_GSM8K, as_evaluated
 
         task, evaluated = REFERENCE_GSM8K, as_evaluated(REFERENCE_GSM8K)
+    from common.text.same import apart
+
     files = {"train": train_file, "dev": as_path(config.dev_file), "test": as_path(config.test_file)}
     splits = {split: task.load(split, file, config.seed) for split, file in files.items()}
     for examples in splits.values():
         check_ids(examples)
     # Real sets repeat a few questions across splits; such rows become no seeds, so that the test stays unseen.
-    held_out = {example.question for split in ("dev", "test") for example in splits[split]}
-    rest = [example for example in splits["train"] if example.question not in held_out]
+    rest = apart(splits["train"], [*splits["dev"], *splits["test"]])
     if len(rest) < config.seed_examples:
         shared = len(splits["train"]) - len(rest)
         also = f" ({shared} more are dev or test questions too)" if shared else ""
@@ -149,7 +151,33 @@ def load_data(config: Config) -> Data:
         raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
     if config.answer_by == "score" and not task.choices:
         raise UserError(f"task {task.name} lists no answers to choose from: leave out --answer-by score")
-    return Data(task, evaluated, judge, rest, splits["dev"], splits["test"])
+    return Data(
+        task, evaluated, judge, rest, splits["dev"], splits["test"], _doubts(config, files, splits, len(rest))
+    )
+
+
+def _doubts(
+    config: Config, files: Mapping[str, pathlib.Path | None], splits: Mapping[str, list[Example]], left: int
+) -> list[str]:
+    """What the files give reason to warn of: rows that repeat others, and rows of one split in another. `left`:
+    training examples that are asked nowhere else."""
+    from common.text.same import CHOSEN_BY, LEARNED, TESTED, apart, doubts
+
+    named = {split: file.name if file else f"task {config.task}, {split}" for split, file in files.items()}
+    train, dev, test = splits["train"], splits["dev"], splits["test"]
+    told = []
+    for split, so in (("train", LEARNED), ("dev", CHOSEN_BY), ("test", TESTED)):
+        told += doubts(named[split], splits[split], so)
+    if shared := len(dev) - len(apart(dev, test)):
+        told.append(
+            f"{named['dev']}: {shared} of {len(dev)} rows are test questions: the round is chosen on what it is "
+            "tested on; take them out"
+        )
+    if shared := len(train) - left:
+        told.append(
+            f"{named['train']}: {shared} of {len(train)} rows are dev or test questions too, and were left out"
+        )
+    return told
 
 
 def load_student(

@@ -11,6 +11,7 @@ import numpy as np
 from common.sample.embed import KnownVectors, centred
 from common.text.filters import KnownTexts, NGrams
 from common.text.novelty import Embed, Repeat
+from common.text.same import normal_form
 
 SHARED_WORDS = 13
 """A run of so many words shared with a test question means that the question leaked (Brown et al. 2020,
@@ -25,16 +26,19 @@ class Known:
         limit: float,
         texts: Iterable[tuple[str, str]],
         test: Iterable[str] = (),
+        held_out: Iterable[str] = (),
         *,
         semantic: float | None = None,
         embed: Embed | None = None,
     ):
-        """`texts`: names and questions; `test`: questions that must not even be quoted."""
+        """`texts`: names and questions; `test`: questions that must not even be quoted; `held_out`: questions that
+        must not be asked, however they are written."""
         self._texts = KnownTexts(limit)
         # A longer question may quote a test question whole and still be unlike it by ROUGE-L.
         self._quotes = NGrams(SHARED_WORDS)
         for question in test:
             self._quotes.add(question)
+        self._held_out = {normal_form(question) for question in held_out}
         named = list(texts)
         for name, question in named:
             self._texts.add(question, name)
@@ -67,7 +71,10 @@ class Known:
         if near is not None:
             return Repeat("near-duplicate", near[1], near[0])
         quoted = self._quotes.overlaps(question)
-        return None if quoted is None else Repeat("quotes a test question", quoted, 1.0)
+        if quoted is not None:
+            return Repeat("quotes a test question", quoted, 1.0)
+        held_out = normal_form(question) in self._held_out
+        return Repeat("is a test or development question", question, 1.0) if held_out else None
 
     def add(self, question: str, name: str) -> None:
         """A question that was accepted."""

@@ -15,17 +15,19 @@ from common.config import SampleConfig
 from common.generate import Record, Request
 from common.tasks.base import Example, Task
 from common.text.filters import words_of
+from common.text.same import normal_form
 
 
 class PoolGenerator:
     """Implements `common.generate.Generator` over `examples`, none of which is given out twice."""
 
     def __init__(self, name: str, task: Task, examples: Sequence[Example], exclude: set[str]):
-        """`exclude`: questions never to be given out, such as the seeds."""
+        """`exclude`: questions never to be given out, such as the seeds, however they are written."""
         self.name = name
         self._task = task
+        known = {normal_form(question) for question in exclude}
         # Real data repeat questions. One of each is enough, and a reply then identifies its example.
-        unique = {task.write_example(e): e for e in examples if e.question not in exclude}
+        unique = {task.write_example(e): e for e in examples if normal_form(e.question) not in known}
         self._examples = list(unique.values())
         self._texts = {task.write_example(e): i for i, e in enumerate(self._examples)}
         self._used: set[int] = set()

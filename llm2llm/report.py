@@ -64,7 +64,7 @@ def conclusion(run: RunDir, config: Config, setting: Setting, repeats: Sequence[
     """What a finished run shows; stores the data set and the model of the llm2llm arm."""
     summary = summarise(run, setting, repeats)
     written_by = config.teacher if setting.refine is None else f"{config.teacher} ({setting.refine})"
-    rows, products, notes = [], {}, warnings(run, setting, summary)
+    rows, products, notes = [], {}, [*setting.doubts, *warnings(run, setting, summary)]
     if "llm2llm" in summary.arms:
         rows = _synthetic(run, setting, len(repeats))
         write_dataset(run.path / "dataset", rows, _card(config, written_by, summary, rows))

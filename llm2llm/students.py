@@ -34,7 +34,8 @@ class Setting:
     `evaluated` is the task as the student is asked and graded, `judge` the one with this project's grader; they
     differ from `task` only where the authors' program does. `teachers(given, account)` makes the back end of an
     arm: `given` are questions that it must not give out, `account` is the name its spending is booked under.
-    `refine`, if given, stands between the teacher's replies and their checks.
+    `refine`, if given, stands between the teacher's replies and their checks. `doubts`: what the files give reason
+    to warn of.
     """
 
     switches: Switches
@@ -46,6 +47,7 @@ class Setting:
     train: list[Example]
     dev: list[Example]
     test: list[Example]
+    doubts: Sequence[str] = ()
     refine: Refine | None = None
 
     def asked(self, seeds: Sequence[Example], seed: int) -> "Setting":
@@ -234,14 +236,16 @@ class Arm:
         self, only: Sequence[Example] | None = None, limit: float | None = None, semantic: bool = True
     ) -> Known:
         """What new questions must not repeat: test questions and seeds, or `only` these; above a ROUGE-L F1 of
-        `limit` (default: as the settings or the task say), and by meaning if the settings say so."""
+        `limit` (default: as the settings or the task say), and by meaning if the settings say so. Quotes of test
+        questions, and dev questions, are refused in any case."""
         setting, likeness = self.setting, self.setting.switches.likeness
         # A seed with several slots stands several times in `only`, and is to be known once.
         texts = (*setting.test, *self.seeds) if only is None else dict.fromkeys(only)
         named = [(example.id, example.question) for example in texts]
-        test = [] if only is not None else [example.question for example in setting.test]
+        test = [example.question for example in setting.test]
+        held_out = [*test, *(example.question for example in setting.dev)]
         cosine = likeness.semantic if semantic else None
-        return Known(limit or likeness.rouge_l, named, test, semantic=cosine, embed=setting.base.embed)
+        return Known(limit or likeness.rouge_l, named, test, held_out, semantic=cosine, embed=setting.base.embed)
 
     def tokens(self, student: Student) -> int:
         """Tokens the student reads in training, padding not counted, up to the rounding of the last pass."""

@@ -24,4 +24,5 @@ def _plan(config: Config) -> list[tuple[str, str]]:
         filter(is_model, models(config).values()),
         config.devices,
     )
-    return [*plan(config, switches), time, *spending(config, app, switches, data), *memory]
+    doubts = [("warning", line) for line in data.doubts]
+    return [*plan(config, switches), *doubts, time, *spending(config, app, switches, data), *memory]

@@ -257,6 +257,20 @@ class Config(RunSettings, TrainSettings, HubSettings):
     def reasons(self) -> list[tuple[str, str]]:
         return reasons(self, self._defaults())
 
+    def idle(self) -> dict[str, str]:
+        found = TrainSettings.idle(self)
+        if self.target_samples == 1:
+            found["target_temperature"] = "--target-samples above 1"
+        if self.task != "honesty":
+            found |= dict.fromkeys(("entropy_cut", "entropy_quantile", "none_option"), "--task honesty")
+        elif self.entropy_quantile is not None:
+            found["entropy_cut"] = "a run without --entropy-quantile"
+        if self.task in ("math", "honesty"):
+            found["label_instruction"] = "--task safety or own"
+        if self.task != "safety":
+            found["guard_tokens"] = "--task safety"
+        return found
+
     def _check(self) -> None:
         positive = ("seed_instructions", "shots", "rounds", "prompts", "samples", "final_prompts", "label_votes")
         positive += ("max_failures", "target_samples", "min_pairs", "max_pairs", "beta", "repeats")
@@ -273,6 +287,10 @@ class Config(RunSettings, TrainSettings, HubSettings):
             raise UserError(
                 f"--target-temperature 0 gives {self.target_samples} equal answers, whose entropy and failure "
                 "rate say nothing: use a temperature above 0, such as 0.7"
+            )
+        if self.task in ("math", "honesty") and self.text_column != Config.text_column:
+            raise UserError(
+                f"--text-column is for --task safety or own: the data of task {self.task} say it themselves"
             )
         if self.task == "honesty":
             self._check_honesty()

@@ -22,7 +22,7 @@ from common.settings import given
 from reversegen.config import Config
 from reversegen.plan import needs
 from reversegen.plan import work as units_of
-from reversegen.switches import Switches
+from reversegen.switches import Files, Switches
 
 if TYPE_CHECKING:
     from common.reading import Reader
@@ -99,7 +99,18 @@ def load_data(config: Config) -> "tuple[Application, Data]":
         raise UserError(_too_few(len(data.seeds), config.seed_instructions))
     if not data.test:
         raise UserError(f"there is no ordinary test for --task {config.task}: give --test-file FILE")
-    return app, data
+    return app, dataclasses.replace(data, doubts=_doubts(app.name, config.files(), data))
+
+
+def _doubts(name: str, files: Files, data: "Data") -> tuple[str, ...]:
+    """What the files give reason to warn of: rows that repeat others, questions under several labels."""
+    from common.text.same import LEARNED, TESTED, doubts
+
+    told = []
+    for kind, so in (("seeds", LEARNED), ("test", TESTED), ("general", TESTED), ("human", LEARNED)):
+        file = getattr(files, kind)
+        told += doubts(f"{name}, {kind}" if file is None else file.name, getattr(data, kind), so)
+    return tuple(told)
 
 
 @contextlib.contextmanager
@@ -136,7 +147,7 @@ def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunD
         {name: LanguageModel.load(model_name(name, "student"), mesh=mesh) for name in config.transfer_targets},
     )
     fitting = seeds_that_fit(config, app, data, loaded.proposer, loaded.target)
-    warnings = []
+    warnings = list(data.doubts)
     if left := len(data.seeds) - len(fitting):
         warnings.append(f"{left} of {len(data.seeds)} seeds were left out, as they are too long to be shown")
     data = dataclasses.replace(data, seeds=fitting)

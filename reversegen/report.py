@@ -222,12 +222,12 @@ def final_tables(config: Config, summary: Summary) -> str:
     found, times = summary.exploration, ""
     if found.ratio is not None:
         low_high = "" if found.ratio.ci95 is None else " [{:.1f}, {:.1f}]".format(*found.ratio.ci95)
-        times = f", {found.ratio.value:.1f}{low_high} times the share"
+        times = f", {found.ratio.value:.1f}{low_high} times as many"
     return (
         f"{summary.task}, {counted(summary.repeats, 'repeat')}: what the proposer wrote\n\n"
-        + terminal_table(ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE)
-        + f"\n\nvalid and new failures: warm-up {percent_interval(found.warm_up)} %, final "
-        + f"{percent_interval(found.final)} %{times}\n\nthe target\n\n"
+        + terminal_table(ROUND_HEADERS, round_rows(summary), note=_round_note(summary))
+        + f"\n\nvalid and new failures: {percent_interval(found.warm_up)} % of the warm-up proposer's queries, "
+        + f"{percent_interval(found.final)} % of the final ones{times}\n\nthe target\n\n"
         + terminal_table(*arm_table(summary, summary.sets), note=_arm_note(config))
     )
 
@@ -394,7 +394,11 @@ def _page(
     _round_figures(page, summary)
     terms = explain("invalid", "repeated", "failures of valid", "valid and new failures", "self-BLEU")
     page.add_table(
-        "What the proposer wrote, by round", ROUND_HEADERS, round_rows(summary), note=ROUND_NOTE, terms=terms
+        "What the proposer wrote, by round",
+        ROUND_HEADERS,
+        round_rows(summary),
+        note=_round_note(summary),
+        terms=terms,
     )
     held = round_rows(summary, "independent")
     page.add_table("The independent proposer, whose failures are the held-out test", ROUND_HEADERS, held)
@@ -415,21 +419,31 @@ def _page(
     return page
 
 
-ROUND_NOTE = (
-    "final (best): the proposer with the most valid and new failures, asked once more. Pairs: a failing over a "
-    "passing query. Self-BLEU is over 100 queries."
-)
+def _round_note(summary: Summary) -> str:
+    best = sorted({entry["proposer"] for entry in summary.rounds if _is_final(entry)})
+    return (
+        f"final (best): the proposer of round {', '.join(map(str, best))}, which had the most valid and new "
+        "failures, asked once more, with other seeds; what repeats an earlier query is not new. Pairs: a failing "
+        "query that is preferred to a passing one; the last proposer is not trained again. Self-BLEU: over 100 "
+        "queries."
+    )
+
+
+def _is_final(entry: Row) -> bool:
+    return entry["explorer"] == "explore" and entry["round"] == "final"
 
 
 def _arm_note(config: Config) -> str:
     notes = [
         "Held-out failures were written by an independent proposer, and are like nothing that an arm learned"
         + ("; the target as it came fails on all of them by construction" if config.target_samples == 1 else ""),
-        "trained arms take as many updates on as many examples, where they have them"
+        "every trained arm takes the same number of updates, on as many examples as target-after where it has so "
+        "many"
         + (f", with {counted(config.mix, 'seed')} mixed in for each" if config.mix else "")
         + "; seed-only learns all seeds",
-        "warm-up: valid queries of the proposer before preference training; warm-up-failures: its failing ones, "
-        "from at most as many proposals as the exploration; few-shot: of the proposer as it came",
+        "warm-up: valid queries of the proposer before preference training; warm-up-failures: those of them that "
+        "the target fails on, found among at most as many as the exploration sampled; few-shot: valid queries of "
+        "the proposer as it came",
     ]
     return "; ".join(notes) + "."
 

@@ -23,6 +23,7 @@ from common.lm import LanguageModel
 from common.stages import Lazy, fine_tuned
 from common.tasks.base import Example
 from common.text.novelty import History
+from common.text.same import apart
 from common.train.data import Encoded
 from reversegen.applications.base import Application, Context, Data, Model, Row, failing, valid
 from reversegen.explore import Explorer
@@ -179,8 +180,7 @@ def control_data(
         found["seed-only"] = Labelled(as_rows(seeds))
     if "human-data" in wanted:
         # A file of people's data often holds the very seeds and test questions.
-        taken = {example.question for example in (*explorer.seeds, *data.test)}
-        rest = [example for example in data.human if example.question not in taken]
+        rest = apart(data.human, [*explorer.seeds, *data.test, *data.general])
         random.Random(f"human {ctx.seed}").shuffle(rest)
         own, asked = app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])
         found["human-data"] = Labelled(as_rows(own), asked)

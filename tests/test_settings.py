@@ -2,13 +2,19 @@
 
 import dataclasses
 import importlib
+import pathlib
 import shlex
 
+import numpy as np
 import pytest
 
+from active_inheritance.config import Config as Selecting
+from active_inheritance.profile.config import Config as Profile
 from common.cli import flag, parse
 from common.errors import UserError
-from common.settings import RunSettings, check_files, command, filled, hosted_share, preset
+from common.settings import RunSettings, check_files, command, filled, hosted_share, idle, preset
+from llm2llm.config import Config as LLM2LLM
+from reversegen.config import Config as ReverseGen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,3 +114,58 @@ def test_every_model_that_is_asked_has_a_limit_of_its_own():
     sampling = active_inheritance.config.Config(source_tokens=903, answer_tokens=100).resolved().switches()
     assert sampling.answering.sampling.max_new_tokens == 903
     assert sampling.testing.sampling.max_new_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"rate": "12"}, "--rate: '12' is no number"),
+        ({"seed": 2.5}, "--seed: 2.5 is no whole number"),
+        ({"dry_run": 1}, "--dry-run: 1 is neither true nor false"),
+        ({"teacher": 3}, "--teacher: 3 is no text"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_from_a_program_too(given, says):
+    with pytest.raises(UserError, match=says):
+        Settings(**given)
+
+
+def test_a_program_may_give_paths_lists_and_numbers_of_numpy():
+    config = LLM2LLM(run_dir=pathlib.Path("a"), arms=["base"], seed=np.int64(3))
+    assert (config.run_dir, config.arms, config.seed, type(config.seed)) == ("a", ("base",), 3, int)
+    with pytest.raises(UserError, match="--arms: 'base' is no list of texts"):
+        LLM2LLM(arms="base")
+
+
+def test_what_names_the_data_of_another_task_is_refused():
+    for name in ("text_column", "label_column", "instruction"):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is for --task text: task trec says it"):
+            LLM2LLM(task="trec", **{name: "body"}).resolved()
+    with pytest.raises(UserError, match="--text-column is for --task safety or own"):
+        ReverseGen(text_column="body").resolved()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "wanted"),
+    [
+        (LLM2LLM, {"folds": 5, "detect": "in-sample", "lora_alpha": 3.0}, ["--lora-alpha", "--folds"]),
+        (LLM2LLM, {"arms": ("base", "fine-tune"), "match": "tokens"}, ["--match"]),
+        (ReverseGen, {"entropy_cut": 0.5}, ["--entropy-cut"]),
+        (Selecting, {"tolerance": 0.2, "pick": "knee", "combine": "pareto"}, ["--tolerance"]),
+        (Profile, {"continuations": 3, "prompts_file": "x"}, ["--continuations"]),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_told(kind, given, wanted):
+    """By a flag or a program; what a preset says for all of its flags is none."""
+    config = kind(**given)
+    assert [line.split()[0] for _, line in idle(config, config, None)] == wanted
+    name = wanted[0].removeprefix("--").replace("-", "_")
+    assert wanted[0] not in str(idle(config, config, {getattr(config, "preset", ""): {name: given[name]}}))
+    assert not idle(kind(), config, None)
+
+
+def test_a_setting_beside_those_of_a_run_is_refused(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"seedloop": "0", "method": "m", "config": {"seed": 2}, "seed": 3}')
+    with pytest.raises(UserError, match="'seed' stands beside the settings of a run"):
+        parse(Settings, ["--config", str(file)], "m", method="m")

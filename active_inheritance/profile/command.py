@@ -17,6 +17,7 @@ def main(argv: list[str]) -> None:
 
 def _plan(config: Config) -> list[tuple[str, str]]:
     from active_inheritance.profile.report import sizes
+    from active_inheritance.profile.warnings import repeated
     from common.evals.measure import MOST_TOKENS
 
     measures = load_data(config)
@@ -33,6 +34,7 @@ def _plan(config: Config) -> list[tuple[str, str]]:
             lines.append(("cost", cost(calls, 2 * (config.answer_tokens or MOST_TOKENS), 5, config.judge_price)))
     return [
         *lines,
+        *(("warning", line) for line in repeated(measures)),
         ("time", told(key, units(config, measures))),
         *foretold(lambda device, shards: needs(config, device, shards), models(config).values(), config.devices),
     ]

@@ -123,6 +123,19 @@ class Config(RunSettings):
             line.append(f"{flag_name(name)}={value}")  # one word, so that no value is read as a flag
         return parse(cls, line, f"{PROG} profile")
 
+    def idle(self) -> dict[str, str]:
+        found = {}
+        if self.toxicity_prompts is None:
+            names = ("continuations", "continuation_tokens", "temperature", "top_p", "threshold")
+            found |= dict.fromkeys(names, "--toxicity-prompts")
+        if not self.choice:
+            found["choice_layout"] = "--choice"
+        if self.judge is None and self.pairs is None:
+            found["judge_tokens"] = "--judge"
+        if self.prompts_file is None:
+            found["mode"] = "--prompts-file"
+        return found
+
     def _check(self) -> None:
         if not self.model:
             raise UserError("--model is missing: name who is profiled, such as --model embedded:student")

@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from common.evals.choice import MultipleChoice
 from common.evals.figures import Figure
-from common.evals.measure import Measure, Measured, Profile
+from common.evals.measure import Measure, Measured, Profile, WritingMeasure
 from common.evals.preference import Wins
 from common.evals.scorers import note_of
 from common.evals.toxicity import Toxicity
+from common.tasks.base import Example
 from common.text.nonsense import REPETITION, nonsense
+from common.text.same import TESTED, doubts
 from common.text.textstats import METRICS
 
 CUT = 0.2
@@ -25,7 +28,7 @@ def warnings(
     named: Mapping[str, str],
 ) -> list[str]:
     """A sentence each. `profiles` and `wins`: by model; `named`: short names of models."""
-    lines = []
+    lines = repeated(measures)
     if any(own.counts["left_out"] for profile in profiles.values() for own in profile.of.values()):
         lines.append(
             "What does not fit into a model's positions is left out of its figures, so n may differ: compare "
@@ -47,6 +50,21 @@ def warnings(
     return lines
 
 
+def repeated(measures: Iterable[Measure]) -> list[str]:
+    """Files whose rows ask again what another one asks. Options in another order make no other question."""
+    lines = []
+    for own in measures:
+        asked: list[Example] = []
+        if isinstance(own, MultipleChoice):
+            for q in own.questions:
+                text, right = "\n".join([q.context, *sorted(q.options)]), q.options[q.gold]
+                asked.append(Example(q.id, text, right, right, "all"))
+        elif isinstance(own, WritingMeasure):
+            asked = [Example(prompt.id, prompt.text, "", "", "all") for prompt in own.prompts]
+        lines += doubts(own.name, asked, TESTED)
+    return lines
+
+
 def _of_text(found: Measured) -> list[str]:
     share, figures, lines = found.counts["truncated_share"], found.figures, []
     if share and share > CUT:
@@ -61,7 +79,8 @@ def _of_text(found: Measured) -> list[str]:
         if short:
             of_floor.setdefault((short, about.least_words), []).append(metric.replace("_", " "))
     return lines + [
-        f"{short} of {figures['words'].n} answers are below the {least} words that {', '.join(metrics)} need"
+        f"{short} of {figures['words'].n} answers {'is' if short == 1 else 'are'} below the {least} words that "
+        f"{', '.join(metrics)} need"
         for (short, least), metrics in of_floor.items()
     ]
 

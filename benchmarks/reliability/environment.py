@@ -11,7 +11,6 @@ import pathlib
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -170,8 +169,8 @@ def main() -> None:
     )
     proof.warm_up()
     rows, all_found = [], {}
-    with tempfile.TemporaryDirectory(dir=args.keep) as made:
-        folder = pathlib.Path(made)
+    with proof.place(args.keep) as made:
+        folder = made
         words, files = proof.small(args.method)
         proof.write(folder, files)
         outcome = proof.forked([*words, "--run-dir", "whole"], folder)
@@ -188,7 +187,12 @@ def main() -> None:
         "checks": [row[0] for row in rows],
         "found": all_found,
     }
-    proof.tell("environment", rows, ("what", "outcome"), result | {"faults": sum(map(len, all_found.values()))})
+    proof.tell(
+        f"environment_{args.method}",
+        rows,
+        ("what", "outcome"),
+        result | {"faults": sum(map(len, all_found.values()))},
+    )
 
 
 if __name__ == "__main__":

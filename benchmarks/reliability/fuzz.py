@@ -1029,7 +1029,7 @@ def main() -> None:
     )
     methods, kinds = ((args.method,) if args.method else METHODS), ((args.kind,) if args.kind else KINDS)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=args.keep) as made:
+    with proof.place(args.keep) as made:
         if args.jobs > 1:
             words = [w for w in sys.argv[1:] if w]
             jobs = [
@@ -1060,9 +1060,9 @@ def main() -> None:
             prepare()
             find_flags()
             if not args.checks:
-                GGUF.append(tiny_gguf(pathlib.Path(made) / "tiny.gguf"))
+                GGUF.append(tiny_gguf(made / "tiny.gguf"))
             if args.replay:
-                raise SystemExit(bool(replay(pathlib.Path(args.replay), pathlib.Path(made))))
+                raise SystemExit(bool(replay(pathlib.Path(args.replay), made)))
             parts = [
                 fuzz(
                     args.cases,
@@ -1070,7 +1070,7 @@ def main() -> None:
                     methods,
                     kinds,
                     not args.plans,
-                    pathlib.Path(made),
+                    made,
                     pathlib.Path(args.failures),
                     not args.checks,
                 )

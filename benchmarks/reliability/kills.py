@@ -27,10 +27,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import proof
@@ -349,15 +348,6 @@ def asked_to_stop(whole: Whole, number: int, rng: random.Random, which: int) -> 
     return took, fault
 
 
-@contextlib.contextmanager
-def _place_of(keep: str | None) -> Iterator[pathlib.Path]:
-    if keep:
-        yield pathlib.Path(keep)
-        return
-    with tempfile.TemporaryDirectory() as made:
-        yield pathlib.Path(made)
-
-
 def total(method: str, rows: list[Row]) -> Row:
     """What came of all runs of a method."""
     of = [row for row in rows if row["method"] == method]
@@ -421,7 +411,7 @@ def main() -> None:
         # The trainings are short: their states are stored after every third update, not every few minutes.
         loop._due = lambda step, then: step % 3 == 2
         origin._commit = lambda: None  # which may change meanwhile, and stands on the page
-    with _place_of(args.keep) as folder:
+    with proof.place(args.keep) as folder:
         try:
             while short := [method for method in wanted if any(left(method))]:
                 # In turns, so that a start that is cut short has tried all methods alike.

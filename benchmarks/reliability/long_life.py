@@ -13,7 +13,6 @@ import os
 import pathlib
 import random
 import sys
-import tempfile
 import time
 
 import proof
@@ -121,10 +120,10 @@ def main() -> None:
     )
     proof.warm_up()
     rows, result = [], {}
-    with tempfile.TemporaryDirectory(dir=args.keep) as made:
+    with proof.place(args.keep) as made:
         for name, work, given in (
             ("shapes", shapes, (args.shapes, args.seed)),
-            ("rounds", rounds, (args.rounds, pathlib.Path(made))),
+            ("rounds", rounds, (args.rounds, made)),
         ):
             if not given[0]:
                 continue

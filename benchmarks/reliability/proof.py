@@ -18,9 +18,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -280,6 +281,17 @@ def arguments(about: str | None, *more: tuple[str, dict[str, Any]]) -> argparse.
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", help="folder for what is made; else a temporary one")
     return parser.parse_args()
+
+
+@contextlib.contextmanager
+def place(keep: str | None) -> Iterator[pathlib.Path]:
+    """The folder for what is made, which `keep` names; else a temporary one."""
+    if keep:
+        pathlib.Path(keep).mkdir(parents=True, exist_ok=True)
+        yield pathlib.Path(keep)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield pathlib.Path(made)
 
 
 def tell(name: str, rows: Sequence[Sequence[Any]], header: Sequence[str], result: Mapping[str, Any]) -> None:

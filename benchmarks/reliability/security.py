@@ -25,7 +25,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import urllib.parse
 from collections.abc import Callable
@@ -737,10 +736,10 @@ def main() -> None:
     args = proof.arguments(__doc__, ("--only", {"choices": CHECKS}))
     proof.warm_up()
     rows, all_faults = [], {}
-    with tempfile.TemporaryDirectory(dir=args.keep) as made:
+    with proof.place(args.keep) as made:
         for name, check in CHECKS.items():
             if args.only == name or (args.only is None and name != "packages"):
-                tried, faults = check(proof.cleared(pathlib.Path(made) / name))
+                tried, faults = check(proof.cleared(made / name))
                 rows.append((name, tried, len(faults)))
                 all_faults[name] = faults[:40]
                 print("\n".join(f"{name}: {fault}" for fault in faults[:40]), file=sys.stderr)

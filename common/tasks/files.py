@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pathlib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,6 +76,11 @@ def require(row: Row, field: str, place: str) -> str:
     if isinstance(value, float) and math.isinf(value):
         raise UserError(f"{place}: field {field!r} is infinite: it must be a text or a finite number")
     return text
+
+
+def one_way(text: str) -> str:
+    """A name as it is compared: "é" as one character, however Unicode writes it (NFC), and single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def check_column(file: pathlib.Path, rows: Sequence[tuple[Row, str]], column: str, flag: str) -> None:

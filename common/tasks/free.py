@@ -12,7 +12,7 @@ import re
 from common.errors import UserError
 from common.generate import Message
 from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
-from common.tasks.files import Row, require, row_id
+from common.tasks.files import Row, one_way, require, row_id
 from common.tasks.hub import Hub, require_any
 from common.tasks.labelled import normalise
 from common.tasks.replies import read_fields, with_hints, write_fields
@@ -44,7 +44,7 @@ class FreeAnswer(RowTask):
         label = self.parse(answer)
         if label is None:
             raise UserError(f"{place}: task {self.name} cannot read the answer {answer!r}")
-        group = require(row, self.group_column, place) if self.group_column else "all"
+        group = one_way(require(row, self.group_column, place)) if self.group_column else "all"
         return Example(row_id(row, name), " ".join(question.split()), answer, label, group, place)
 
     def messages(self, question: str) -> tuple[Message, ...]:

@@ -9,10 +9,10 @@ import functools
 import pathlib
 import re
 
-from common.errors import UserError
+from common.errors import UserError, quoted
 from common.generate import Message
 from common.tasks.base import NO_HINTS, Example, Hints, Kind, NewExample, RowTask, user_turn
-from common.tasks.files import Row, check_column, read_rows, require, row_id
+from common.tasks.files import Row, check_column, one_way, read_rows, require, row_id
 from common.tasks.hub import Hub, require_any
 from common.tasks.replies import read_fields, with_hints, write_fields
 
@@ -23,14 +23,15 @@ _MARKS = " *_`\"'.,;:!\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MA
 
 def normalise(label: str) -> str:
     """Labels are compared without case, punctuation and surplus spaces."""
-    return " ".join(re.sub(r"[^\w\s]", " ", label.replace("_", " ")).lower().split())
+    return " ".join(re.sub(r"[^\w\s]", " ", one_way(label).replace("_", " ")).lower().split())
 
 
 @functools.cache
 def _exact(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """From every code and word as written, but for case, to the word. A word wins over a code like it."""
-    codes = {code.strip().lower(): word for code, word in reversed(labels)}
-    return codes | {word.strip().lower(): word for _, word in labels}
+    """From every code and word as written, but for case and `one_way`, to the word. A word wins over a code like
+    it."""
+    codes = {one_way(code).lower(): word for code, word in reversed(labels)}
+    return codes | {one_way(word).lower(): word for _, word in labels}
 
 
 @functools.cache
@@ -93,7 +94,7 @@ class LabelledText(RowTask):
         return Example(row_id(row, name), " ".join(text.split()), word, word, word, place)
 
     def _word(self, label: str) -> str | None:
-        return _exact(self.labels).get(label.strip().lower()) or _normal(self.labels).get(normalise(label))
+        return _exact(self.labels).get(one_way(label).lower()) or _normal(self.labels).get(normalise(label))
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ class LabelledText(RowTask):
         for said in (line, head):
             plain = said.strip(_MARKS)
             for form in (said, plain, _LEAD.sub("", plain).strip(_MARKS)):
-                if (word := _exact(self.labels).get(form.strip().lower())) is not None:
+                if (word := _exact(self.labels).get(one_way(form).lower())) is not None:
                     return word
             for form in (normalise(said), _LEAD.sub("", normalise(said))):
                 if (word := _normal(self.labels).get(form)) is not None:
@@ -166,13 +167,18 @@ class LabelledText(RowTask):
 
 
 def labelled_text(train_file: pathlib.Path, text: str, label: str, instruction: str) -> LabelledText:
-    """A task from a file's own labels. Raises UserError for a column that is not there, and for fewer than two
-    labels."""
+    """A task from a file's own labels, written as they are there; of several ways to write one (see `one_way`) the
+    first in the file. Raises UserError for a column that is not there, for fewer than two labels, and for those
+    that differ in case or spaces only."""
     rows = read_rows(train_file)
     check_column(train_file, rows, text, "--text-column")
     check_column(train_file, rows, label, "--label-column")
-    found = sorted({require(row, label, place) for row, place in rows})
-    if len(found) < 2:
+    written = dict.fromkeys(require(row, label, place) for row, place in rows)
+    found = sorted(written)
+    words: dict[str, str] = {}
+    for name in written:
+        words.setdefault(one_way(name), " ".join(name.split()))
+    if len(words) < 2:
         raise UserError(
             f"{train_file}: column {label!r} holds one label only ({found[0]!r}): it takes two or more"
         )
@@ -180,10 +186,15 @@ def labelled_text(train_file: pathlib.Path, text: str, label: str, instruction: 
         raise UserError(
             f"{train_file}: column {label!r} holds {len(found)} different labels: is it the text column?"
         )
-    words = [" ".join(name.replace("_", " ").split()) for name in found]
-    if len({word.lower() for word in words}) < len(words):
-        raise UserError(f"{train_file}: labels of column {label!r} differ in case or spaces only: merge them")
-    labels = tuple(zip(found, words, strict=True))
+    alike: dict[str, str] = {}
+    for name, word in words.items():
+        other = alike.setdefault(" ".join(name.replace("_", " ").lower().split()), word)
+        if other != word:
+            raise UserError(
+                f"{train_file}: labels {quoted(other)} and {quoted(word)} of column {label!r} differ in case or "
+                "spaces only: merge them"
+            )
+    labels = tuple((name, words[one_way(name)]) for name in found)
     return LabelledText(
         name="text",
         instruction=instruction,

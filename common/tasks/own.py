@@ -191,9 +191,11 @@ def _labels(file: pathlib.Path, given: Any) -> tuple[tuple[str, str], ...]:
                 )
             if not isinstance(entry, str | int) or not normalise(str(entry)):
                 raise UserError(f"{file}: labels: {entry!r} is no text with letters or digits")
-    words = [" ".join(str(word).replace("_", " ").split()) for _, word in pairs]
+    words = [" ".join(str(word).split()) for _, word in pairs]
     forms = [normalise(word) for word in words]
     twice = sorted({word for word, form in zip(words, forms, strict=True) if forms.count(form) > 1})
     if twice:
-        raise UserError(f"{file}: labels must differ in more than case and punctuation: {', '.join(twice)}")
+        # Two that look alike are told apart by their code points.
+        shown = ", ".join(word if word.isascii() else ascii(word)[1:-1] for word in twice)
+        raise UserError(f"{file}: labels must differ in more than case and punctuation: {shown}")
     return tuple((str(code), word) for (code, _), word in zip(pairs, words, strict=True))

@@ -14,6 +14,7 @@ from common.lm import LanguageModel
 from common.results.rundir import RunDir
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
+from common.text.same import apart
 from reversegen.switches import Answers, Files
 
 Row = dict[str, Any]
@@ -53,12 +54,14 @@ class Context:
 @dataclasses.dataclass(frozen=True)
 class Data:
     """`seeds`: instructions like which queries are to be written. `test`: the ordinary test; `general`: queries
-    that must not be refused; `human`: data by people for a control. What has no answer has an empty one."""
+    that must not be refused; `human`: data by people for a control. What has no answer has an empty one.
+    `doubts`: what the files give reason to warn of."""
 
     seeds: list[Example]
     test: list[Example]
     general: list[Example]
     human: list[Example]
+    doubts: tuple[str, ...] = ()
 
 
 Taught = tuple[list[Example], list[Row]]
@@ -165,8 +168,7 @@ def load_splits(task: Task, files: Files) -> tuple[list[Example], list[Example]]
     for examples in (train, test):
         check_ids(examples)
     # By text, as the same question may have another id in each file.
-    held_out = {example.question for example in test}
-    return [example for example in train if example.question not in held_out], test
+    return apart(train, test), test
 
 
 def human_data(task: Task, files: Files) -> list[Example]:

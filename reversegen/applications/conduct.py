@@ -16,8 +16,9 @@ from common.characters import mended
 from common.errors import UserError, quoted
 from common.generate import Message, Record
 from common.tasks.base import Example
-from common.tasks.files import check_column, check_ids, read_rows, require, row_id
+from common.tasks.files import check_column, check_ids, one_way, read_rows, require, row_id
 from common.text.filters import refuses
+from common.text.same import apart
 from common.usercode import FaultError, ask, place_of
 from reversegen.applications.asking import as_queries, in_groups, measured, of_guard, of_labeler, of_target
 from reversegen.applications.base import Context, Data, Model, Read, Row, Taught, invalid
@@ -63,8 +64,7 @@ class Conduct:
             _read(file, column, split)
             for file, split in ((files.seeds, "seed"), (files.test, "test"), (files.general, "general"))
         )
-        held_out = {example.question for example in (*test, *general)}
-        seeds = [example for example in seeds if example.question not in held_out]
+        seeds = apart(seeds, [*test, *general])
         if not test:
             # The last fifth is never shown to a proposer.
             cut = len(seeds) - max(1, len(seeds) // 5)
@@ -240,7 +240,7 @@ def _read(file: pathlib.Path | None, column: str, split: str) -> list[Example]:
     check_column(file, rows, column, "--text-column")
     for i, (row, place) in enumerate(rows):
         text = " ".join(require(row, column, place).split())
-        group = str(row.get("group") or "all")
+        group = one_way(str(row.get("group") or "all"))
         found.setdefault(text, Example(row_id(row, f"{split}-{i}"), text, "", "", group, place))
     check_ids(list(found.values()))
     return list(found.values())

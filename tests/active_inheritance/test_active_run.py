@@ -332,6 +332,8 @@ def test_a_function_as_source_and_prompts_from_files(tmp_path):
     for name, count in (("learn", 9), ("test", 3)):
         rows = [{"instruction": f"Say {name} {i}."} for i in range(count)] + [{"instruction": "Say learn 0."}]
         column = {"learn": "body", "test": "instruction"}[name]
+        if name == "test":  # the same in upper case, which is held out nevertheless
+            rows[-1] = {"instruction": "SAY  LEARN 0 ."}
         lines = [json.dumps({column: row["instruction"]}) + "\n" for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     config = Config(
@@ -345,6 +347,7 @@ def test_a_function_as_source_and_prompts_from_files(tmp_path):
     summary = run(config)
     assert summary["student"]["held_out_prompts"] == 4
     assert summary["arms"]["selected"]["examples"] == [8], "what is held out is not learned"
+    assert "learn.jsonl: 1 of 9 ask what a held-out prompt asks, and were left out" in summary["warnings"]
     (account,) = summary["sampling"]["sources"].values()
     assert (account["calls"], account["failed"]) == (16, 0)
     assert summary["gains"]["selected - random"]["ci95"] is not None, "over prompts, for one repeat"

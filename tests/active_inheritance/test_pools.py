@@ -84,6 +84,23 @@ def test_scores_and_truncation_beside_completions(tmp_path):
     assert [a.truncated for a in group.answers] == [False, True]
 
 
+def test_where_a_number_is_missing_the_other_answers_keep_their_places(tmp_path):
+    """Exporters that write no nulls leave gaps, in the first row too; a pool may also be numbered with gaps."""
+    rows = [
+        {"prompt": "p", "completion_1": "b", "completion_2": "c"},
+        {"prompt": "q", **{f"completion_{i}": str(i) for i in (0, 1, 2, 8, 9)}},
+        {"prompt": "r", "completion_0": "a", "source_0": "x", "completion_2": "c", "source_2": "x", "tox_2": 0.5},
+        {"prompt": "s", "completion_00": "a", "completion_01": "b", "source_01": "y"},
+    ]
+    found = [texts(g) for g in read_pool(write(tmp_path / "pool.jsonl", rows), Layout(scores=("tox",)))]
+    assert found == [
+        {("pool", 1): "b", ("pool", 2): "c"},
+        {("pool", i): str(i) for i in (0, 1, 2, 8, 9)},
+        {("x", 0): "a", ("x", 1): "c"},
+        {("pool", 0): "a", ("y", 0): "b"},
+    ]
+
+
 def test_rows_of_a_long_file_may_stand_in_any_order(tmp_path, monkeypatch):
     rows = [
         {"prompt": f"p{p}", "source": source, "completion": f"{p} {source} {i}"}
@@ -114,6 +131,8 @@ def test_a_repeated_prompt_without_ids_is_another_prompt(tmp_path):
         ([{"prompt": "p", "text": "a"}], Layout(), "no answers under .*--answers-column"),
         ([{"prompt": "p", "completion": "a"}], Layout(), "needs a column source"),
         ([MAP | {"id": "a"}, MAP | {"id": "a"}], Layout(), "ids must differ"),
+        ([WIDE, {"prompt": "q", "completion_99999": "a"}], Layout(), "row 2: number the answers completion_0"),
+        ([{"prompt": "q", "completion_1": "a", "completion_01": "b"}], Layout(), "once each"),
         ([MAP, {"instruction": "p", "outputs": "a"}], Layout(), "no map of source to answer"),
         ([MAP | {"tox": {"x": "much"}}], Layout(scores=("tox",)), "score 'tox' is 'much'"),
         ([{"prompt": "", "outputs": {"x": "a"}}], Layout(), "field 'prompt' is empty"),
@@ -207,3 +226,27 @@ def test_chats_of_trainers_are_passed_over_for_the_texts_beside_them(tmp_path):
     assert [prompt.text for prompt in read_prompts(str(file), pools.PROMPTS)] == ["p"]
     with pytest.raises(UserError, match="no column"):
         read_pool(write(tmp_path / "chats.jsonl", [row]), Layout()).__next__()
+
+
+def test_a_pool_that_asks_twice_is_told_once(tmp_path):
+    from active_inheritance.config import Config
+    from active_inheritance.experiment import run
+
+    rows = [
+        {
+            "prompt": prompt,
+            "completion_0": "A cat sat there.",
+            "completion_1": f"It was a very long {i}.",
+            "source": "x",
+        }
+        for i, prompt in enumerate(("Say it.", "Tell it.", "SAY IT", "Say  it!"))
+    ]
+    file = write(tmp_path / "pool.jsonl", rows)
+    settings = {"objective": ("words:max",), "min_words": 0, "select_only": True}
+    summary = run(Config(pool=str(file), **settings, run_dir=str(tmp_path / "run")))
+    said = "2 of 4 rows repeat another one: the interval is narrower than it should be; take them out"
+    assert [line for line in summary["warnings"] if "repeat" in line] == [f"{file}: {said}"]
+    assert summary["pool"]["repeated_prompts"] == 2
+    write(file, rows[:2])
+    alone = run(Config(pool=str(file), **settings, run_dir=str(tmp_path / "alone")))
+    assert "repeated_prompts" not in alone["pool"]

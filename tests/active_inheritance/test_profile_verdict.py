@@ -9,6 +9,8 @@ from active_inheritance.profile.warnings import warnings
 from common.evals.choice import MultipleChoice, Question
 from common.evals.figures import Change, Scorer, figure
 from common.evals.measure import Measured, Profile
+from common.evals.text import Answers
+from common.tasks.prompts import Prompt
 
 QUESTIONS = tuple(Question(str(i), "How many?", ("1", "2", "3", "4"), 0) for i in range(8))
 CHOICE = MultipleChoice(questions=QUESTIONS, name="choice/sums")
@@ -98,3 +100,17 @@ def test_answers_that_turn_in_circles_are_a_warning():
         "m: 1 of 2 answers say the same over and over; their lengths and their diversity are those of loops"
     ]
     assert not told(["A cat sat."] * 10 + [None])
+
+
+def test_rows_that_ask_the_same_are_a_warning():
+    """Options in another order make no other question; another right option is a contradiction."""
+    asked = [Question("a", "Is it?", ("yes", "no"), 0), Question("b", "IS IT ?", ("no", "yes"), 1)]
+    asked += [Question("c", "Was it?", ("yes", "no"), 0), Question("d", "Was it?", ("yes", "no"), 1)]
+    prompts = tuple(Prompt(str(i), f"Say {i % 2}.") for i in range(6))
+    measures = [MultipleChoice(questions=tuple(asked), name="choice/own"), Answers(prompts=prompts)]
+    assert warnings(measures, {}, {}, {}) == [
+        "choice/own: 1 of 4 rows repeats another one: the interval is narrower than it should be; take them out",
+        "choice/own: 1 question stands under different labels, such as 'Was it?\\nno\\nyes' under 'yes' and 'no': "
+        "correct them",
+        "text: 4 of 6 rows repeat another one: the interval is narrower than it should be; take them out",
+    ]

@@ -1,12 +1,16 @@
 """Which examples the teacher is asked about, on hand-made answers."""
 
+import types
+
 import pytest
 
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Example
 from llm2llm.config import Config
+from llm2llm.experiment import load_data
 from llm2llm.select import choose, deal_folds, draw_seeds, flow, share_out, spread
-from llm2llm.switches import Seeds
+from llm2llm.students import Arm
+from llm2llm.switches import Likeness, Seeds
 
 POOL = [Example(f"s{i}", f"question {i}", "a", "a", "ab"[i % 2]) for i in range(6)]
 # id, right?, mean log-probability of the answer
@@ -119,3 +123,54 @@ def test_flow_between_rounds():
     now = [{"correct": c} for c in (True, False, True, False)]
     assert flow(before, now) == {"fixed": 1, "still_wrong": 1, "regressed": 1, "still_right": 1}
     assert flow(None, now) == {}
+
+
+def write(folder, split, rows):
+    file = folder / f"{split}.csv"
+    file.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    return str(file)
+
+
+def test_no_seed_is_a_held_out_question_however_it_is_written_and_the_run_says_what_its_files_repeat(tmp_path):
+    """Upper case and a blank before the mark hide no question; dev rows that are test rows are told, and so is a
+    question under two labels."""
+    train = [
+        ("Where is the Nile?", "place"),
+        ("Who is he?", "person"),
+        ("Where is Rome?", "place"),
+        ("Who?", "person"),
+    ]
+    files = {
+        "train_file": write(tmp_path, "train", [*train, ("who", "place")]),
+        "dev_file": write(tmp_path, "dev", [("WHO IS HE ?", "person")]),
+        "test_file": write(tmp_path, "test", [("WHERE IS THE NILE ?", "place"), ("Who is he?", "person")] * 2),
+    }
+    data = load_data(Config(task="text", seed_examples=3, student="smollm2", **files).resolved())
+    assert [example.question for example in data.train] == ["Where is Rome?", "Who?", "who"]
+    assert data.doubts == [
+        "train.csv: 1 question stands under different labels, such as 'Who?' under 'person' and 'place': "
+        "correct them",
+        "test.csv: 2 of 4 rows repeat another one: the interval is narrower than it should be; take them out",
+        "dev.csv: 1 of 1 rows are test questions: the round is chosen on what it is tested on; take them out",
+        "train.csv: 2 of 5 rows are dev or test questions too, and were left out",
+    ]
+
+
+def test_a_run_of_our_own_data_has_nothing_to_warn_of():
+    assert load_data(Config().resolved()).doubts == []
+
+
+@pytest.mark.parametrize("round_alone", [False, True])
+def test_test_and_dev_questions_are_refused_whatever_duplicates_are_of(round_alone):
+    """Also those whose words are all of a sort that ROUGE passes over."""
+    ask = lambda text: Example(text, text, "a", "a", "a")
+    long = "a b c d e f g h i j k l m n o p"
+    switches = types.SimpleNamespace(likeness=Likeness(1.0, this_round=round_alone), seed=0)
+    test, dev = [ask("Where is the Nile ?"), ask(long)], [ask("5 + 3")]
+    setting = types.SimpleNamespace(switches=switches, test=test, dev=dev, base=types.SimpleNamespace(embed=None))
+    arm = Arm(None, setting, POOL, 0, "llm2llm")
+    known = arm.known(POOL[:1]) if round_alone else arm.known()
+    asked = ["WHERE is the Nile?", f"Tell me: {long}?", "5 + 3 .", "5 - 3"]
+    reasons = [found and found.reason for found in known.repeats(asked)]
+    held_out = "is a test or development question"
+    assert reasons == ["quotes a test question", "quotes a test question", held_out, None]

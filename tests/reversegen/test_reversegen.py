@@ -19,7 +19,7 @@ from common.tasks.arithmetic import Arithmetic
 from common.text.novelty import History
 from killing import ROOT, bytes_of, check_killed, words_of
 from reversegen.config import Config, preset
-from reversegen.experiment import run
+from reversegen.experiment import load_data, run
 
 FLAGS = {
     "seed_instructions": 16,
@@ -389,8 +389,25 @@ def test_a_labeler_as_the_reference_without_a_validity_check_in_repeats(files, t
     assert all(entry["pairs"] for entry in summary["rounds"] if entry["round"] == 0), "DPO has its own file"
 
 
+def test_files_that_repeat_or_contradict_themselves_are_told_before_the_work(files, tmp_path):
+    """Held-out questions are found however they are written; the embedded data give nothing to warn of."""
+    read = lambda name: [json.loads(line) for line in Path(files[name]).read_text().splitlines()]
+    seeds, test = read("seeds_file"), read("test_file")
+    seeds += [{"question": test[0]["question"].upper(), "answer": test[0]["answer"]}]
+    seeds += [{"question": seeds[0]["question"], "answer": "1 + 1 = 2. #### 2"}]
+    for name, rows in (("seeds", seeds), ("test", [*test, *test])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = {f"{name}_file": str(tmp_path / f"{name}.jsonl") for name in ("seeds", "test")}
+    _, data = load_data(small(own, tmp_path).resolved())
+    assert len(data.seeds) == len(seeds) - 1
+    torn, again = data.doubts
+    assert torn.startswith("seeds.jsonl: 1 question stands under different labels, such as ")
+    assert again.startswith("test.jsonl: 8 of 16 rows repeat another one: ")
+    assert load_data(Config().resolved())[1].doubts == ()
+
+
 def test_too_few_pairs_train_no_proposer_and_say_so(files, tmp_path, capsys, monkeypatch):
-    """Without any pair there is no data set of pairs, which no reader would load; the cards say what was learned."""
+    """Without any pair there is no data set of them, which no reader would load; the card says what it learned."""
     monkeypatch.setattr("reversegen.explore.pair_up", lambda *_: [])
     summary = run(small(files, tmp_path, rounds=2, min_pairs=1000))
     assert "preferences" not in summary["files"]

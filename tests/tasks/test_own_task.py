@@ -73,7 +73,7 @@ def test_a_json_task_and_a_list_of_labels(tmp_path):
     keys = {"name": "n", "instruction": "i", "labels": ["a_long_label " * 5, 2], "near_duplicate": 1}
     (tmp_path / "t.json").write_text(json.dumps(keys))
     task = task_of(tmp_path / "t.json")
-    assert [word for _, word in task.labels] == [" ".join("a_long_label".replace("_", " ").split() * 5), "2"]
+    assert [word for _, word in task.labels] == [" ".join(["a_long_label"] * 5), "2"]
     assert task.answer_tokens > 12
     assert task.near_duplicate == 1
 
@@ -90,6 +90,7 @@ GOOD = "name: n\ninstruction: i\nlabels: [a, b]\n"
         ("t.yaml", "name: n\ninstruction: i\nlabels: a\n", "labels must be a list"),
         ("t.yaml", "name: n\ninstruction: i\nlabels: [yes, no]\n", "in quotes"),
         ("t.yaml", "name: n\ninstruction: i\nlabels: [A, a]\n", "case and punctuation: A, a"),
+        ("t.yaml", "name: n\ninstruction: i\nlabels: [é, e\u0301]\n", r"punctuation: e\u0301, \xe9"),
         ("t.yaml", "name: n\ninstruction: i\nlabels: [a, '!']\n", "letters or digits"),
         ("t.yaml", "name: 3\ninstruction: i\nlabels: [a, b]\n", "name must be a text, not 3"),
         ("t.yaml", GOOD + "answer_tokens: many\n", "answer_tokens must be a whole number"),

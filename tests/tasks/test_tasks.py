@@ -172,6 +172,22 @@ def test_a_quote_in_a_tab_separated_file_is_a_character_like_any_other(tmp_path)
     ]
 
 
+@pytest.mark.parametrize("first", ["caf\u00e9", "cafe\u0301"])
+def test_a_label_that_unicode_writes_in_two_ways_is_one(tmp_path, first):
+    """It is written as where it comes first; labels that differ in case or spaces are refused."""
+    second = "cafe\u0301" if first == "caf\u00e9" else "caf\u00e9"
+    file = tmp_path / "a.csv"
+    file.write_text(f"text,label\na,{first}\nb,{second}\nc,a bar\nd,a  bar\n", encoding="utf-8")
+    task = labelled_text(file, "text", "label", "Where?")
+    assert sorted(task.choices) == sorted(["a bar", first])
+    assert [e.label for e in task.load("train", file, 0)] == [first, first, "a bar", "a bar"]
+    assert task.parse(second) == first
+    for other in ("A_bar", "A bar"):
+        file.write_text(f"text,label\na,a bar\nb,{other}\n", encoding="utf-8")
+        with pytest.raises(UserError, match=f"labels 'a bar' and '{other}' of column 'label' differ in case"):
+            labelled_text(file, "text", "label", "Where?")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -219,10 +235,11 @@ def test_a_task_from_a_file(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("sentence,mood\ngood,very_glad\nbad,sad\n")
     task = labelled_text(file, "sentence", "mood", "Mood?")
-    assert task.labels == (("sad", "sad"), ("very_glad", "very glad"))
-    assert [e.label for e in task.load("train", file, 0)] == ["very glad", "sad"]
-    form = "Reply with one of these labels and nothing else: sad, very glad."
+    assert task.labels == (("sad", "sad"), ("very_glad", "very_glad"))
+    assert [e.label for e in task.load("train", file, 0)] == ["very_glad", "sad"]
+    form = "Reply with one of these labels and nothing else: sad, very_glad."
     assert task.messages("hm")[0]["content"] == f"Mood? {form}\n\nhm"
+    assert [task.parse(said) for said in ("very_glad", "Very glad.", "It is very glad")] == ["very_glad"] * 3
     file.write_text("sentence,mood\ngood,glad\n")
     with pytest.raises(UserError, match="one label only"):
         labelled_text(file, "sentence", "mood", "Mood?")

@@ -218,7 +218,7 @@ def ask(pool, n=1, name="r"):
 
 
 def test_pool_gives_the_nearest_unused_example_of_the_label():
-    pool = PoolGenerator("pool:x", TREC, POOL, exclude={"What city is on the sea ?"})
+    pool = PoolGenerator("pool:x", TREC, POOL, exclude={"what city is on the sea?"})
     first = ask(pool)
     assert ask(pool) == first  # nothing is used up until it is stored
     pool.seen(first)
