@@ -14,7 +14,7 @@ from active_inheritance.metrics import Scorers, check_scorer
 from active_inheritance.pools import Answer, guard
 from active_inheritance.select import Candidate, Rule, choose, mark
 from active_inheritance.switches import COLUMN, Scoring
-from common.backends.budget import BUDGET_SPENT
+from common.backends.budget import unpaid
 from common.backends.open import file_hashes
 from common.config import SampleConfig
 from common.errors import UserError
@@ -120,11 +120,11 @@ class BestOf:
         if choice is not None:
             best = records[usable[choice.selected[0]].index]
         else:
-            best = min(records, key=lambda r: (r.text is None, r.error == BUDGET_SPENT))
+            best = min(records, key=lambda r: (r.text is None, unpaid(r.error)))
         return dataclasses.replace(
             best,
             sample=sample,
-            attempts=sum(r.error != BUDGET_SPENT for r in records),
+            attempts=sum(not unpaid(r.error) for r in records),
             prompt_tokens=sum(r.prompt_tokens for r in records),
             completion_tokens=sum(r.completion_tokens for r in records),
         )

@@ -447,7 +447,8 @@ class Config(RunSettings, TrainSettings, HubSettings):
     def share(self) -> Budget | None:
         """What one hosted source may spend in one repeat. Raises UserError for a bad budget."""
         hosted = sum(name.startswith("openai:") for name in self.source)
-        return hosted_share(self, "source", self.source, given(self.repeats) * hosted)
+        tokens = self.source_tokens or self.answer_tokens or 1
+        return hosted_share(self, "source", self.source, given(self.repeats) * hosted, tokens)
 
     def switches(self) -> Switches:
         """The settings by the stage that reads them."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from active_inheritance.select import ARMS, Choice, Objective, Rule
+from common.results.estimate import wide
 
 Array = NDArray[np.float64]
 Sums = collections.defaultdict[str, float]
@@ -346,7 +347,8 @@ def _scores(seed: int, found: Tally) -> dict[str, Any]:
             base = entry[other]
             entry[f"selected - {other}"] = {
                 "value": value,
-                "ci95": [low, high] if math.isfinite(low + high) else None,  # few prompts have the score
+                # Few prompts have the score, or one alone.
+                "ci95": [low, high] if math.isfinite(low + high) and wide((low, high)) else None,
                 "relative": value / abs(base) if base else None,
             }
         entries[name] = _plain(entry)

@@ -52,6 +52,7 @@ def grid(config: Config) -> dict[str, Any]:
 
 def _cells(place: RunDir, config: Config) -> Conclusion:
     cells: dict[str, dict[str, Any]] = {student: {} for student in config.students}
+    prompts: list[int] = []
     for j, source in enumerate(config.source):
         for i, student in enumerate(config.students):
             print(f"\n{student} learns from {source}")
@@ -61,6 +62,7 @@ def _cells(place: RunDir, config: Config) -> Conclusion:
             )
             again = None if i == 0 else {source: _stored(place.path / f"cells/0_{j}")}
             summary = run(own, again)
+            prompts.append(summary["student"]["held_out_prompts"])
             cells[student][source] = _cell(summary) | {"run": folder, "warnings": summary["warnings"]}
     result = {
         "schema": 1,
@@ -76,24 +78,24 @@ def _cells(place: RunDir, config: Config) -> Conclusion:
         terminal_table(HEADERS, rows(result)),
         _page(config, result),
         warned,
-        _verdict(config, steps),
+        _verdict(config, steps, min(prompts)),
         command=command("active-inheritance", config),
     )
 
 
-def _verdict(config: Config, steps: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str | None:
+def _verdict(config: Config, steps: Sequence[tuple[str, str, Mapping[str, Any]]], prompts: int) -> str | None:
     """What every student is shown to take over from every source unselected, in the first objective. `steps`:
-    student, source and cell."""
+    student, source and cell; `prompts`: that each was asked at least."""
     name = next(iter(objective.name for objective in config.objectives))
     compared, size = [], 0.0
     for student, source, cell in steps:
         step = cell["figures"][name]["passive"]
         resampled = step["ci95"] if given(config.repeats) == 1 else None
         ci95 = None if resampled else step["ci95"]
-        gain = Gain(value=step["value"], ci95=ci95, bootstrap95=resampled)
+        gain = Gain(value=step["value"], ci95=ci95, bootstrap95=resampled, items=prompts)
         compared.append((f"{student} after answers of {source}", student, gain))
         size = max(size, abs(step["value"] or 0.0))
-    return verdict(compared, name, 1, decimals(size), ("above", "below"))
+    return verdict(compared, name, 1, decimals(size), ("above", "below"), items="prompts")
 
 
 class _Stored:

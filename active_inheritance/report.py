@@ -27,14 +27,14 @@ from active_inheritance.student_report import (
     rounds_of,
     student_warnings,
 )
-from active_inheritance.summary import StudentSummary, Summary, warnings
+from active_inheritance.summary import StudentSummary, Summary, unmatched, warnings
 from active_inheritance.switches import Switches
 from common import progress
 from common.backends.open import model_name
 from common.results.card import ModelCard
 from common.results.conclusion import Conclusion, counted, verdict
 from common.results.dataset import LEARNED, PREFERRED, DatasetCard, Field, reply, write_dataset
-from common.results.estimate import Estimate, Gain
+from common.results.estimate import Gain
 from common.results.rundir import RunDir
 from common.results.tables import terminal_table
 from common.tasks.prompts import messages
@@ -67,11 +67,14 @@ def conclusion(
         for arm, folder in (("selected", "dataset"), *((arm, f"controls/{arm}") for arm in ARMS[:-1])):
             if not (run.path / folder).exists():
                 write_dataset(run.path / folder, map(_learned, first.selection.rows(arm)), _card(summary, arm))
-        if not (run.path / "preferences").exists():
-            rule = first.selection.rule
-            pairs = (_preferred(pair, rule.names) for pair in first.selection.pairs())
-            write_dataset(run.path / "preferences", pairs, _pair_card(summary, rule))
-        products = {"data set": "dataset", "preferences": "preferences", "controls": "controls"}
+        preferred = {}  # no reader loads a split without rows
+        if any(True for _ in first.selection.pairs()):
+            preferred = {"preferences": "preferences"}
+            if not (run.path / "preferences").exists():
+                rule = first.selection.rule
+                pairs = (_preferred(pair, rule.names) for pair in first.selection.pairs())
+                write_dataset(run.path / "preferences", pairs, _pair_card(summary, rule))
+        products = {"data set": "dataset", **preferred, "controls": "controls"}
         if trained:
             from common.stages import publish  # a selection alone needs no jax
 
@@ -88,7 +91,7 @@ def _verdict(summary: Summary) -> str | None:
     if not isinstance(summary, StudentSummary):
         name = next(iter(summary.data.objectives)).rpartition(":")[0]
         lift = summary.data.scores[name]["selected - random"]
-        gain = Estimate(value=lift["value"], ci95=lift["ci95"])
+        gain = Gain(value=lift["value"], ci95=lift["ci95"], bootstrap95=None, items=summary.data.prompts)
         places = decimals(gain.value or 0.0)
         said = verdict(
             [("selected", AGAINST, gain)], f"{name} in the data", 1, places, ("above", "below"), "prompts"
@@ -100,7 +103,8 @@ def _verdict(summary: Summary) -> str | None:
             continue
         # With one repeat the interval is over prompts and says nothing about other seeds.
         over = (None, found.ci95) if summary.student.repeats == 1 else (found.ci95, None)
-        compared.append(("selected", other, Gain(value=found.value, ci95=over[0], bootstrap95=over[1])))
+        lead = Gain(value=found.value, ci95=over[0], bootstrap95=over[1], items=found.n)
+        compared.append(("selected", other, lead))
     metric, places = summary.arms["selected"].metric, decimals(compared[0][2].value or 0.0)
     return verdict(compared, metric, 1, places, ways=("above", "below"), items="prompts")
 
@@ -186,7 +190,7 @@ def _card(summary: Summary, arm: str) -> DatasetCard:
         "selected": f"best by {', '.join(rule['objectives'])}",
         "first": "the first answer of the first source",
         "random": "a uniform draw of the usable answers",
-        "matched": "the answer, other than the selected one, nearest to it in words",
+        "matched": f"the answer, other than the selected one, nearest to it in words{unmatched(summary)}",
     }[arm]
     under = f" under {', '.join(rule['constraints'])}" if rule["constraints"] and arm == "selected" else ""
     return DatasetCard(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from active_inheritance.outcome import Outcome, Round, Row, Student
 from active_inheritance.select import Constraint
 from active_inheritance.switches import Switches, measurable
-from common.results.estimate import ArmResult, Estimate
+from common.results.estimate import ArmResult, Estimate, wide
 from common.results.stats import Interval, bootstrap_ci95, mean_ci95
 from common.text.diversity import self_bleu
 
@@ -185,12 +185,16 @@ def drift_figure(of_repeats: Sequence[Sequence[Row]]) -> Estimate:
 
 
 def _over_repeats(values: Sequence[float], single: Callable[[], Interval], n: int | None = None) -> Estimate:
-    """Student's t over repeats; of one repeat what `single` gives. Undefined where a value is NaN, or `n` is 0."""
+    """Student's t over repeats; of one repeat, or where all gave the same, what `single` gives of the first. No
+    interval where that has no width, as of one prompt. Undefined where a value is NaN, or `n` is 0."""
     per_repeat = tuple(None if math.isnan(value) else value for value in values)
     if None in per_repeat or n == 0:
         return Estimate(value=None, ci95=None, n=n, per_repeat=per_repeat)
-    value, low, high = mean_ci95(values) if len(values) > 1 else single()
-    return Estimate(value=value, ci95=(low, high), n=n, per_repeat=per_repeat)
+    value, *interval = mean_ci95(values) if len(values) > 1 else single()
+    if not wide(interval):
+        value, *interval = single()
+    ci95 = (interval[0], interval[1]) if wide(interval) else None
+    return Estimate(value=value, ci95=ci95, n=n, per_repeat=per_repeat)
 
 
 def _rounds(main: str, outcomes: Sequence[Outcome]) -> list[RoundFigures]:

@@ -14,7 +14,7 @@ from active_inheritance.outcome import Outcome
 from common.evals.figures import Change, Figure, changes, relative_change
 from common.evals.measure import Measure, Store, profile_model
 from common.lm import LanguageModel
-from common.results.estimate import as_json
+from common.results.estimate import as_json, wide
 from common.results.files import write_json
 from common.results.rundir import RunDir
 from common.results.stats import mean_ci95
@@ -89,7 +89,8 @@ def _changes(before: Sequence[Figures], after: Sequence[Figures], seed: int) -> 
         value, low, high = mean_ci95(known)
         found[key] = Change(
             absolute=value,
-            ci95=(low, high),
+            # Steps that are all alike leave no width: that of the first over its items is then the least.
+            ci95=(low, high) if wide((low, high)) else first.ci95,
             relative=relative_change(old, old + value) if old else None,
             n=first.n,
             per_repeat=steps,

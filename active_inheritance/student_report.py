@@ -6,7 +6,7 @@ from typing import Any, Literal
 from active_inheritance.outcome import Outcome
 from active_inheritance.select import Objective
 from active_inheritance.student_figures import AGAINST, Arm, Corpus, RoundArm
-from active_inheritance.summary import Measured, StudentSummary
+from active_inheritance.summary import Measured, StudentSummary, unmatched
 from active_inheritance.switches import Switches, measurable
 from common.results.charts import dots
 from common.results.conclusion import arm_table, flat, mean_cell
@@ -266,7 +266,8 @@ def arm_note(summary: StudentSummary) -> str:
         f"{own.name} on {own.held_out_prompts} held-out prompts, {own.answers_of_a_prompt} answers "
         f"to each at temperature {own.temperature:g}; {over}. Trained arms learn from "
         f"the same prompts for as many updates{', within a round' if own.rounds > 1 else ''}: first, the first "
-        "usable answer to each; random, a uniform draw; matched, others of about the selected one's length."
+        "usable answer to each; random, a uniform draw; matched, others of about the selected one's "
+        f"length{unmatched(summary)}."
     )
 
 

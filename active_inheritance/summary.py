@@ -137,6 +137,12 @@ def _sampling(run: RunDir, switches: Switches, sources: Sequence[str]) -> Row:
     }
 
 
+def unmatched(summary: Summary) -> str:
+    """What to add on the arm matched where prompts have too few answers for other ones."""
+    least = min(map(int, summary.pool["answers_of_a_prompt"]), default=0)
+    return "" if least >= 2 * summary.rule["top"] else "; where no other is left, a selected one itself"
+
+
 def warnings(switches: Switches, summary: Summary, first: Outcome) -> list[str]:
     """What a reader should know before relying on the figures of the data, a line each. `first`: the first repeat,
     whose answers tell how long they are."""

@@ -6,6 +6,7 @@ A method supplies `prepare` (load what it needs, and refuse what the user must f
 what they show as a `Conclusion`). The order, the lock, what is printed and what is stored are the same for all.
 """
 
+import dataclasses
 import pathlib
 import shutil
 import sys
@@ -15,6 +16,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from common import VERSION, hosts, rates
 from common.backends.open import absent, check_backend, file_hashes, fingerprints
+from common.backends.replies import unbought
 from common.cli import PROG, item, parse
 from common.progress import clock, running, say
 from common.results.conclusion import Conclusion, conclude, counted, finished, tell
@@ -164,6 +166,7 @@ def carry_out(
             found = work(run, ready)
         if units:
             rates.learn(key, timing.rows(), units, time.monotonic() - start)
+        found = dataclasses.replace(found, warnings=[*unbought(run.path), *found.warnings])
         summary = conclude(run, found)
         _push(run.path, summary, to_hub)
         sys.stdout.flush()  # before the last line also where both streams go into one file

@@ -35,6 +35,8 @@ class Request:
     `blank`: the same prompt without its question. What both begin with is read once for all such requests, and
     choices are compared by how much the question makes each likelier, and not by what a model says whatever it is
     asked (see `common.evals.evaluate.scored_batches`).
+    `reserve`: calls, tokens sent and tokens received that a budget must still cover once this was bought, since
+    without them its reply is of no use.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Request:
     fields: tuple[str, ...] = ()
     choices: tuple[tuple[str, tuple[str, ...]], ...] = ()
     blank: tuple[Message, ...] = ()
+    reserve: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)

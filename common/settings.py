@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from common.backends.budget import Budget
+from common.backends.budget import Budget, Spent
 from common.cli import (
     CALL,
     DEVICES,
@@ -266,12 +266,13 @@ def check_files(config: Any, fields: Iterable[str]) -> None:
             raise UserError(f"no such file: {file} (given as {flag_name(name)})")
 
 
-def hosted_share(config: Any, role: str, named: Iterable[str], parts: int) -> Budget | None:
+def hosted_share(config: Any, role: str, named: Iterable[str], parts: int, tokens: int = 1) -> Budget | None:
     """What each of `parts` accounts may spend on hosted models of `role`, from the settings ROLE_url, budget and
     ROLE_price; None without a budget.
 
-    `named`: the models given for that role. Raises UserError for such settings without a hosted one among them,
-    and for a budget or price that cannot be read or shared.
+    `named`: the models given for that role; `tokens`: of the shortest of their longest replies. Raises UserError
+    for such settings without a hosted one among them, and for a budget or price that cannot be read or shared, or
+    whose share covers no reply.
     """
     hosted = any(name.startswith("openai:") for name in named)
     for field in (f"{role}_url", "budget", f"{role}_price"):
@@ -281,4 +282,8 @@ def hosted_share(config: Any, role: str, named: Iterable[str], parts: int) -> Bu
     if price is not None:
         # Without a budget nothing else reads the price, and a wrong one would pass.
         Budget.parse("calls=1", price)
-    return None if config.budget is None else Budget.parse(config.budget, price).share(parts)
+    if config.budget is None:
+        return None
+    share = Budget.parse(config.budget, price).share(parts)
+    share.check(Spent(1, 1, tokens), f"one reply of a {role}")
+    return share

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from common import progress, runtime, stopping
-from common.backends.budget import BUDGET_SPENT
+from common.backends.budget import unpaid
 from common.config import SampleConfig, TrainConfig
 from common.errors import UserError
 from common.generate import Generator, Record, Request, unnumbered
@@ -60,7 +60,7 @@ def collect(
     except TypeError as error:
         raise UserError(f"{run.path / name} is of another version ({error}): give another --run-dir") from None
     reasons = {unnumbered(record.error) if record.status == "failed" else None for record in records}
-    if len(records) >= ALIKE and len(reasons) == 1 and reasons.isdisjoint((None, BUDGET_SPENT)):
+    if len(records) >= ALIKE and len(reasons) == 1 and not any(r is None or unpaid(r) for r in reasons):
         raise UserError(
             f"{run.path / name}: each of {len(records)} requests failed, and for one reason: {records[0].error}; "
             "nothing can come of that: change what it is about, and give another --run-dir"

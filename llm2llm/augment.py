@@ -7,12 +7,12 @@ attempt form one batch. Every reply is stored before it is checked.
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from common.backends.budget import BUDGET_SPENT
-from common.config import SampleConfig
+from common.backends.budget import BUDGET_SPENT, unpaid
 from common.evals.evaluate import NO_QUESTION, majority
 from common.generate import Generator, Message, Record, Request
 from common.results.rundir import RunDir
@@ -25,9 +25,6 @@ from llm2llm.known import Known
 from llm2llm.switches import Asking
 
 Row = dict[str, Any]
-
-VOTE_TEMPERATURE = 0.7
-"""Of the teacher where it solves a new example several times and the majority counts."""
 
 
 class Refine(Protocol):
@@ -72,7 +69,7 @@ class Augmented:
     @property
     def exhausted(self) -> bool:
         """Whether the budget ended before the slots did."""
-        return any(record.error == BUDGET_SPENT for record in (*self.replies, *self.checks))
+        return any(unpaid(record.error) for record in (*self.replies, *self.checks))
 
 
 def augment(
@@ -97,6 +94,8 @@ def augment(
         # With the budget spent, every further request would come back as failed.
         if not open_slots or made.exhausted:
             break
+        # What is written and cannot be checked would be paid for in vain: later requests leave more for checks.
+        reserves = itertools.accumulate((teacher.asking.check_cost(task, parent) for _, parent in open_slots))
         requests = [
             # The id seeds sampling and names the stored reply: without the attempt, the old text would come back.
             Request(
@@ -105,8 +104,9 @@ def augment(
                 example=parent,
                 fields=task.reply_fields,
                 choices=_closed(task),
+                reserve=dataclasses.astuple(reserve),
             )
-            for slot, parent in open_slots
+            for (slot, parent), reserve in zip(open_slots, reserves, strict=True)
         ]
         name = f"{folder}/teacher_{attempt}.jsonl"
         records = collect(run, name, teacher.writer, requests, teacher.asking.sampling, seed)
@@ -167,7 +167,7 @@ def _closed(task: Task) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 def _read(teacher: Teacher, record: Record, parent: Example) -> NewExample:
     # A spent budget is a failed record, too, but ends the round: it is looked for first.
-    if record.error == BUDGET_SPENT:
+    if unpaid(record.error):
         return NewExample(refused=BUDGET_SPENT)
     if record.status == "failed":
         return NewExample(refused="teacher failed")
@@ -206,9 +206,7 @@ def _check_labels(
             )
             for i, new in good.items()
         ]
-        # Sampled at temperature 0, all votes would be the same answer.
-        temperature = 0.0 if votes == 1 else VOTE_TEMPERATURE
-        sampling = SampleConfig(teacher.asking.check_tokens or task.answer_tokens, temperature=temperature)
+        sampling = teacher.asking.checking(task)
         records = collect(run, f"{folder}/check_{attempt}.jsonl", teacher.generator, requests, sampling, seed)
         for turn, (i, new) in enumerate(good.items()):
             found[i] = _vote(task, records[turn * votes : (turn + 1) * votes], new.label)
@@ -224,7 +222,7 @@ def _check_labels(
 def _vote(task: Task, records: Sequence[Record], label: str) -> Check:
     """Whether the answer that more than half of `records` give is `label`."""
     # Votes that were cut short by the budget must not decide.
-    if any(record.error == BUDGET_SPENT for record in records):
+    if any(unpaid(record.error) for record in records):
         return None, BUDGET_SPENT
     texts = [bare(record.text) for record in records if record.text is not None]
     # More than half of all that were asked: an answer that failed counts against each label.
@@ -265,7 +263,7 @@ def figures(made: Augmented) -> Row:
 
     def calls(records: Sequence[Record], samples: int) -> int:
         # A record of one reply may have taken two attempts; it counts as the one call that was wanted.
-        return sum(min(record.attempts, samples) for record in records if record.error != BUDGET_SPENT)
+        return sum(min(record.attempts, samples) for record in records if not unpaid(record.error))
 
     def words(part: str) -> float:
         lengths = [len(row[part].split()) for row in made.accepted]

@@ -78,6 +78,8 @@ def run(
     data = load_data(config)
     stored = run_identity(config) | ({} if refine is None else {"refine": dict(refine.stored)})
     switches = config.switches(data.task)
+    if cache is None:
+        check_budget(config, data)
 
     def prepare() -> "tuple[LanguageModel, Backend]":
         stages = lambda device, shards: needs(config, data.task, data.examples, device, shards)
@@ -218,7 +220,23 @@ def check_plan(config: Config, data: Data) -> str | None:
         check_lengths(student, data, config.switches(data.task), config.repeats)
     if config.pool is not None:
         pool_teacher(config, data.task)
+    check_budget(config, data)
     return key
+
+
+def check_budget(config: Config, data: Data) -> None:
+    """Raises UserError for a budget whose share does not cover the cheapest new example with its label check."""
+    share = config.share()
+    if share is None or not config.teaching_arms or not data.train:
+        return
+    from common.backends.chat import estimate
+    from common.generate import Request
+
+    task, asking = data.task, config.switches(data.task).asking
+    # Hints come on top of it in a later round.
+    writing = lambda e: estimate(Request("", tuple(task.teacher_messages(e))), asking.sampling)
+    costs = (writing(example) + asking.check_cost(task, example) for example in data.train)
+    share.check(min(costs, key=lambda cost: cost.prompt_tokens), "one new example with its label check")
 
 
 def pool_teacher(config: Config, task: Task) -> Backend:

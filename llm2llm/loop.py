@@ -23,7 +23,7 @@ from common.results.rundir import RunDir
 from common.tasks.base import Example, Hints
 from llm2llm.arms import equal_budget_arms
 from llm2llm.augment import Augmented, as_example, augment, figures
-from llm2llm.select import MEMORISED, Row, choose, draw_seeds, flow, share_out, spread
+from llm2llm.select import MEMORISED, Row, best_round, choose, draw_seeds, flow, share_out, spread
 from llm2llm.students import Arm, Setting, Student, as_rows
 from llm2llm.switches import Asking
 
@@ -120,9 +120,9 @@ def loop(arm: Arm, first: Student, budgets: Sequence[int] | None = None) -> tupl
         data += [as_example(row) for row in made.accepted]
         entry |= figures(made) | {"stopped": None}
         exhausted = made.exhausted
-        _forget(arm, students, _best(rounds))
-    best = students[_best(rounds)]
-    return arm.test(best, rounds) | {"round": _best(rounds)}, rounds, best
+        _forget(arm, students, best_round(rounds))
+    best = students[best_round(rounds)]
+    return arm.test(best, rounds) | {"round": best_round(rounds)}, rounds, best
 
 
 def _choose(
@@ -182,8 +182,3 @@ def _plateau(rounds: list[Row], patience: int) -> str | None:
     # Counted from the first of the best: to reach it again is no progress.
     waited = len(scores) - 1 - scores.index(max(scores))
     return "no better on the development split" if waited >= patience else None
-
-
-def _best(rounds: Sequence[Row]) -> int:
-    """The round that is tested: the first with the best dev accuracy; without a dev split the last."""
-    return max(range(len(rounds)), key=lambda i: (rounds[i].get("dev", i), -i))

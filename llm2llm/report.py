@@ -36,7 +36,7 @@ from common.text.glossary import explain, reason
 from llm2llm.config import PRESETS, Config
 from llm2llm.select import Row
 from llm2llm.students import Setting
-from llm2llm.summary import Summary, new_rows, refusals, summarise, warnings
+from llm2llm.summary import Chosen, Summary, chosen_rounds, new_rows, refusals, summarise, warnings
 from llm2llm.switches import Comparison
 
 TOLD = ("95% interval", "lead", "updates")
@@ -117,7 +117,7 @@ def final_table(summary: Summary, setting: Setting) -> str:
     first = next(iter(summary.arms.values()))
     return (
         f"{summary.task}, {first.n} test questions, {counted(len(first.per_repeat or ()), 'repeat')}\n\n"
-        + terminal_table(*arms_of(summary), note=_note(setting.switches.comparison))
+        + terminal_table(*arms_of(summary), note=_note(setting.switches.comparison, summary))
     )
 
 
@@ -142,6 +142,11 @@ def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]
             f"Written by {written_by} for seeds chosen by what {config.student} makes of them (target: "
             f"{config.target}), in up to {counted(config.trainings - 1, 'round')}. Label check: "
             f"{config.label_check}. Near-duplicates were refused."
+            + "".join(
+                f"\n\nNot all was learned: in repeat {own.repeat} (from 0) {_late(own)}."
+                for own in chosen_rounds(summary.rounds, "llm2llm")
+                if own.later
+            )
         ),
         fields=FIELDS,
         lineage="parent names the seed (seeds.jsonl of the repeat), prompt_hash the request, id the reply.",
@@ -152,14 +157,18 @@ def _card(config: Config, written_by: str, summary: Summary, rows: Sequence[Row]
 def _model_card(
     config: Config, setting: Setting, written_by: str, summary: Summary, notes: Sequence[str]
 ) -> ModelCard:
+    own = chosen_rounds(summary.rounds, "llm2llm")[0]
+    data = f"fine-tuned on {config.seed_examples} seeds"
+    data += f" and on the examples that {written_by} wrote for what it got wrong." if own.learned else " alone."
+    if own.later:
+        data += f" It is not of the last round: {_late(own)}."
+    elif not own.learned:
+        data += f" Nothing that {written_by} wrote was kept."
     return ModelCard(
         title=f"{summary.task} by LLM2LLM",
         base=setting.base.origin,
         method="llm2llm",
-        learned=(
-            f"The arm llm2llm of the first repeat: fine-tuned on {config.seed_examples} seeds and on the examples "
-            f"that {written_by} wrote for what it got wrong."
-        ),
+        learned=f"The arm llm2llm of the first repeat: {data}",
         tables={"Held-out accuracy of every arm": arms_of(summary)},
         verdict=_verdict(summary),
         warnings=notes,
@@ -182,7 +191,7 @@ def _page(
     page.add_table(
         "Held-out accuracy of every arm",
         *arms_of(summary),
-        note=_note(setting.switches.comparison),
+        note=_note(setting.switches.comparison, summary),
         terms=explain("accuracy", *(["as written"] if _has_written(summary) else []), *TOLD),
     )
     if summary.rounds:
@@ -221,7 +230,7 @@ def _colours(summary: Summary) -> dict[str, str]:
     return drawn | {"accepted": GOOD, "fixed": GOOD, "regressed": BAD, "still wrong": PALETTE[5]}
 
 
-def _note(comparison: Comparison) -> str:
+def _note(comparison: Comparison, summary: Summary) -> str:
     spent = "reads as many tokens" if comparison.match == "tokens" else "takes as many updates"
     notes = {
         "base": "base is the student as it came",
@@ -233,7 +242,17 @@ def _note(comparison: Comparison) -> str:
     }
     told = [notes[name] for name in comparison.arms if name in notes]
     always = "updates are those of the student that was tested; teacher calls: for writing + for the label check."
-    return "; ".join([*told, always])
+    found = [own for own in chosen_rounds(summary.rounds, "llm2llm") if own.later]
+    return " ".join(["; ".join([*told, always]), *(f"In repeat {own.repeat + 1} {_late(own)}." for own in found)])
+
+
+def _late(own: Chosen) -> str:
+    """Where the development split chose a round before the last: which, and what its student had not learned."""
+    learned = "the seeds alone" if not own.learned else counted(own.learned, "new example")
+    return (
+        f"the development split chose the llm2llm student of round {own.round}, which learned {learned}; "
+        f"{own.later} more that were kept are of this round or later, and were not learned"
+    )
 
 
 def _class_figures(page: Report, run: RunDir, summary: Summary) -> None:

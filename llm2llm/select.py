@@ -145,3 +145,8 @@ def flow(before: Sequence[Row] | None, now: Sequence[Row]) -> Row:
     pairs = collections.Counter((a["correct"], b["correct"]) for a, b in zip(before, now, strict=True))
     moves = {"fixed": (False, True), "still_wrong": (False, False), "regressed": (True, False)}
     return {name: pairs[move] for name, move in (moves | {"still_right": (True, True)}).items()}
+
+
+def best_round(rounds: Sequence[Row]) -> int:
+    """The round that is tested: the first with the best dev accuracy; without a dev split the last."""
+    return max(range(len(rounds)), key=lambda i: (rounds[i].get("dev", i), -i))

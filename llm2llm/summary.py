@@ -14,7 +14,7 @@ from common.results.files import read_jsonl
 from common.results.rundir import RunDir
 from common.results.stats import gain, macro_f1, per_class, share_estimate
 from common.text.diversity import self_bleu
-from llm2llm.select import Row
+from llm2llm.select import Row, best_round
 from llm2llm.students import Setting
 
 SCHEMA = 1
@@ -182,11 +182,49 @@ def new_rows(run: RunDir, repeat: int, arm: str) -> list[Row]:
     return [row for file in itertools.takewhile(pathlib.Path.exists, files) for row in read_jsonl(file)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Which student of a `repeat` was tested: that of `round`, which had `learned` so many new examples; `later`:
+    how many more were kept that were written after it."""
+
+    repeat: int
+    round: int
+    learned: int
+    later: int
+
+
+def chosen_rounds(rounds: Sequence[Row], arm: str) -> list[Chosen]:
+    """Of every repeat, from the entries of all rounds; none for an arm without rounds."""
+    found = []
+    for repeat in sorted({entry["repeat"] for entry in rounds}):
+        own = [entry for entry in rounds if entry["arm"] == arm and entry["repeat"] == repeat]
+        if own:
+            best = best_round(own)
+            # Round 0 has learned the seeds; what a round asks for is learned by the next.
+            learned = own[best]["examples"] - own[0]["examples"]
+            found.append(Chosen(repeat, best, learned, sum(entry["accepted"] for entry in own[best:])))
+    return found
+
+
+def _unlearned(name: str, arm: Arm, rounds: Sequence[Row], seeds: int) -> list[str]:
+    """Repeats in which an arm that is to learn from more than the seeds did not, and why."""
+    of_repeats = chosen_rounds(rounds, name)
+    lines = [
+        f"{name}, repeat {own.repeat + 1}: the development split chose round 0, a training on the seeds alone: "
+        f"{counted(own.later, 'new example')} were kept later, and not learned by the student that was tested"
+        for own in of_repeats
+        if own.later and not own.learned
+    ]
+    if min(arm.examples) <= seeds and (not of_repeats or any(not own.later + own.learned for own in of_repeats)):
+        lines.append(f"{name} had no new example in a repeat: it is a training on the seeds alone")
+    return lines
+
+
 def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
     """What a reader of the table should know before relying on it, a sentence each."""
     first = setting.switches.learning.train.total_steps(setting.switches.seeds.count)
     lines = []
-    if first < FEW_UPDATES:
+    if first < FEW_UPDATES and any(any(arm.updates) for arm in summary.arms.values()):
         lines.append(f"the first training had only {counted(first, 'update')}; see --epochs and --batch-size")
     for name, arm in summary.arms.items():
         rows = [row for file in arm.answers for row in read_jsonl(run.path / file)]
@@ -198,8 +236,8 @@ def warnings(run: RunDir, setting: Setting, summary: Summary) -> list[str]:
                 + (f" ({cut} cut off)" if cut else "")
             )
         lines += one_answer(name, rows)
-        if name in LEARNING and min(arm.examples) <= setting.switches.seeds.count:
-            lines.append(f"{name} had no new example in a repeat: it is a training on the seeds alone")
+        if name in LEARNING:
+            lines += _unlearned(name, arm, summary.rounds, setting.switches.seeds.count)
     for name in summary.arms:
         entries = [e for e in summary.rounds if e["arm"] == name and e["teacher_calls"]]
         kept, calls = (sum(e[key] for e in entries) for key in ("accepted", "teacher_calls"))

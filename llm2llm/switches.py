@@ -6,11 +6,19 @@
 import dataclasses
 from typing import Literal
 
+from common.backends.budget import Spent
+from common.backends.chat import estimate
 from common.config import SampleConfig, TrainConfig
+from common.generate import Request
+from common.tasks.base import Example, Task
 
 Rule = Literal["wrong", "low-confidence", "high-loss", "mixed", "all"]
 AnswerBy = Literal["score", "generate"]
 LabelCheck = Literal["resolve", "program", "none"]
+
+
+VOTE_TEMPERATURE = 0.7
+"""Of the teacher where it solves a new example several times and the majority counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +64,19 @@ class Asking:
     label_check: LabelCheck = "resolve"
     votes: int = 1
     check_tokens: int | None = None
+
+    def checking(self, task: Task) -> SampleConfig:
+        """How the teacher's answers in the label check are sampled."""
+        # At temperature 0 all votes would be the same answer.
+        temperature = 0.0 if self.votes == 1 else VOTE_TEMPERATURE
+        return SampleConfig(self.check_tokens or task.answer_tokens, temperature=temperature)
+
+    def check_cost(self, task: Task, like: Example) -> Spent:
+        """What the label check of an example as long as `like` may cost."""
+        if self.label_check != "resolve":
+            return Spent()
+        one = estimate(Request("", tuple(task.solve_messages(like.question))), self.checking(task))
+        return sum([one] * self.votes, Spent())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ from common.settings import (
 )
 from common.settings import preset as preset_of
 from reversegen.switches import (
+    WORD,
     Answers,
     Exploring,
     Files,
@@ -379,7 +380,7 @@ class Config(RunSettings, TrainSettings, HubSettings):
     def share(self) -> Budget | None:
         """What the labeler may spend in a repeat; None without a budget. Raises UserError for one that cannot be
         read or shared."""
-        return hosted_share(self, "labeler", [self.labeler], self.repeats)
+        return hosted_share(self, "labeler", [self.labeler], self.repeats, self.labeler_tokens or WORD)
 
     # --- what the stages are handed, once resolved() has filled the gaps ---
 

@@ -82,7 +82,7 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
         for name, some in zip(("explore", "independent"), drawn, strict=True)
     )
     original = lambda: target
-    taught = app.taught(ctx, f"{folder}/seed_answers", original, seeds)
+    taught, asked = app.taught(ctx, f"{folder}/seed_answers", original, seeds)
 
     asked_later = [*data.test, *data.general]
     first = Explorer(ctx, app, exploring, models.proposer, original, seeds, "explore", asked_later)
@@ -127,12 +127,25 @@ def run_repeat(ctx: Context, app: Application, switches: Switches, models: Model
         rounds=found.rounds + held.rounds,
         proposer=found.proposer,
         files=files,
-        labelled={"target-after": learned} | controls | {"held-out failures": test},
+        # Where the seeds had no answers, all arms learn those that were asked for once, for seed-only.
+        labelled={"target-after": learned}
+        | controls
+        | {"held-out failures": test}
+        | labels_of_seeds(controls, asked),
         updates={name: compared.updates if name != "target-before" else 0 for name in trained},
         examples={name: count for name, (_, count) in trained.items()},
         transfer=transfer(first, models.others, found.final),
         seeds_shared=len({e.question for e in seeds} & {e.question for e in other_seeds}),
     )
+
+
+def labels_of_seeds(controls: Mapping[str, Labelled], asked: Sequence[Row]) -> dict[str, Labelled]:
+    """The labels that were `asked` for seeds: those of seed-only, without that arm of the seeds alone."""
+    if not asked:
+        return {}
+    if (own := controls.get("seed-only")) is not None:
+        return {"seed-only": own + Labelled([], list(asked))}
+    return {"seeds": Labelled([row for row in asked if row["refused"] is None], list(asked))}
 
 
 def refreshed(

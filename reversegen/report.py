@@ -100,7 +100,9 @@ def conclusion(
     rows = [row for number in range(len(repeats)) for row in _learned(run, app, number)]
     write_dataset(run.path / "dataset", rows, _card(config, app, rows, summary))
     pairs = [pair for number in range(len(repeats)) for pair in _preferred(run, app, number)]
-    write_dataset(run.path / "preferences", pairs, _pair_card(config, app, pairs))
+    preferred = {"preferences": "preferences"} if pairs else {}  # no reader loads a split without rows
+    if pairs:
+        write_dataset(run.path / "preferences", pairs, _pair_card(config, app, summary, pairs))
     notes = [*known, *doubts(config), *warnings(summary, given(config.arms))]
     target, proposer = _model_cards(config, app, summary, notes)
     adapters = publish(run, "repeat_0/target-after/target", target)
@@ -113,7 +115,7 @@ def conclusion(
         main_verdict(summary),
         {
             "data set": "dataset",
-            "preferences": "preferences",
+            **preferred,
             "target": "model",
             "proposer": "proposer",
             **adapters,
@@ -277,14 +279,18 @@ def _preferred(run: RunDir, app: Application, repeat: int) -> list[Row]:
     return rows
 
 
-def _pair_card(config: Config, app: Application, pairs: Sequence[Row]) -> DatasetCard:
+def _pair_card(config: Config, app: Application, summary: Summary, pairs: Sequence[Row]) -> DatasetCard:
+    own = [entry for entry in summary.rounds if entry["explorer"] == "explore"]
+    # Too few pairs for a training are stored as well.
+    stopped = [f"round {e['round']} of repeat {e['repeat']}" for e in own if e["stopped"] and e["pairs"]]
+    but = f", but not from those of {', '.join(stopped)} (from 0), which were too few" if stopped else ""
     return DatasetCard(
         license="apache-2.0" if _embedded(config) else None,
         title=f"What {config.target} fails on ({app.name}), preferred to what it does not, by ReverseGen",
         made_by=(
             f"Replies of {config.proposer} to few-shot prompts, in pairs: with a query on which {config.target} "
             "failed, chosen, and with one on which it did not, rejected. In every round the proposer learned from "
-            f"its own pairs (beta {config.beta:g}, pairing {config.pairing})."
+            f"its own pairs (beta {config.beta:g}, pairing {config.pairing}){but}."
         ),
         fields=PAIRS,
         lineage="chosen_id and rejected_id name the queries in queries.jsonl of the round, with their verdicts.",
@@ -301,6 +307,8 @@ def _model_cards(
     config: Config, app: Application, summary: Summary, notes: Sequence[str]
 ) -> tuple[ModelCard, ModelCard]:
     """Of the target and of the proposer."""
+    final = (e for e in summary.rounds if (e["explorer"], e["round"], e["repeat"]) == ("explore", "final", 0))
+    best = next(final)["proposer"]  # after so many trainings
     target = ModelCard(
         title=f"Target for {app.name} by ReverseGen",
         base=model_name(config.target, "student"),
@@ -321,7 +329,11 @@ def _model_cards(
         method="reversegen",
         learned=(
             f"The best proposer of the first repeat: warmed up on {config.seed_instructions} seed instructions, "
-            f"then trained to prefer queries on which {config.target} fails."
+            + (
+                f"then trained to prefer queries on which {config.target} fails."
+                if best
+                else "without any preference training, after which none was better."
+            )
         ),
         tables={"What it wrote, by round": (ROUND_HEADERS, round_rows(summary))},
         warnings=notes,

@@ -162,7 +162,9 @@ def _gain(ours: Sequence[list[Row]], theirs: Sequence[list[Row]], kind: str) -> 
     """Held-out failures are other questions in every repeat, so the bootstrap over both is for one repeat only."""
     correct = lambda of_repeats: [[row["correct"] for row in rows] for rows in of_repeats]
     found = gain(_shares(ours), _shares(theirs), correct(ours), correct(theirs))
-    return dataclasses.replace(found, bootstrap95=None) if kind == MAIN and len(ours) > 1 else found
+    if kind != MAIN or len(ours) == 1:
+        return found
+    return dataclasses.replace(found, bootstrap95=None, items=sum(map(len, ours)))
 
 
 def discovery(rounds: Sequence[Row]) -> Discovery:

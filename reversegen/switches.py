@@ -17,6 +17,10 @@ Knower = Literal["program", "labeler"]
 """Who is asked for what is true of a query."""
 
 
+WORD = 8
+"""Tokens of the labeler's reply where a word would do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Files:
     """Where data are read from, None for what was not given. `text_column` names the query, `seed` shuffles."""

@@ -182,7 +182,8 @@ def control_data(
         # A file of people's data often holds the very seeds and test questions.
         rest = apart(data.human, [*explorer.seeds, *data.test, *data.general])
         random.Random(f"human {ctx.seed}").shuffle(rest)
-        found["human-data"] = Labelled(as_rows(app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])))
+        own, asked = app.taught(ctx, f"{folder}/human", explorer.target, rest[:size])
+        found["human-data"] = Labelled(as_rows(own), asked)
     return found
 
 

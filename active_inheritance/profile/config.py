@@ -181,7 +181,7 @@ class Config(RunSettings):
     def share(self) -> Budget | None:
         """What the judge may spend, on all models together. Raises UserError for a bad budget, and for settings of
         a hosted judge without one."""
-        return hosted_share(self, "judge", [self.judge or ""], parts=1)
+        return hosted_share(self, "judge", [self.judge or ""], 1, self.judge_tokens)
 
     def choices(self) -> dict[str, str]:
         """Files of the multiple-choice sets, or `ARITHMETIC`, by name. Raises UserError for another form."""

@@ -8,6 +8,7 @@ from common.evals.choice import MultipleChoice
 from common.evals.figures import Change, Figure
 from common.evals.measure import Measure, Profile
 from common.evals.preference import Wins
+from common.results.conclusion import doubt
 from common.text.glossary import better
 
 LEADING = (
@@ -132,10 +133,13 @@ def _alone(found: Findings, lead: str) -> str:
         if entry is None or entry.value is None or entry.ci95 is None:
             continue
         low, high = entry.ci95
+        doubted = doubt(entry.ci95, entry.n if entry.terms is None else entry.terms)
         here = "it" if key == lead else f"{label(key)}, {shown(entry.value, entry.ci95)},"
         place = decimals([value, entry.value])
-        if low <= value <= high:
-            level.append(f"that {here} differs from {value:.{place}f}, {whose}")
+        if doubted or low <= value <= high:
+            level.append(
+                f"that {here} differs from {value:.{place}f}, {whose}" + (f" ({doubted})" if doubted else "")
+            )
         else:
             beside.append(f"{here} is {'above' if entry.value > value else 'below'} {value:.{place}f}, {whose}")
     if not beside + level:
@@ -167,8 +171,9 @@ def _compared(found: Findings, other: str, leading: Sequence[str]) -> str:
             continue
         low, high = step.ci95
         by, aim = shown(step.absolute, step.ci95, "+"), better(term(key))
-        if low <= 0 <= high:
-            told.setdefault("level", []).append(f"{_said(key)} ({by})")
+        doubted = doubt(step.ci95, step.n)
+        if doubted or low <= 0 <= high:
+            told.setdefault("level", []).append(f"{_said(key)} ({by}" + (f": {doubted})" if doubted else ")"))
             continue
         here, there = (shown(found.profiles[model].figures[key].value, None) for model in (other, first))
         way = "higher" if step.absolute > 0 else "lower"

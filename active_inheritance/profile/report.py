@@ -174,14 +174,15 @@ TABLE_NOTES = {
     "text": "Means over answers, 95% bootstrap over answers. Model tokens: under each model's own tokenizer, "
     "without the end token. Self-BLEU and the compression ratio of all answers have no "
     "interval: a text drawn twice would repeat itself.",
-    "toxicity": "95% bootstrap over prompts. “All prompts” counts as 0 those without a scored continuation.",
+    "toxicity": "95% over prompts: of the probability Wilson's, else by bootstrap. “All prompts” counts as 0 "
+    "those without a scored continuation.",
     "stereoset": "Means over target terms, 95% bootstrap over terms.",
     "crows_pairs": "Pairs with equal scores (neutral) count for neither side; stereo and "
     "antistereo are without them. 95% over pairs, of shares Wilson's; types with few pairs have wide intervals.",
     "bbq": "95% over questions: of accuracy Wilson's interval, of the others by bootstrap.",
-    "choice": "ECE in bins of equal mass; its bootstrap interval lies high. 95% over questions: of the three "
-    "shares of right answers Wilson's interval, of the others by bootstrap.",
-    "pairs": "Every pair is judged in both orders. 95% over pairs, of shares Wilson's.",
+    "choice": "ECE in bins of equal mass. 95% over questions: of the three shares of right answers Wilson's "
+    "interval, of the others by bootstrap, of ECE the basic one, which makes up for chance adding to a distance.",
+    "pairs": "Every pair is judged in both orders. 95% over pairs: Wilson's, by bootstrap where there are ties.",
 }
 
 

@@ -12,7 +12,13 @@ from common.errors import UserError, quoted
 MOST = 10**12
 """Of anything that is counted here; no account holds as much."""
 BUDGET_SPENT = "budget spent"
-"""The error of records that were not bought because the budget does not cover them."""
+"""How the error of records begins that were not bought because the budget does not cover them; the names of the
+limits that were reached follow."""
+
+
+def unpaid(error: str | None) -> bool:
+    """Whether that is the error of a record that was not bought."""
+    return error is not None and error.startswith(BUDGET_SPENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +80,7 @@ class Budget:
 
     def share(self, count: int) -> "Budget":
         """One of `count` equal parts. Raises UserError when a part would hold no call or token."""
-        parts = {
-            name: None if limit is None else limit // count
-            for name, limit in (("calls", self.calls), ("tokens", self.tokens))
-        }
+        parts = {name: None if limit is None else limit // count for name, limit in self._whole().items()}
         for name, part in parts.items():
             if part == 0:
                 raise UserError(f"budget {name}={getattr(self, name)} cannot be shared by {count}: raise it")
@@ -90,11 +93,28 @@ class Budget:
 
     def covers(self, spent: Spent) -> bool:
         """Whether that much lies within every limit."""
-        return (
-            (self.calls is None or spent.calls <= self.calls)
-            and (self.tokens is None or spent.prompt_tokens + spent.completion_tokens <= self.tokens)
-            and (self.usd is None or self.cost(spent) <= self.usd * (1 + 1e-9))  # sums of floats
-        )
+        return not self.short(spent)
+
+    def short(self, spent: Spent) -> list[str]:
+        """The names of the limits that it exceeds."""
+        used = {"calls": spent.calls, "tokens": spent.prompt_tokens + spent.completion_tokens}
+        over = {name: limit is not None and used[name] > limit for name, limit in self._whole().items()}
+        over["usd"] = self.usd is not None and self.cost(spent) > self.usd * (1 + 1e-9)  # sums of floats
+        return [name for name, exceeded in over.items() if exceeded]
+
+    def check(self, least: Spent, what: str) -> None:
+        """Raises UserError where this share of an account does not even cover `least`, what `what` may take."""
+        if short := self.short(least):
+            tokens = least.prompt_tokens + least.completion_tokens
+            calls = "a call" if least.calls == 1 else f"{least.calls} calls"
+            raise UserError(
+                f"--budget buys nothing: {what} may take {calls} and {tokens} tokens, which the "
+                f"{' and '.join(f'{name}={getattr(self, name):g}' for name in short)} of an account do not cover; "
+                f"raise {' and '.join(short)}"
+            )
+
+    def _whole(self) -> dict[str, int | None]:
+        return {"calls": self.calls, "tokens": self.tokens}
 
 
 def _price(text: str) -> tuple[float, float]:

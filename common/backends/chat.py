@@ -30,6 +30,9 @@ MORE = (
 )
 """What helps where reasoning uses up the length of a reply."""
 
+MOST_TOKENS = 10_000_000
+"""Of one reply or prompt that a server is believed to have counted: no model takes as many."""
+
 KEPT = "everything bought so far is kept; the same command continues"
 
 log = logging.getLogger(__name__)
@@ -151,7 +154,8 @@ def estimate(request: Request, sampling: SampleConfig) -> Spent:
 def read_reply(text: str, expected: Spent) -> Reply:
     """The body of an answer with status 200, with keys masked. Raises ValueError if it is not a reply.
 
-    A server that does not count tokens is charged by the estimate `expected` and the length of the text.
+    A server that does not count tokens, or counts what cannot be, is charged by the estimate `expected` and the
+    length of the text: else no budget would bind.
     """
     data = masked_value(json.loads(text))
     # Some servers send an error with status 200. What nobody counted is not charged either.
@@ -162,15 +166,23 @@ def read_reply(text: str, expected: Spent) -> Reply:
     message, usage = _get(choice, "message", dict) or {}, data.get("usage")
     content = _text(message.get("content"))
     completed = "" if content is None else content
-    prompt, completion = _get(usage, "prompt_tokens", int), _get(usage, "completion_tokens", int)
+    prompt = _tokens(usage, "prompt_tokens", least=1)
+    completion = _tokens(usage, "completion_tokens", least=1 if completed else 0)
     return Reply(
         text=content,
         finish=_get(choice, "finish_reason", str) or ("unknown" if choice else None),
         refusal=_get(message, "refusal", str),
-        prompt_tokens=expected.prompt_tokens if prompt is None else max(prompt, 0),
-        completion_tokens=len(completed) // 4 + 1 if completion is None else max(completion, 0),
+        prompt_tokens=expected.prompt_tokens if prompt is None else prompt,
+        completion_tokens=len(completed) // 4 + 1 if completion is None else completion,
         instead=_instead(message),
     )
+
+
+def _tokens(usage: Any, name: str, least: int) -> int | None:
+    """What a server counted, None where it did not or where that cannot be: no whole number, below `least`, or
+    beyond reason."""
+    count = _get(usage, name, int)
+    return count if count is not None and least <= count <= MOST_TOKENS and not isinstance(count, bool) else None
 
 
 def _text(content: Any) -> str | None:

@@ -86,8 +86,9 @@ class EndpointGenerator:
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield the records of whole requests in batches of about `BATCH`; see `common.generate.Generator`.
 
-        What the budget does not cover comes back as failed with error `BUDGET_SPENT`. Raises UserError for an id
-        that comes twice, for a refusal that concerns every request, and after `BREAKER` failures in a row.
+        What the budget does not cover comes back as failed with an error that begins with `BUDGET_SPENT`. Raises
+        UserError for an id that comes twice, for a refusal that concerns every request, and after `BREAKER`
+        failures in a row.
         """
         ids = collections.Counter(request.id for request in requests)
         twice = next((name for name, count in ids.items() if count > 1), None)
@@ -118,13 +119,14 @@ class EndpointGenerator:
                     want = open_wants[0]
                     # Reserved in full, so that requests in flight cannot exceed the budget together.
                     cost = estimate(want.request, sampling)
-                    if self._budget.covers(sum(in_flight.values(), spent + cost)):
+                    wanted = sum(in_flight.values(), spent + cost) + Spent(*want.request.reserve)
+                    if self._budget.covers(wanted):
                         in_flight[want.key] = cost
                         _in_thread(lambda want=want: self._buy(want, sampling), want, landed)
                     elif in_flight:
                         break  # what is in flight may cost less than was reserved for it
                     else:
-                        want.fail(BUDGET_SPENT, asked=0)
+                        want.fail(f"{BUDGET_SPENT}: {' and '.join(self._budget.short(wanted))}", asked=0)
                         bar.update()
                     open_wants.popleft()
                 if in_flight:

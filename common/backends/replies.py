@@ -8,6 +8,7 @@ Every reply is committed as it arrives, before it is used. Failures in transit (
 server errors) are never stored: another try may succeed.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -20,7 +21,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from common.backends.budget import Spent
+from common.backends.budget import BUDGET_SPENT, Spent, unpaid
 from common.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,31 @@ class Reply:
 def reply_key(**parts: Any) -> str:
     """A hash of everything a reply depends on; `parts` are JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def unbought(folder: pathlib.Path) -> list[str]:
+    """A warning where the budget of the run in `folder` did not cover all that was to be asked of hosted models:
+    which limits were reached, after how many calls, and how many requests were not made."""
+    store = folder / "replies.sqlite"
+    if not store.exists():
+        return []
+    limits: collections.Counter[str] = collections.Counter()
+    for file in folder.rglob("*.jsonl"):
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                # Records alone: what was refused for want of a reply names the same error.
+                if BUDGET_SPENT in line and "attempts" in (row := json.loads(line)) and unpaid(row.get("error")):
+                    limits[row["error"].removeprefix(f"{BUDGET_SPENT}: ")] += 1
+    if not limits:
+        return []
+    with Replies(store) as replies:
+        bought = replies.spent()
+    count, tokens = limits.total(), bought.prompt_tokens + bought.completion_tokens
+    return [
+        f"the budget is spent: {count} {'request was' if count == 1 else 'requests were'} not made, for want of "
+        f"{' and '.join(sorted(limits))} in the shares of --budget, after {bought.calls} paid "
+        f"{'call' if bought.calls == 1 else 'calls'} and {tokens} tokens in all"
+    ]
 
 
 class Replies:
@@ -114,12 +140,12 @@ class Replies:
         with self._lock, self._explained():
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", values)
 
-    def spent(self, scope: str) -> Spent:
-        """What all processes so far have charged to the account `scope`."""
+    def spent(self, scope: str | None = None) -> Spent:
+        """What all processes so far have charged to the account `scope`; without one, to all accounts."""
         with self._lock, self._explained():
             row = self._db.execute(
                 "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) "
-                "FROM replies WHERE scope = ?",
+                "FROM replies WHERE scope = COALESCE(?, scope)",
                 (scope,),
             ).fetchone()
         return Spent(*row)

@@ -183,7 +183,7 @@ class CrowSPairs(LikelihoodMeasure):
         ("overall/stereo", "overall/antistereo") and of pairs with equal scores ("overall/neutral"), in per cent.
 
         Pairs with equal scores count for neither side, and are left out of the shares by direction, as by the
-        authors. Intervals by bootstrap over pairs.
+        authors. Intervals over pairs, Wilson's.
         """
         there = [
             (i, pair, more - less)
@@ -195,7 +195,7 @@ class CrowSPairs(LikelihoodMeasure):
         def share(belongs: Callable[[Pair, float], bool], counts: Callable[[float], bool]) -> Figure:
             """Of the pairs that belong, those whose lead of the more stereotyping sentence counts."""
             own = {i: float(counts(lead)) for i, pair, lead in there if belongs(pair, lead)}
-            return mean_figure([*own.values()], CROWS_SCORER, self.seed, 100, [*own])
+            return mean_figure([*own.values()], CROWS_SCORER, self.seed, 100, [*own], share=True)
 
         more, tied = (lambda lead: lead >= TIE), (lambda lead: abs(lead) < TIE)
         found = {

@@ -151,7 +151,8 @@ class MultipleChoice(LikelihoodMeasure):
         all from 0 to 1; Brier score, 0 to 2.
 
         Intervals over questions: of the shares of right answers Wilson's, else by bootstrap. An ECE of a bootstrap
-        sample is higher on average than that of the questions, so its interval lies high.
+        sample is higher on average than that of the questions, so of both the basic bootstrap interval is taken,
+        which makes up for that, cut to [0, 1] and drawn out to the value where it does not reach it.
         """
         places, (logps, lengths, gold) = self._fitting(rows)
         if not places:
@@ -170,10 +171,10 @@ class MultipleChoice(LikelihoodMeasure):
                 "brier": float(squares[drawn].mean()),
             }
 
-        found = drawn_figures(measure, places, len(places), SCORER, self.seed, shares=("accuracy",))
+        found = drawn_figures(measure, places, len(places), SCORER, self.seed, ("accuracy",), ("ece", "ece_1_bin"))
         for name, scorer in HARNESS.items():
             right = [self._right(rows[i], self.questions[i], name) for i in places]
-            found[name] = mean_figure(right, scorer, self.seed, units=places)
+            found[name] = mean_figure(right, scorer, self.seed, units=places, share=True)
         return found
 
     def _right(self, row: Row, question: Question, name: str) -> bool:

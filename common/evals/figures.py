@@ -5,9 +5,9 @@ model's figure to another's.
     before.value, before.ci95, before.n                     # 0.3, (0.2, 0.4), 2
     changes({"ttr": before}, {"ttr": after})["ttr"]         # Change(absolute=0.1, ci95=(0.0, 0.2), …, n=2)
 
-Intervals cover 95%: of a share of items Wilson's, of other figures by the percentile bootstrap over items (Efron
-and Tibshirani 1993, chapter 13), which has no width where all items are alike; those of a change draw the same
-items for both models.
+Intervals cover 95%: of what its measure declares a share of items Wilson's, of other figures by the percentile
+bootstrap over items (Efron and Tibshirani 1993, chapter 13), which has no width where all items are alike; those
+of a change draw the same items for both models.
 """
 
 import dataclasses
@@ -89,11 +89,13 @@ def mean_figure(
     seed: int = 0,
     scale: float = 1.0,
     units: Sequence[Hashable] | None = None,
+    share: bool = False,
 ) -> Figure:
-    """`scale` times the mean of those of `values` that are finite; None of none, and no interval of one. Values of
-    0 and 1 alone make a share.
+    """`scale` times the mean of those of `values` that are finite; None of none, and no interval of one.
 
-    `units`: the name of the item of each value, by default its place.
+    `units`: the name of the item of each value, by default its place. `share`: whether a value says that an item
+    is one of those counted, or not. Its interval is Wilson's, but for values between 0 and 1, such as the half of
+    a tie, of which the mean is no share.
     """
     named = [
         (unit, float(value))
@@ -106,7 +108,7 @@ def mean_figure(
     column = scale * np.array(finite, np.float64)
     if len(finite) == 1:
         interval = None
-    elif set(finite) <= {0.0, 1.0}:
+    elif share and set(finite) <= {0.0, 1.0}:
         interval = _wilson(sum(finite), len(finite), scale)
     else:
         interval = bootstrap_ci95(column.tolist(), seed)[1:]
@@ -127,9 +129,11 @@ def drawn_figures(
     scorer: Scorer,
     seed: int = 0,
     shares: Collection[str] = (),
+    distances: Collection[str] = (),
 ) -> dict[str, Figure]:
     """Several figures of the same `units`, by name, with intervals from one bootstrap over the units, but for
-    `shares` of them, from 0 to 1, which have Wilson's.
+    `shares` of them, from 0 to 1, which have Wilson's. Those of `distances`, from 0 to 1, are turned round (see
+    `_turned`).
 
     `measure` takes the places of the units that were drawn, all of them in order for the value itself. NaN in a
     sample (a share of nothing) is left out of the interval; one unit has none. `units`: their names, or how many
@@ -142,6 +146,7 @@ def drawn_figures(
     values, columns = _bootstrap(measure, len(names), seed)
     counts = dict.fromkeys(values, n) if isinstance(n, int) else n
     intervals = {name: _interval(column) for name, column in columns.items()}
+    intervals |= {name: _turned(values[name], intervals[name]) for name in distances}
     if len(names) > 1:
         intervals |= {name: _wilson(values[name] * counts[name], counts[name], 1) for name in shares}
     return {
@@ -161,6 +166,19 @@ def _bootstrap(measure: Measurement, units: int, seed: int) -> tuple[dict[str, f
 def _interval(column: np.ndarray) -> Sequence[float] | None:
     column = column[np.isfinite(column)]
     return np.quantile(column, [0.025, 0.975]).tolist() if len(column) else None
+
+
+def _turned(value: float, interval: Sequence[float] | None) -> Sequence[float] | None:
+    """The basic bootstrap interval from the percentile one, [2 value - high, 2 value - low] (Davison and Hinkley
+    1997, section 5.2), cut to [0, 1] and drawn out to the value where it does not reach it.
+
+    A distance is 0 at least, so chance adds to it, and a sample of a sample adds that once more: the percentile
+    interval lies too high, and may leave out the value itself.
+    """
+    if interval is None:
+        return None
+    low, high = interval
+    return max(0.0, min(value, 2 * value - high)), min(1.0, max(value, 2 * value - low))
 
 
 def relative_change(before: float, after: float) -> float:

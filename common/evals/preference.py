@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from common.backends.budget import BUDGET_SPENT
+from common.backends.budget import unpaid
 from common.config import SampleConfig
 from common.errors import UserError
 from common.evals.figures import Figure, Scorer, mean_figure
@@ -91,7 +91,8 @@ class PreferenceJudge(LikelihoodMeasure):
 
     def figures(self, rows: Sequence[Row]) -> dict[str, Figure]:
         """In per cent: pairs whose preference is the same in both orders; letter A chosen over both orders (50: no
-        place is favoured); agreement with people where they chose, a tie counts one half. Bootstrap over pairs."""
+        place is favoured); agreement with people where they chose, a tie counts one half. Intervals over pairs:
+        Wilson's, with ties by bootstrap."""
         leads = [_leads(row) for row in rows]
         found: dict[str, list[float | None]] = {
             "consistent": [None if both is None else float(both[0] * both[1] < 0) for both in leads],
@@ -103,7 +104,7 @@ class PreferenceJudge(LikelihoodMeasure):
         ]
         if any(value is not None for value in human):
             found["agreement_with_people"] = human
-        return {name: mean_figure(values, SCORER, self.seed, 100) for name, values in found.items()}
+        return {name: mean_figure(values, SCORER, self.seed, 100, share=True) for name, values in found.items()}
 
 
 def _leads(row: Row) -> tuple[float, float] | None:
@@ -117,7 +118,7 @@ def _leads(row: Row) -> tuple[float, float] | None:
 def agreement(one: Sequence[float | None], other: Sequence[float | None], seed: int = 0) -> Figure:
     """Share of pairs, in per cent, on which two models prefer the same answer; a tie of one counts one half."""
     values = [1 - abs(a - b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-    return mean_figure(values, SCORER, seed, 100)
+    return mean_figure(values, SCORER, seed, 100, share=True)
 
 
 # ---- an outside judge of the models' own answers
@@ -150,7 +151,7 @@ def _joined(ids: Sequence[str], records: Sequence[Record]) -> Iterator[Row]:
         first, second = letter_of(given.text), letter_of(swapped.text)
         known = first is not None and second is not None
         value = (float(first == "A") + float(second == "B")) / 2 if known else None
-        paid = BUDGET_SPENT not in (given.error, swapped.error)
+        paid = not (unpaid(given.error) or unpaid(swapped.error))
         yield {"id": i, "given": first, "swapped": second, "value": value, "paid": paid}
 
 
@@ -198,7 +199,7 @@ class Wins(Figure):
 def win_rate(rows: Sequence[Row], judge: Scorer, seed: int = 0) -> Wins:
     """In per cent of prompts with a verdict; a tie counts one half."""
     values = [row["value"] for row in rows if row["value"] is not None]
-    found = mean_figure(values, judge, seed, 100)
+    found = mean_figure(values, judge, seed, 100, share=True)
     return Wins(
         **{field.name: getattr(found, field.name) for field in dataclasses.fields(found)},
         contradicted=values.count(0.5),

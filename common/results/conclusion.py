@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.cli import CALL, item
 from common.results.charts import dots
-from common.results.estimate import ArmResult, Estimate, Gain, as_json
+from common.results.estimate import ArmResult, Estimate, Gain, as_json, wide
 from common.results.files import read_json, write_json
 from common.results.mirror import shown
 from common.results.origin import facts
@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 TELLS = 0.05
 """A difference of shares that a test should be able to tell."""
+LEAST = 20
+"""Items below which nothing is shown. Of 20 Wilson's interval of a share of one half is 40 points wide; of fewer a
+bootstrap covers clearly less than 95% (of 10 about 90%), and they may well be alike by chance."""
 SUMMARY = "summary.json"
 BESIDE = ("config.json", TIMES)
 """What else of a run folder its page names: settings and seconds."""
@@ -130,6 +133,7 @@ def verdict(
     one repeat is over.
 
     Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
+    Nothing is shown by fewer than `LEAST` items, nor by an interval without width.
     """
     shown: list[str] = []
     level: list[str] = []
@@ -138,20 +142,23 @@ def verdict(
     def interval(gain: Estimate, within: tuple[float, float], before: str, article: str = "") -> str:
         """With what it is over; that is said once."""
         what, size = (over if gain.ci95 is not None else items), _interval(within, scale, decimals)
+        if isinstance(gain, Gain) and gain.ci95 == gain.bootstrap95:  # as the repeats were all alike
+            what = f"{over} and {items}"
         known = what in told
         told.add(what)
         return f" {size}" if known else f"{before}{article}95% interval over {what} {size}"
 
     # What is shown comes first, so that it has the words.
-    open_ = lambda gain: (within := _within(gain)) is None or within[0] <= 0 <= within[1]
-    for ours, theirs, gain in sorted(compared, key=lambda c: open_(c[2])):
+    for ours, theirs, gain in sorted(compared, key=lambda c: not _shows(c[2])):
         if gain.value is None:
             continue
         size, within = f"{scale * gain.value:+.{decimals}f} {unit}", _within(gain)
         one = one or gain.ci95 is None
-        if within is None:
+        if doubted := doubt(within, _items(gain), items):
+            level.append(f"a difference of {ours} from {theirs}, {size}, as {doubted}")
+        elif within is None:
             level.append(f"a difference of {ours} from {theirs}, {size} without an interval")
-        elif open_(gain):
+        elif not _shows(gain):
             around = interval(gain, within, " ", "the ")
             level.append(f"a difference of {ours} from {theirs}, {size}, as{around} holds 0")
         else:
@@ -169,7 +176,24 @@ def verdict(
 def lost(gain: Estimate) -> bool:
     """Whether it is shown to be below 0: a verdict leaves out no loss."""
     within = _within(gain)
-    return within is not None and within[1] < 0
+    return within is not None and within[1] < 0 and _shows(gain)
+
+
+def doubt(within: tuple[float, float] | None, count: int | None, items: str = "items") -> str | None:
+    """Why an interval proves nothing, whatever it holds: fewer than `LEAST` items behind it, or no width."""
+    if count is not None and count < LEAST:
+        return f"{counted(count, items.removesuffix('s'))} {'is' if count == 1 else 'are'} too few to tell"
+    return None if within is None or wide(within) else "an interval without any width proves nothing"
+
+
+def _shows(gain: Estimate) -> bool:
+    """Whether it is shown to be other than 0."""
+    within = _within(gain)
+    return within is not None and not within[0] <= 0 <= within[1] and doubt(within, _items(gain)) is None
+
+
+def _items(gain: Estimate) -> int | None:
+    return gain.items if isinstance(gain, Gain) else None
 
 
 def _interval(interval: tuple[float, float], scale: float, decimals: int) -> str:

@@ -7,11 +7,21 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNSTORED = {"stored": False}
 """Metadata of a field that `as_json` always leaves out."""
+
+
+NO_WIDTH = 1e-9
+"""What rounding may leave of no width."""
+
+
+def wide(interval: Sequence[float]) -> bool:
+    """Whether an interval (low, high) has any width. One without comes of values that are all alike; that others
+    would be so too it does not prove."""
+    return interval[1] - interval[0] > NO_WIDTH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +43,11 @@ class ArmResult(Estimate):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gain(Estimate):
-    """The lead of one arm over another. `bootstrap95`: paired bootstrap over repeats and questions."""
+    """The lead of one arm over another. `bootstrap95`: paired bootstrap over repeats and questions. `items`: how
+    many questions or prompts stand behind it, None where that is not known."""
 
     bootstrap95: tuple[float, float] | None
+    items: int | None = dataclasses.field(default=None, metadata=UNSTORED)
 
 
 def as_json(value: Any) -> Any:

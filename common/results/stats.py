@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from common.results.estimate import Estimate, Gain
+from common.results.estimate import Estimate, Gain, wide
 
 Interval = tuple[float, float, float]
 """(value, low, high)"""
@@ -25,8 +25,8 @@ _Z = 1.959963984540054  # the 97.5% quantile of the standard normal distribution
 def mean_ci95(values: Sequence[float]) -> Interval:
     """Mean with Student's t interval: mean ± t(n - 1, 97.5%) · s / √n.
 
-    For independent repeats of one experiment. Raises ValueError for fewer than two values, which say nothing
-    about their spread.
+    For independent repeats of one experiment; of equal values without width (see `wide`). Raises ValueError for
+    fewer than two values, which say nothing about their spread.
     """
     if len(values) < 2:
         raise ValueError("an interval over repeats needs at least two of them")
@@ -41,7 +41,8 @@ def mean_ci95(values: Sequence[float]) -> Interval:
 def bootstrap_ci95(values: Sequence[float], seed: int = 0, samples: int = 2000) -> Interval:
     """Mean with the percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
 
-    For values over items whose distribution is far from normal. The same seed gives the same interval.
+    For values over items whose distribution is far from normal; of equal ones without width (see `wide`). The
+    same seed gives the same interval.
     """
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
@@ -62,10 +63,36 @@ def accuracy_ci95(correct: int, total: int) -> Interval:
     """
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"{correct} correct of {total} items")
-    p, z2 = correct / total, _Z * _Z / total
+    return _wilson(correct / total, total)
+
+
+def _wilson(p: float, total: float) -> Interval:
+    z2 = _Z * _Z / total
     centre = (p + z2 / 2) / (1 + z2)
     half = math.sqrt(p * (1 - p) * z2 + z2 * z2 / 4) / (1 + z2)
     return p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))  # p itself despite rounding
+
+
+def paired_shares_ci95(both: float, first: float, second: float, neither: float) -> Interval:
+    """Difference of two shares of the same items, with Newcombe's square-and-add interval (Newcombe 1998,
+    Statistics in Medicine 17:2635-2650, method 10), from the numbers of items that both arms, the first alone, the
+    second alone, and neither have right.
+
+    Each share has Wilson's interval; their distances to its ends are added as squares, less what is expected of
+    the correlation φ of the two, corrected for continuity. It keeps a width where all items are alike, and only
+    there this project uses it. Raises ValueError without items.
+    """
+    n = both + first + second + neither
+    if n <= 0:
+        raise ValueError("no items")
+    p, low_p, high_p = _wilson((both + first) / n, n)
+    q, low_q, high_q = _wilson((both + second) / n, n)
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    lead = both * neither - first * second
+    phi = (max(lead - n / 2, 0.0) if lead > 0 else lead) / math.sqrt(margins) if margins > 0 else 0.0
+    away = lambda x, y: math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
+    value = (first - second) / n
+    return value, max(-1.0, value - away(p - low_p, high_q - q)), min(1.0, value + away(high_p - p, q - low_q))
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
@@ -89,7 +116,9 @@ def paired_bootstrap_ci95(a: ArrayLike, b: ArrayLike, seed: int = 0, samples: in
     The interval is for other repeats on other questions of the same kind; with one repeat for other questions
     only, which says nothing about other seeds. With few repeats it is still too narrow: drawing from R of them
     shows a share (R - 1) / R of their variance. `paired_difference` has no such bias, but ignores the questions.
-    The same seed gives the same interval. Raises ValueError for unequal or empty matrices.
+    Where all answers differ alike, or none does, every sample is the same: the interval is then that of
+    `paired_shares_ci95` over the questions. The same seed gives the same interval. Raises ValueError for unequal
+    or empty matrices.
     """
     first, second = (np.atleast_2d(np.asarray(x, np.float64)) for x in (a, b))
     if first.shape != second.shape or not first.size or first.ndim != 2:
@@ -100,30 +129,38 @@ def paired_bootstrap_ci95(a: ArrayLike, b: ArrayLike, seed: int = 0, samples: in
     means = [
         difference[rng.integers(R, size=R)].mean(axis=0)[rng.integers(Q, size=Q)].mean() for _ in range(samples)
     ]
-    return _percentiles(difference.mean(), means)
+    found = _percentiles(difference.mean(), means)
+    if wide(found[1:]):
+        return found
+    # Every question once, however many repeats answered it.
+    counts = ((first * second), first * (1 - second), (1 - first) * second, (1 - first) * (1 - second))
+    return found[0], *paired_shares_ci95(*(float(count.mean(axis=0).sum()) for count in counts))[1:]
 
 
 def share_estimate(per_repeat: Sequence[float], n: int) -> Estimate:
     """A share of `n` items in every repeat, such as an arm's accuracy.
 
-    One repeat: Wilson's interval over the items. Several: Student's t interval over the repeats, cut to [0, 1].
+    One repeat: Wilson's interval over the items. Several: Student's t interval over the repeats, cut to [0, 1]; if
+    they all gave the same, as a model does that is not trained, Wilson's over the items of one.
     """
     if len(per_repeat) == 1:
         value, low, high = accuracy_ci95(round(per_repeat[0] * n), n)
     else:
         value, low, high = mean_ci95(per_repeat)
+        if not wide((low, high)):
+            _, low, high = _wilson(value, n)
     interval = (max(0.0, low), min(1.0, high))
     return Estimate(value=value, ci95=interval, n=n, per_repeat=tuple(float(x) for x in per_repeat))
 
 
 def repeats_estimate(per_repeat: Sequence[float]) -> Estimate:
-    """The mean over repeats with Student's t interval; of one repeat its value without an interval."""
+    """The mean over repeats with Student's t interval; of one repeat, or of equal ones, its value without one."""
     value, *interval = mean_ci95(per_repeat) if len(per_repeat) > 1 else per_repeat
     return Estimate(value=value, ci95=_pair(interval), per_repeat=tuple(per_repeat))
 
 
 def _pair(interval: Sequence[float]) -> tuple[float, float] | None:
-    return (interval[0], interval[1]) if interval else None
+    return (interval[0], interval[1]) if interval and wide(interval) else None
 
 
 def gain(
@@ -136,13 +173,18 @@ def gain(
 
     `a` and `b`: one figure a repeat; `correct_a` and `correct_b`: the graded answers of every repeat. `ci95` is
     Student's t interval over repeats (None for one), `bootstrap95` the paired bootstrap over repeats and questions
-    (None where the repeats asked different numbers of them).
+    (None where the repeats asked different numbers of them). If the lead is the same in all repeats, `ci95` is
+    `bootstrap95` too, or that of the bootstrap over the questions of all repeats.
     """
     value, *interval = paired_difference(a, b) if len(a) > 1 else (a[0] - b[0],)
     bootstrap: list[float] = []
-    if len({len(rows) for rows in (*correct_a, *correct_b)}) == 1:
+    sizes = {len(rows) for rows in (*correct_a, *correct_b)}
+    if len(sizes) == 1:
         _, *bootstrap = paired_bootstrap_ci95(correct_a, correct_b)
-    return Gain(value=value, ci95=_pair(interval), bootstrap95=_pair(bootstrap))
+    if interval and not wide(interval):
+        ours, theirs = ([right for rows in own for right in rows] for own in (correct_a, correct_b))
+        interval = bootstrap or list(paired_bootstrap_ci95(ours, theirs)[1:])
+    return Gain(value=value, ci95=_pair(interval), bootstrap95=_pair(bootstrap), items=min(sizes))
 
 
 def macro_f1(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:

@@ -26,8 +26,8 @@ TERMS = {
     ),
     "passed": Term("share of the answers that the guard lets pass", "higher"),
     "95% interval": Term(
-        "holds the true value in 95 of 100 such runs; of several repeats it covers other seeds, of one repeat "
-        "other questions alone"
+        "holds the true value in 95 of 100 such runs; of several repeats it covers other seeds, of one repeat, or "
+        "of repeats that came out alike, other questions alone; of fewer than 20 questions it shows nothing"
     ),
     "lead": Term(
         "one arm's figure minus another's, in points: hundredths of a share; above 0 the first is better"

@@ -9,7 +9,7 @@ from common.stages import collect
 from common.tasks.base import Example
 from common.tasks.replies import bare
 from reversegen.applications.base import Context, Model, Row
-from reversegen.switches import Answers
+from reversegen.switches import WORD, Answers
 
 Ask = Callable[[Row], Sequence[Message]]
 """From a query to the conversation that is to be answered."""
@@ -62,7 +62,7 @@ def said_yes(ctx: Context, name: str, queries: Sequence[Row], question: str) -> 
     """Whether the labeler answers `question`, which holds {query}, with yes."""
     # Not str.format: a query may hold braces.
     ask = lambda row: ({"role": "user", "content": question.replace("{query}", row["query"])},)
-    replies = of_labeler(ctx, name, queries, ask, Answers(1, ctx.labeler_tokens or 8, 0.0))
+    replies = of_labeler(ctx, name, queries, ask, Answers(1, ctx.labeler_tokens or WORD, 0.0))
     # A reply that is neither counts as no: what cannot be read must not make a query valid.
     return [(record.text or "").strip().lower().startswith("yes") for (record,) in replies]
 

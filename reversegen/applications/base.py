@@ -64,6 +64,10 @@ class Data:
     doubts: tuple[str, ...] = ()
 
 
+Taught = tuple[list[Example], list[Row]]
+"""Examples with answers, and for each that a label was asked for what came of it."""
+
+
 class Application(Protocol):
     """Queries are rows with `id`, `query` and `group`. All that is generated is stored under the given folder."""
 
@@ -122,8 +126,9 @@ class Application(Protocol):
         program knows it, "label_correct": of the label before anything is dropped}."""
         ...
 
-    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
-        """Seeds, or data by people, with the answers that the target would learn from them."""
+    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> Taught:
+        """Seeds, or data by people, with the answers that the target would learn from them; and what of `labels`
+        was asked for these."""
         ...
 
     def partners(self, judged: Sequence[Row]) -> list[Row]:

@@ -21,7 +21,7 @@ from common.text.filters import refuses
 from common.text.same import apart
 from common.usercode import FaultError, ask, place_of
 from reversegen.applications.asking import as_queries, in_groups, measured, of_guard, of_labeler, of_target
-from reversegen.applications.base import Context, Data, Model, Read, Row, invalid
+from reversegen.applications.base import Context, Data, Model, Read, Row, Taught, invalid
 from reversegen.judge import Judge, Verdict
 from reversegen.switches import Answers, Files
 
@@ -145,13 +145,14 @@ class Conduct:
             found.append({"label": "", "answer": answer, "refused": refused, "truth": None, "label_correct": None})
         return found
 
-    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
+    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> Taught:
         """Those without an answer get the labeler's; the ones for which none passes are left out."""
         silent = [example for example in examples if not example.answer]
         found = self.labels(ctx, folder, as_queries(silent)) if silent else []
         answers = {e.id: row["answer"] for e, row in zip(silent, found, strict=True)}
         taught = [dataclasses.replace(e, answer=e.answer or answers[e.id] or "") for e in examples]
-        return [example for example in taught if example.answer]
+        asked = [{"id": e.id, "query": e.question} | row for e, row in zip(silent, found, strict=True)]
+        return [example for example in taught if example.answer], asked
 
     def partners(self, judged: Sequence[Row]) -> list[Row]:
         return []

@@ -23,7 +23,18 @@ from common.tasks.base import Example
 from common.tasks.choice import MultipleChoice
 from common.tasks.registry import get_task
 from reversegen.applications.asking import as_queries, in_groups, of_labeler, of_target, said_yes
-from reversegen.applications.base import Context, Data, Model, Read, Row, human_data, invalid, load_splits, passing
+from reversegen.applications.base import (
+    Context,
+    Data,
+    Model,
+    Read,
+    Row,
+    Taught,
+    human_data,
+    invalid,
+    load_splits,
+    passing,
+)
 from reversegen.switches import Answers, Files
 
 NONE_OPTION = "None of the above"
@@ -189,15 +200,14 @@ class Certainty:
         """An answer with its certainty, as the target learns it."""
         return f"{letter}\nI am {'sure' if sure else 'unsure'}."
 
-    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
+    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> Taught:
         """The examples' own letters, and the certainty that the target's answers show."""
         rows = as_queries(examples)
         cut = self.cut(ctx, target)
         found = [self._verdict(entry, cut) for entry in self.scatter(ctx, folder, rows, target)]
-        return [
-            dataclasses.replace(example, answer=self.certain(example.label, verdict["outcome"] == "pass"))
-            for example, verdict in zip(examples, found, strict=True)
-        ]
+        sure = [verdict["outcome"] == "pass" for verdict in found]
+        answers = [self.certain(example.label, of) for example, of in zip(examples, sure, strict=True)]
+        return [dataclasses.replace(e, answer=answer) for e, answer in zip(examples, answers, strict=True)], []
 
     def partners(self, judged: Sequence[Row]) -> list[Row]:
         return passing(judged)

@@ -17,7 +17,7 @@ from common.tasks.base import Example, Task
 from common.tasks.embedded_text import propose_prompt
 from common.tasks.registry import get_task
 from reversegen.applications.asking import of_labeler, of_target, said_yes
-from reversegen.applications.base import Context, Data, Model, Read, Row, human_data, invalid, load_splits
+from reversegen.applications.base import Context, Data, Model, Read, Row, Taught, human_data, invalid, load_splits
 from reversegen.switches import Answers, Files, Knower
 
 MARK = "Problem:"
@@ -165,8 +165,8 @@ class Solving:
         refused = None if same else "not the reference answer"
         return worked | {"refused": refused, "truth": truth, "label_correct": right}
 
-    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> list[Example]:
-        return list(examples)
+    def taught(self, ctx: Context, folder: str, target: Model, examples: Sequence[Example]) -> Taught:
+        return list(examples), []
 
     def partners(self, judged: Sequence[Row]) -> list[Row]:
         return []

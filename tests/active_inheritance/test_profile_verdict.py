@@ -1,5 +1,7 @@
 """The sentence on a profile: figures with intervals, what stands out, and what could not be shown."""
 
+import dataclasses
+
 import pytest
 
 from active_inheritance.profile.findings import Findings, verdict
@@ -19,12 +21,12 @@ def profile(**figures) -> Profile:
     found = {}
     for key, (value, *ci95) in figures.items():
         group, _, name = key.replace("__", "/").rpartition("/")
-        found.setdefault(group, {})[name] = figure(value, ci95, 8, Scorer("x"))
+        found.setdefault(group, {})[name] = figure(value, ci95, 40, Scorer("x"))
     return Profile({group: Measured(figures=own, counts={}) for group, own in found.items()})
 
 
 def change(value, low, high) -> Change:
-    return Change(absolute=value, ci95=(low, high), relative=None, n=8)
+    return Change(absolute=value, ci95=(low, high), relative=None, n=40)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,11 @@ def test_two_models_differ_in_what_is_shown_and_in_which_way():
     assert told is not None
     assert told.startswith(
         "Of b against a, with 95% intervals over items, not shown: a difference in sums: accuracy "
+    )
+    few = {"text/words": dataclasses.replace(change(-3.0, -3.5, -2.5), n=4), "text/mtld": change(2.0, 2.0, 2.0)}
+    assert verdict(Findings([CHOICE], profiles, {"b": few}, {}, {})) == (
+        "Of b against a, with 95% intervals over items, not shown: a difference in words (-3.00 [-3.50, -2.50]: 4 "
+        "items are too few to tell), mtld (+2.00 [+2.00, +2.00]: an interval without any width proves nothing)."
     )
 
 

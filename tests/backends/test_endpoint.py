@@ -1,6 +1,8 @@
 """Generation behind an endpoint: each fault ends in whole records or a named cause, nothing is bought twice."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -12,13 +14,13 @@ import pytest
 
 from common.backends import endpoint, wire
 from common.backends.budget import Budget, Spent
-from common.backends.chat import labelled
+from common.backends.chat import labelled, read_reply
 from common.backends.endpoint import BREAKER, BUDGET_SPENT, EndpointGenerator
 from common.backends.replies import Replies
 from common.config import SampleConfig
 from common.errors import UserError
 from common.generate import Request
-from fault_server import FAULTS, FaultServer
+from fault_server import FAULTS, FaultServer, completion
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAMPLING = SampleConfig(max_new_tokens=20, temperature=0.7, top_p=0.9)
@@ -193,6 +195,19 @@ def test_what_a_server_says_for_good_is_not_asked_again(fault, status, text, err
             assert _records(server, tmp_path, _requests(2)) == records
             assert len(server.bodies) == 2
             assert records[0].completion_tokens > 0
+
+
+@pytest.mark.parametrize("count", [0, -5, 10**30, 2.5, True, None, "7"])
+def test_tokens_that_cannot_be_are_estimated(count, tmp_path):
+    """Believed, nothing is charged and no budget binds; beyond what SQLite holds, a paid reply was lost."""
+    body = json.dumps(completion("four words of text", prompt_tokens=count, completion_tokens=count))
+    reply = read_reply(body, Spent(1, 33, 99))
+    assert (reply.prompt_tokens, reply.completion_tokens) == (33, len("four words of text") // 4 + 1)
+    with Replies(tmp_path / "replies.sqlite") as replies:
+        replies.put("k", "a", reply)
+        assert replies.spent("a") == Spent(1, 33, 5)
+    nothing = read_reply(json.dumps(completion("", prompt_tokens=7, completion_tokens=0)), Spent(1, 33, 99))
+    assert (nothing.prompt_tokens, nothing.completion_tokens) == (7, 0)
 
 
 @pytest.mark.parametrize(
@@ -390,11 +405,12 @@ def test_a_budget_is_kept_in_the_order_of_requests_and_over_restarts(budget, bou
             folder.mkdir()
             settings = {"budget": budget, "concurrency": concurrency}
             records = _records(server, folder, requests, **settings)
-            assert [r.error for r in records] == [None] * bought + [BUDGET_SPENT] * (10 - bought)
+            limit = f"{BUDGET_SPENT}: {'usd' if budget.usd else 'tokens' if budget.tokens else 'calls'}"
+            assert [r.error for r in records] == [None] * bought + [limit] * (10 - bought)
             assert {r.status for r in records[bought:]} == {"failed"}
             assert _records(server, folder, requests, **settings) == records
             other = [Request("new", requests[0].messages)]
-            assert _records(server, folder, other, **settings)[0].error == BUDGET_SPENT
+            assert _records(server, folder, other, **settings)[0].error == limit
             assert _records(server, folder, other, scope="another", **settings)[0].text == "to q0"
             assert budget.covers(_spent(folder))
 
@@ -402,8 +418,24 @@ def test_a_budget_is_kept_in_the_order_of_requests_and_over_restarts(budget, bou
 def test_asking_again_is_within_the_budget(tmp_path):
     with FaultServer(["empty"]) as server:
         records = _records(server, tmp_path, _requests(2), budget=Budget(calls=1))
-        assert [(r.error, r.attempts) for r in records] == [(BUDGET_SPENT, 1), (BUDGET_SPENT, 0)]
+        assert [(r.error, r.attempts) for r in records] == [
+            (f"{BUDGET_SPENT}: calls", attempts) for attempts in (1, 0)
+        ]
         assert server.paid.total() == 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_is_bought_leaves_enough_for_what_it_is_bought_for(concurrency, tmp_path):
+    """Ten calls are five replies and their checks; the run that continues after a kill reckons the same."""
+    requests = [dataclasses.replace(r, reserve=(i, 0, 0)) for i, r in enumerate(_requests(10), 1)]
+    with FaultServer() as server:
+        settings = {"budget": Budget(calls=10), "concurrency": concurrency}
+        _records(server, tmp_path, requests[:2], **settings)
+        records = _records(server, tmp_path, requests, **settings)
+        assert [r.status for r in records] == ["ok"] * 5 + ["failed"] * 5
+        checks = [Request(f"check{i}", requests[i].messages) for i in range(5)]
+        assert {r.status for r in _records(server, tmp_path, checks, **settings)} == {"ok"}
+        assert server.paid.total() == 10
 
 
 # --- kills, keys, checks --------------------------------------------------------------------------------------

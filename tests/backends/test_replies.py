@@ -1,6 +1,7 @@
 """What may be bought and what was: budgets and the store of paid replies."""
 
 import contextlib
+import json
 import pathlib
 import sqlite3
 import subprocess
@@ -8,9 +9,14 @@ import sys
 
 import pytest
 
+from active_inheritance.config import Config as Active
+from active_inheritance.profile.config import Config as Profile
 from common.backends.budget import Budget, Spent
-from common.backends.replies import Replies, Reply
+from common.backends.replies import Replies, Reply, unbought
 from common.errors import UserError
+from llm2llm.config import Config as LLM2LLM
+from llm2llm.experiment import check_budget, load_data
+from reversegen.config import Config as ReverseGen
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -44,6 +50,56 @@ def test_shares_and_costs():
     assert budget.cost(Spent(1, 1_000_000, 500_000)) == pytest.approx(0.45)
     with pytest.raises(UserError, match="calls=10 cannot be shared by 11"):
         budget.share(11)
+
+
+def test_limits_that_are_exceeded_are_named():
+    budget = Budget.parse("calls=2,tokens=100,usd=0.0001", price="1,2")
+    assert budget.short(Spent(2, 40, 20)) == []
+    assert budget.short(Spent(3, 40, 20)) == ["calls"]
+    assert budget.short(Spent(1, 90, 20)) == ["tokens", "usd"]
+    budget.check(Spent(2, 40, 20), "one reply")
+    with pytest.raises(
+        UserError, match="buys nothing: one reply may take a call and 110 tokens, which the tokens=100"
+    ):
+        Budget(tokens=100).check(Spent(1, 90, 20), "one reply")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: LLM2LLM(teacher="openai:m", budget="tokens=10", arms=("llm2llm",)),
+        lambda: ReverseGen(task="math", labeler="openai:m", budget="tokens=8"),
+        lambda: Active(source=("openai:m",), source_tokens=20, budget="tokens=20"),
+        lambda: Profile(model=("a", "b"), prompts_file="embedded:stories", judge="openai:m", budget="tokens=8"),
+    ],
+)
+def test_a_budget_that_covers_no_request_is_refused(config):
+    """By the plan as well, wherever it is known."""
+
+    def checked():
+        settings = config().resolved()
+        if isinstance(settings, LLM2LLM):  # what its prompts take is known with the data
+            check_budget(settings, load_data(settings))
+
+    with pytest.raises(UserError, match="budget buys nothing"):
+        checked()
+
+
+def test_a_warning_tells_which_limit_ended_a_budget_and_what_was_not_asked(tmp_path):
+    assert unbought(tmp_path) == []  # nothing hosted
+    with Replies(tmp_path / "replies.sqlite") as replies:
+        replies.put("k", "a", Reply("x", "stop", None, 3, 4))
+        replies.put("l", "b", Reply("x", "stop", None, 3, 4))
+    assert unbought(tmp_path) == []
+    record = {"id": "r", "attempts": 0, "error": "budget spent: usd"}
+    refused = {"reason": "budget spent", "error": "budget spent: usd"}
+    (tmp_path / "round_0").mkdir()
+    (tmp_path / "round_0/teacher_1.jsonl").write_text(f"{json.dumps(record)}\n" * 3 + json.dumps(refused) + "\n")
+    (line,) = unbought(tmp_path)
+    assert line == (
+        "the budget is spent: 3 requests were not made, for want of usd in the shares of --budget, after 2 paid "
+        "calls and 14 tokens in all"
+    )
 
 
 def test_a_budget_loads_nothing_heavy():

@@ -92,6 +92,22 @@ def test_accuracy_and_calibration_of_questions_that_fit(monkeypatch):
     assert measure.series(rows) == {"confidence": [0.8, 0.8], "accuracy": [1.0, 0.0]}
 
 
+@pytest.mark.parametrize("count", [3, 23])
+def test_the_interval_of_a_calibration_error_holds_it(count):
+    """Chance adds to a distance, in a bootstrap sample once more: its percentiles may all lie above the value."""
+    draw = random.Random(count)
+    for _ in range(6):
+        sure = [draw.uniform(0.5, 1.0) for _ in range(count)]
+        gold = [int(draw.random() > p) for p in sure]
+        questions = tuple(choice.Question(str(i), "q", ("x", "y"), g) for i, g in enumerate(gold))
+        found = choice.MultipleChoice(questions=questions).figures(
+            _rows(*([math.log(p), math.log(max(1 - p, 1e-9))] for p in sure))
+        )
+        for name in ("ece", "ece_1_bin"):
+            low, high = found[name].ci95
+            assert 0 <= low <= found[name].value <= high <= 1
+
+
 def test_layouts():
     (plain,), (answer,), (chat,) = (
         choice.MultipleChoice(questions=(choice.Question("0", "Why?", ("x", "y"), 0),), layout=layout).items()

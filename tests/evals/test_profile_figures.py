@@ -31,8 +31,20 @@ def test_a_figure_has_value_interval_n_and_scorer():
     assert 35 < low < 45 < 55 < high < 65
     assert mean_figure([math.nan], Scorer("mine")).value is None
     # Items that are all alike leave a bootstrap without width, and tell little where they are few.
-    assert mean_figure([True] * 5, Scorer("mine"), scale=100).ci95 == pytest.approx((56.5518, 100.0))
+    alike = mean_figure([True] * 5, Scorer("mine"), scale=100, share=True)
+    assert alike.ci95 == pytest.approx((56.5518, 100.0))
     assert mean_figure([2.0], Scorer("mine")).ci95 is None
+
+
+def test_a_share_is_declared_and_not_guessed_from_values():
+    """Scores of texts that happen to be 0 and 1, and ties that count one half, are no shares."""
+    found = text.text_figures(["Once."] * 6, {"sentences": [1.0] * 6, "rix": [0.0] * 5 + [1.0]}, "clean")
+    assert found["sentences"].ci95 == (1.0, 1.0)
+    assert found["rix"].ci95 == mean_figure([0.0] * 5 + [1.0], Scorer("x")).ci95 == (0.0, 0.5)
+    ties = [0.5, 1.0, 1.0, 1.0]
+    assert mean_figure(ties, Scorer("x"), share=True).ci95 == mean_figure(ties, Scorer("x")).ci95
+    wins = preference.win_rate([{"value": 1.0, "paid": True}] * 5, Scorer("judge"))
+    assert wins.ci95 == pytest.approx((56.5518, 100.0))
 
 
 def test_one_bootstrap_serves_several_figures():

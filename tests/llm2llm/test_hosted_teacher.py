@@ -15,6 +15,7 @@ from common.results.files import read_json, read_jsonl
 from fault_server import FaultServer
 from llm2llm.config import Config
 from llm2llm.experiment import run
+from llm2llm.summary import Chosen, chosen_rounds
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,8 +109,49 @@ def test_a_spent_budget_ends_the_arm_and_keeps_everything(files, tmp_path, quick
     assert [entry["teacher_calls"] for entry in rounds] == [8, 2, 0]
     assert rounds[1]["refused"]["budget spent"] == 6
     assert rounds[2]["stopped"] == "budget spent"
+    assert summary["warnings"][0].startswith("the budget is spent: 6 requests were not made, for want of calls")
     assert rounds[2]["examples"] == 4 + rounds[0]["accepted"] + rounds[1]["accepted"]
     assert summary["status"] == "complete"
+
+
+def test_a_student_that_dev_chose_from_an_earlier_round_is_said_to_be_that(files, tmp_path, quick):
+    """With hardly any learning all rounds are equal on the development split: the first counts. What its student
+    did not learn is told where it is read: by the warnings, the page and both cards."""
+    files = files | {"dev_file": files["test_file"]}
+    still = {"learning_rate": 1e-9, "rounds": 2, "arms": ("base", "llm2llm")}
+    with FaultServer(answer="Text: one cat runs\nLabel: cat") as server:
+        summary = run(settings(server, files, tmp_path, **still))
+    kept = sum(entry["accepted"] for entry in summary["rounds"])
+    assert kept
+    assert (summary["arms"]["llm2llm"]["examples"], summary["rounds"][1]["examples"]) == ([4], 4 + kept)
+    (warning,) = [line for line in summary["warnings"] if line.startswith("llm2llm, repeat 1")]
+    assert warning == (
+        "llm2llm, repeat 1: the development split chose round 0, a training on the seeds alone: "
+        f"{kept} new examples were kept later, and not learned by the student that was tested"
+    )
+    assert not any("no new example" in line for line in summary["warnings"])
+    late = "the development split chose the llm2llm student of round 0, which learned the seeds alone"
+    card, data = ((tmp_path / "run" / name / "README.md").read_text() for name in ("model", "dataset"))
+    assert f"fine-tuned on 4 seeds alone. It is not of the last round: {late}; {kept} more" in card
+    assert f"in repeat 0 (from 0) {late}" in data
+    assert f"In repeat 1 {late}" in (tmp_path / "run/report.html").read_text()
+
+
+def test_the_tested_round_of_every_repeat_is_told_from_the_entries():
+    entry = lambda repeat, number, examples, accepted, **more: {
+        "arm": "llm2llm",
+        "repeat": repeat,
+        "round": number,
+        "examples": examples,
+        "accepted": accepted,
+        **more,
+    }
+    rounds = [
+        *(entry(0, 0, 4, 3, dev=0.5), entry(0, 1, 7, 5, dev=0.7), entry(0, 2, 12, 0, dev=0.7)),
+        *(entry(1, 0, 4, 3), entry(1, 1, 7, 0)),
+    ]
+    assert chosen_rounds(rounds, "llm2llm") == [Chosen(0, 1, 3, 5), Chosen(1, 1, 3, 0)]
+    assert chosen_rounds(rounds, "untargeted") == []
 
 
 def test_a_failing_server_is_named_and_what_was_paid_is_kept(files, tmp_path, quick):

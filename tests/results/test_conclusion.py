@@ -1,5 +1,6 @@
 """What a finished run says, in the terminal, on the page and in summary.json."""
 
+import dataclasses
 import xml.etree.ElementTree
 
 import pytest
@@ -49,6 +50,31 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
 def test_a_verdict_says_no_more_than_its_interval(gain, words):
     """An interval that holds 0 shows nothing, and one training says nothing about other seeds."""
     assert words in verdict([("a", "b", gain)])
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (Gain(value=1.0, ci95=None, bootstrap95=(0.9, 1.0), items=1), "as 1 question is too few to tell."),
+        (Gain(value=1.0, ci95=(0.9, 1.0), bootstrap95=None, items=19), "as 19 questions are too few to tell."),
+        (
+            Gain(value=-1.0, ci95=(-1.0, -1.0), bootstrap95=None),
+            "as an interval without any width proves nothing.",
+        ),
+    ],
+)
+def test_few_items_or_no_width_show_nothing(gain, words):
+    said = verdict([("a", "b", gain)])
+    assert said is not None
+    assert f"ot shown: a difference of a from b, {100 * gain.value:+.1f} points, {words}" in said
+    assert not lost(gain)
+    enough = dataclasses.replace(gain, items=20, ci95=(0.9, 1.0))
+    assert (verdict([("a", "b", enough)]) or "").startswith("Shown: ")
+
+
+def test_a_lead_that_is_the_same_in_all_repeats_says_what_its_interval_is_over():
+    alike = Gain(value=1.0, ci95=(0.8, 1.0), bootstrap95=(0.8, 1.0), items=40)
+    assert "95% interval over repeats and questions [+80.0, +100.0]" in (verdict([("a", "b", alike)]) or "")
 
 
 def test_a_small_test_says_how_exactly_it_tells_a_share():

@@ -11,10 +11,12 @@ from common.results.stats import (
     average_precision,
     bootstrap_ci95,
     entropy_nats,
+    gain,
     macro_f1,
     mean_ci95,
     paired_bootstrap_ci95,
     paired_difference,
+    paired_shares_ci95,
     per_class,
     repeats_estimate,
     share_estimate,
@@ -132,8 +134,63 @@ def test_a_share_of_one_and_of_several_repeats():
     assert (several.value, several.ci95) == (value, (low, 1.0))
 
 
+def test_a_share_that_is_the_same_in_all_repeats_is_not_certain():
+    """A model that is not trained answers alike in every repeat: its interval is that over items, at least."""
+    for repeats in (2, 3):
+        same = share_estimate([0.656] * repeats, 500)
+        assert same.value == pytest.approx(0.656)
+        assert same.ci95 == pytest.approx(accuracy_ci95(328, 500)[1:])
+    assert share_estimate([0.0, 0.0], 1).ci95 == pytest.approx((0.0, accuracy_ci95(0, 1)[2]))
+
+
+@pytest.mark.parametrize(
+    ("counts", "value", "low", "high"),
+    [
+        # Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850-2875: airway hyper-responsiveness.
+        ((1, 1, 7, 12), -0.286, -0.507, -0.026),
+        # All alike, where a bootstrap and Wald's interval have no width; by hand from Wilson's of 0 and 4 of 4.
+        ((0, 4, 0, 0), 1.0, 1 - math.sqrt(2) * (1 - 0.510109), 1.0),
+        ((4, 0, 0, 0), 0.0, -(1 - 0.510109), 1 - 0.510109),
+    ],
+)
+def test_paired_shares_are_newcombes(counts, value, low, high):
+    assert paired_shares_ci95(*counts) == pytest.approx((value, low, high), abs=6e-4)
+    both, first, second, neither = counts
+    assert paired_shares_ci95(both, second, first, neither) == pytest.approx((-value, -high, -low), abs=6e-4)
+    with pytest.raises(ValueError, match="no items"):
+        paired_shares_ci95(0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("true", [(0.05, 0.85, 0.02, 0.08), (0.9, 0.02, 0.02, 0.06), (0.3, 0.3, 0.2, 0.2)])
+def test_paired_shares_cover_the_truth_of_few_items(true):
+    for n in (5, 20):
+        drawn = np.random.default_rng(n).multinomial(n, true, 2000)
+        intervals = [paired_shares_ci95(*counts)[1:] for counts in drawn]
+        assert np.mean([low <= true[1] - true[2] <= high for low, high in intervals]) > 0.93
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 4, 30])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_lead_of_items_that_are_all_alike_has_a_width(repeats, count, right):
+    """The bootstrap draws the same lead every time, and so do equal repeats."""
+    ours, theirs = [[right] * count] * repeats, [[False] * count] * repeats
+    found = gain([float(right)] * repeats, [0.0] * repeats, ours, theirs)
+    expected = paired_shares_ci95(0, count, 0, 0) if right else paired_shares_ci95(0, 0, 0, count)
+    assert (found.value, found.items) == (float(right), count)
+    assert found.bootstrap95 == pytest.approx(expected[1:])
+    assert found.ci95 == (None if repeats == 1 else found.bootstrap95)
+
+
+def test_equal_leads_of_repeats_with_other_questions_have_a_width():
+    found = gain([1.0, 1.0], [0.0, 0.0], [[1] * 3, [1] * 4], [[0] * 3, [0] * 4])
+    assert found.bootstrap95 is None
+    assert found.ci95 == pytest.approx(paired_shares_ci95(0, 7, 0, 0)[1:])
+
+
 def test_an_estimate_over_repeats_has_an_interval_if_there_are_several():
     assert repeats_estimate([2.0]).ci95 is None
+    assert repeats_estimate([2.0, 2.0]).ci95 is None
     several = repeats_estimate([1.0, 2.0, 4.0])
     assert (several.value, *several.ci95) == mean_ci95([1.0, 2.0, 4.0])
 

@@ -20,7 +20,9 @@ from reversegen.config import Config
 from reversegen.demo import secret_word
 from reversegen.experiment import application, run
 from reversegen.judge import Verdict
+from reversegen.loop import labels_of_seeds
 from reversegen.switches import Answers
+from reversegen.targets import Labelled, as_rows
 from run import main
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -203,8 +205,14 @@ def test_seeds_get_answers_from_the_labeler_unless_they_have_one(make):
         Example("s1", "b", "", "", ""),
         Example("s2", "c", "oak", "", ""),
     ]
-    taught = conduct(no_oak).taught(ctx, "f", None, seeds)
+    taught, asked = conduct(no_oak).taught(ctx, "f", None, seeds)
     assert [(e.id, e.answer) for e in taught] == [("s1", "ash"), ("s2", "oak")]
+    # What the labeler was asked for seeds is counted like all its labels.
+    rows = as_rows(taught)
+    count = labels_of_seeds({"seed-only": Labelled(rows)}, asked)["seed-only"].count
+    assert (count.asked, count.accepted, sum(count.refused.values())) == (len(asked), 2, 1)
+    assert labels_of_seeds({}, asked)["seeds"].count.asked == len(asked)
+    assert labels_of_seeds({}, []) == {}
 
 
 def test_attack_success_and_over_refusal(make):

@@ -231,7 +231,7 @@ def test_labels_without_a_majority_are_dropped(make):
 def test_seeds_keep_their_letter_and_learn_their_certainty(app, make):
     seeds = [Example("s0", QUESTION, "A", "A", "A"), Example("s1", OTHER, "B", "B", "B")]
     target = Replies(spread(10) + spread(2, 2, 2, 2, 2))
-    taught = app.taught(make(), "f", lambda: target, seeds)
+    taught, _ = app.taught(make(), "f", lambda: target, seeds)
     assert [e.answer for e in taught] == ["A\nI am sure.", "B\nI am unsure."]
     assert app.partners([{"outcome": "pass"}, {"outcome": "fail"}, {"outcome": None}]) == [{"outcome": "pass"}]
 

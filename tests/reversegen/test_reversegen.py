@@ -406,8 +406,15 @@ def test_files_that_repeat_or_contradict_themselves_are_told_before_the_work(fil
     assert load_data(Config().resolved())[1].doubts == ()
 
 
-def test_too_few_pairs_train_no_proposer_and_say_so(files, tmp_path, capsys):
+def test_too_few_pairs_train_no_proposer_and_say_so(files, tmp_path, capsys, monkeypatch):
+    """Without any pair there is no data set of pairs, which no reader would load; the cards say what was learned."""
+    monkeypatch.setattr("reversegen.explore.pair_up", lambda *_: [])
     summary = run(small(files, tmp_path, rounds=2, min_pairs=1000))
+    assert "preferences" not in summary["files"]
+    assert not (tmp_path / "run/preferences").exists()
+    assert (
+        "seed instructions, without any preference training" in (tmp_path / "run/proposer/README.md").read_text()
+    )
     first, final = summary["rounds"][:2]
     assert (first["round"], final["round"], final["proposer"]) == (0, "final", 0)
     assert first["stopped"] == f"{first['pairs']} pairs, fewer than --min-pairs 1000"
