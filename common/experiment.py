@@ -165,7 +165,7 @@ def carry_out(
         with running(repeats, seconds):
             found = work(run, ready)
         if units:
-            rates.learn(key, timing.rows(), units, time.monotonic() - start)
+            rates.learn(key, timing.rows(stage=str, seconds=(int, float)), units, time.monotonic() - start)
         found = dataclasses.replace(found, warnings=[*unbought(run.path), *found.warnings])
         summary = conclude(run, found)
         _push(run.path, summary, to_hub)

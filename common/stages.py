@@ -7,7 +7,7 @@ model = fine_tuned(run, "round_0/student", base, lambda: base.encode(task, examp
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from common import progress, runtime, stopping
@@ -49,16 +49,13 @@ def collect(
         if requests[first:]:
             source = _opened(generator)
             # What an earlier process received is not given out again by a source that remembers.
-            source.seen([Record(**row) for row in run.journal(f"{name}.part").rows()])
+            part = run.journal(f"{name}.part")
+            source.seen(_records(part.rows(), part.path))
             for records in source.generate(requests[first:], sampling, seed):
                 yield [dataclasses.asdict(r) for r in records[torn:]]
                 torn = 0
 
-    rows = run.collect(name, batches)
-    try:
-        records = [Record(**row) for row in rows]
-    except TypeError as error:
-        raise UserError(f"{run.path / name} is of another version ({error}): give another --run-dir") from None
+    records = _records(run.collect(name, batches), run.path / name)
     reasons = {unnumbered(record.error) if record.status == "failed" else None for record in records}
     if len(records) >= ALIKE and len(reasons) == 1 and not any(r is None or unpaid(r) for r in reasons):
         raise UserError(
@@ -68,6 +65,13 @@ def collect(
     if not callable(generator):
         generator.seen(records)
     return records
+
+
+def _records(rows: Sequence[Mapping[str, Any]], file: pathlib.Path) -> list[Record]:
+    try:
+        return [Record(**row) for row in rows]
+    except TypeError as error:
+        raise UserError(f"{file} is of another version ({error}): give another --run-dir") from None
 
 
 def _opened(generator: Generator | Callable[[], Generator]) -> Generator:

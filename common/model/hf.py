@@ -65,7 +65,7 @@ def load_config(folder: str | os.PathLike) -> ModelConfig:
             f"{base}+{file.parent}"
         )
     raw = read_object(file)
-    if "model_type" not in raw:
+    if not isinstance(raw.get("model_type"), str):
         raise UserError(f"{file} names no model_type: is this a language model's folder?")
     if raw["model_type"] not in FAMILIES:
         _from_hf(file, raw)  # raises, before transformers says in its own words that it knows no such model

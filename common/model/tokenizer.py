@@ -10,13 +10,14 @@ prompt that the model later sees.
 """
 
 import functools
+import logging
 import os
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from common.errors import UserError, in_one_line
+from common.errors import UserError, in_one_line, quoted
 from common.generate import system_into_user
 from common.mapping import read_object
 
@@ -37,7 +38,20 @@ def import_transformers() -> Any:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
+    # Their remarks on odd fields of a configuration quote all of them.
+    logger = logging.getLogger("transformers")
+    if not any(isinstance(known, _Short) for handler in logger.handlers for known in handler.filters):
+        for handler in logger.handlers:
+            handler.addFilter(_Short())
     return transformers
+
+
+class _Short(logging.Filter):
+    """Of a message what fits into a few lines of a terminal."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = in_one_line(Warning(record.getMessage())), None
+        return True
 
 
 class Tokenizer:
@@ -337,9 +351,14 @@ def _plain_text(messages: Messages) -> str:
 def _stated_eos(folder: pathlib.Path) -> tuple[int, ...]:
     """End tokens in generation_config.json, else in config.json: a number or a list of numbers."""
     for name in ("generation_config.json", "config.json"):
-        ids = _read_json(folder / name).get("eos_token_id")
-        if ids is not None:
-            return tuple(ids) if isinstance(ids, list) else (ids,)
+        stated = _read_json(folder / name).get("eos_token_id")
+        ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
+        if not all(isinstance(number, int) and number >= 0 for number in ids):
+            raise UserError(
+                f"{folder / name}: eos_token_id {quoted(stated)} is no token's number, and no list of them"
+            )
+        if ids:
+            return tuple(ids)
     return ()
 
 

@@ -160,7 +160,7 @@ def verdict(
             level.append(f"a difference of {ours} from {theirs}, {size} without an interval")
         elif not _shows(gain):
             around = interval(gain, within, " ", "the ")
-            level.append(f"a difference of {ours} from {theirs}, {size}, as{around} holds 0")
+            level.append(f"a difference of {ours} from {theirs}, {size}, as{around} contains 0")
         else:
             way = ways[0] if gain.value > 0 else ways[1]
             shown.append(f"{ours} is {way} {theirs} by {size}{interval(gain, within, ', ')}")
@@ -169,7 +169,7 @@ def verdict(
         return None
     said = "; ".join(parts)
     if one:
-        return f"Of one training, which tells nothing of other random seeds (3 repeats would), {said}."
+        return f"Within this one training (3 repeats would tell of other random seeds), {said}."
     return f"{said[0].upper()}{said[1:]}."
 
 

@@ -230,9 +230,14 @@ class Journal:
             if whole < len(data):
                 os.truncate(path, whole)
 
-    def rows(self) -> Rows:
-        """All rows stored so far."""
-        return _whole_lines(self.path.read_bytes())[0] if self.path.exists() else []
+    def rows(self, **kinds: type | tuple[type, ...]) -> Rows:
+        """All rows stored so far. `kinds`: names that each row must hold, and of which type; raises UserError
+        where one does not, which no run of ours can have written."""
+        rows = _whole_lines(self.path.read_bytes())[0] if self.path.exists() else []
+        for number, row in enumerate(rows, 1):
+            if wrong := [name for name, kind in kinds.items() if not isinstance(row.get(name), kind)]:
+                raise UserError(f"{self.path}, line {number} is damaged (its {wrong[0]}): {_AGAIN}")
+        return rows
 
     def append(self, rows: Iterable[dict[str, Any]], sync: bool = True) -> None:
         """Add rows in one write. With `sync` they survive a power cut, without it only the death of the process.

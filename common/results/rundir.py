@@ -61,7 +61,7 @@ class RunDir:
     def __init__(self, path: pathlib.Path, lock: int, kept: mirror.Mirror | None = None):
         self.path = path
         self._lock, self._kept = lock, kept
-        self._sizes = {row["name"]: row["bytes"] for row in self.journal(SIZES).rows()}
+        self._sizes = {row["name"]: row["bytes"] for row in self.journal(SIZES).rows(name=str, bytes=int)}
         # Seconds that stages took within each stage that is open, the outermost first.
         self._within: list[tuple[float, float]] = []
 
@@ -179,7 +179,7 @@ class RunDir:
         """Put the sizes in order of name, each once: a run that was killed has noted them in another order, and
         is to end with the same bytes."""
         journal = self.journal(SIZES)
-        rows = {row["name"]: row for row in journal.rows()}
+        rows = {row["name"]: row for row in journal.rows(name=str, bytes=int)}
         if hosts.is_writer():
             write_jsonl(journal.path, [rows[name] for name in sorted(rows)])
 
@@ -230,7 +230,7 @@ class RunDir:
         """A logger for `stage`. Lines of this stage with step >= `from_step` are dropped first, so that a stage
         which continues at `from_step` leaves no line twice."""
         journal = self.journal("metrics.jsonl")
-        rows = journal.rows()
+        rows = journal.rows(stage=str, step=int)
         kept = [row for row in rows if row["stage"] != stage or row["step"] < from_step]
         if len(kept) < len(rows):
             write_jsonl(journal.path, kept)
@@ -271,7 +271,9 @@ def size_of(path: pathlib.Path) -> int:
 
 def damaged_outputs(folder: pathlib.Path) -> list[pathlib.Path]:
     """Of what the run in `folder` made for the user, what no longer has the size it was made with."""
-    sizes = {row["name"]: row["bytes"] for row in Journal(folder / SIZES).rows() if "output" in row}
+    sizes = {
+        row["name"]: row["bytes"] for row in Journal(folder / SIZES).rows(name=str, bytes=int) if "output" in row
+    }
     return [folder / name for name, size in sizes.items() if size_of(folder / name) != size]
 
 

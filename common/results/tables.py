@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from common.cli import item
+from common.cli import wrapped
 from common.results.estimate import Estimate
 from common.secret import masked
 
@@ -90,7 +90,7 @@ def terminal_table(
             blocks.append(leading)
         blocks[-1] = [*blocks[-1], i]
     drawn = [_block(table, block, widths, to_right, " " * gap) for block in blocks]
-    return "\n\n".join([*drawn, item("", note)] if note else drawn)
+    return "\n\n".join([*drawn, wrapped("", note)] if note else drawn)
 
 
 def _block(

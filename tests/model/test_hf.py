@@ -296,6 +296,7 @@ def test_pickled_and_absent_weights_are_refused(copy):
         ("{", r"config.json is not readable JSON"),
         ("[1]", r"config.json is not a JSON object"),
         ("{}", r"config.json names no model_type"),
+        ('{"model_type": {"a": 1}}', r"config.json names no model_type"),
         ('{"model_type": "bloom"}', r"unsupported architecture 'bloom'"),
         ('{"model_type": "nonesuch", "auto_map": {"AutoConfig": "x.Y"}}', r"unsupported architecture 'nonesuch'"),
         ('{"model_type": "llama", "rope_scaling": {"rope_type": "ntk", "factor": 4.0}}', r"rope_type 'ntk'"),

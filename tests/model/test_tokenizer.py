@@ -328,3 +328,11 @@ def test_real_templates_are_read_as_before(shared_data):
     ids = tokenizer.encode_prompt([{"role": "user", "content": said}])
     assert ids.count(151645) == 2
     assert said in _shown(tokenizer, ids)
+
+
+@pytest.mark.parametrize("stated", [{"a": 1}, [2, [3]], "2", -1])
+def test_an_end_that_is_no_token_s_number_is_refused(stated, fixtures, tmp_path):
+    folder = pathlib.Path(shutil.copytree(fixtures / "qwen2", tmp_path / "model"))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
+    with pytest.raises(UserError, match=r"generation_config.json: eos_token_id .* is no token's number"):
+        Tokenizer.load(folder)

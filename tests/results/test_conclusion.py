@@ -38,17 +38,17 @@ SHOWN = Gain(value=0.042, ci95=(0.01, 0.074), bootstrap95=None)
         (Gain(value=0.02, ci95=(-0.01, 0.05), bootstrap95=None), "Not shown: a difference of a from b"),
         (
             Gain(value=0.02, ci95=None, bootstrap95=(0.01, 0.03)),
-            "Of one training, which tells nothing of other random seeds (3 repeats would), shown: a is ahead of "
+            "Within this one training (3 repeats would tell of other random seeds), shown: a is ahead of "
             "b by +2.0 points, 95% interval over questions [+1.0, +3.0].",
         ),
         (
             Gain(value=0.02, ci95=None, bootstrap95=None),
-            "(3 repeats would), not shown: a difference of a from b, +2.0 points without an interval.",
+            "other random seeds), not shown: a difference of a from b, +2.0 points without an interval.",
         ),
     ],
 )
 def test_a_verdict_says_no_more_than_its_interval(gain, words):
-    """An interval that holds 0 shows nothing, and one training says nothing about other seeds."""
+    """An interval that contains 0 shows nothing, and one training says nothing about other seeds."""
     assert words in verdict([("a", "b", gain)])
 
 
@@ -132,15 +132,16 @@ def test_a_verdict_on_several_says_of_each_whether_it_is_shown():
     assert said.startswith("Shown: a is ahead of b by +4.2 points")
     assert "; a is ahead of d by +4.2 points [+1.0, +7.4]; " in said
     # What the intervals are is said once.
-    assert said.endswith("; not shown: a difference of a from c, +2.0 points, as [-1.0, +5.0] holds 0.")
+    assert said.endswith("; not shown: a difference of a from c, +2.0 points, as [-1.0, +5.0] contains 0.")
     assert verdict([("a", "c", open_)]) == (
-        "Not shown: a difference of a from c, +2.0 points, as the 95% interval over repeats [-1.0, +5.0] holds 0."
+        "Not shown: a difference of a from c, +2.0 points, as the 95% interval over repeats [-1.0, +5.0] contains "
+        "0."
     )
     one = [Gain(value=0.02, ci95=None, bootstrap95=(low, 0.03)) for low in (-0.01, 0.01)]
     assert verdict([("a", "b", one[0]), ("a", "c", one[1])]) == (
-        "Of one training, which tells nothing of other random seeds (3 repeats would), shown: a is ahead of c by "
+        "Within this one training (3 repeats would tell of other random seeds), shown: a is ahead of c by "
         "+2.0 points, 95% interval over questions [+1.0, +3.0]; not shown: a difference of a from b, +2.0 points, "
-        "as [-1.0, +3.0] holds 0."
+        "as [-1.0, +3.0] contains 0."
     )
 
 

@@ -457,3 +457,20 @@ def test_killed_at_any_instant_the_run_continues_to_the_same_bytes(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 60
+
+
+def test_rows_that_lack_what_each_must_hold_are_named(tmp_path):
+    """Of sizes, seconds and losses, whose rows are read by name."""
+    for name, call in (
+        ("sizes.jsonl", lambda run: run.settle()),
+        ("metrics.jsonl", lambda run: run.metrics("train", 2)),
+    ):
+        folder = tmp_path / name
+        with RunDir.open(folder, "m", {}) as run:
+            run.journal(name).append(
+                [{"name": "a", "bytes": 1, "stage": "train", "step": 0}, {"name": {}, "stage": 3}]
+            )
+            with pytest.raises(UserError, match=f"{name}, line 2 is damaged"):
+                call(run)
+    with pytest.raises(UserError, match=r"sizes\.jsonl, line 2 is damaged"):
+        RunDir.open(tmp_path / "sizes.jsonl", "m", {})

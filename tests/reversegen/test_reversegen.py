@@ -407,7 +407,7 @@ def test_files_that_repeat_or_contradict_themselves_are_told_before_the_work(fil
 
 
 def test_too_few_pairs_train_no_proposer_and_say_so(files, tmp_path, capsys, monkeypatch):
-    """Without any pair there is no data set of them, which no reader would load; the card says what it learned."""
+    """Without any pair there is no data set of pairs, which no reader would load; the cards say what is so."""
     monkeypatch.setattr("reversegen.explore.pair_up", lambda *_: [])
     summary = run(small(files, tmp_path, rounds=2, min_pairs=1000))
     assert "preferences" not in summary["files"]
