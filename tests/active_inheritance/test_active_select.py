@@ -261,7 +261,7 @@ def test_the_command(pool):
     began, *stages, ended = done.stderr.splitlines()
     assert began.startswith("active-inheritance (seedloop ")
     assert ended.startswith("finished in ")
-    told = {line.split("]")[1].split(":")[0].strip() for line in stages}
+    told = {line.split("]")[1].split(":")[0].split(" · ")[-1].strip() for line in stages}
     assert told <= {"score", "select", "write"}
     assert pathlib.Path(folder, "report.html").exists()
     assert set(USUAL) <= read_json(pathlib.Path(folder, "summary.json"))["scorers"].keys()

@@ -120,8 +120,10 @@ LOST = ["429", "500", "reset", "truncated", "html", "half", "error in 200", "not
 
 @pytest.mark.parametrize("fault", [*LOST, "429 later", "hang"])
 def test_a_passing_fault_leaves_no_trace(fault, tmp_path):
+    # Only what hangs may run into the time limit: a busy machine can be slow to answer.
+    seconds = 0.4 if fault == "hang" else 30
     with FaultServer([fault, fault if fault in LOST else None]) as server:
-        records = _records(server, tmp_path, _requests(2), timeout=0.4)
+        records = _records(server, tmp_path, _requests(2), timeout=seconds)
         assert [r.text for r in records] == ["to q0", "to q1"]
         assert set(server.paid.values()) == {1}
         if fault == "429 later":
