@@ -94,7 +94,13 @@ def _verdict(summary: Summary) -> str | None:
         gain = Gain(value=lift["value"], ci95=lift["ci95"], bootstrap95=None, items=summary.data.prompts)
         places = decimals(gain.value or 0.0)
         said = verdict(
-            [("selected", AGAINST, gain)], f"{name} in the data", 1, places, ("above", "below"), "prompts"
+            [("selected", AGAINST, gain)],
+            f"{name} in the data",
+            1,
+            places,
+            ("above", "below"),
+            "prompts",
+            "prompts",
         )
         return None if said is None else f"{said[:-1]}; what a student learns from it was not measured."
     compared = []

@@ -129,8 +129,8 @@ def verdict(
 ) -> str | None:
     """One sentence: of each comparison whether it is shown or not, with its interval; None where nothing is
     defined. `unit` is that of `scale` times the value. `ways`: what the first is with a higher and with a lower
-    value, where more is not better. `over`: what `ci95` is over, `items`: what the bootstrap of
-    one repeat is over.
+    value, where more is not better. `over`: what `ci95` is over, which is repeats of a training unless nothing
+    was trained; `items`: what the bootstrap of one repeat is over.
 
     Only an interval over repeats covers other seeds; the bootstrap of one repeat covers other questions alone.
     Nothing is shown by fewer than `LEAST` items, nor by an interval without width.
@@ -153,7 +153,7 @@ def verdict(
         if gain.value is None:
             continue
         size, within = f"{scale * gain.value:+.{decimals}f} {unit}", _within(gain)
-        one = one or gain.ci95 is None
+        one = one or (gain.ci95 is None and over == "repeats")
         if doubted := doubt(within, _items(gain), items):
             level.append(f"a difference of {ours} from {theirs}, {size}, as {doubted}")
         elif within is None:

@@ -52,6 +52,13 @@ def test_a_verdict_says_no_more_than_its_interval(gain, words):
     assert words in verdict([("a", "b", gain)])
 
 
+def test_of_data_alone_no_training_is_spoken():
+    few = Gain(value=2.0, ci95=None, bootstrap95=None, items=3)
+    assert verdict([("a", "b", few)], "words", 1, over="prompts", items="prompts") == (
+        "Not shown: a difference of a from b, +2.0 words, as 3 prompts are too few to tell."
+    )
+
+
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
