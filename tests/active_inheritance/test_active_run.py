@@ -114,7 +114,7 @@ def test_the_page_says_what_is_short_what_is_of_one_repeat_and_what_figures_mean
 
 def test_every_arm_learns_as_much_from_the_same_prompts(finished):
     config, _, summary = finished
-    _, learned, held_out = load_data(config.resolved())
+    _, learned, held_out, _ = load_data(config.resolved())
     for repeat in range(2):
         folder = pathlib.Path(config.run_dir) / f"repeat_{repeat}"
         data = {arm: read_jsonl(folder / arm / "data.jsonl") for arm in TRAINED}
