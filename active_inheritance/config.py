@@ -254,7 +254,7 @@ class Config(RunSettings, TrainSettings, HubSettings):
 
     def idle(self) -> dict[str, str]:
         found = TrainSettings.idle(self) if self.trains else {}
-        if not self.source:
+        if not self.source and self.rounds == 1:  # later rounds ask the student itself
             asked = ("sampling", "source_temperature", "source_top_p", "source_tokens")
             found |= dict.fromkeys(asked, "sources that are asked, not a --pool FILE")
         if self.sampling != "diverse-beam":

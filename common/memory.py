@@ -181,7 +181,8 @@ def training(
 
 
 def _shape(folder: pathlib.Path) -> ModelConfig | None:
-    """Of a folder's model; None where it is not understood, which the run says."""
+    """Of a folder's model; None where it cannot be read. Raises UserError, as a run would, for one that is
+    refused."""
     from common.model import families
 
     with contextlib.suppress(UserError, OSError, ValueError):
@@ -190,9 +191,10 @@ def _shape(folder: pathlib.Path) -> ModelConfig | None:
         load_config,  # of older files much is left to transformers, which takes seconds to load
     )
 
-    with contextlib.suppress(UserError, OSError, ValueError):
+    try:
         return load_config(folder)
-    return None
+    except OSError:
+        return None
 
 
 def _size(device: str) -> int:

@@ -3,6 +3,7 @@
 Loads no jax, so that a command line is parsed and checked in well under a second.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -245,11 +246,17 @@ def idle(asked: Any, config: Any, presets: Mapping[str, Mapping[str, Any]] | Non
     `resolved()` made `config` of it."""
     of_preset = (presets or {}).get(getattr(asked, "preset", ""), {})
     usual = {field.name: of_preset.get(field.name, field.default) for field in dataclasses.fields(asked)}
-    return [
-        ("warning", f"{flag_name(name)} changes nothing here: it is for {wanted}")
-        for name, wanted in config.idle().items()
-        if getattr(asked, name) not in (usual[name], None)
-    ]
+    found = {
+        name: wanted for name, wanted in config.idle().items() if getattr(asked, name) not in (usual[name], None)
+    }
+    # In the config.json of a run every setting has a value: what is found without being given is no one's choice.
+    open_ = [name for name in found if usual[name] is None]
+    with contextlib.suppress(UserError):
+        plain = dataclasses.replace(asked, **dict.fromkeys(open_)).resolved()
+        chosen = lambda name: name not in open_ or getattr(plain, name) != getattr(asked, name)
+        found = {name: wanted for name, wanted in found.items() if chosen(name)}
+    told = lambda name, wanted: f"{flag_name(name)} changes nothing here: it is for {wanted}"
+    return [("warning", told(name, wanted)) for name, wanted in found.items()]
 
 
 def check_preset(presets: Mapping[str, Any], name: str) -> None:

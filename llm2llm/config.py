@@ -256,6 +256,8 @@ class Config(RunSettings, TrainSettings, HubSettings):
         return found
 
     def idle(self) -> dict[str, str]:
+        if self.sweep:  # its rows try most of them
+            return {"arms": "a run without --sweep, which has rows of its own"}
         found = TrainSettings.idle(self)
         if self.target not in ("low-confidence", "high-loss") and self.when_none_wrong != "low-confidence":
             found["target_share"] = "--target low-confidence or high-loss, or --when-none-wrong low-confidence"
@@ -269,13 +271,13 @@ class Config(RunSettings, TrainSettings, HubSettings):
             found |= dict.fromkeys(
                 ("teacher_temperature", "teacher_top_p", "teacher_tokens"), "a teacher that writes"
             )
-        if not self.sweep and not {*MATCHED} & {*self.arms}:
+        if not {*MATCHED} & {*self.arms}:
             found["match"] = f"arms that are matched: {', '.join(MATCHED)}"
         if "eda" not in self.arms:
             found["wordnet"] = "arm eda"
         if self.train_file is not None and self.dev_file is None:
             found["patience"] = "--dev-file"
-        return found | ({"arms": "a run without --sweep, which has rows of its own"} if self.sweep else {})
+        return found
 
     def _check(self) -> None:
         positive = ("seed_examples", "rounds", "per_wrong", "max_attempts", "patience", "repeats", "batch_size")

@@ -96,7 +96,8 @@ def load_data(config: Config) -> "tuple[Application, Data]":
         app = application(config)
         data = app.load(config.files())
     if len(data.seeds) < config.seed_instructions:
-        raise UserError(_too_few(len(data.seeds), config.seed_instructions))
+        also = f"; {data.shared} more ask what the test or general file asks" if data.shared else ""
+        raise UserError(_too_few(len(data.seeds), config.seed_instructions) + also)
     if not data.test:
         raise UserError(f"there is no ordinary test for --task {config.task}: give --test-file FILE")
     return app, dataclasses.replace(data, doubts=_doubts(app.name, config.files(), data))
@@ -110,6 +111,10 @@ def _doubts(name: str, files: Files, data: "Data") -> tuple[str, ...]:
     for kind, so in (("seeds", LEARNED), ("test", TESTED), ("general", TESTED), ("human", LEARNED)):
         file = getattr(files, kind)
         told += doubts(f"{name}, {kind}" if file is None else file.name, getattr(data, kind), so)
+    if data.shared:
+        where = "seeds" if files.seeds is None else files.seeds.name
+        rows = "1 row asks" if data.shared == 1 else f"{data.shared} rows ask"
+        told.append(f"{where}: {rows} what the test or general file asks, and were left out")
     return tuple(told)
 
 
@@ -123,7 +128,8 @@ def _own_flags() -> Iterator[None]:
 
 
 def _too_few(count: int, wanted: int) -> str:
-    return f"there are {count} seed instructions, fewer than --seed-instructions {wanted}: lower it to that"
+    found = f"there are {count} seed instructions, fewer than --seed-instructions {wanted}"
+    return f"{found}: lower it to that" if count else f"{found}: give more"
 
 
 def prepare(config: Config, app: "Application", data: "Data") -> "Callable[[RunDir], Conclusion]":

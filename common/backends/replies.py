@@ -63,16 +63,22 @@ def unbought(folder: pathlib.Path) -> list[str]:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 # Records alone: what was refused for want of a reply names the same error.
-                if BUDGET_SPENT in line and "attempts" in (row := json.loads(line)) and unpaid(row.get("error")):
-                    limits[row["error"].removeprefix(f"{BUDGET_SPENT}: ")] += 1
+                with contextlib.suppress(ValueError):  # a line that was cut is named where it is read
+                    if (
+                        BUDGET_SPENT in line
+                        and "attempts" in (row := json.loads(line))
+                        and unpaid(row.get("error"))
+                    ):
+                        limits[row["error"].removeprefix(f"{BUDGET_SPENT}: ")] += 1
     if not limits:
         return []
     with Replies(store) as replies:
         bought = replies.spent()
     count, tokens = limits.total(), bought.prompt_tokens + bought.completion_tokens
+    names = sorted({name for several in limits for name in several.split(" and ")})
     return [
         f"the budget is spent: {count} {'request was' if count == 1 else 'requests were'} not made, for want of "
-        f"{' and '.join(sorted(limits))} in the shares of --budget, after {bought.calls} paid "
+        f"{' and '.join(names)} in the shares of --budget, after {bought.calls} paid "
         f"{'call' if bought.calls == 1 else 'calls'} and {tokens} tokens in all"
     ]
 

@@ -55,12 +55,14 @@ class Context:
 class Data:
     """`seeds`: instructions like which queries are to be written. `test`: the ordinary test; `general`: queries
     that must not be refused; `human`: data by people for a control. What has no answer has an empty one.
-    `doubts`: what the files give reason to warn of."""
+    `shared`: how many seeds were left out, as the test or general file asks the same; `doubts`: what the files
+    give reason to warn of."""
 
     seeds: list[Example]
     test: list[Example]
     general: list[Example]
     human: list[Example]
+    shared: int = 0
     doubts: tuple[str, ...] = ()
 
 
@@ -159,8 +161,9 @@ def valid(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["outcome"] in ("fail", "pass")]
 
 
-def load_splits(task: Task, files: Files) -> tuple[list[Example], list[Example]]:
-    """Training and test examples of a task; training questions that are test questions too are left out.
+def load_splits(task: Task, files: Files) -> tuple[list[Example], list[Example], int]:
+    """Training and test examples of a task; training questions that are test questions too are left out, and
+    counted.
 
     Raises UserError for rows that do not fit, and for ids that come twice.
     """
@@ -168,7 +171,8 @@ def load_splits(task: Task, files: Files) -> tuple[list[Example], list[Example]]
     for examples in (train, test):
         check_ids(examples)
     # By text, as the same question may have another id in each file.
-    return apart(train, test), test
+    seeds = apart(train, test)
+    return seeds, test, len(train) - len(seeds)
 
 
 def human_data(task: Task, files: Files) -> list[Example]:

@@ -64,7 +64,9 @@ class Conduct:
             _read(file, column, split)
             for file, split in ((files.seeds, "seed"), (files.test, "test"), (files.general, "general"))
         )
+        given = len(seeds)
         seeds = apart(seeds, [*test, *general])
+        shared = given - len(seeds)
         if not test:
             # The last fifth is never shown to a proposer.
             cut = len(seeds) - max(1, len(seeds) // 5)
@@ -73,7 +75,7 @@ class Conduct:
         for row, place in [] if files.human is None else read_rows(files.human):
             texts = require(row, column, place), require(row, "answer", place)
             human.append(Example(row_id(row, place), *texts, "", "all", place))
-        return Data(seeds, test, general, human)
+        return Data(seeds, test, general, human, shared)
 
     def prompt(self, shown: Sequence[Example]) -> tuple[Message, ...]:
         lines = "\n".join(f"{i}. {seed.question}" for i, seed in enumerate(shown, start=1))

@@ -88,8 +88,8 @@ class Certainty:
         return min(self.task.example_tokens, 256)
 
     def load(self, files: Files) -> Data:
-        train, test = load_splits(self.task, files)
-        return Data(train, test, [], human_data(self.task, files))
+        train, test, shared = load_splits(self.task, files)
+        return Data(train, test, [], human_data(self.task, files), shared)
 
     def prompt(self, shown: Sequence[Example]) -> tuple[Message, ...]:
         lines = "\n\n".join(f"Q{i}: {self.completion(seed)}" for i, seed in enumerate(shown, start=1))

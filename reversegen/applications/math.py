@@ -67,12 +67,12 @@ class Solving:
         return self.task.example_tokens
 
     def load(self, files: Files) -> Data:
-        train, test = load_splits(self.task, files)
+        train, test, shared = load_splits(self.task, files)
         uses_program = "program" in (self.reference, self.validity, self.worked_by)
         # Fifty questions tell whether there is a program at all; it need not know every single one.
         if uses_program and not any(self.task.truth(example.question) for example in train[:50]):
             raise UserError(f"no program knows the answers of {self.name}: use the labeler for --reference")
-        return Data(train, test, [], human_data(self.task, files))
+        return Data(train, test, [], human_data(self.task, files), shared)
 
     def prompt(self, shown: Sequence[Example]) -> tuple[Message, ...]:
         return ({"role": "user", "content": propose_prompt([example.question for example in shown])},)

@@ -400,7 +400,8 @@ def test_files_that_repeat_or_contradict_themselves_are_told_before_the_work(fil
     own = {f"{name}_file": str(tmp_path / f"{name}.jsonl") for name in ("seeds", "test")}
     _, data = load_data(small(own, tmp_path).resolved())
     assert len(data.seeds) == len(seeds) - 1
-    torn, again = data.doubts
+    torn, again, shared = data.doubts
+    assert shared == "seeds.jsonl: 1 row asks what the test or general file asks, and were left out"
     assert torn.startswith("seeds.jsonl: 1 question stands under different labels, such as ")
     assert again.startswith("test.jsonl: 8 of 16 rows repeat another one: ")
     assert load_data(Config().resolved())[1].doubts == ()
