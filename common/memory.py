@@ -181,8 +181,8 @@ def training(
 
 
 def _shape(folder: pathlib.Path) -> ModelConfig | None:
-    """Of a folder's model; None where it cannot be read. Raises UserError, as a run would, for one that is
-    refused."""
+    """Of a folder's model; None where there is no config.json. Raises UserError, as a run would, for a model that
+    is refused."""
     from common.model import families
 
     with contextlib.suppress(UserError, OSError, ValueError):
@@ -191,10 +191,11 @@ def _shape(folder: pathlib.Path) -> ModelConfig | None:
         load_config,  # of older files much is left to transformers, which takes seconds to load
     )
 
-    try:
-        return load_config(folder)
-    except OSError:
+    if not (folder / "config.json").is_file():
         return None
+    with contextlib.suppress(OSError):
+        return load_config(folder)
+    return None
 
 
 def _size(device: str) -> int:

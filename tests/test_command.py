@@ -1,8 +1,11 @@
 """The command line: fast, one line for a mistake, status 2."""
 
 import dataclasses
+import json
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -389,6 +392,8 @@ def test_labels_that_differ_in_signs_only_stay_apart(tmp_path):
         ("reversegen --max-length 30", "longer than --max-length 30"),
         ("reversegen --seeds-file {}/rows.jsonl", "rows.jsonl row 1: field 'question' or 'query' is missing"),
         ("reversegen --target {}", "holds no tokenizer"),
+        ("profile --prompts-file embedded:stories --model {}/bad", "unsupported is_causal in config.json"),
+        ("llm2llm --teacher {}/bad", "unsupported is_causal in config.json"),
         ("reversegen --data nothing.yaml", "given as --data"),
         ("active-inheritance --answer-tokens 511", "leaves no room for 511 tokens"),
         ("active-inheritance --profile choice=a={}/rows.jsonl", "rows.jsonl row 1: no question"),
@@ -399,6 +404,11 @@ def test_a_plan_refuses_what_a_run_would(words, says, tmp_path):
     import run
 
     (tmp_path / "rows.jsonl").write_text('{"foo": "a"}\n')
+    bad = pathlib.Path(
+        shutil.copytree(pathlib.Path(run.__file__).parent / "common/embedded/student", tmp_path / "bad")
+    )
+    config = json.loads((bad / "config.json").read_text()) | {"is_causal": False}
+    (bad / "config.json").write_text(json.dumps(config))
     argv = [*words.format(tmp_path).split(), "--dry-run"]
     # Not that of a default run, which a user may have made here.
     argv += [] if "--run-dir" in argv else ["--run-dir", str(tmp_path / "run")]
