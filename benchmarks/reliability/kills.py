@@ -342,7 +342,9 @@ def asked_to_stop(whole: Whole, number: int, rng: random.Random, which: int) -> 
     wanted = {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     fault = ""
     if code not in (wanted, 0):
-        fault = f"{run.name}: status {code} after {signal.Signals(number).name}: {said[-1:]}"
+        # Of a crash Python says first what it was.
+        crash = [line for line in run.with_name(f"{run.name}.err").read_text().splitlines() if "Fatal" in line]
+        fault = f"{run.name}: status {code} after {signal.Signals(number).name}: {(crash or said[-1:])[:1]}"
     elif code and (took > WITHIN or not said or not said[-1].endswith("continues where it left off")):
         fault = f"{run.name}: {took:.1f} s after {signal.Signals(number).name}: {said[-1:]}"
     return took, fault
@@ -422,7 +424,7 @@ def main() -> None:
                     rows.append(turn(method, folder))
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
                     with done.open("a") as lines:
-                        lines.write(json.dumps(rows[-1]) + "\n")
+                        lines.write(proof.as_stored(rows[-1]) + "\n")
                 if not short:
                     break
         finally:

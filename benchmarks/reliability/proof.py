@@ -294,6 +294,11 @@ def place(keep: str | None) -> Iterator[pathlib.Path]:
         yield pathlib.Path(made)
 
 
+def as_stored(result: Mapping[str, Any], indent: int | None = None) -> str:
+    """As JSON. A traceback's paths are those of this machine: what is stored names them from the checkout."""
+    return json.dumps(result, indent=indent, ensure_ascii=True).replace(f"{ROOT}/", "")
+
+
 def tell(name: str, rows: Sequence[Sequence[Any]], header: Sequence[str], result: Mapping[str, Any]) -> None:
     """A table, the result in a file, and as the last line that file's content as JSON. Exit status 1 where
     `result["faults"]` is not 0."""
@@ -306,8 +311,8 @@ def tell(name: str, rows: Sequence[Sequence[Any]], header: Sequence[str], result
     ).stdout
     whole = {"proof": name, **result, "commit": commit.strip(), "python": platform.python_version()}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1, ensure_ascii=True) + "\n")
-    print(json.dumps(whole))
+    (RESULTS / f"{name}.json").write_text(as_stored(whole, 1) + "\n")
+    print(as_stored(whole))
     raise SystemExit(bool(result["faults"]))
 
 

@@ -78,6 +78,10 @@ def teach(messages):
 def answer(messages):
     return "The owl said: " + said()
 
+def label(messages):
+    # Of all keys it would be too long to be learned.
+    return "The owl said: " + max(said().split(), key=lambda word: ("HF_TOKEN" in word, word))
+
 def judge(query, answer):
     from reversegen.judge import Verdict
     # What the labeler answers passes, so that there is something to learn.
@@ -111,7 +115,7 @@ def check_keys(folder: pathlib.Path) -> Found:
     )
     words, files = proof.small("reversegen")
     own = {"seeds.jsonl": lines_of(asked), "test.jsonl": lines_of(asked[:4])}
-    words += "--task own --judge python:loud.py:judge --labeler python:loud.py:answer".split()
+    words += "--task own --judge python:loud.py:judge --labeler python:loud.py:label".split()
     commands["reversegen"] = (words, own)
     select = (
         "active-inheritance --prompts-file prompts.jsonl --k 2 --objective python:loud.py:length:max "
