@@ -16,8 +16,6 @@ from active_inheritance.profile.config import Config as Profile
 from common.cli import flag, parse
 from common.errors import UserError
 from common.experiment import carry_out
-from common.results.conclusion import Conclusion
-from common.results.report import Report
 from common.settings import RunSettings, check_files, command, filled, hosted_share, idle, preset
 from llm2llm.config import Config as LLM2LLM
 from reversegen.config import Config as ReverseGen
@@ -242,12 +240,12 @@ def test_a_run_from_a_program_tells_what_changes_nothing_as_a_command_does(metho
 def test_what_changes_nothing_is_told_by_a_run_and_not_by_the_runs_within_it(tmp_path, capsys):
     told = [("warning", "--folds changes nothing here")]
 
-    def outer(run, ready):
-        carry_out("m", str(run.path / "inner"), {"models": {}}, lambda: None, inner, told=told)
-        return inner(run, ready)
+    def refuse():
+        raise UserError("the inner run is refused")
 
-    inner = lambda run, ready: Conclusion({"status": "complete"}, "a table", Report("A title"))
-    carry_out("m", str(tmp_path / "run"), {"models": {}}, lambda: None, outer, told=told)
+    within = lambda run, _: carry_out("m", str(run.path / "inner"), {"models": {}}, refuse, pytest.fail, told=told)
+    with pytest.raises(UserError, match="the inner run is refused"):
+        carry_out("m", str(tmp_path / "run"), {"models": {}}, lambda: None, within, told=told)
     said = capsys.readouterr()
     assert (said.err.count("--folds changes nothing here"), "--folds" in said.out) == (1, False)
 
