@@ -140,3 +140,35 @@ def test_signals_that_keep_coming_do_not_interrupt_the_end():
     """A scheduler may send several; what is left of the process is its last line."""
     told = subprocess.check_output([sys.executable, "-c", KEEP_COMING], cwd=ROOT, text=True, timeout=60)
     assert told.splitlines() == [f"{LINE} 143", "the last line"]
+
+
+WITHIN_JAX = """
+import os, signal, time
+from common import stopping
+from common.errors import Terminated
+
+stopping.listen()
+jax = {"__name__": "jax._src.core", "os": os, "signal": signal, "time": time}
+exec('''
+def traced(then):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    print("JAX went on", flush=True)
+    then()
+''', jax)
+
+def ours():
+    print("back in a part of this project", flush=True)
+    time.sleep(10)
+
+try:
+    jax["traced"](ours)
+except Terminated:
+    print("ended")
+"""
+
+
+def test_a_signal_within_jax_waits_until_code_of_this_project_is_at_work():
+    """Compiled code that calls Python may know no exceptions: one that passes through it aborts the process."""
+    told = subprocess.check_output([sys.executable, "-c", WITHIN_JAX], cwd=ROOT, text=True, timeout=60)
+    assert told.splitlines() == ["JAX went on", "back in a part of this project", "ended"]
