@@ -62,6 +62,7 @@ def test_a_training_asked_to_stop_stores_its_state(words, whole, tmp_path, numbe
     check_ends([*words, "--run-dir", str(folder)], folder, whole)
 
 
+@pytest.mark.long
 def test_a_run_kept_elsewhere_goes_on_where_its_machine_was_taken_away(words, whole, tmp_path):
     """The run directory is a URL. Within the training comes SIGTERM, then SIGKILL, which leaves the lock behind;
     both times the mirror is gone with its machine. The last process ends with the same bytes."""
