@@ -185,6 +185,7 @@ def small_files(folder):
     return files
 
 
+@pytest.mark.long
 def test_a_run_counts_every_call_and_holds_to_its_pick(tmp_path):
     """The label check asks the teacher itself; another pick, or none, is refused in the same folder."""
     calls, checks = [], []
@@ -276,6 +277,7 @@ def test_a_callback_is_called_k_times():
 # --- the examples of RESULTS.md ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_snippet_of_the_results_runs_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("llm2llm.Config", lambda **given: Config(**given | SMALL | small_files(tmp_path)))
@@ -288,6 +290,7 @@ def test_the_snippet_of_the_results_runs_as_written(tmp_path, monkeypatch):
     assert names["summary"]["accounting"]["llm2llm"]["teacher_calls"] % 4 == 0
 
 
+@pytest.mark.long
 def test_the_commands_of_the_results_fit_together(tmp_path, monkeypatch):
     """ReverseGen's data set is read as it lies there; every seed of LLM2LLM is a query that the target failed."""
     monkeypatch.chdir(tmp_path)

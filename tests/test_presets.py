@@ -74,6 +74,7 @@ def write(messages):
 '''
 
 
+@pytest.mark.long
 def test_reference_code_end_to_end(tmp_path):
     """10 trainings and 9 rounds of the teacher; the data grow by at most one example a seed and round, and by just
     that when every seed is wrong, as for a student that cannot do the task at all; wrong sums pass the filters."""

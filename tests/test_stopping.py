@@ -46,6 +46,7 @@ def updates(folder: pathlib.Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_training_asked_to_stop_stores_its_state(words, whole, tmp_path, number, status):
     """In the middle of an update loop whose state is not due for minutes. Every update before it is logged once,

@@ -43,6 +43,7 @@ def animals(tmp_path_factory):
     return files
 
 
+@pytest.mark.long
 def test_continued_out_of_fold_and_semantic(sums, tmp_path):
     arms = ("base", "fine-tune", "llm2llm", "eda", "auggpt", "more-data")
     config = Config(
