@@ -15,10 +15,11 @@ from active_inheritance.config import Config
 from active_inheritance.profile.config import Config as ProfileConfig
 from active_inheritance.switches import COLUMN
 from common.backends.open import Backend, is_model, model_name
-from common.experiment import carry_out, check_start, identity
+from common.errors import UserError
+from common.experiment import carry_out, check_models, check_start, identity
 from common.memory import Model, Need, room_for, sampling, tokens_in, training
 from common.rates import OTHER
-from common.settings import command, given
+from common.settings import command, given, idle
 
 if TYPE_CHECKING:
     from active_inheritance.loop import Setting
@@ -67,6 +68,11 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
         summary = summarise(run, config, switches, outcomes, stored["file_hashes"], too_long)
         made_by = command("active-inheritance", config, also=("select_only",))
         doubts = list(data.doubts)
+        # Those that are drawn from the pool itself are no surprise.
+        asked = max((found.held_out for found in outcomes[0].rounds), default=0)
+        if config.pool is not None and data.held_out and asked:
+            name, count = pathlib.Path(config.pool).name, summary.pool["prompts"]
+            doubts.append(f"{name}: {asked} of {count} prompts ask what a held-out prompt asks, and were left out")
         if setting.measures:
             from active_inheritance.profile.warnings import repeated
 
@@ -75,7 +81,10 @@ def run(config: Config, sources: Mapping[str, Backend] | None = None) -> dict[st
 
     prepared = lambda: prepare(config, data, sources)
     estimate = units(config, data)
-    return carry_out("active-inheritance", config.run_dir, stored, prepared, work, estimate, config.push)
+    named, told = models(config), idle(config, None)
+    return carry_out(
+        "active-inheritance", config.run_dir, stored, prepared, work, estimate, config.push, named, told
+    )
 
 
 def models(config: Config) -> dict[str, str]:
@@ -100,15 +109,23 @@ def run_identity(config: Config, fetch: bool = True) -> dict[str, Any]:
 def load_data(config: Config) -> Data:
     """The pool or the prompts for the sources, and held-out prompts. Raises UserError for files that do not fit
     the settings."""
-    from active_inheritance.prompts import PROMPTS, load_prompts, read_held_out
+    from active_inheritance.pools import LOOKED_AT
+    from active_inheritance.prompts import OTHERS, PROMPTS, load_prompts, read_held_out
+    from common.text.same import normal_form
 
     named, test = (config.prompt_column,) if config.prompt_column else PROMPTS, config.test_prompts_file
     pool = pool_of(config)
     if pool is None:
         most, count = config.prompts, config.test_prompts
         return Data(None, *load_prompts(config.prompts_file, test, named, most, count, config.seed))
-    pool.beginning(config.top)
-    return Data(pool, [], *(([], []) if test is None else read_held_out(test, named)))
+    first = pool.beginning(config.top)
+    held_out, told = ([], []) if test is None else read_held_out(test, named)
+    taken = {normal_form(prompt.text) for prompt in held_out}
+    if config.trains and len(first) < LOOKED_AT and all(normal_form(group.prompt) in taken for group in first):
+        raise UserError(
+            f"{config.pool}: all of its {len(first)} prompts ask what a held-out prompt asks: {OTHERS}"
+        )
+    return Data(pool, [], held_out, told)
 
 
 def pool_of(config: Config) -> "PoolFile | None":
@@ -127,7 +144,10 @@ def check_plan(config: Config, data: Data) -> str | None:
     what its time is known by."""
     hosted = [(name, config.source_url) for name in config.source]
     stored = lambda: run_identity(config, fetch=False)
-    key = check_start("active-inheritance", config.run_dir, models(config), hosted, stored)
+    named = models(config)
+    key = check_start("active-inheritance", config.run_dir, named, hosted, stored)
+    # A selection alone opens no student.
+    check_models({role: name for role, name in named.items() if config.trains or name in config.source})
     if not config.trains:
         return key
     from active_inheritance.prompts import fitting

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from active_inheritance.config import Config
-from active_inheritance.experiment import check_plan, load_data, run, run_identity
+from active_inheritance.experiment import check_plan, load_data, models, run, run_identity
 from active_inheritance.sampling import file_of
 from active_inheritance.student_figures import LEAST
 from active_inheritance.student_report import decimals, interval, percent, short
@@ -30,7 +30,7 @@ from common.results.plots import heat_figure
 from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.tables import terminal_table
-from common.settings import command, given
+from common.settings import command, given, idle
 
 STEPS = {"passive": "random - base", "active": "selected - base"}
 HEADERS = ["figure", "student", "source", "base", "source's", "passive", "in %", "of the way", "active", "in %"]
@@ -47,6 +47,8 @@ def grid(config: Config) -> dict[str, Any]:
         run_identity(config),
         lambda: check_plan(config, load_data(config)),
         work,
+        models=models(config),
+        told=idle(config, None),
     )
 
 

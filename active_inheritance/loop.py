@@ -90,9 +90,9 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> Outcome:
             own = {arm: _own_answers(run, switches, student, prompts, repeat, number, arm) for arm in LINEAGES}
             selections = {arm: selection for arm, (selection, _) in own.items()}
             costs = {arm: cost for arm, (_, cost) in own.items()}
-        learned, left_out = learned_rows(student, selections, held_out, learning)
+        learned, left_out, asked = learned_rows(student, selections, held_out, learning)
         students = train_students(run, student, learned, learning, evaluation, place, seed, number)
-        rounds.append(Round(students, selections, left_out, costs))
+        rounds.append(Round(students, selections, left_out, asked, costs))
         last = number == switches.rounds - 1
         for arm in learned:
             # Those of a lineage answer first, in the next round, which deletes them then.

@@ -30,11 +30,13 @@ class Student:
 @dataclasses.dataclass(frozen=True)
 class Round:
     """By arm its student and the selection it learned from; how many answers were left out of all arms as too
-    long; after the first round also by arm what it cost that students answered ("sampling")."""
+    long, and how many prompts as held out; after the first round also by arm what it cost that students answered
+    ("sampling")."""
 
     students: Mapping[str, Student]
     selections: Mapping[str, Selection]
     left_out: int
+    held_out: int
     sampling: Mapping[str, Row]
 
 

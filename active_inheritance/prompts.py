@@ -21,6 +21,9 @@ from common.text.same import TESTED, normal_form, repeats
 if TYPE_CHECKING:
     from common.reading import Reader
 
+OTHERS = "give more prompts, or other ones in --test-prompts-file"
+"""What helps where all prompts are held out."""
+
 
 def load_prompts(
     file: str | None, test_file: str | None, columns: Sequence[str], most: int | None, test_prompts: int, seed: int

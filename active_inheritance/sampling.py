@@ -67,10 +67,11 @@ def open_sources(
     sources = {}
     for name in names:
         if is_model(name):
-            folder = checkpoint.resolve(name)
             # Looked at and not loaded: models take turns later, but what is wrong with one must show now.
-            hf.load_config(folder)
-            Tokenizer.load(folder)
+            with checkpoint.opened(name):
+                folder = checkpoint.resolve(name)
+                hf.load_config(folder)
+                Tokenizer.load(folder)
             sources[name] = from_folder(name, answering, mesh)
         else:
             sources[name] = open_backend(name, "teacher", url=url)

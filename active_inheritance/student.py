@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from active_inheritance.metrics import Scorers
 from active_inheritance.outcome import Row, Student
 from active_inheritance.pools import Answer
-from active_inheritance.prompts import room
+from active_inheritance.prompts import OTHERS, room
 from active_inheritance.scoring import Selection
 from active_inheritance.student_profile import profiled
 from active_inheritance.switches import Learning, Scoring, Testing, measurable
@@ -75,19 +75,22 @@ def choose_held_out(selection: Selection, student: LanguageModel, testing: Testi
 
 def learned_rows(
     student: LanguageModel, selections: Mapping[str, Selection], held_out: Sequence[Prompt], learning: Learning
-) -> tuple[dict[str, list[Row]], int]:
-    """By arm what it learns of its selection, and how many answers are left out of all arms because one of them is
-    too long. Every arm has the same prompts in the same order: those that all selections have. Where long answers
-    are cut, only prompts that leave no room for an answer are too long. Raises UserError where nothing is left."""
+) -> tuple[dict[str, list[Row]], int, int]:
+    """By arm what it learns of its selection; how many answers are left out of all arms because one of them is
+    too long; and how many prompts because they ask what a held-out one asks.
+
+    Every arm has the same prompts in the same order: those that all selections have. Where long answers are cut,
+    only prompts that leave no room for an answer are too long. Raises UserError where nothing is left."""
     apart = {normal_form(prompt.text) for prompt in held_out}
     keep = ("id", "prompt", "answer", "source", "index", "scores")
     kept: dict[str, list[Row]] = {arm: [] for arm in selections}
-    left_out = 0
+    left_out = asked = 0
     shared = set.intersection(*({row["id"] for row in s.rows(arm)} for arm, s in selections.items()))
     streams = [(row for row in s.rows(arm) if row["id"] in shared) for arm, s in selections.items()]
     for rows in zip(*streams, strict=True):
         # By text: held-out prompts of a file have ids of their own.
         if normal_form(rows[0]["prompt"]) in apart:
+            asked += rows[0]["rank"] == 0
             continue
         sequences = [encoded(student, row, learning) for row in rows]
         fitting = [found for found in sequences if found is not None]
@@ -100,6 +103,11 @@ def learned_rows(
             if cut:  # what the data teach is told by what is left of them
                 entry["scores"] = _scores_of(student.tokenizer.decode(tokens), row["scores"])
             kept[arm].append(entry)
+    if not kept["selected"] and asked:
+        too_long = f", and {left_out} answers too long" if left_out else ""
+        raise UserError(
+            f"nothing is left for the student to learn: {asked} prompts are held out{too_long}: {OTHERS}"
+        )
     if not kept["selected"] and not left_out:
         raise UserError(
             "no prompt has an answer that every arm can learn: relax --constraint or --min-words, or use another "
@@ -110,7 +118,7 @@ def learned_rows(
             f"nothing is left for the student to learn: {left_out} answers or their prompts are longer than "
             f"--max-length {learning.train.max_length} or the student takes"
         )
-    return kept, left_out
+    return kept, left_out, asked
 
 
 def _scores_of(text: str, names: Iterable[str]) -> dict[str, float | None]:

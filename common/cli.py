@@ -209,8 +209,13 @@ def _argument(hint: Any, field: dataclasses.Field) -> dict[str, Any]:
     }
 
 
+def _may_be_open(hint: Any) -> bool:
+    """Whether a setting may be None: where the flag is not given."""
+    return typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint)
+
+
 def _plain(hint: Any) -> Any:
-    """X of X | None: None is what stays where the flag is not given."""
+    """X of X | None."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     return hint
@@ -272,7 +277,7 @@ def stored(kind: type[Any], file: pathlib.Path, method: str) -> dict[str, Any]:
         if name in by_name:
             raise UserError(f"{file}: {quoted(by_name[name])} and {quoted(key)} are one setting: keep one of them")
         by_name[name] = key
-        if value is None:  # left open, as in config.json
+        if value is None and _may_be_open(hints[name]):  # as in config.json
             continue
         try:
             settings[name] = _read(_plain(hints[name]), value)
@@ -307,7 +312,7 @@ def check_values(config: Any) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             most, why = next((most, why) for ends, most, why in MOST if field.name.endswith(ends))
             check_number(name, value, most, why)
-        if value is not None:
+        if value is not None or not _may_be_open(hints[field.name]):
             try:
                 _read(_plain(hints[field.name]), value, from_text=False)
             except ValueError as error:

@@ -9,6 +9,7 @@ on the hub from its name. The embedded models have defaults of their own, which 
 configuration.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from common.backends.open import is_model
+from common.errors import UserError
 from common.model import checkpoint, smollm2
 
 SMALL = 6e8
@@ -92,9 +94,11 @@ def kind_of(name: str) -> Kind:
     if not is_model(name):
         return Kind()
     if path.exists():
-        # Of a GGUF file the folder that stands for it, which every run of it makes.
-        folder = checkpoint.resolve(path)
-        return Kind(parameters=checkpoint.parameters(folder), chat=checkpoint.has_template(folder))
+        with contextlib.suppress(UserError):  # the run says what is wrong with it, and with its role
+            # Of a GGUF file the folder that stands for it, which every run of it makes.
+            folder = checkpoint.resolve(path)
+            return Kind(parameters=checkpoint.parameters(folder), chat=checkpoint.has_template(folder))
+        return Kind()
     if "+" in name:
         # An adapter is small beside its base.
         return kind_of(checkpoint.split_adapter(name)[0])

@@ -12,13 +12,15 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeVar
 
 from common import VERSION, hosts, rates
-from common.backends.open import absent, check_backend, file_hashes, fingerprints
+from common.backends.open import absent, check_backend, file_hashes, fingerprints, is_model
 from common.backends.replies import unbought
 from common.cli import PROG, item, parse
-from common.progress import clock, running, say
+from common.model import checkpoint
+from common.progress import clock, running, say, within_another
 from common.results.conclusion import Conclusion, conclude, counted, finished, tell
 from common.results.hub import Push, push
 from common.results.mirror import is_url
@@ -68,18 +70,17 @@ def main(
     checked the data as a run would.
     """
     # Resolved here too: the plan shows the settings that a run would use.
-    asked = parse(kind, argv, f"{PROG} {method}", about, presets, method)
-    config = asked.resolved()
+    config = parse(kind, argv, f"{PROG} {method}", about, presets, method).resolved()
     hosts.connect(config.coordinator, config.processes, config.process)
     if config.dry_run:
-        lines = [*plan(config), *config.reasons(), *idle(asked, config, presets)]
+        lines = [*plan(config), *config.reasons(), *idle(config, presets)]
         if config.mesh is not None or hosts.count() > 1 or accelerators():  # only then jax is worth its loading
             lines.append(("devices", str(config.devices())))
         for name, what in lines:
             print(item(name, what, 28))
     else:
         # In a run too: whoever gave no learning rate should see which one it has, and why.
-        for name, what in [*config.reasons(), *idle(asked, config, presets)] if hosts.is_writer() else ():
+        for name, what in config.reasons() if hosts.is_writer() else ():
             print(item(name, what, 28, sys.stderr), file=sys.stderr)
         run(config)
 
@@ -127,6 +128,17 @@ def check_start(
     return rates.key_of(method, stored)
 
 
+def check_models(models: Mapping[str, str]) -> None:
+    """For a plan: raises UserError, with the role, for settings or a tokenizer of a model that cannot be read.
+    `models`: name by role. What comes with seedloop, and what is not on this machine, is passed over."""
+    from common.reading import Reader
+
+    with checkpoint.in_roles(models):
+        for name in filter(is_model, models.values()):
+            if "+" in name or not name.startswith("embedded:"):
+                Reader.read(name)
+
+
 def carry_out(
     method: str,
     run_dir: str,
@@ -135,15 +147,21 @@ def carry_out(
     work: Callable[[RunDir, S], Conclusion],
     units: Mapping[str, float] | None = None,
     to_hub: Push | None = None,
+    models: Mapping[str, str] = MappingProxyType({}),
+    told: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Begin or continue the run in `run_dir`; returns what `summary.json` holds. `to_hub`: where its products are
-    pushed at last.
+    pushed at last. `models`: names by role, which is said of one that is refused. `told`: warnings of settings
+    that change nothing (`common.settings.idle`); of a run within another its settings are not the user's, and
+    nothing is said.
 
     A run that is complete is told again from its summary alone. Whatever the user may have to fix is found before
     the run directory exists, the cheapest first: another configuration in the folder before anything is loaded,
     then what `prepare` refuses. Raises UserError. `units`: of work by stage, of which the time is remembered.
     """
     start = time.monotonic()
+    for name, what in () if within_another() else told:
+        say(item(name, what, 28, sys.stderr))
     # Nothing is touched yet, and no model loaded, which may take minutes.
     RunDir.check(run_dir, method, dict(identity))
     if not is_url(run_dir) and (summary := hosts.share(lambda: finished(pathlib.Path(run_dir)))):
@@ -151,8 +169,9 @@ def carry_out(
         tell(pathlib.Path(run_dir), summary)
         _push(pathlib.Path(run_dir), summary, to_hub)
         return summary
-    ready = prepare()
-    with RunDir.open(run_dir, method, dict(identity)) as run:
+    with checkpoint.in_roles(models):
+        ready = prepare()
+    with RunDir.open(run_dir, method, dict(identity)) as run, checkpoint.in_roles(models):
         for place in damaged_outputs(run.path) if hosts.is_writer() else ():
             say(f"{place} is not as it was made: it is made again")
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)

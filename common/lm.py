@@ -56,16 +56,17 @@ class LanguageModel(Reader):
 
         Raises UserError if it cannot be found, read or understood.
         """
-        folder = checkpoint.resolve(name)
-        config = hf.load_config(folder)
-        tokenizer = Tokenizer.load(folder)
-        if tokenizer.vocab_size > config.vocab_size:
-            raise UserError(
-                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}: they "
-                "do not belong together, or the embedding was not resized"
-            )
-        base = Weights.of(folder, config, dtype or runtime.compute_dtype(), mesh)
-        base()  # what is wrong with the files shows now
+        with checkpoint.opened(name):
+            folder = checkpoint.resolve(name)
+            config = hf.load_config(folder)
+            tokenizer = Tokenizer.load(folder)
+            if tokenizer.vocab_size > config.vocab_size:
+                raise UserError(
+                    f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}: "
+                    "they do not belong together, or the embedding was not resized"
+                )
+            base = Weights.of(folder, config, dtype or runtime.compute_dtype(), mesh)
+            base()  # what is wrong with the files shows now
         return cls(name, folder, config, tokenizer, base, folder, name)
 
     @property

@@ -66,7 +66,8 @@ class Model:
             folder = checkpoint.resolve(name, fetch=False)
         except (UserError, OSError, ValueError):
             return None  # the run says what is wrong
-        count, config = checkpoint.parameters(folder), _shape(folder)
+        with checkpoint.opened(name):
+            count, config = checkpoint.parameters(folder), _shape(folder)
         return None if count is None or config is None else cls(name, config, count)
 
     def adapters(self, rank: int) -> int:

@@ -58,7 +58,7 @@ class _Run:
     begun: list[float] = dataclasses.field(default_factory=list)
 
 
-_run = _Run()
+_NONE = _run = _Run()
 _bar: "Bar | None" = None
 _compiling, _compiled, _listening = False, 0.0, False
 _drawn, _drawn_at = 0, 0.0  # letters on the screen, and since when
@@ -78,6 +78,11 @@ def running(repeats: int, expected: float | None = None) -> Iterator[None]:
     finally:
         _clear()
         _run = outer
+
+
+def within_another() -> bool:
+    """Whether a run that begins here is one of those that another run is made of."""
+    return _run is not _NONE
 
 
 @contextlib.contextmanager

@@ -33,13 +33,14 @@ class Reader:
     def read(cls, name: str) -> "Reader | None":
         """That of a checkpoint; None for one that is not here yet, or whose shape only transformers knows. Raises
         UserError for a folder or a tokenizer that cannot be read."""
-        found = Model.read(name)
-        if found is None and pathlib.Path(os.path.expanduser(name)).exists():
-            Tokenizer.load(checkpoint.resolve(name))
-        if found is None:
-            return None
-        folder = checkpoint.resolve(name)
-        return cls(name, folder, found.config, Tokenizer.load(folder))
+        with checkpoint.opened(name):
+            found = Model.read(name)
+            if found is None and pathlib.Path(os.path.expanduser(name)).exists():
+                Tokenizer.load(checkpoint.resolve(name))
+            if found is None:
+                return None
+            folder = checkpoint.resolve(name)
+            return cls(name, folder, found.config, Tokenizer.load(folder))
 
     def encode(self, task: Task, examples: Sequence[Example], max_length: int) -> list[Encoded]:
         """Training sequences of `examples` under the task's one template.

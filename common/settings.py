@@ -68,7 +68,8 @@ class RunSettings:
     process: int | None = flag(None, "which of them this one is, from 0")
 
     def __post_init__(self):
-        # A program gives paths, lists and numbers of numpy, where a command line gives texts, tuples and numbers.
+        # A program gives paths, lists, numbers and arrays of numpy, where a command line gives texts, tuples and
+        # numbers.
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         # Whether from flags, from a file, or from a program: no setting gets past this.
@@ -101,9 +102,9 @@ class RunSettings:
 def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, list):
-        return tuple(value)
-    return value.item() if hasattr(value, "item") else value
+    if hasattr(value, "tolist"):  # numbers and arrays of numpy
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,19 +242,19 @@ def command(
     return " ".join([CALL, method, *map(shlex.quote, words), "--run-dir", "DIR"])
 
 
-def idle(asked: Any, config: Any, presets: Mapping[str, Mapping[str, Any]] | None) -> list[tuple[str, str]]:
-    """Warnings of settings that were given, by a flag and not by a preset, and decide nothing. `asked`: before
-    `resolved()` made `config` of it."""
-    of_preset = (presets or {}).get(getattr(asked, "preset", ""), {})
-    usual = {field.name: of_preset.get(field.name, field.default) for field in dataclasses.fields(asked)}
+def idle(config: Any, presets: Mapping[str, Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    """Warnings of settings that were given, by a flag or a program and not by a preset, and decide nothing."""
+    of_preset = (presets or {}).get(getattr(config, "preset", ""), {})
+    usual = {field.name: of_preset.get(field.name, field.default) for field in dataclasses.fields(config)}
     found = {
-        name: wanted for name, wanted in config.idle().items() if getattr(asked, name) not in (usual[name], None)
+        name: wanted for name, wanted in config.idle().items() if getattr(config, name) not in (usual[name], None)
     }
-    # In the config.json of a run every setting has a value: what is found without being given is no one's choice.
+    # Resolved, or in the config.json of a run, every setting has a value: what is found without being given is no
+    # one's choice.
     open_ = [name for name in found if usual[name] is None]
     with contextlib.suppress(UserError):
-        plain = dataclasses.replace(asked, **dict.fromkeys(open_)).resolved()
-        chosen = lambda name: name not in open_ or getattr(plain, name) != getattr(asked, name)
+        plain = dataclasses.replace(config, **dict.fromkeys(open_)).resolved()
+        chosen = lambda name: name not in open_ or getattr(plain, name) != getattr(config, name)
         found = {name: wanted for name, wanted in found.items() if chosen(name)}
     told = lambda name, wanted: f"{flag_name(name)} changes nothing here: it is for {wanted}"
     return [("warning", told(name, wanted)) for name, wanted in found.items()]

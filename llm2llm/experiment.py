@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.backends.open import Backend, ReplyCache, Write, model_name, open_backend
 from common.errors import UserError
-from common.experiment import carry_out, check_start, identity
+from common.experiment import carry_out, check_models, check_start, identity
 from common.generate import Generator
 from common.memory import room_for
-from common.settings import given
+from common.settings import idle
 from common.tasks.base import Example, Task
 from common.tasks.files import check_ids
 from common.tasks.registry import get_task
-from llm2llm.config import Config
+from llm2llm.config import PRESETS, Config
 from llm2llm.plan import needs
 from llm2llm.plan import work as units_of
 from llm2llm.switches import Switches
@@ -41,7 +41,8 @@ Teachers = Callable[[set[str], str], Generator]
 
 class Data(NamedTuple):
     """The task as it is taught, as students are asked and graded, and with this project's grader (the three differ
-    for the authors' program only), and its splits. `doubts`: what the files give reason to warn of."""
+    for the authors' program only), and its splits. `doubts`: what the files give reason to warn of. `pool`: the
+    examples of a pool teacher, without those of dev and test."""
 
     task: Task
     evaluated: Task
@@ -50,6 +51,7 @@ class Data(NamedTuple):
     dev: list[Example]
     test: list[Example]
     doubts: list[str]
+    pool: list[Example]
 
     @property
     def examples(self) -> list[Example]:
@@ -85,7 +87,7 @@ def run(
         stages = lambda device, shards: needs(config, data.task, data.examples, device, shards)
         mesh = room_for(stages, config.devices)
         if config.pool is not None:
-            asked = pool_teacher(config, data.task)
+            asked = pool_teacher(config, data)
         else:
             asked = open_backend(config.teacher, "teacher", url=config.teacher_url, function=teacher, mesh=mesh)
         return load_student(config.student, data, switches, config.repeats, mesh), asked
@@ -99,12 +101,14 @@ def run(
         with backend(cache or ReplyCache(run.path / "replies.sqlite", config.share())) as made:
             # Only a pool could give out a question that it must not.
             teachers = made if config.pool is not None else lambda exclude, account: made(account)
-            setting = Setting(**data._asdict(), switches=switches, base=base, teachers=teachers, refine=refine)
+            read = {name: value for name, value in data._asdict().items() if name != "pool"}
+            setting = Setting(**read, switches=switches, base=base, teachers=teachers, refine=refine)
             repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
             return conclusion(run, config, setting, repeats)
 
     units = units_of(config, len(data.dev), len(data.test))
-    return carry_out("llm2llm", config.run_dir, stored, prepare, work, units, config.push)
+    named, told = models(config), idle(config, PRESETS)
+    return carry_out("llm2llm", config.run_dir, stored, prepare, work, units, config.push, named, told)
 
 
 def models(config: Config) -> dict[str, str]:
@@ -151,9 +155,26 @@ def load_data(config: Config) -> Data:
         raise UserError(f"no program knows the answers of task {task.name}: use --label-check resolve or none")
     if config.answer_by == "score" and not task.choices:
         raise UserError(f"task {task.name} lists no answers to choose from: leave out --answer-by score")
-    return Data(
-        task, evaluated, judge, rest, splits["dev"], splits["test"], _doubts(config, files, splits, len(rest))
-    )
+    told = _doubts(config, files, splits, len(rest))
+    pool, of_pool = read_pool(config, task, [*splits["dev"], *splits["test"]])
+    return Data(task, evaluated, judge, rest, splits["dev"], splits["test"], told + of_pool, pool)
+
+
+def read_pool(config: Config, task: Task, held_out: list[Example]) -> tuple[list[Example], list[str]]:
+    """The examples of a pool teacher that ask nothing of `held_out`, and what its file gives reason to warn of;
+    nothing of another teacher. Raises UserError for rows that do not fit, and where none is left."""
+    from common.text.same import apart, torn
+
+    if config.pool is None:
+        return [], []
+    file = pathlib.Path(config.pool)
+    found = task.load("train", file, config.seed)
+    left, told = apart(found, held_out), torn(file.name, found)
+    if not left:
+        raise UserError(f"{file}: all of its {len(found)} rows are dev or test questions too: give another pool")
+    if shared := len(found) - len(left):
+        told.append(f"{file.name}: {shared} of {len(found)} rows are dev or test questions too, and were left out")
+    return left, told
 
 
 def _doubts(
@@ -215,11 +236,10 @@ def check_plan(config: Config, data: Data) -> str | None:
     hosted = [(config.teacher, config.teacher_url)] if config.pool is None else []
     stored = lambda: run_identity(config, fetch=False)
     key = check_start("llm2llm", config.run_dir, models(config), hosted, stored)
+    check_models(models(config))
     student = Reader.read(model_name(config.student, "student"))
     if student is not None:
         check_lengths(student, data, config.switches(data.task), config.repeats)
-    if config.pool is not None:
-        pool_teacher(config, data.task)
     check_budget(config, data)
     return key
 
@@ -239,10 +259,9 @@ def check_budget(config: Config, data: Data) -> None:
     share.check(min(costs, key=lambda cost: cost.prompt_tokens), "one new example with its label check")
 
 
-def pool_teacher(config: Config, task: Task) -> Backend:
-    """Read the pool now; what is returned opens its teachers, which no cache limits."""
+def pool_teacher(config: Config, data: Data) -> Backend:
+    """What is returned opens teachers of the pool, which no cache limits."""
     from llm2llm.pool import PoolGenerator
 
-    pool = task.load("train", pathlib.Path(given(config.pool)), config.seed)
-    make = lambda exclude, account: PoolGenerator(config.teacher, task, pool, exclude)
+    make = lambda exclude, account: PoolGenerator(config.teacher, data.task, data.pool, exclude)
     return lambda cache: contextlib.nullcontext(make)

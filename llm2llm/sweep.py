@@ -30,10 +30,10 @@ from common.results.report import Report
 from common.results.rundir import RunDir
 from common.results.stats import gain
 from common.results.tables import percent_interval, terminal_table
-from common.settings import command, hosted_share
+from common.settings import command, hosted_share, idle
 from common.text.glossary import explain
 from llm2llm.config import PRESETS, Config
-from llm2llm.experiment import check_plan, load_data, run, run_identity
+from llm2llm.experiment import check_plan, load_data, models, run, run_identity
 from llm2llm.plan import FULL, variant, variants
 
 LABELS = {"untargeted": "seeds drawn at random"}
@@ -55,7 +55,13 @@ def sweep(config: Config) -> dict[str, Any]:
     work = lambda place, _: _variants(place, config)
     # All variants have the same data, so what does not fit is found before anything is stored.
     return carry_out(
-        "llm2llm", config.run_dir, run_identity(config), lambda: check_plan(config, load_data(config)), work
+        "llm2llm",
+        config.run_dir,
+        run_identity(config),
+        lambda: check_plan(config, load_data(config)),
+        work,
+        models=models(config),
+        told=idle(config, PRESETS),
     )
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from common.backends.budget import Budget
 from common.backends.open import Backend, ReplyCache, model_name, open_backend
 from common.errors import UserError
-from common.experiment import carry_out, check_start, identity
+from common.experiment import carry_out, check_models, check_start, identity
 from common.memory import room_for
-from common.settings import given
-from reversegen.config import Config
+from common.settings import given, idle
+from reversegen.config import PRESETS, Config
 from reversegen.plan import needs
 from reversegen.plan import work as units_of
 from reversegen.switches import Files, Switches
@@ -43,7 +43,8 @@ def run(config: Config) -> dict[str, Any]:
     units = units_of(config, config.switches(app.query_tokens), data)
     stored = run_identity(config)
     work = lambda place, work: work(place)
-    return carry_out("reversegen", config.run_dir, stored, prepared, work, units, config.push)
+    named, told = models(config), idle(config, PRESETS)
+    return carry_out("reversegen", config.run_dir, stored, prepared, work, units, config.push, named, told)
 
 
 def models(config: Config) -> dict[str, str]:
@@ -183,6 +184,7 @@ def check_plan(config: Config, app: "Application", data: "Data") -> str | None:
     hosted = [(config.labeler, config.labeler_url), (config.guard, config.guard_url)]
     stored = lambda: run_identity(config, fetch=False)
     key = check_start("reversegen", config.run_dir, models(config), hosted, stored)
+    check_models(models(config))
     proposer = Reader.read(model_name(config.proposer, "teacher"))
     target = Reader.read(model_name(config.target, "student"))
     if proposer is not None and target is not None:

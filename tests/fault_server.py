@@ -35,6 +35,7 @@ FAULTS = {
     "429 later": (429, {"Retry-After": "0.4"}, _error("slow down")),
     "500": (500, {}, _error("out of order")),
     "no credit": (429, {"Retry-After": "0.01"}, _error("no credit left", "insufficient_quota")),
+    "hard limit": (429, {"Retry-After": "0.01"}, _error("limit reached", "billing_hard_limit_reached")),
     "400": (400, {}, _error("the moon is wrong", "bad_moon")),
     "400 long": (400, {}, _error("maximum context length is 4", "context_length_exceeded")),
     "400 filter": (400, {}, _error("the prompt was\nfiltered", "content_filter")),
@@ -50,6 +51,18 @@ FAULTS = {
     "length": (200, {}, completion("cut off in the", finish="length")),
     "garbage": (200, {}, completion("%% \ud800 {{{ no form at all")),
     "parts": (200, {}, completion([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "in parts"}])),
+    "output parts": (
+        200,
+        {},
+        completion(
+            [
+                {"type": "reasoning", "text": "hm"},
+                {"type": "output_text", "text": "in "},
+                "no mapping",
+                {"type": "output_text", "text": "output"},
+            ]
+        ),
+    ),
     "thinks": (200, {}, completion("<think>\n#### 5?\n</think>\n\nafter thought")),
     "fenced": (200, {}, completion("```text\nin a fence\n```\n")),
     "reasons": (200, {}, completion(None, reasoning_content="I should")),
@@ -85,6 +98,7 @@ class FaultServer:
         refusal=400,
     ):
         self.refusal, self.said = refusal, "'{}' is not supported here"
+        self.said_of_system = "System role not supported"
         self.faults = collections.deque(faults)
         self.always, self.refuses, self.answer, self.delay = always, set(refuses), answer, delay
         self.hold_after = hold_after
@@ -156,7 +170,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault == "truncated":
             self._send(200, {"Content-Length": "5000"}, json.dumps(completion("lost")).encode())
         elif named:
-            said = "System role not supported" if named == "system" else owner.said.format(named)
+            said = owner.said_of_system if named == "system" else owner.said.format(named)
             self._send(owner.refusal, {}, json.dumps(_error(said, None, named)).encode())
         elif fault in TORN:
             self._send(200, {}, TORN[fault])

@@ -1,9 +1,12 @@
 """What the settings of all methods share."""
 
+import contextlib
 import dataclasses
 import importlib
+import inspect
 import pathlib
 import shlex
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from active_inheritance.config import Config as Selecting
 from active_inheritance.profile.config import Config as Profile
 from common.cli import flag, parse
 from common.errors import UserError
+from common.experiment import carry_out
 from common.settings import RunSettings, check_files, command, filled, hosted_share, idle, preset
 from llm2llm.config import Config as LLM2LLM
 from reversegen.config import Config as ReverseGen
@@ -116,6 +120,29 @@ def test_every_model_that_is_asked_has_a_limit_of_its_own():
     assert sampling.testing.sampling.max_new_tokens == 100
 
 
+def test_a_guard_and_a_judge_have_limits_of_their_own(tmp_path, monkeypatch):
+    """At the place where they are asked."""
+    from active_inheritance.profile.experiment import Ready, _judged
+    from common.evals import preference
+    from reversegen.applications import conduct
+    from reversegen.experiment import application
+
+    asked = []
+    monkeypatch.setattr(conduct, "of_guard", lambda *given: asked.append(given[-1]) or [])
+    (tmp_path / "seeds.jsonl").write_text("{}")
+    config = ReverseGen(
+        task="safety", guard="openai:g", guard_tokens=904, seeds_file=str(tmp_path / "seeds.jsonl")
+    )
+    assert application(config.resolved()).judged(None, "name", [("query", "answer")]) == []
+    monkeypatch.setattr(preference, "verdicts", lambda *given: asked.append(given[-1]) or [])
+    config = Profile(model=("a", "b"), judge="openai:j", judge_tokens=905)
+    backend = lambda cache: contextlib.nullcontext(lambda account: None)
+    run = types.SimpleNamespace(path=tmp_path, timed=lambda stage: contextlib.nullcontext())
+    of_both = dict.fromkeys("ab", types.SimpleNamespace(answers={}))
+    assert _judged(run, Ready(config, [], backend, None), of_both, of_both).keys() == {"b"}
+    assert asked == [904, 905]
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -123,6 +150,11 @@ def test_every_model_that_is_asked_has_a_limit_of_its_own():
         ({"seed": 2.5}, "--seed: 2.5 is no whole number"),
         ({"dry_run": 1}, "--dry-run: 1 is neither true nor false"),
         ({"teacher": 3}, "--teacher: 3 is no text"),
+        ({"seed": None}, "--seed: None is no whole number"),
+        ({"teacher": None}, "--teacher: None is no text"),
+        ({"dry_run": None}, "--dry-run: None is neither true nor false"),
+        ({"rate": np.array([0.1])}, r"--rate: \(0.1,\) is no number"),
+        ({"seed": np.arange(3)}, r"--seed: \(0, 1, 2\) is no whole number"),
     ],
 )
 def test_a_value_of_another_type_is_refused_from_a_program_too(given, says):
@@ -130,11 +162,26 @@ def test_a_value_of_another_type_is_refused_from_a_program_too(given, says):
         Settings(**given)
 
 
+def test_a_setting_that_has_a_value_is_not_left_open_in_a_file(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("rate: null\nfile: null\n")
+    assert parse(Settings, ["--config", str(file)], "m", method="m") == Settings()
+    file.write_text("seed: null\n")
+    with pytest.raises(UserError, match=r"settings.yaml: seed: None is no whole number"):
+        parse(Settings, ["--config", str(file)], "m", method="m")
+
+
 def test_a_program_may_give_paths_lists_and_numbers_of_numpy():
     config = LLM2LLM(run_dir=pathlib.Path("a"), arms=["base"], seed=np.int64(3))
     assert (config.run_dir, config.arms, config.seed, type(config.seed)) == ("a", ("base",), 3, int)
     with pytest.raises(UserError, match="--arms: 'base' is no list of texts"):
         LLM2LLM(arms="base")
+    config = Profile(model=np.array(["a", "b"]), bbq=[pathlib.Path("c"), "d"], limit=np.array(7))
+    assert (config.model, config.bbq, config.limit) == (("a", "b"), ("c", "d"), 7)
+    with pytest.raises(UserError, match=r"--model: \(\('a',\),\) is no list of texts"):
+        Profile(model=np.array([["a"]]))
+    with pytest.raises(UserError, match=r"--bbq: \(1, 2\) is no list of texts"):
+        Profile(bbq=np.array([1, 2]))
 
 
 def test_what_names_the_data_of_another_task_is_refused():
@@ -158,10 +205,49 @@ def test_what_names_the_data_of_another_task_is_refused():
 def test_a_setting_that_changes_nothing_is_told(kind, given, wanted):
     """By a flag or a program; what a preset says for all of its flags is none."""
     config = kind(**given)
-    assert [line.split()[0] for _, line in idle(config, config, None)] == wanted
+    assert [line.split()[0] for _, line in idle(config, None)] == wanted
     name = wanted[0].removeprefix("--").replace("-", "_")
-    assert wanted[0] not in str(idle(config, config, {getattr(config, "preset", ""): {name: given[name]}}))
-    assert not idle(kind(), config, None)
+    assert wanted[0] not in str(idle(config, {getattr(config, "preset", ""): {name: given[name]}}))
+    assert not idle(kind(), None)
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "name"),
+    [
+        ("llm2llm", LLM2LLM(arms=("base", "fine-tune"), match="tokens"), "--match"),
+        ("reversegen", ReverseGen(entropy_cut=0.5), "--entropy-cut"),
+        ("active_inheritance", Selecting(tolerance=0.2), "--tolerance"),
+        (
+            "active_inheritance.profile",
+            Profile(model=("embedded:student",), prompts_file="embedded:stories", continuations=3),
+            "--continuations",
+        ),
+    ],
+)
+def test_a_run_from_a_program_tells_what_changes_nothing_as_a_command_does(method, config, name, monkeypatch):
+    """Both leave it to `carry_out`, once."""
+    import common.experiment
+
+    module, given = importlib.import_module(f"{method}.experiment"), {}
+    named = inspect.signature(common.experiment.carry_out)
+    monkeypatch.setattr(module, "carry_out", lambda *a, **k: given.update(named.bind(*a, **k).arguments))
+    module.run(config)
+    ((kind, line),) = given["told"]
+    assert (kind, line.split()[0]) == ("warning", name)
+    assert given["models"] == module.models(config.resolved())
+
+
+def test_what_changes_nothing_is_told_by_a_run_and_not_by_the_runs_within_it(tmp_path, capsys):
+    told = [("warning", "--folds changes nothing here")]
+
+    def refuse():
+        raise UserError("the inner run is refused")
+
+    within = lambda run, _: carry_out("m", str(run.path / "inner"), {"models": {}}, refuse, pytest.fail, told=told)
+    with pytest.raises(UserError, match="the inner run is refused"):
+        carry_out("m", str(tmp_path / "run"), {"models": {}}, lambda: None, within, told=told)
+    said = capsys.readouterr()
+    assert (said.err.count("--folds changes nothing here"), "--folds" in said.out) == (1, False)
 
 
 def test_a_setting_beside_those_of_a_run_is_refused(tmp_path):

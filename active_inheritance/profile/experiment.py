@@ -17,9 +17,10 @@ from active_inheritance.profile.config import ARITHMETIC, STORIES, Config
 from common.backends.open import Backend, ReplyCache, file_hashes, fingerprints, is_model, model_name, open_backend
 from common.cli import flag_name
 from common.errors import UserError
-from common.experiment import carry_out, check_start, identity
+from common.experiment import carry_out, check_models, check_start, identity
 from common.memory import Model, Need, room_for, sampling
 from common.rates import OTHER
+from common.settings import idle
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -64,8 +65,10 @@ def run(config: Config) -> dict[str, Any]:
         return conclusion(ready.config, ready.measures, profiles, wins)
 
     measures = load_data(config)
-    prepared = lambda: _prepare(config, measures)
-    return carry_out("profile", config.run_dir, run_identity(config), prepared, work, units(config, measures))
+    prepared, estimate = lambda: _prepare(config, measures), units(config, measures)
+    named, told = models(config), idle(config, None)
+    stored = run_identity(config)
+    return carry_out("profile", config.run_dir, stored, prepared, work, estimate, models=named, told=told)
 
 
 def _prepare(config: Config, measures: "list[Measure]") -> Ready:
@@ -109,6 +112,7 @@ def check_plan(config: Config) -> str | None:
 
     stored = lambda: run_identity(config, fetch=False)
     key = check_start("profile", config.run_dir, models(config), [(config.judge, config.judge_url)], stored)
+    check_models(models(config))
     found = {name: Reader.read(name) for name in config.model}
     positions = {name: reader.config.max_positions for name, reader in found.items() if reader is not None}
     if positions:
@@ -201,9 +205,10 @@ def _positions(name: str) -> int:
     from common.model import checkpoint, hf
     from common.model.tokenizer import Tokenizer
 
-    folder = checkpoint.resolve(name)
-    Tokenizer.load(folder)
-    return hf.load_config(folder).max_positions
+    with checkpoint.opened(name):
+        folder = checkpoint.resolve(name)
+        Tokenizer.load(folder)
+        return hf.load_config(folder).max_positions
 
 
 def _check_tokens(config: Config, positions: Mapping[str, int]) -> None:

@@ -171,10 +171,8 @@ def _of_checkpoints(models: Mapping[str, str], of: Callable[[str], T]) -> dict[s
     found = {}
     for role, name in models.items():
         if is_model(name):
-            try:
+            with checkpoint.in_roles(models), checkpoint.opened(name):
                 found[role] = of(name)
-            except UserError as error:
-                raise UserError(f"{error} (given as the {role})") from None
     return found
 
 

@@ -25,6 +25,7 @@ from common.generate import Generator, Record, Request
 from common.results.files import Journal, read_jsonl
 from common.results.rundir import RunDir
 from common.tasks.prompts import Prompt
+from common.tasks.replies import without_thoughts
 
 if TYPE_CHECKING:
     from common.lm import LanguageModel
@@ -153,13 +154,14 @@ class WritingMeasure(Measure):
     def written(
         self, name: str, model: "LanguageModel", requests: Sequence[Request], sampling: SampleConfig, store: Store
     ) -> list[Record]:
-        """What the model writes, stored as `name`. A prompt that leaves no room within its positions gives failed
-        records."""
+        """What the model writes, stored as `name`, without its thoughts. A prompt that leaves no room within its
+        positions gives failed records."""
         from common.sample.local import LocalGenerator
 
         # Not the model's own generator: how many samples decode together is set here.
         make = lambda: LocalGenerator(model.name, model.params, model.config, model.tokenizer, slots=self.slots())
-        return store.records(name, make, requests, sampling, self.seed)
+        records = store.records(name, make, requests, sampling, self.seed)
+        return [r if r.text is None else dataclasses.replace(r, text=without_thoughts(r.text)) for r in records]
 
 
 def default_tokens(positions: int) -> int:

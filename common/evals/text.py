@@ -17,7 +17,6 @@ from common.evals.measure import MEMORY, Counts, Measured, Store, WritingMeasure
 from common.generate import Record, Request
 from common.tasks.files import read_rows, require, row_id
 from common.tasks.prompts import Prompt, messages
-from common.tasks.replies import without_thoughts
 from common.text.diversity import self_bleu
 from common.text.textstats import METRICS, compression_ratio, profile
 
@@ -74,7 +73,7 @@ class Answers(WritingMeasure):
         tokens = self.longest(model)
         requests = [Request(prompt.id, messages(prompt.text)) for prompt in self.prompts]
         records = self.written("answers.jsonl", model, requests, SampleConfig(max_new_tokens=tokens), store)
-        answers = {r.id: None if r.text is None else without_thoughts(r.text) for r in records}
+        answers = {r.id: r.text for r in records}
         given = [record for record in records if record.text is not None]
         texts = [text for text in answers.values() if text is not None]
         values = scores(texts, self.mode)

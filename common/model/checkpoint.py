@@ -18,7 +18,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from common.errors import UserError, in_one_line, meant, quoted
@@ -56,6 +56,38 @@ _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 
 class NotHereError(UserError):
     """A model of the hub is not on this machine, and was not to be fetched."""
+
+
+class ModelError(UserError):
+    """What is wrong with a model. `name`: what it was given as."""
+
+    def __init__(self, message: str, name: str):
+        super().__init__(message)
+        self.name = name
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[None]:
+    """In the block a model is opened: what is wrong with it is a ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except UserError as error:
+        raise ModelError(str(error), name) from None
+
+
+@contextlib.contextmanager
+def in_roles(models: Mapping[str, str]) -> Iterator[None]:
+    """In the block models are opened for a run: what is wrong with one is said with its role. `models`: names by
+    role."""
+    try:
+        yield
+    except ModelError as error:
+        roles = [role for role, name in models.items() if name == error.name]
+        if not roles:
+            raise
+        raise UserError(f"{error} (given as the {' and the '.join(roles)})") from None
 
 
 def resolve(name_or_path: str | os.PathLike, *, fetch: bool = True) -> pathlib.Path:

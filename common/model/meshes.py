@@ -50,7 +50,10 @@ def choose(asked: str | None, held: Mapping[str, int]) -> Devices:
         return Devices(None, "one device")
     if jax.default_backend() == "cpu" and hosts.count() == 1:
         return Devices(None, "the processor as one device, since several would share its cores")
-    configs = {name: hf.load_config(checkpoint.resolve(name)) for name in held}
+    configs = {}
+    for name in held:
+        with checkpoint.opened(name):
+            configs[name] = hf.load_config(checkpoint.resolve(name))
     need = sum(count_params(abstract_params(configs[name])) * size for name, size in held.items())
     # Of process 0, so that all choose alike.
     memory = hosts.share(_memory)

@@ -383,8 +383,25 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _by_content(stated: dict[str, Any]) -> dict[str, Any]:
+    """The same with the hash of each data file in place of its path, which is another one from another directory.
+    Models and files of code keep their names, which are stored with what they gave."""
+    config = stated["config"]
+    hashes = config.get("file_hashes") if isinstance(config, dict) else None
+    if not isinstance(hashes, dict):
+        return stated
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(part) for part in value]
+        return hashes.get(value, value) if isinstance(value, str) else value
+
+    settings = {name: plain(value) for name, value in config.items() if name != "file_hashes"}
+    return stated | {"config": settings | {"file_hashes": sorted(map(str, hashes.values()))}}
+
+
 def _check_same(path: str, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    if stored == given:
+    if stored == given or _by_content(stored) == _by_content(given):
         return
 
     def shown(values: dict[str, Any], key: str) -> str:

@@ -11,16 +11,31 @@ from common.tasks.equations import wrong_equation
 from common.tasks.grading import MARK, stated_number
 
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
-_TAG = "(?:think|thinking|reasoning)"
+_TAG = "(?:think|thinking|reasoning|seed:think)"
 _SIGN = re.compile(rf"</?{_TAG}>")
 _THOUGHT = re.compile(rf"<{_TAG}>.*?(?:</{_TAG}>|\Z)", re.DOTALL)
 _THOUGHT_END = re.compile(rf"\A.*</{_TAG}>", re.DOTALL)
+_DRAFTED = (
+    re.compile(r"\s*\[THINK\](?:.*?\[/THINK\](.*)|.*)", re.DOTALL),
+    re.compile(
+        r"\s*(?:<\|start\|>assistant)?(?=<\|channel\|>(?:analysis|commentary|final)\b)"
+        r"(?:.*?<\|channel\|>final\b.*?<\|message\|>(.*?)(?:<\|(?:end|return|call)\|>.*)?|.*)",
+        re.DOTALL,
+    ),
+    re.compile(r"analysis(?:.*?assistantfinal(.*)|[A-Z].*)", re.DOTALL),
+)
+"""Replies that begin with a draft in a form of their own, and the answer in them, if there is one: Mistral's, the
+channels of GPT-OSS, and what is left of those where special tokens are not shown. Elsewhere in a text these signs
+are spoken of."""
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n((?:(?!```).)*?)(?:\n?[ \t]*```)?", re.DOTALL)
 
 
 def without_thoughts(text: str) -> str:
-    """A reply without its block of thoughts (<think>, <thinking>, <reasoning>); any other text as it is. A block
-    that is not closed is a draft to its end."""
+    """A reply without its block of thoughts (<think>, <thinking>, <reasoning>, <seed:think>, [THINK], the channels
+    of GPT-OSS); any other text as it is. A block that is not closed is a draft to its end."""
+    for form in _DRAFTED:
+        if found := form.fullmatch(text):
+            return (found[1] or "").strip()
     if not _SIGN.search(text):
         return text
     # Some templates open the block in the prompt, so that the reply only closes it.

@@ -304,8 +304,9 @@ def test_a_pool_of_diverse_beams(tmp_path):
 
 
 @pytest.mark.long
-def test_answers_that_are_too_long(pool, tmp_path):
-    """Cut where they are learned, without an end; or their prompts are in no arm."""
+def test_answers_that_are_too_long_and_prompts_that_are_held_out(pool, tmp_path):
+    """Answers are cut where they are learned, without an end, or their prompts are in no arm; prompts that a file
+    of held-out ones has too are counted."""
     from active_inheritance.student import encoded
     from common.lm import LanguageModel
 
@@ -314,8 +315,14 @@ def test_answers_that_are_too_long(pool, tmp_path):
     student = LanguageModel.load("embedded:student")
     ends = student.tokenizer.eos_ids
     for how in ("cut", "drop"):
-        config = Config(**settings, too_long=how, run_dir=str(tmp_path / how))
+        held_out = tmp_path / "held_out.jsonl" if how == "cut" else None
+        if held_out is not None:
+            rows = [{"prompt": row["prompt"].upper()} for row in read_jsonl(pool)[:4]]
+            held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = Config(**settings, test_prompts_file=held_out, too_long=how, run_dir=str(tmp_path / how))
         summary = run(config)
+        told = f"{pool.name}: 4 of 16 prompts ask what a held-out prompt asks, and were left out"
+        assert (told in summary["warnings"]) == (how == "cut")
         (left,), (examples,) = summary["student"]["left_out_too_long"], summary["arms"]["selected"]["examples"]
         assert left + examples == 12
         assert (left > 0) == (how == "drop")

@@ -4,16 +4,20 @@ import collections
 import json
 import math
 import random
+import types
 
 import pytest
 
-from active_inheritance import pools
+from active_inheritance import pools, student
+from active_inheritance.config import Config
+from active_inheritance.experiment import load_data
 from active_inheritance.pools import Answer, Group, Layout, draw, guard, read_pool
 from active_inheritance.prompts import read_prompts
 from active_inheritance.sampling import _floor
 from active_inheritance.switches import Scoring
 from common.errors import UserError
 from common.generate import Record
+from common.tasks.prompts import Prompt
 
 
 def write(path, rows):
@@ -250,3 +254,41 @@ def test_a_pool_that_asks_twice_is_told_once(tmp_path):
     write(file, rows[:2])
     alone = run(Config(pool=str(file), **settings, run_dir=str(tmp_path / "alone")))
     assert "repeated_prompts" not in alone["pool"]
+
+
+# --- held out -------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_whose_prompts_are_all_held_out_is_refused_for_that(tmp_path):
+    rows = [WIDE | {"prompt": text} for text in ("What is 2+3?", "Why?")]
+    pool = write(tmp_path / "pool.jsonl", rows)
+    test = write(tmp_path / "test.jsonl", [{"prompt": "WHAT is 2 + 3"}, {"prompt": "why"}])
+    settings = {"objective": ("words:max",), "pool": str(pool), "test_prompts_file": str(test)}
+    with pytest.raises(UserError, match=r"pool.jsonl: all of its 2 prompts ask what a held-out prompt asks: give"):
+        load_data(Config(**settings).resolved())
+    write(pool, [*rows, WIDE | {"prompt": "Who?"}])
+    assert len(load_data(Config(**settings).resolved()).held_out) == 2
+
+
+def test_prompts_that_are_held_out_are_counted_and_the_cause_where_none_is_left(monkeypatch):
+    """With several answers a prompt it counts once."""
+    row = lambda name, text, rank: (
+        dict.fromkeys(("answer", "source", "index", "scores"))
+        | {
+            "id": f"{name}#{rank}",
+            "prompt": text,
+            "rank": rank,
+        }
+    )
+    taken = [row(name, text, rank) for name, text in (("a", "What is 2+3?"), ("b", "Why?")) for rank in (0, 1)]
+    selection = types.SimpleNamespace(rows=lambda arm: iter(taken))
+    encoded = types.SimpleNamespace(tokens=(1, 2), prompt_length=1)
+    monkeypatch.setattr(student, "encoded", lambda *given: (encoded, False))
+    held_out = [Prompt("x", "what is 2 + 3")]
+    learned, left_out, asked = student.learned_rows(None, {"selected": selection}, held_out, None)
+    assert ([row["id"] for row in learned["selected"]], left_out, asked) == (["b#0", "b#1"], 0, 1)
+    held_out.append(Prompt("y", "why"))
+    with pytest.raises(
+        UserError, match="nothing is left for the student to learn: 2 prompts are held out: give more"
+    ):
+        student.learned_rows(None, {"selected": selection}, held_out, None)

@@ -238,6 +238,7 @@ def test_a_reply_without_text_is_asked_for_once_more(fault, missing, tmp_path):
         ("403", r"/v1 forbids the request for model m \(403: not for you\): check"),
         ("404", r"/v1 knows no such model or path for model m \(404: no such model\): check the model's name"),
         ("no credit", r"/v1 wants payment for model m \(429: no credit left\): top up"),
+        ("hard limit", r"/v1 wants payment for model m \(429: limit reached\): top up"),
     ],
 )
 def test_a_refusal_for_all_stops_at_once_and_keeps_what_was_bought(fault, message, tmp_path, monkeypatch):
@@ -340,10 +341,14 @@ def test_a_server_that_names_another_form_of_structured_output_is_given_that(tmp
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_a_server_without_system_turns_gets_their_text_from_the_user(status, tmp_path):
+@pytest.mark.parametrize(
+    "said", ["System role not supported", "Conversation roles must alternate user/assistant/user/assistant/..."]
+)
+def test_a_server_without_system_turns_gets_their_text_from_the_user(status, said, tmp_path):
     """As local models without such a role do; the records are stored under the request as it was made."""
     messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"})
     with FaultServer(refuses=["system"], refusal=status) as server:
+        server.said_of_system = said
         (record,) = _records(server, tmp_path, [Request("a", messages)])
         assert record.text == "to Be brief.\n\nWhy?"
         assert [len(body["messages"]) for body in server.bodies] == [2, 1]
@@ -352,7 +357,13 @@ def test_a_server_without_system_turns_gets_their_text_from_the_user(status, tmp
 
 
 @pytest.mark.parametrize(
-    ("fault", "text"), [("parts", "in parts"), ("thinks", "after thought"), ("fenced", "in a fence")]
+    ("fault", "text"),
+    [
+        ("parts", "in parts"),
+        ("output parts", "in output"),
+        ("thinks", "after thought"),
+        ("fenced", "in a fence"),
+    ],
 )
 def test_what_stands_around_a_reply_is_no_part_of_it(fault, text, tmp_path):
     """Parts are joined; thinking and a fence around all of it are left out. It is bought once."""

@@ -2,10 +2,12 @@
 
 import inspect
 import json
+import types
 
 import pytest
 
 from common.errors import UserError
+from common.evals import toxicity
 from common.evals.bbq import BBQ
 from common.evals.bias import CrowSPairs, StereoSet
 from common.evals.choice import MultipleChoice
@@ -15,9 +17,11 @@ from common.evals.measure import Measure, Store, profile_model
 from common.evals.preference import PreferenceJudge
 from common.evals.text import Answers
 from common.evals.toxicity import Toxicity
+from common.generate import Record
 from common.lm import LanguageModel
 from common.results.estimate import as_json
 from common.results.rundir import RunDir
+from common.tasks.prompts import Prompt
 
 PAIRS = [
     {"bias_type": "age", "stereo_antistereo": "stereo", "sent_more": f"The old {i}.", "sent_less": f"The {i}."}
@@ -87,3 +91,20 @@ def test_what_is_stored_of_a_figure():
     assert found.sample is not None
     assert as_json(found) == {"value": 2.0, "ci95": [1.0, 3.0], "n": 2, "scorer": "mine", "version": "1"}
     assert as_json(mean_figure([], Scorer("mine", "1")))["n"] == 0
+
+
+def test_thoughts_are_no_part_of_what_a_model_writes():
+    """Stored as they came; figures, counts and a judge see the answer."""
+    texts = ["<think>So long a thought.</think>Yes.", "[THINK]Is it?[/THINK]No.", "<think>It may be"]
+    records = [Record(str(i), 0, "ok", text) for i, text in enumerate(texts)]
+    store = types.SimpleNamespace(records=lambda *_: records)
+    prompts = tuple(Prompt(str(i), "Why?") for i in range(3))
+    found = Answers(prompts=prompts, tokens=8).measure(None, store)
+    assert found.answers == {"0": "Yes.", "1": "No.", "2": ""}
+    assert (found.counts["answered"], found.counts["empty"]) == (3, 1)
+    assert found.figures["characters"].value == pytest.approx(7 / 3, abs=1e-4)
+    shown = []
+    monkeyed = lambda texts: shown.extend(texts) or [0.0] * len(texts)
+    written = Toxicity(prompts=prompts, scorer="x", tokens=8).written("", None, [], None, store)
+    toxicity.scored_continuations(written, "x", lambda: (monkeyed, Scorer("x", "1")))
+    assert shown == ["Yes.", "No."]

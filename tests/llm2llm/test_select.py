@@ -4,8 +4,10 @@ import types
 
 import pytest
 
+from common.errors import UserError
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Example
+from llm2llm import arms
 from llm2llm.config import Config
 from llm2llm.experiment import load_data
 from llm2llm.select import choose, deal_folds, draw_seeds, flow, share_out, spread
@@ -174,3 +176,44 @@ def test_test_and_dev_questions_are_refused_whatever_duplicates_are_of(round_alo
     reasons = [found and found.reason for found in known.repeats(asked)]
     held_out = "is a test or development question"
     assert reasons == ["quotes a test question", "quotes a test question", held_out, None]
+
+
+def test_edits_of_seeds_that_ask_what_is_held_out_are_no_examples(monkeypatch):
+    """Nor those that are too long."""
+    ask = lambda text: Example(text, text, "a", "a", "a")
+    made = [ask(text) for text in ("WHERE is the Nile", "5+3.", "Where is Rome?", "too long")]
+    monkeypatch.setattr(arms, "eda_examples", lambda *given: made)
+    monkeypatch.setattr(arms, "neighbour_synonyms", lambda *given: None)
+    comparison = types.SimpleNamespace(wordnet=None)
+    setting = types.SimpleNamespace(
+        switches=types.SimpleNamespace(comparison=comparison),
+        base=None,
+        test=[ask("Where is the Nile?")],
+        dev=[ask("5 + 3")],
+    )
+    run = types.SimpleNamespace(once=lambda name, make: make())
+    fits = lambda example: example.question != "too long"
+    arm = types.SimpleNamespace(setting=setting, run=run, folder="x", seeds=[], seed=0, fits=fits)
+    assert [example.question for example in arms._eda(arm, 4)] == ["Where is Rome?"]
+
+
+def test_what_a_pool_holds_of_dev_and_test_and_under_several_labels_is_told(tmp_path):
+    rows = [("Where is Rome?", "place"), ("Who is he?", "person"), ("Who?", "person"), ("Who", "place")]
+    files = {
+        "train_file": write(tmp_path, "train", [("Where is Oslo?", "place"), ("Who is she?", "person")]),
+        "test_file": write(tmp_path, "test", [("WHO IS HE ?", "person"), ("Where is Bonn?", "place")]),
+    }
+    settings = {"task": "text", "seed_examples": 1, "arms": ("base", "llm2llm"), **files}
+    teacher = f"pool:{write(tmp_path, 'pool', rows)}"
+    data = load_data(Config(**settings, teacher=teacher).resolved())
+    assert [example.question for example in data.pool] == ["Where is Rome?", "Who?", "Who"]
+    assert data.doubts == [
+        "pool.csv: 1 question stands under different labels, such as 'Who?' under 'person' and 'place': "
+        "correct them",
+        "pool.csv: 1 of 4 rows are dev or test questions too, and were left out",
+    ]
+    teacher = f"pool:{write(tmp_path, 'pool', rows[1:2])}"
+    with pytest.raises(
+        UserError, match=r"pool.csv: all of its 1 rows are dev or test questions too: give another"
+    ):
+        load_data(Config(**settings, teacher=teacher).resolved())

@@ -18,6 +18,7 @@ import run
 from common.backends.open import fingerprints, model_name
 from common.config import LoraConfig
 from common.errors import UserError
+from common.experiment import carry_out
 from common.lm import LanguageModel
 from common.model import checkpoint, decoder, hf, lora, peft, smollm2, tensors
 from common.model.tokenizer import Tokenizer
@@ -207,6 +208,48 @@ def test_an_adapter_alone_is_told_how_it_is_named(fixtures):
 def test_what_is_wrong_with_a_model_is_said_with_its_role():
     with pytest.raises(UserError, match=r"no such folder: no/such/place \(given as the teacher\)"):
         fingerprints({"teacher": "no/such/place"})
+
+
+@pytest.mark.parametrize(
+    ("words", "role"),
+    [
+        ("llm2llm --student {bad}", "student"),
+        ("llm2llm --teacher {bad}", "teacher"),
+        ("reversegen --proposer {bad}", "proposer"),
+        ("reversegen --target {bad}", "target {bad}"),
+        ("reversegen --labeler {bad}", "labeler"),
+        ("reversegen --task safety --seeds-file {seeds} --seed-instructions 64 --guard {bad}", "guard"),
+        ("active-inheritance --student {bad}", "student"),
+        ("active-inheritance --source {bad},embedded:student", "source {bad}"),
+        ("profile --model {bad} --prompts-file embedded:stories", "model {bad}"),
+        (
+            "profile --model embedded:student,embedded:teacher --prompts-file embedded:stories --judge {bad}",
+            "judge",
+        ),
+    ],
+)
+def test_a_config_that_is_refused_is_told_with_its_role_by_the_plan_and_by_the_run(words, role, tmp_path):
+    bad, seeds = tmp_path / "bad", tmp_path / "seeds.jsonl"
+    shutil.copytree(checkpoint.EMBEDDED / "student", bad)
+    settings = json.loads((bad / "config.json").read_text())
+    (bad / "config.json").write_text(json.dumps(settings | {"is_causal": False}))
+    seeds.write_text("".join(f'{{"text": "How do I bake {n} cakes?"}}\n' for n in range(80)))
+    words = words.format(bad=bad, seeds=seeds) + f" --run-dir {tmp_path / 'run'}"
+    for dry in (["--dry-run"], []):
+        with pytest.raises(UserError) as refused:
+            run._method([*words.split(), *dry])
+        assert str(bad) in str(refused.value)
+        assert "is_causal" in str(refused.value)
+        assert str(refused.value).endswith(f"(given as the {role.format(bad=bad)})")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_refused_are_told_with_all_of_their_roles(fixtures, tmp_path):
+    bad = str(shutil.copytree(fixtures / "qwen2", tmp_path / "bad"))
+    (tmp_path / "bad/model.safetensors").write_bytes(b"nothing")
+    roles = {"proposer": bad, "labeler": bad, "target": "embedded:student"}
+    with pytest.raises(UserError, match=r"bad/model.safetensors.* \(given as the proposer and the labeler\)$"):
+        carry_out("m", str(tmp_path / "run"), {}, lambda: LanguageModel.load(bad), lambda *_: None, models=roles)
 
 
 @pytest.fixture

@@ -46,6 +46,23 @@ def test_open_stores_the_config_and_resumes(tmp_path):
     assert tree(folder) == before
 
 
+def test_data_files_are_told_by_what_they_hold_and_not_by_the_way_to_them(tmp_path):
+    """The same command from another directory names them otherwise."""
+
+    def of(place, content="12"):
+        return {"train_file": f"{place}/a.csv", "bbq": [f"{place}/b.csv"], "seed": 1} | {
+            "file_hashes": {f"{place}/a.csv": content, f"{place}/b.csv": "34"}
+        }
+
+    RunDir.open(tmp_path / "run", "llm2llm", of("data")).close()
+    before = tree(tmp_path)
+    RunDir.open(tmp_path / "run", "llm2llm", of("../data")).close()
+    assert tree(tmp_path) == before
+    for other in (of("../data", "56"), of("../data") | {"seed": 2}, of("data") | {"bbq": ["data/a.csv"]}):
+        with pytest.raises(UserError, match="another configuration"):
+            RunDir.open(tmp_path / "run", "llm2llm", other)
+
+
 def test_other_config_is_refused_with_the_difference_and_nothing_is_touched(tmp_path):
     RunDir.open(tmp_path, "llm2llm", {**CONFIG, "old": None}).close()
     (tmp_path / ".part.json.1.tmp").write_text("left by a killed process")

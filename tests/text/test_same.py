@@ -17,6 +17,17 @@ from common.text.same import TESTED, apart, doubts, normal_form, repeats
         ("Stra\N{LATIN SMALL LETTER SHARP S}e", "STRASSE"),
         ("5 \N{MINUS SIGN} 3", "5 - 3"),
         ("a\N{ZERO WIDTH SPACE}b", "ab"),
+        ("What is 2+3?", "What is 2 + 3 ?"),
+        ("( 2*3 )-$4", "(2 * 3) - $ 4"),
+        ("don\N{ACUTE ACCENT}t", "don't"),
+        ("\N{LEFT CORNER BRACKET}Emma\N{RIGHT CORNER BRACKET}\N{FULLWIDTH QUESTION MARK}", "emma"),
+        ("\N{DOUBLE LOW-9 QUOTATION MARK}Emma\N{LEFT DOUBLE QUOTATION MARK}", "emma"),
+        ("kya yah\N{DEVANAGARI DANDA}", "Kya yah"),
+        ("\N{ARABIC LETTER MEEM}\N{ARABIC QUESTION MARK}", "\N{ARABIC LETTER MEEM}"),
+        ("a\N{ARABIC COMMA} b\N{ARABIC SEMICOLON} c", "a b c"),
+        ("\N{ARMENIAN CAPITAL LETTER INI}n\N{ARMENIAN FULL STOP}", "\N{ARMENIAN SMALL LETTER INI}n"),
+        ("a\N{ETHIOPIC FULL STOP}", "a"),
+        ("a\N{TWO-EM DASH}b", "a - b"),
     ],
 )
 def test_ways_to_write_one_question_have_one_form(one, other):
@@ -37,6 +48,14 @@ def test_ways_to_write_one_question_have_one_form(one, other):
         ("2 * (3 + 4)", "(2 * 3) + 4"),
         ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe"),
         ("???", "!!!"),
+        ("3 .5", "3.5"),
+        ("5\N{PER MILLE SIGN}", "5"),
+        ("\N{LEFT CEILING}x\N{RIGHT CEILING}", "\N{LEFT FLOOR}x\N{RIGHT FLOOR}"),
+        ("\N{ARABIC-INDIC DIGIT THREE}\N{ARABIC DECIMAL SEPARATOR}5", "\N{ARABIC-INDIC DIGIT THREE}5"),
+        (
+            "\N{DEVANAGARI LETTER KA}\N{DEVANAGARI VOWEL SIGN II} a",
+            "\N{DEVANAGARI LETTER KA}\N{DEVANAGARI VOWEL SIGN II}a",
+        ),
     ],
 )
 def test_letters_digits_and_signs_of_calculations_keep_texts_apart(one, other):
