@@ -222,7 +222,7 @@ class KnownTexts:
 
 def _few(need: int) -> int:
     """Of `need` shared items, how many are looked for: the longer texts are, the more they share by chance."""
-    return min(need, 2 + need // 16)
+    return min(need, 3 + need // 24)
 
 
 def _items(numbers: Sequence[int]) -> list[int]:
