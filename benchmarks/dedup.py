@@ -1,6 +1,6 @@
 """Deduplication of up to 1,000,000 candidates by ROUGE-L: seconds of computing, texts kept and memory.
 
-    python benchmarks/dedup.py                    # about XX minutes on one core
+    python benchmarks/dedup.py                    # about seven minutes on one quiet core
     python benchmarks/dedup.py --save             # also writes benchmarks/results/dedup.json and .svg
 
 Candidates are sentences of 8 to 60 words drawn from 20,000 by Zipf's law; every second one is an earlier one with
