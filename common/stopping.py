@@ -10,8 +10,9 @@
 
 Elsewhere a signal ends the process where it is, as Ctrl-C always did: what is finished is stored. A second one
 does so everywhere. While a program is being compiled, which may take minutes in which no handler of Python's is
-called, a thread ends the process. Without `listen` all of this does nothing, so that a notebook keeps the handlers
-that it has.
+called, a thread ends the process. Where Python is JAX's own, an exception could pass through compiled code that
+knows none, which would abort the process: there a signal waits a moment as well. Without `listen` all of this does
+nothing, so that a notebook keeps the handlers that it has.
 """
 
 import contextlib
@@ -20,8 +21,9 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from common import hosts, progress
 from common.errors import Terminated
@@ -30,6 +32,7 @@ PATIENCE = 1.5
 """Seconds that a signal waits for compiled code to give way."""
 
 
+_OURS = ("__main__", "run", "common", "llm2llm", "reversegen", "active_inheritance")
 _ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 LINES = {
     signal.SIGINT: ("stopped; the same command continues where it left off", 130),
@@ -38,6 +41,8 @@ LINES = {
 """What is said of a signal, and the exit status that tells of it."""
 _came: signal.Signals | None = None
 _deferring = 0
+_put_off = False
+"""Whether a signal found the process where it cannot end, and is to be sent again."""
 
 
 def listen() -> None:
@@ -53,14 +58,19 @@ def listen() -> None:
 
 
 def _watch(told: int) -> None:
-    """End the process where a signal finds it in a compiler, or in other compiled code that no stage waits for:
-    Python's handler is called only when that gives way. Whatever is stored is whole, at any instant."""
+    """Send again what was put off, and end the process where a signal finds it in a compiler, or in other compiled
+    code that no stage waits for: Python's handler is called only when that gives way. Whatever is stored is whole,
+    at any instant."""
+    global _put_off
     number = signal.Signals(os.read(told, 1)[0])
     while number not in LINES or signal.getsignal(number) is not _handle:
         number = signal.Signals(os.read(told, 1)[0])
     stuck_since = time.monotonic()
     while True:
-        time.sleep(0.1)
+        time.sleep(0.05)
+        if _put_off:
+            _put_off = False
+            os.kill(os.getpid(), number)
         # A state is being stored, or replies that are paid for are awaited: that is what a signal waits for.
         if not (progress.compiling() or (_came is None and not _deferring)):
             stuck_since = time.monotonic()
@@ -70,15 +80,30 @@ def _watch(told: int) -> None:
             os._exit(status)
 
 
-def _handle(number: int, frame: Any) -> None:
-    global _came
-    second = _came is not None
+def _handle(number: int, frame: types.FrameType | None) -> None:
+    global _came, _put_off
+    ends = _came is not None or not _deferring
+    _put_off = ends and _within_jax(frame)
+    if _put_off:
+        return
     _came = signal.Signals(number)
-    if second or not _deferring:
+    if ends:
         stop()
     if number == signal.SIGINT:
         # Not print: the handler may interrupt a write to the same stream.
         os.write(sys.stderr.fileno(), b"\nstopping once this is stored; Ctrl-C again stops at once\n")
+
+
+def _within_jax(frame: types.FrameType | None) -> bool:
+    """Whether the code at work was called by JAX, and not by a part of this project that JAX has called."""
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in _OURS:
+            return False
+        if package in ("jax", "jaxlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

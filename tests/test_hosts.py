@@ -54,6 +54,7 @@ def pair(words, folder, other=()):
     return [(*process.communicate(timeout=500), process.returncode) for process in both]
 
 
+@pytest.mark.long
 def test_two_processes_end_with_the_artifacts_of_one(words, tmp_path):
     """The one computes on the same mesh, of two devices. The second process writes nothing and asks nobody."""
     one = started([*words, "--mesh", "data=2"], tmp_path / "one", devices=2)

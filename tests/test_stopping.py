@@ -62,6 +62,7 @@ def test_a_training_asked_to_stop_stores_its_state(words, whole, tmp_path, numbe
     check_ends([*words, "--run-dir", str(folder)], folder, whole)
 
 
+@pytest.mark.long
 def test_a_run_kept_elsewhere_goes_on_where_its_machine_was_taken_away(words, whole, tmp_path):
     """The run directory is a URL. Within the training comes SIGTERM, then SIGKILL, which leaves the lock behind;
     both times the mirror is gone with its machine. The last process ends with the same bytes."""
@@ -140,3 +141,35 @@ def test_signals_that_keep_coming_do_not_interrupt_the_end():
     """A scheduler may send several; what is left of the process is its last line."""
     told = subprocess.check_output([sys.executable, "-c", KEEP_COMING], cwd=ROOT, text=True, timeout=60)
     assert told.splitlines() == [f"{LINE} 143", "the last line"]
+
+
+WITHIN_JAX = """
+import os, signal, time
+from common import stopping
+from common.errors import Terminated
+
+stopping.listen()
+jax = {"__name__": "jax._src.core", "os": os, "signal": signal, "time": time}
+exec('''
+def traced(then):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    print("JAX went on", flush=True)
+    then()
+''', jax)
+
+def ours():
+    print("back in a part of this project", flush=True)
+    time.sleep(10)
+
+try:
+    jax["traced"](ours)
+except Terminated:
+    print("ended")
+"""
+
+
+def test_a_signal_within_jax_waits_until_code_of_this_project_is_at_work():
+    """Compiled code that calls Python may know no exceptions: one that passes through it aborts the process."""
+    told = subprocess.check_output([sys.executable, "-c", WITHIN_JAX], cwd=ROOT, text=True, timeout=60)
+    assert told.splitlines() == ["JAX went on", "back in a part of this project", "ended"]

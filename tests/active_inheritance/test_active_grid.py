@@ -36,6 +36,7 @@ def finished(tmp_path_factory):
     return config, grid(config), folder
 
 
+@pytest.mark.long
 def test_every_student_learns_from_every_source(finished):
     config, result, folder = finished
     assert result == read_json(folder / "grid/summary.json")
@@ -55,6 +56,7 @@ def test_every_student_learns_from_every_source(finished):
     assert page.count("<svg") == 2
 
 
+@pytest.mark.long
 def test_a_source_answers_once_for_all_students(finished):
     config, _, folder = finished
     assert len((folder / "calls").read_text()) == config.k * SMALL["prompts"]
@@ -63,6 +65,7 @@ def test_a_source_answers_once_for_all_students(finished):
         assert read_jsonl(first) == read_jsonl(second)
 
 
+@pytest.mark.long
 def test_the_same_command_again_changes_nothing(finished):
     config, result, folder = finished
     before = bytes_of(folder / "grid")

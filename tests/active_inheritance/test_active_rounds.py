@@ -152,6 +152,7 @@ STAGES = (
 )
 
 
+@pytest.mark.long
 def test_killed_in_the_stages_of_rounds_it_ends_with_the_same_bytes(finished, tmp_path):
     _, _, whole = finished
     check_killed(["active-inheritance", *words_of(ROUNDS)], tmp_path / "killed", STAGES, whole)

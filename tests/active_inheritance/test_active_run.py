@@ -232,6 +232,7 @@ STAGES = (
 )
 
 
+@pytest.mark.long
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once an artifact of each stage appears, start again, and compare every file at the end."""
     config, _, _ = finished
@@ -256,6 +257,7 @@ def pool(tmp_path):
     return file
 
 
+@pytest.mark.long
 def test_a_student_of_a_file_with_adapters_and_all_arms(pool, tmp_path):
     """Held-out prompts are a part of the pool; objectives that only the pool has are not measured, and said."""
     config = Config(
@@ -301,6 +303,7 @@ def test_a_pool_of_diverse_beams(tmp_path):
             assert len({answer["text"] for answer in answers}) == len(answers) == 2
 
 
+@pytest.mark.long
 def test_answers_that_are_too_long(pool, tmp_path):
     """Cut where they are learned, without an end; or their prompts are in no arm."""
     from active_inheritance.student import encoded

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from test_profile_run import write_files, write_other_model
 
 from killing import ROOT, check_killed
@@ -33,6 +34,7 @@ def judge(messages):
 """
 
 
+@pytest.mark.long
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(fixtures, tmp_path):
     write_files(tmp_path)
     write_other_model(fixtures / "qwen2", tmp_path / "other")

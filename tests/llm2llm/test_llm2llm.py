@@ -192,6 +192,7 @@ def test_changed_data_are_refused(finished, files):
         file.write_bytes(before)
 
 
+@pytest.mark.long
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once an artifact of each stage appears, start again, and compare every file at the end."""
     config, _ = finished

@@ -183,6 +183,7 @@ def test_mixed_takes_what_is_right_at_times(sums, tmp_path):
     assert {row["parent"] for row in replies} == mixed
 
 
+@pytest.mark.long
 def test_sweep_runs_every_variant_on_the_same_questions(animals, tmp_path):
     config = Config(
         **SMALL | animals | {"rounds": 2, "per_wrong": 1},

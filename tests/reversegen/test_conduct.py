@@ -314,6 +314,7 @@ def small_run(tmp_path, **settings):
     return run(Config(**SMALL | given | settings))
 
 
+@pytest.mark.long
 def test_a_judge_for_whom_all_is_invalid(tmp_path, capsys):
     """No pairs, no preference training, one line."""
     body = "from reversegen.judge import Verdict\n\ndef judge(query, answer):\n    return Verdict('invalid')\n"
@@ -390,6 +391,7 @@ def test_the_files_are_those_the_rule_writes(tmp_path):
         assert (tmp_path / name).read_bytes() == (DEMO / name).read_bytes()
 
 
+@pytest.mark.long
 def test_the_demonstration_in_small(tmp_path):
     # A fifth of the seeds is about the secret word, so that so few suffice.
     seeds = secret_word.requests(40, tuple(secret_word.CREATURES), 2)
@@ -409,6 +411,7 @@ def test_the_demonstration_in_small(tmp_path):
     assert small_run(tmp_path, **settings) == summary
 
 
+@pytest.mark.long
 def test_the_judge_of_the_readme_runs_as_written(tmp_path):
     text = (ROOT / "reversegen/README.md").read_text()
     code = re.search(r"A judge of your own.*?```python\n(.*?)```", text, re.DOTALL)[1]

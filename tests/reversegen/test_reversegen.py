@@ -314,6 +314,7 @@ STAGES = (
 )
 
 
+@pytest.mark.long
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     """SIGKILL once an artifact of each stage appears, start again, and compare every file at the end."""
     config, _ = finished
@@ -321,6 +322,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bytes(finished, tmp_path):
     check_killed(["reversegen", *words_of(settings)], tmp_path / "killed", STAGES, Path(config.run_dir))
 
 
+@pytest.mark.long
 def test_the_options_together(files, tmp_path):
     """Co-training, more targets, soft rewards, pairs across prompts, adapters, a fixed reference, a program."""
     copy = tmp_path / "copy"
@@ -361,6 +363,7 @@ def test_the_options_together(files, tmp_path):
     assert summary["labels"]["target-after"]["wrong"] == 0
 
 
+@pytest.mark.long
 def test_the_authors_settings_run(files, tmp_path):
     tiny = {name: FLAGS[name] for name in ("seed_instructions", "samples", "final_prompts")}
     config = preset(
@@ -373,6 +376,7 @@ def test_the_authors_settings_run(files, tmp_path):
     assert (stored["optimizer"], stored["pairing"], stored["semantic"]) == ("rmsprop", "pooled", 1.0)
 
 
+@pytest.mark.long
 def test_a_labeler_as_the_reference_without_a_validity_check_in_repeats(files, tmp_path, capsys):
     summary = run(small(files, tmp_path, reference="labeler", validity="none", repeats=2, redact=True))
     entry = summary["arms"]["target-after"]["sets"]["failures"]
