@@ -1,17 +1,19 @@
-"""Deduplication of 100,000 candidates by ROUGE-L: seconds of computing, texts kept and memory.
+"""Deduplication of up to 1,000,000 candidates by ROUGE-L: seconds of computing, texts kept and memory.
 
-    python benchmarks/dedup.py                    # about three minutes on one core
-    python benchmarks/dedup.py --save             # also writes benchmarks/results/dedup.json
+    python benchmarks/dedup.py                    # about seven minutes on one quiet core
+    python benchmarks/dedup.py --save             # also writes benchmarks/results/dedup.json and .svg
 
 Candidates are sentences of 8 to 60 words drawn from 20,000 by Zipf's law; every second one is an earlier one with
 some words replaced, left out or swapped, from hardly to beyond recognition. A candidate is kept if no kept one is
 nearer than the limit, as in a run. `MiB` is the most memory the process has held so far, less what it held before
-the first candidate. The plain search compares with every kept text, and must keep the same ones.
+the first candidate, and `exponent` the power of the number of candidates that the seconds have grown with since
+the row above. The plain search compares with every kept text, and must keep the same ones.
 """
 
 import argparse
 import itertools
 import json
+import math
 import pathlib
 import platform
 import random
@@ -25,8 +27,10 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from common.results.plots import alone, line_figure  # noqa: E402
 from common.text.filters import KnownTexts, rouge_l, words_of  # noqa: E402
 
+SIZES = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 VOCABULARY = [f"word{i}" for i in range(20_000)]
 CUMULATIVE = list(itertools.accumulate(1 / (i + 2.7) for i in range(20_000)))
 
@@ -91,16 +95,23 @@ def plain(limit: float, size: int) -> tuple[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=float, default=0.7, help="ROUGE-L F1 above which two texts are the same")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 3_000, 10_000, 100_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--plain", type=int, default=3_000, help="most candidates for the plain search")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/dedup.json")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/dedup.json and .svg")
     args = parser.parse_args()
 
     rows = []
-    print(f"{'candidates':>10s}{'kept':>9s}{'seconds':>10s}{'MiB':>9s}")
+    print(f"{'candidates':>10s}{'kept':>9s}{'seconds':>10s}{'exponent':>10s}{'MiB':>9s}")
     for row in indexed(args.limit, sorted(args.sizes)):
+        if rows:
+            growth = [math.log(row[key] / rows[-1][key]) for key in ("seconds", "candidates")]
+            row["exponent"] = round(growth[0] / growth[1], 2)
         rows.append(row)
-        print(f"{row['candidates']:10,d}{row['kept']:9,d}{row['seconds']:10.2f}{row['MiB']:9.1f}", flush=True)
+        print(
+            f"{row['candidates']:10,d}{row['kept']:9,d}{row['seconds']:10.2f}{row.get('exponent', ''):>10}"
+            f"{row['MiB']:9.1f}",
+            flush=True,
+        )
     for row in rows:
         if row["candidates"] <= args.plain:
             kept, seconds = plain(args.limit, row["candidates"])
@@ -121,6 +132,10 @@ def main() -> None:
         file = ROOT / "benchmarks" / "results" / "dedup.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(result, indent=1) + "\n")
+        thousands = [row["candidates"] / 1000 for row in rows]
+        series = {key: (thousands, [row[key] for row in rows]) for key in ("seconds", "MiB")}
+        figure = line_figure(series, "thousand candidates", "seconds, MiB")
+        file.with_suffix(".svg").write_text(alone(figure, "Deduplication: seconds and memory against candidates"))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 """
 
 import array
+import bisect
 import collections
 import hashlib
 import re
@@ -99,19 +100,23 @@ class KnownTexts:
 
     - A text of n words is taken as a set of n items, the second "the" being another item than the first. A common
       subsequence is a common subset, so two texts of n and m words can only exceed `limit` if they share at least
-      need(n + m) items, that is at least least(n) = min over m of need(n + m), whatever m is.
-    - The items of every text stand in one order; its front is all but the last least(n) - 1. Of two texts, let the
-      front of the first end no later in that order. Then each shared item is in both fronts or among the last
-      least(n) - 1 of the first. So the fronts share at least need(n + m) - max(least(n), least(m)) + 1 items.
-    - Only fronts are indexed and looked up; only texts whose fronts share enough items are compared word by word.
+      need = need(n + m) items. The shorter has that many words only if m >= least(n), the least m with
+      need(n + m) <= m; and need(n + m) >= need(n + least(n)) = least(n).
+    - The items of every text stand in one order; the rest of an item is how many of its text stand from there to
+      the end, itself included. Of the items that two texts share, the first k = few(need) have a rest of at least
+      need - k + 1 in both. So items with less do not count, and the others must include k shared ones. One shared
+      item would do (k = 1), but a few are hardly ever shared by chance (Wang, Li and Feng 2012).
+    - An item is indexed if its rest is enough for some m, and so for m = least(n), as need - few(need) + 1 grows
+      with need. Its texts are sorted by length: for an item of a new text, only those lengths are read for which
+      its rest there is enough.
 
     Any order will do if all texts have it in common; rare items in front make it fast. Frequencies change as texts
-    are added, so they are frozen until the number of texts has doubled, then counted again and the index is built
-    anew; in total that costs no more than adding every text twice more. In between, an item that was not counted
-    has its fixed place as well: before all counted ones, by its number.
+    are added, so they are frozen until there are four times as many texts, then counted again and the index is
+    built anew; in total that costs no more than adding every text another 4/3 times. In between, an item that was
+    not counted has its fixed place as well: before all counted ones.
 
-    Memory: 4 bytes a word, 4 an item of the front (about half of the words at limit 0.7), 20 a text, the
-    names, and some 300 a distinct item.
+    Memory: 4 bytes a word, 8 an indexed item (about half of the words at limit 0.7), 8 a text, the names, and some
+    300 a distinct item.
     """
 
     def __init__(self, limit: float):
@@ -123,10 +128,11 @@ class KnownTexts:
         self._numbers: dict[str, int] = {}  # of words
         self._words = array.array("I")  # of all texts, one after another
         self._starts = array.array("Q", [0])
-        self._lengths = array.array("I")
-        self._bounds_known = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self._frequency: collections.Counter[int] = collections.Counter()
-        self._postings: dict[int, array.array] = {}  # item -> the texts that have it in front
+        self._longest = 0
+        self._need, self._rest = [0], [1]  # by n + m: the shared items, the rest that counts
+        self._ranks: dict[int, int] = {}  # item -> its place in the order, from the rarest
+        # place -> its texts, as length << 32 | number, ascending
+        self._postings = collections.defaultdict[int, array.array](lambda: array.array("Q"))
         self._rebuild_at = 64
 
     def __len__(self) -> int:
@@ -138,11 +144,11 @@ class KnownTexts:
         self._names.append(name)
         self._words.extend(numbers)
         self._starts.append(len(self._words))
-        self._lengths.append(len(numbers))
+        self._longest = max(self._longest, len(numbers))
         if len(self) < self._rebuild_at:
             self._post(len(self) - 1)
         else:
-            self._rebuild_at *= 2
+            self._rebuild_at *= 4
             self._rebuild()
 
     def near(self, text: str) -> tuple[float, str] | None:
@@ -153,7 +159,7 @@ class KnownTexts:
         places = _places(numbers)
         best, found = self._limit, None
         for other in self._candidates(numbers):
-            theirs = self._words[self._starts[other] : self._starts[other + 1]]
+            theirs = self._words_of(other)
             total = len(numbers) + len(theirs)
             # Cheap, and rules out most: at best, all of their words that occur here are in the subsequence.
             if 2 * sum(map(places.__contains__, theirs)) / total > best:
@@ -162,54 +168,61 @@ class KnownTexts:
                     best, found = score, (score, self._names[other])
         return found
 
+    def _words_of(self, text: int) -> array.array:
+        return self._words[self._starts[text] : self._starts[text + 1]]
+
     def _candidates(self, numbers: Sequence[int]) -> list[int]:
-        """In the order they were added, the texts whose fronts share enough items with the front of this one."""
+        """In the order they were added, the texts that share enough items early enough with this one."""
         n = len(numbers)
-        known = [number for number in numbers if number >= 0]
-        found = [self._postings[item] for item in self._front(known, n) if item in self._postings]
-        if not found:
-            return []
-        texts, shared = np.unique(np.concatenate([np.frombuffer(p, np.uint32) for p in found]), return_counts=True)
-        m = np.frombuffer(self._lengths, np.uint32)[texts].astype(np.int64)
-        need, least = self._bounds(n + int(m.max()))
-        needed = need[n + m]
-        enough = (shared > needed - np.maximum(least[n], least[m])) & (np.minimum(n, m) >= needed)
-        return texts[enough].tolist()
+        least, found = self._least(n), array.array("Q")
+        longest = bisect.bisect_right(self._need, n) - n  # from here on, more must be shared than there are words
+        # Words that no known text has stand first.
+        for rest, place in self._front([number for number in numbers if number >= 0], least):
+            texts = self._postings.get(place)
+            if texts is not None:
+                end = min(longest, bisect.bisect_right(self._rest, rest) - n)
+                found += texts[bisect.bisect_left(texts, least << 32) : bisect.bisect_left(texts, end << 32)]
+        texts, enough = np.frombuffer(found, np.uint64).astype(np.uint32), _few(least)
+        # What comes often enough is found by sorting, and there is little to sort once the texts are gone that do
+        # not even come often enough together with those of the same last bits.
+        bits = texts & ((4 << len(texts).bit_length()) - 1)
+        texts = np.sort(texts[np.bincount(bits)[bits] >= enough])
+        often = texts[enough - 1 :] == texts[: len(texts) - enough + 1]
+        return list(dict.fromkeys(texts[enough - 1 :][often].tolist()))
 
-    def _front(self, numbers: Sequence[int], n: int) -> list[int]:
-        """The front of a text of `n` words; `numbers` lacks those that no known text has, which stand first."""
-        frequency, least = self._frequency, int(self._bounds(n)[1][n])
-        items = sorted(_items(numbers), key=lambda item: (frequency.get(item, 0), item))
-        return items[: max(0, len(items) - least + 1)]
+    def _front(self, numbers: Sequence[int], least: int) -> Iterator[tuple[int, int]]:
+        """Of the items whose rest counts for some text of `least` or more words: their rest and place."""
+        places = sorted([self._ranks.get(item, ~item) for item in _items(numbers)])
+        return zip(range(len(places), least - _few(least), -1), places, strict=False)
 
-    def _bounds(self, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """need(total) and least(n), see above, for arguments up to `top` or more."""
-        if top >= len(self._bounds_known[0]):
-            need, least, c, d = [], [], 0, 0
-            for total in range(2 * top + 1):
-                # In the same floating-point terms as the score, so that both agree at the limit itself.
-                while total and 2 * c / total <= self._limit:
-                    c += 1
-                # Fewest where the other text is wholly contained: then it has as many words as are shared.
-                while total and 2 * d / (total + d) <= self._limit and d <= total:
-                    d += 1
-                need.append(c)
-                least.append(d)
-            self._bounds_known = np.array(need), np.array(least)
-        return self._bounds_known
+    def _least(self, n: int) -> int:
+        """The fewest words of a text that can be near one of `n` words."""
+        while len(self._need) <= n + max(n, self._longest) + 1:
+            # In the same floating-point terms as the score, so that both agree at the limit itself.
+            total, need = len(self._need), self._need[-1]
+            need += 2 * need / total <= self._limit
+            self._need.append(need)
+            self._rest.append(need - _few(need) + 1)
+        return bisect.bisect_left(range(n + 1), 0, key=lambda m: m - self._need[n + m])
 
     def _post(self, text: int) -> None:
-        numbers = self._words[self._starts[text] : self._starts[text + 1]]
-        for item in self._front(numbers, len(numbers)):
-            self._postings.setdefault(item, array.array("I")).append(text)
+        numbers = self._words_of(text)
+        for _, place in self._front(numbers, self._least(len(numbers))):
+            bisect.insort(self._postings[place], len(numbers) << 32 | text)
 
     def _rebuild(self) -> None:
+        counts = collections.Counter(item for text in range(len(self)) for item in _items(self._words_of(text)))
+        by_count = sorted(counts, key=lambda item: (counts[item], item))
+        self._ranks = {item: place for place, item in enumerate(by_count)}
         self._postings.clear()
-        self._frequency.clear()
-        for text in range(len(self)):
-            self._frequency.update(_items(self._words[self._starts[text] : self._starts[text + 1]]))
-        for text in range(len(self)):
+        # The shortest first, so that every list grows at its end.
+        for text in sorted(range(len(self)), key=lambda text: self._starts[text + 1] - self._starts[text]):
             self._post(text)
+
+
+def _few(need: int) -> int:
+    """Of `need` shared items, how many are looked for: the longer texts are, the more they share by chance."""
+    return min(need, 3 + need // 24)
 
 
 def _items(numbers: Sequence[int]) -> list[int]:
