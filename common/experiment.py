@@ -20,7 +20,7 @@ from common.backends.open import absent, check_backend, file_hashes, fingerprint
 from common.backends.replies import unbought
 from common.cli import PROG, item, parse
 from common.model import checkpoint
-from common.progress import clock, running, say, within_another
+from common.progress import clock, patience, running, say, within_another
 from common.results.conclusion import Conclusion, conclude, counted, finished, tell
 from common.results.hub import Push, push
 from common.results.mirror import is_url
@@ -169,7 +169,7 @@ def carry_out(
         tell(pathlib.Path(run_dir), summary)
         _push(pathlib.Path(run_dir), summary, to_hub)
         return summary
-    with checkpoint.in_roles(models):
+    with checkpoint.in_roles(models), patience("reading data and models ..."):
         ready = prepare()
     with RunDir.open(run_dir, method, dict(identity)) as run, checkpoint.in_roles(models):
         for place in damaged_outputs(run.path) if hosts.is_writer() else ():
@@ -181,12 +181,12 @@ def carry_out(
         seconds = rates.expected(key, units or {}) if not begun_before else None
         opening = _opening(method, run_dir, repeats, units or {}, begun_before, seconds)
         say(item("", opening, stream=sys.stderr))
-        with running(repeats, seconds):
+        with running(repeats, seconds, start):
             found = work(run, ready)
-        if units:
-            rates.learn(key, timing.rows(stage=str, seconds=(int, float)), units, time.monotonic() - start)
-        found = dataclasses.replace(found, warnings=[*unbought(run.path), *found.warnings])
-        summary = conclude(run, found)
+            if units:
+                rates.learn(key, timing.rows(stage=str, seconds=(int, float)), units, time.monotonic() - start)
+            found = dataclasses.replace(found, warnings=[*unbought(run.path), *found.warnings])
+            summary = conclude(run, found)
         _push(run.path, summary, to_hub)
         sys.stdout.flush()  # before the last line also where both streams go into one file
         say(f"finished in {clock(time.monotonic() - start)}, results in {run_dir}")

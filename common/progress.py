@@ -18,6 +18,7 @@ import dataclasses
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,6 +29,8 @@ BETWEEN = 0.1
 """Seconds between two drawings."""
 WORTH_SAYING = 1.0
 """Seconds that a stage takes to have a line of its own, and that a rest is measured on."""
+WONDER = 5.0
+"""Seconds without a word before something is said."""
 SHOWN = 2
 """Figures in the line, the last ones."""
 OWN = 2
@@ -54,7 +57,7 @@ class _Run:
     stages: list[_Stage] = dataclasses.field(default_factory=list)
     figures: dict[str, tuple[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     news: list[str] = dataclasses.field(default_factory=list)
-    start: float = dataclasses.field(default_factory=lambda: time.monotonic())
+    start: float = dataclasses.field(default_factory=time.monotonic)
     begun: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -68,16 +71,28 @@ _drawn, _drawn_at = 0, 0.0  # letters on the screen, and since when
 
 
 @contextlib.contextmanager
-def running(repeats: int, expected: float | None = None) -> Iterator[None]:
-    """A run of so many repeats within the block, of which so many seconds are expected; one within another has a
-    line of its own."""
+def running(repeats: int, expected: float | None = None, start: float | None = None) -> Iterator[None]:
+    """A run of so many repeats within the block, begun at `start` (of `time.monotonic`; now), of which so many
+    seconds are expected; one within another has a line of its own."""
     global _run
-    outer, _run = _run, _Run(repeats, expected)
+    outer, _run = _run, _Run(repeats, expected, start=start or time.monotonic())
     try:
         yield
     finally:
         _clear()
         _run = outer
+
+
+@contextlib.contextmanager
+def patience(line: str) -> Iterator[None]:
+    """Say `line` where what is done within the block takes long enough for somebody to wonder."""
+    timer = threading.Timer(WONDER, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def within_another() -> bool:

@@ -8,7 +8,8 @@ A stage has units of work, of which a plan knows how many there are at most. Sec
 combination of method, models and lengths, in rates.json of the user's cache folder: a plan that is too high by as
 much as the last one was gives the right time. Compiling, loading and writing take as long however much is done and
 are kept apart. The runs that are made with their defaults alone are known of before any has ended here, from
-another machine; without a run of the same models nothing is said.
+another machine. Without a run of the same models and lengths one of other data that has a model in common tells
+roughly; without that nothing is said.
 """
 
 import collections
@@ -28,6 +29,7 @@ SHIPPED = pathlib.Path(__file__).parent / "embedded" / FILE
 `python benchmarks/rates.py`."""
 DECIDE = ("task", "data", "answer_tokens", "max_length", "lora_rank", "remat", "param_dtype", "mode")
 """Settings beside models that a unit's time depends on."""
+ROUGHLY = "roughly: as a run with other data, lengths or models beside these took"
 OTHER = "other"
 """Stages that have no units of their own."""
 
@@ -42,9 +44,10 @@ def key_of(method: str, identity: Mapping[str, Any]) -> str:
 def learn(key: str, timing: Iterable[Mapping[str, Any]], units: Mapping[str, float], whole: float) -> None:
     """Keep what the stages of a finished run took: `timing`, stages with seconds, of which some were spent
     compiling; `whole`, seconds of the run in this process. A run of less than half the units teaches nothing where
-    a larger one is known: what it took is mostly of the kind that does not grow."""
+    a larger one is known, of another machine too: what it took is mostly of the kind that does not grow."""
     kept = _kept(cache_dir() / FILE)
-    if key in kept and 2 * sum(units.values()) < sum(kept[key]["units"].values()):
+    larger = kept.get(key) or _kept(SHIPPED).get(key)
+    if larger is not None and 2 * _size(units) < _size(larger["units"]):
         return
     took: dict[str, float] = collections.defaultdict(float)
     compiling = 0.0
@@ -72,42 +75,56 @@ def _kept(file: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _known(key: str | None) -> tuple[dict[str, Any] | None, bool]:
-    """The run that tells of `key`, and whether it was on this machine."""
+def _size(units: Mapping[str, float]) -> float:
+    return sum(units.values())
+
+
+def _known(key: str | None) -> tuple[dict[str, Any] | None, str]:
+    """The run that tells of `key`, and which one it was, in words."""
     if key is None:
-        return None, False
-    own = _kept(cache_dir() / FILE).get(key)
-    return (own, True) if own is not None else (_kept(SHIPPED).get(key), False)
+        return None, ""
+    own, shipped = _kept(cache_dir() / FILE), _kept(SHIPPED)
+    if key in own:
+        return own[key], "as the last run of these models took here"
+    if key in shipped:
+        return shipped[key], "on two cores of a server, where it was measured; no such run has ended here"
+    method, where, models, _ = json.loads(key)
+    like: dict[str, tuple[int, int, bool]] = {}
+    for other in shipped | own:
+        its_method, its_place, its_models, _ = json.loads(other)
+        if (its_method, its_place) == (method, where) and (shared := len(models.items() & its_models.items())):
+            like[other] = shared, -len(its_models), other in own
+    if not like:
+        return None, ""
+    nearest = max(like, key=lambda other: like[other])
+    return (shipped | own)[nearest], ROUGHLY
 
 
-def expected(key: str | None, units: Mapping[str, float]) -> float | None:
-    """Seconds that a run takes, as the last one of that key; None where there is none. `key`: None for models that
-    are not on this machine yet."""
-    run, _ = _known(key)
-    if run is None:
-        return None
+def _seconds(run: Mapping[str, Any], units: Mapping[str, float]) -> float:
     rates = {name: run["seconds"].get(name, 0) / count for name, count in run["units"].items() if count}
     return run["fixed"] + sum(rate * units.get(name, 0) for name, rate in rates.items())
 
 
-def _apart(key: str | None, units: Mapping[str, float]) -> bool:
-    """Whether the run that is known was of quite another size, so that what it took says little."""
-    run, _ = _known(key)
-    known = 0.0 if run is None else sum(run["units"].values())
-    return not known / 3 <= sum(units.values()) <= 3 * known
+def expected(key: str | None, units: Mapping[str, float]) -> float | None:
+    """Seconds that a run takes, as the last one of that key; None where there is none, or one of less than a third
+    of the units. `key`: None for models that are not on this machine yet."""
+    run, which = _known(key)
+    if run is None or which == ROUGHLY or _size(units) > 3 * _size(run["units"]):
+        return None
+    return _seconds(run, units)
 
 
 def told(key: str | None, units: Mapping[str, float]) -> str:
-    """`expected` in words."""
-    seconds = expected(key, units)
-    if seconds is None:
+    """The seconds of a run in words, also where they are known roughly."""
+    run, which = _known(key)
+    if run is None:
         return "unknown: no run of these models has ended on this machine; the first one measures it"
+    seconds, size, known = _seconds(run, units), _size(units), _size(run["units"])
     shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     shown = shown if seconds < 6000 else f"{seconds / 3600:.1f} h"
-    rough = ", which was of quite another size" if _apart(key, units) else ""
-    if not _known(key)[1]:
-        return f"about {shown} on two cores of a server, where it was measured{rough}; no such run has ended here"
-    return f"about {shown}, as the last run of these models took here{rough}"
+    if size > 3 * known:  # a unit of a small run takes longer, with all that comes once a stage
+        return f"at most about {shown}, {which}, and did much less"
+    return f"about {shown}, {which}" + (", and did much more" if 3 * size < known else "")
 
 
 def cost(calls: float, prompt: float, completion: float, price: str | None) -> str:

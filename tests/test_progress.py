@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 import types
 
 import pytest
@@ -189,3 +190,15 @@ def test_artifacts_name_their_place():
     assert place_of("models/0_embedded/text.jsonl") == ("0_embedded",)
     assert place_of("repeat_0/samples/source_1.jsonl") == ("repeat 1",)
     assert place_of("summary.json") == ()
+
+
+def test_a_silence_before_the_run_is_explained_and_a_short_one_is_not(monkeypatch):
+    monkeypatch.setattr(progress, "WONDER", 0.05)
+    screen = Screen(terminal=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with progress.patience("reading"):
+        pass
+    assert screen.getvalue() == ""
+    with progress.patience("reading"):
+        time.sleep(0.3)
+    assert screen.getvalue() == "reading\n"

@@ -7,8 +7,9 @@ budget.covers(spent + estimate)
 import dataclasses
 from typing import Any
 
-from common.errors import UserError, quoted
+from common.errors import UserError, meant, quoted
 
+LIMITS = ("calls", "tokens", "usd")
 MOST = 10**12
 """Of anything that is counted here; no account holds as much."""
 BUDGET_SPENT = "budget spent"
@@ -69,8 +70,9 @@ class Budget:
         limits: dict[str, Any] = {}
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
-            if name not in ("calls", "tokens", "usd") or name in limits:
-                raise UserError(f"budget {text!r}: give calls=N, tokens=N, usd=X, each once at most")
+            if name not in LIMITS or name in limits:
+                hint = "" if name in limits else meant(name, LIMITS)
+                raise UserError(f"budget {text!r}: give calls=N, tokens=N, usd=X, each once at most{hint}")
             try:
                 limits[name] = float(value) if name == "usd" else int(value)
             except ValueError:

@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from common import hosts
-from common.errors import UserError
+from common.errors import UserError, meant
 from common.model import checkpoint, hf
 from common.model.decoder import abstract_params, count_params
 from common.model.sharding import AXES, make_mesh
@@ -70,8 +70,9 @@ def parse(text: str) -> dict[str, int]:
     for part in text.split(","):
         axis, _, size = (word.strip() for word in part.partition("="))
         if axis not in AXES or axis in found or not size.isdecimal():
+            hint = "" if axis in AXES else meant(axis, AXES)
             raise UserError(
-                f"--mesh {text} is no list of axes: give such as data=2,fsdp=2,tensor=2, each at most once"
+                f"--mesh {text} is no list of axes: give such as data=2,fsdp=2,tensor=2, each at most once{hint}"
             )
         found[axis] = int(size)
     return found

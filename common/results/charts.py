@@ -133,6 +133,8 @@ def confusion(pairs: Sequence[tuple[str, str | None]], classes: Sequence[str]) -
         body += f'<tr><th scope="row">{_text(row)}</th>{"".join(_cell(*c, totals[row]) for c in cells)}</tr>'
     left = len(classes) - len(shown)
     note = "rows: the right class; columns: what was answered; shade: share of the row"
+    if has_other:
+        note += "; other: no class, or none of those shown"
     note += f"; {left} classes are not shown" if left and len(shown) == CLASSES else ""
     return (
         f'<div class="chart heat" tabindex="0"><table><thead><tr><td></td>{head}</tr></thead>'

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.cli import CALL, item
+from common.progress import stage
 from common.results.charts import dots
 from common.results.estimate import ArmResult, Estimate, Gain, as_json, wide
 from common.results.files import read_json, write_json
@@ -76,8 +77,9 @@ def conclude(run: RunDir, found: Conclusion) -> dict[str, Any]:
         f"The picture {DRAWING} is not beside this page; {TIMES} has the seconds.",
     )
     found.page.add_origin("Command, versions, files", found.command, facts(), files | beside, picture)
-    draw(run)
-    found.page.write(run.path / "report.html")
+    with stage("report"):
+        draw(run)
+        found.page.write(run.path / "report.html")
     for place in files.values():
         # The summary comes last; what is cut of it does not read.
         if place != SUMMARY and (run.path / place).exists():

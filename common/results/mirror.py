@@ -159,14 +159,20 @@ def check(url: str) -> dict[str, Any] | None:
         raise _unusable(url, error) from None
 
 
+def here(url: str) -> pathlib.Path:
+    """Where this machine keeps its copy of the run at `url`, whether there is one or not."""
+    url = url.rstrip("/")
+    name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
+    return cache_dir() / "runs" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:16]}" / "run"
+
+
 class Mirror:
     """The local `folder` of a run whose place is a URL, which it holds the lock of. Make one with `open`."""
 
     def __init__(self, store: Store):
         self._store = store
-        name = re.sub(r"[^\w.-]", "_", store.url.rpartition("/")[2])
-        self._place = cache_dir() / "runs" / f"{name}-{hashlib.sha256(store.url.encode()).hexdigest()[:16]}"
-        self.folder = self._place / "run"
+        self.folder = here(store.url)
+        self._place = self.folder.parent
         self._files: Files = {}
         self._hashes: dict[str, tuple[Any, str]] = {}  # by name: what the file looked like, and its hash
         self._lock = {"owner": f"{socket.gethostname()}, process {os.getpid()}", "token": secrets.token_hex(8)}

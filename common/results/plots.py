@@ -40,7 +40,7 @@ _MEANT = {
     f"stroke: {_INK}": "stroke: currentColor",
     f"stroke: {_GRID}": "stroke: currentColor; stroke-opacity: 0.2",
     f"fill: {_GROUND}": "fill: var(--ground, #ffffff)",
-    f"stroke: {_GROUND}": "stroke: var(--ground, transparent)",
+    f"stroke: {_GROUND}": "stroke: var(--ground, Canvas)",
 }
 _NONE: Mapping[str, str] = MappingProxyType({})
 _SIZE = 9  # points on a drawing 5 inches wide: readable at 320 pixels' width and not clumsy at 640

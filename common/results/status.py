@@ -1,4 +1,5 @@
-"""`python run.py status DIR`: where a run stands, read from its folder alone; nothing in it is changed.
+"""`python run.py status DIR`: where a run stands, read from its folder alone; nothing in it is changed. Of a run
+at a URL it is this machine's copy that is read.
 
 for line in status(pathlib.Path("runs/llm2llm")):
     print(line)
@@ -16,6 +17,7 @@ from common.cli import PROG, item
 from common.errors import UserError
 from common.progress import place_of
 from common.results.conclusion import SUMMARY, finished
+from common.results.mirror import here, is_url
 from common.results.rundir import TIMES, right
 from common.results.times import by_stage
 
@@ -32,7 +34,14 @@ def main(argv: list[str]) -> None:
         raise SystemExit(0)
     if len(argv) != 1:
         raise UserError(f"status takes one folder: {PROG} status DIR")
-    for line in status(pathlib.Path(argv[0])):
+    folder = pathlib.Path(argv[0])
+    if is_url(argv[0]):
+        folder = here(argv[0])
+        if not folder.is_dir():
+            raise UserError(
+                f"this machine has no copy of a run at {argv[0]}: ask where it is made, or give its command again"
+            )
+    for line in status(folder):
         print(line)
 
 

@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.results.conclusion import Conclusion, conclude
 from common.results.report import Report
 from common.results.rundir import RunDir
-from common.results.status import status
+from common.results.status import main, status
 
 
 @pytest.fixture
@@ -78,3 +78,13 @@ def test_asking_takes_no_lock_that_stays(begun):
     status(begun.path)
     with (begun.path / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_run_in_a_store_is_told_from_the_copy_on_this_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"file://{tmp_path / 'away'}"
+    with pytest.raises(UserError, match=f"^this machine has no copy of a run at {url}: "):
+        main([url])
+    with RunDir.open(url, "llm2llm", {"rounds": 2}):
+        main([f"{url}/"])
+    assert ": llm2llm, at work" in capsys.readouterr().out
