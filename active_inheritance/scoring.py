@@ -122,8 +122,8 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
 
 
 def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Selection:
-    """Select by `rule` from a scored pool; choices lie in `folder` of the run, and those that are stored stay.
-    Raises UserError where no prompt has an answer that can be taken."""
+    """Select by `rule` from a scored pool; choices lie in `folder` of the run. Raises UserError for a damaged pool, and
+    where no prompt has an answer that can be taken."""
     own, index = run.path / folder, scored.index
     with run.timed("select"):
         # Some 4,000 prompts are enough for a picture.
@@ -131,7 +131,13 @@ def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Se
         work = functools.partial(_select_part, scored.folder, own, scored.scoring, rule, stride)
         with _processes(scored.scoring, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
-            found = Tally.joined(list(progress_bar(done, desc="selected", total=index["parts"], unit="part")))
+            parts = list(progress_bar(done, desc="selected", total=index["parts"], unit="part"))
+    if (prompts := sum(count for count, _ in parts)) != index["prompts"]:
+        raise UserError(
+            f"{scored.folder / 'pool'} is damaged: its parts hold {prompts} prompts, and held {index['prompts']} when "
+            "it was complete: delete it, and its stage is done again"
+        )
+    found = Tally.joined([tally for _, tally in parts])
     if not len(found.pool):
         raise UserError(
             f"no prompt has an answer that can be taken under {', '.join(map(str, rule.constraints)) or rule}: "
@@ -171,9 +177,8 @@ def _score_part(
 ) -> dict[str, Any]:
     """Store a part; gives counts of its prompts and of the answers of every source by what became of them."""
     path = folder / _name("pool", number)
-    if path.exists():
-        rows = read_jsonl(path)
-    else:
+    rows = read_jsonl(path) if path.exists() else []
+    if [row["id"] for row in rows] != [group.id for group in part]:
         rows = [_scored_row(scoring, scorers, group) for group in part]
         write_jsonl(path, rows)
     return _counts(rows, scoring)
@@ -228,15 +233,14 @@ def _index(counted: Sequence[dict[str, Any]], size: int) -> dict[str, Any]:
 
 def _select_part(
     folder: pathlib.Path, own: pathlib.Path, scoring: Scoring, rule: Rule, stride: int, number: int
-) -> Tally:
-    """Select from a part, store the choices if they are not there, and sum the part up."""
+) -> tuple[int, Tally]:
+    """Select from a part, store the choices, and sum the part up; also how many prompts it has."""
     rows = read_jsonl(folder / _name("pool", number))
-    # Also where they are stored: the sums need them, and choosing again gives the same.
+    # Also where they are stored: the sums need them, and what was stored may be damaged.
     choices = [choose(rule, row["id"], _candidates(row, scoring)) for row in rows]
     path = own / _name("selection", number)
-    if not path.exists():
-        write_jsonl(path, (_selected_row(rule, row, c) for row, c in zip(rows, choices, strict=True)))
-    return tally(scoring.names, rule, rows, choices, stride)
+    write_jsonl(path, (_selected_row(rule, row, c) for row, c in zip(rows, choices, strict=True)))
+    return len(rows), tally(scoring.names, rule, rows, choices, stride)
 
 
 def _candidates(row: dict[str, Any], scoring: Scoring) -> list[Candidate]:

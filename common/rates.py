@@ -105,11 +105,17 @@ def _seconds(run: Mapping[str, Any], units: Mapping[str, float]) -> float:
     return run["fixed"] + sum(rate * units.get(name, 0) for name, rate in rates.items())
 
 
+def _grown(run: Mapping[str, Any], units: Mapping[str, float]) -> bool:
+    """Whether a stage has more than three times the units that its time is known of. A unit of few takes longer,
+    with all that comes once a stage."""
+    return any(units.get(name, 0) > 3 * count for name, count in run["units"].items() if run["seconds"].get(name))
+
+
 def expected(key: str | None, units: Mapping[str, float]) -> float | None:
-    """Seconds that a run takes, as the last one of that key; None where there is none, or one of less than a third
-    of the units. `key`: None for models that are not on this machine yet."""
+    """Seconds that a run takes, as the last one of that key; None where there is none, or one of which a stage did
+    much less. `key`: None for models that are not on this machine yet."""
     run, which = _known(key)
-    if run is None or which == ROUGHLY or _size(units) > 3 * _size(run["units"]):
+    if run is None or which == ROUGHLY or _grown(run, units):
         return None
     return _seconds(run, units)
 
@@ -119,12 +125,12 @@ def told(key: str | None, units: Mapping[str, float]) -> str:
     run, which = _known(key)
     if run is None:
         return "unknown: no run of these models has ended on this machine; the first one measures it"
-    seconds, size, known = _seconds(run, units), _size(units), _size(run["units"])
+    seconds = _seconds(run, units)
     shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     shown = shown if seconds < 6000 else f"{seconds / 3600:.1f} h"
-    if size > 3 * known:  # a unit of a small run takes longer, with all that comes once a stage
+    if _grown(run, units):
         return f"at most about {shown}, {which}, and did much less"
-    return f"about {shown}, {which}" + (", and did much more" if 3 * size < known else "")
+    return f"about {shown}, {which}" + (", and did much more" if 3 * _size(units) < _size(run["units"]) else "")
 
 
 def cost(calls: float, prompt: float, completion: float, price: str | None) -> str:

@@ -84,7 +84,7 @@ FAULTS = (
     *("raise ValueError('a\\nb' * 400)", "return None", "return 3", "return 'x'"),
     *("return float('nan')", "return float('inf')", "return ['a', 1]", "return b'x'", "return '\\ud800'"),
     *("return 'x' * 10**6", "return object()", "return {}", "return True", "return -1", "return []", "yield 1"),
-    "print('x' * 600); return ''",
+    "print('x' * 400); return ''",
 )
 """What a function of a user's own may do."""
 NO_TASKS = ("None", "3", "type", "object()", "print")

@@ -134,9 +134,25 @@ def test_what_is_left_over_is_made_again(pool, monkeypatch):
     whole = files(folder)
     for name in ("pool/index.json", "pool/part-00003.jsonl", "selection/part-00001.jsonl", "summary.json"):
         (folder / name).unlink()
+    for name in ("pool/part-00002.jsonl", "selection/part-00000.jsonl"):
+        cut(folder / name)
     (folder / "pool" / f".part-00004.jsonl.{os.getpid()}.tmp").write_text("torn")
     run(config(pool))
     assert files(folder) == whole
+
+
+def cut(file):
+    """Leave out the last row."""
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def test_a_part_of_the_pool_that_was_cut_is_named(pool):
+    run(config(pool))
+    folder = pool.parent / "run"
+    cut(folder / "pool/part-00000.jsonl")
+    (folder / "summary.json").unlink()
+    with pytest.raises(UserError, match="pool is damaged: its parts hold 59 prompts, and held 60 when"):
+        run(config(pool))
 
 
 def test_a_killed_run_continues_to_the_same_bytes(pool):

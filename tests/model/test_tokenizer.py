@@ -336,3 +336,12 @@ def test_an_end_that_is_no_token_s_number_is_refused(stated, fixtures, tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
     with pytest.raises(UserError, match=r"generation_config.json: eos_token_id .* is no token's number"):
         Tokenizer.load(folder)
+
+
+def test_a_setting_of_another_type_is_refused_where_it_is_read(fixtures, tmp_path):
+    """transformers takes it, and fails at the first text."""
+    folder = pathlib.Path(shutil.copytree(fixtures / "qwen2", tmp_path / "model"))
+    stated = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(stated | {"model_max_length": "long"}))
+    with pytest.raises(UserError, match="cannot read the tokenizer in .*model: '>' not supported"):
+        Tokenizer.load(folder)
