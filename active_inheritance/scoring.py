@@ -122,8 +122,8 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
 
 
 def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Selection:
-    """Select by `rule` from a scored pool; choices lie in `folder` of the run. Raises UserError for a damaged pool, and
-    where no prompt has an answer that can be taken."""
+    """Select by `rule` from a scored pool; choices lie in `folder` of the run. Raises UserError for a damaged pool,
+    and where no prompt has an answer that can be taken."""
     own, index = run.path / folder, scored.index
     with run.timed("select"):
         # Some 4,000 prompts are enough for a picture.
@@ -134,8 +134,8 @@ def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Se
             parts = list(progress_bar(done, desc="selected", total=index["parts"], unit="part"))
     if (prompts := sum(count for count, _ in parts)) != index["prompts"]:
         raise UserError(
-            f"{scored.folder / 'pool'} is damaged: its parts hold {prompts} prompts, and held {index['prompts']} when "
-            "it was complete: delete it, and its stage is done again"
+            f"{scored.folder / 'pool'} is damaged: its parts hold {prompts} prompts, and held {index['prompts']} "
+            "when it was complete: delete it, and its stage is done again"
         )
     found = Tally.joined([tally for _, tally in parts])
     if not len(found.pool):

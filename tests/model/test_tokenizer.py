@@ -343,5 +343,5 @@ def test_a_setting_of_another_type_is_refused_where_it_is_read(fixtures, tmp_pat
     folder = pathlib.Path(shutil.copytree(fixtures / "qwen2", tmp_path / "model"))
     stated = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(stated | {"model_max_length": "long"}))
-    with pytest.raises(UserError, match="cannot read the tokenizer in .*model: '>' not supported"):
+    with pytest.raises(UserError, match=r"cannot read the tokenizer in .*model: '>' not supported"):
         Tokenizer.load(folder)
