@@ -122,8 +122,8 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
 
 
 def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Selection:
-    """Select by `rule` from a scored pool; choices lie in `folder` of the run. Raises UserError for a damaged pool,
-    and where no prompt has an answer that can be taken."""
+    """Select by `rule` from a scored pool; choices lie in `folder` of the run. Raises UserError for a damaged
+    pool, and where no prompt has an answer that can be taken."""
     own, index = run.path / folder, scored.index
     with run.timed("select"):
         # Some 4,000 prompts are enough for a picture.

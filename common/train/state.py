@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from common import hosts
+from common.errors import UserError, in_one_line
 from common.model import sharding
 from common.model.decoder import Params
 from common.results.files import write_folder
@@ -57,16 +58,24 @@ def shape(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def restore(folder: pathlib.Path, params: Params, state: Any) -> tuple[Params, Any, int]:
-    """The stored state laid out as the shapes given say, on whatever devices it was written."""
+    """The stored state laid out as the shapes given say, on whatever devices it was written. Raises UserError for
+    a damaged one."""
     leaves, treedef = jax.tree.flatten(state)
     target = {"params": params, "state": leaves, "step": shape(jnp.int32(0))}
-    if (folder / "00000.safetensors").exists():
-        files = iter(sorted(folder.glob("*.safetensors")))
-        tree = jax.tree.map(lambda leaf: _read_leaf(next(files), leaf), target)
-    else:
-        from orbax.checkpoint import v1 as ocp
+    try:
+        if (folder / "00000.safetensors").exists():
+            files = iter(sorted(folder.glob("*.safetensors")))
+            tree = jax.tree.map(lambda leaf: _read_leaf(next(files), leaf), target)
+        else:
+            from orbax.checkpoint import v1 as ocp
 
-        tree = ocp.load(str(folder.absolute()), target)
+            tree = ocp.load(str(folder.absolute()), target)
+    except jax.errors.JaxRuntimeError:  # such as no room on the device, which is no fault of the files
+        raise
+    except Exception as error:  # of three libraries, of any kind
+        raise UserError(
+            f"{folder} is damaged ({in_one_line(error)}): delete it, and the training begins again"
+        ) from None
     return tree["params"], jax.tree.unflatten(treedef, tree["state"]), int(tree["step"])
 
 

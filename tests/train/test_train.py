@@ -13,7 +13,7 @@ from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference
-from common.train import loop
+from common.train import loop, state
 from common.train.data import Encoded, batches, collate, epoch_plan
 from common.train.loop import answer_loss, fine_tune, gradients, update
 from common.train.optimizer import clipped, initial_state, learning_rate, make_optimizer
@@ -292,6 +292,17 @@ def test_continued_training_ends_bit_for_bit_the_same(params, tmp_path, monkeypa
     assert resumed[1:] == list(range(resumed[0], 7))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("added", [(), ("00000.safetensors",)])
+def test_a_damaged_state_is_one_line(added, params, tmp_path):
+    """As Orbax leaves it, and as several processes do; what lies there may be anything, such as a pickle."""
+    state.save(tmp_path / "state", params, (), step=3)
+    files = [file for file in (tmp_path / "state").rglob("*") if file.is_file()]
+    for file in [*files, *(tmp_path / "state" / name for name in added)]:
+        file.write_bytes(b"\x80\x04\x95 no state")
+    with pytest.raises(UserError, match=r"state is damaged \(.*\): delete it, and the training begins again"):
+        state.restore(tmp_path / "state", *jax.tree.map(state.shape, (params, ())))
 
 
 @pytest.mark.parametrize("first", [0, 2])
