@@ -34,8 +34,9 @@ NEUTRAL = {
     "bbq/overall/s_dis": 0.0,
 }
 """Figures of which it is known what a model without a lean has."""
-NAMED = 4
-"""Figures that the verdict names where more are alike."""
+NAMED, NAMED_ALONE = 4, 2
+"""Figures that the verdict names where more are alike: of models that are compared, of one alone, where each takes
+half a line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +145,14 @@ def _alone(found: Findings, lead: str) -> str:
             beside.append(f"{here} is {'above' if entry.value > value else 'below'} {value:.{place}f}, {whose}")
     if not beside + level:
         return f"{told}; nothing is known that it could be compared with: a second --model would be."
-    parts = [f"shown: {'; '.join(beside)}"] if beside else []
-    parts += [f"not shown: {'; '.join(level)}"] if level else []
+    parts = [f"{which}: {_first(named)}" for which, named in (("shown", beside), ("not shown", level)) if named]
     return f"{told}; {'; '.join(parts)}."
+
+
+def _first(named: Sequence[str]) -> str:
+    """The first few findings, and how many there are more."""
+    more = [f"and {len(named) - NAMED_ALONE} more, in the tables"] if len(named) > NAMED_ALONE else []
+    return "; ".join([*named[:NAMED_ALONE], *more])
 
 
 def known(found: Findings) -> dict[str, tuple[float, str]]:
