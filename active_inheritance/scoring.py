@@ -177,11 +177,22 @@ def _score_part(
 ) -> dict[str, Any]:
     """Store a part; gives counts of its prompts and of the answers of every source by what became of them."""
     path = folder / _name("pool", number)
-    rows = read_jsonl(path) if path.exists() else []
+    rows = _read_part(path) if path.exists() else []
     if [row["id"] for row in rows] != [group.id for group in part]:
         rows = [_scored_row(scoring, scorers, group) for group in part]
         write_jsonl(path, rows)
     return _counts(rows, scoring)
+
+
+def _read_part(path: pathlib.Path) -> Rows:
+    """The rows of a part of the pool. Raises UserError for one that lacks what each must hold."""
+    rows, held = read_jsonl(path), {"source", "index", "text", "flags", "scores"}
+    for number, row in enumerate(rows, start=1):
+        answers = row.get("answers")
+        whole = isinstance(answers, list) and all(isinstance(a, dict) and held <= a.keys() for a in answers)
+        if not (whole and {"id", "prompt"} <= row.keys()):
+            raise UserError(f"{path}, line {number} is damaged: delete it, and its stage is done again")
+    return rows
 
 
 def _scored_row(scoring: Scoring, scorers: Scorers, group: Group) -> dict[str, Any]:
@@ -235,7 +246,7 @@ def _select_part(
     folder: pathlib.Path, own: pathlib.Path, scoring: Scoring, rule: Rule, stride: int, number: int
 ) -> tuple[int, Tally]:
     """Select from a part, store the choices, and sum the part up; also how many prompts it has."""
-    rows = read_jsonl(folder / _name("pool", number))
+    rows = _read_part(folder / _name("pool", number))
     # Also where they are stored: the sums need them, and what was stored may be damaged.
     choices = [choose(rule, row["id"], _candidates(row, scoring)) for row in rows]
     path = own / _name("selection", number)

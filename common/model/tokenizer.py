@@ -93,7 +93,8 @@ class Tokenizer:
         loader = transformers.PreTrainedTokenizerFast if general else transformers.AutoTokenizer
         try:
             backend = loader.from_pretrained(folder, trust_remote_code=False)
-            backend("a")  # settings of another type than they should have show only where they are used
+            # Settings of another type than they should have, and an unknown token that is none, show only in use.
+            backend("a \N{ALCHEMICAL SYMBOL FOR AIR}")
         except Exception as error:  # errors of three libraries, most of them plain Exception
             reason = in_one_line(error)
             raise UserError(f"cannot read the tokenizer in {folder}: {reason}") from None

@@ -109,6 +109,11 @@ def finished(folder: pathlib.Path) -> dict[str, Any] | None:
     """What `conclude` gave of the run in `folder`, where it is complete and all of its files are there."""
     with contextlib.suppress(OSError, ValueError):
         summary = read_json(folder / SUMMARY, ("status", "files", "verdict", "warnings"))
+        files, warnings = summary["files"], summary["warnings"]
+        if not (isinstance(files, dict) and isinstance(warnings, list) and isinstance(summary["verdict"], str)):
+            return None
+        if not all(isinstance(text, str) for text in (*files.values(), *warnings)):
+            return None
         there = lambda place: (folder / place).is_file() or any((folder / place).iterdir())
         whole = all(map(there, summary["files"].values())) and not damaged_outputs(folder)
         if summary["status"] == "complete" and whole:

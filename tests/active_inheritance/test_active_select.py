@@ -153,6 +153,9 @@ def test_a_part_of_the_pool_that_was_cut_is_named(pool):
     (folder / "summary.json").unlink()
     with pytest.raises(UserError, match="pool is damaged: its parts hold 59 prompts, and held 60 when"):
         run(config(pool))
+    (folder / "pool/part-00000.jsonl").write_text('{"id": "p0"}\n')
+    with pytest.raises(UserError, match=r"part-00000.jsonl, line 1 is damaged: delete it"):
+        run(config(pool))
 
 
 def test_a_killed_run_continues_to_the_same_bytes(pool):

@@ -345,3 +345,9 @@ def test_a_setting_of_another_type_is_refused_where_it_is_read(fixtures, tmp_pat
     (folder / "tokenizer_config.json").write_text(json.dumps(stated | {"model_max_length": "long"}))
     with pytest.raises(UserError, match=r"cannot read the tokenizer in .*model: '>' not supported"):
         Tokenizer.load(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(stated))
+    Tokenizer.load(folder)
+    words = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(UserError, match=r"cannot read the tokenizer in .*model: .*UNK"):
+        Tokenizer.load(folder)

@@ -1,6 +1,7 @@
 """What a finished run says, in the terminal, on the page and in summary.json."""
 
 import dataclasses
+import json
 import xml.etree.ElementTree
 
 import pytest
@@ -167,7 +168,11 @@ def test_a_run_is_finished_when_all_of_its_files_are_there(tmp_path):
     (tmp_path / "d").mkdir()
     assert finished(tmp_path) is None
     (tmp_path / "d/rows").write_text("1")
-    assert finished(tmp_path) == read_json(tmp_path / "summary.json")
+    whole = read_json(tmp_path / "summary.json")
+    assert finished(tmp_path) == whole
+    for damage in ({"files": 1.5}, {"files": {"data": 1}}, {"warnings": "none"}, {"verdict": None}):
+        (tmp_path / "summary.json").write_text(json.dumps(whole | damage))
+        assert finished(tmp_path) is None
     (tmp_path / "summary.json").write_text("[")
     assert finished(tmp_path) is None
 
