@@ -118,12 +118,17 @@ def score_pool(run: RunDir, pool: Pool, scoring: Scoring, folder: str = "") -> S
                 raise UserError(f"{file}: no answer is usable: see --drop, and --answer-tokens if all are cut")
             # Last: without the index a continued run goes through the parts again, and reads those that are there.
             write_json(path, index)
-        return Scored(place, scoring, read_json(path, ("parts", "prompts", "answers", "sources", "bytes")))
+        within = place.relative_to(run.path)
+        run.check_whole(str(within / "pool/index.json"))
+        index = read_json(path, ("parts", "prompts", "answers", "sources", "bytes"))
+        for number in range(index["parts"]):
+            run.check_whole(str(within / _name("pool", number)))
+        return Scored(place, scoring, index)
 
 
 def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Selection:
-    """Select by `rule` from a scored pool; choices lie in `folder` of the run. Raises UserError for a damaged
-    pool, and where no prompt has an answer that can be taken."""
+    """Select by `rule` from a scored pool; choices lie in `folder` of the run. Raises UserError where
+    no prompt has an answer that can be taken."""
     own, index = run.path / folder, scored.index
     with run.timed("select"):
         # Some 4,000 prompts are enough for a picture.
@@ -131,13 +136,7 @@ def select_from(run: RunDir, scored: Scored, rule: Rule, folder: str = "") -> Se
         work = functools.partial(_select_part, scored.folder, own, scored.scoring, rule, stride)
         with _processes(scored.scoring, index["bytes"]) as each:
             done = each(work, ((number,) for number in range(index["parts"])))
-            parts = list(progress_bar(done, desc="selected", total=index["parts"], unit="part"))
-    if (prompts := sum(count for count, _ in parts)) != index["prompts"]:
-        raise UserError(
-            f"{scored.folder / 'pool'} is damaged: its parts hold {prompts} prompts, and held {index['prompts']} "
-            "when it was complete: delete it, and its stage is done again"
-        )
-    found = Tally.joined([tally for _, tally in parts])
+            found = Tally.joined(list(progress_bar(done, desc="selected", total=index["parts"], unit="part")))
     if not len(found.pool):
         raise UserError(
             f"no prompt has an answer that can be taken under {', '.join(map(str, rule.constraints)) or rule}: "
@@ -177,22 +176,11 @@ def _score_part(
 ) -> dict[str, Any]:
     """Store a part; gives counts of its prompts and of the answers of every source by what became of them."""
     path = folder / _name("pool", number)
-    rows = _read_part(path) if path.exists() else []
-    if [row["id"] for row in rows] != [group.id for group in part]:
+    rows = read_jsonl(path) if path.exists() else []
+    if [row.get("id") for row in rows] != [group.id for group in part]:
         rows = [_scored_row(scoring, scorers, group) for group in part]
         write_jsonl(path, rows)
     return _counts(rows, scoring)
-
-
-def _read_part(path: pathlib.Path) -> Rows:
-    """The rows of a part of the pool. Raises UserError for one that lacks what each must hold."""
-    rows, held = read_jsonl(path), {"source", "index", "text", "flags", "scores"}
-    for number, row in enumerate(rows, start=1):
-        answers = row.get("answers")
-        whole = isinstance(answers, list) and all(isinstance(a, dict) and held <= a.keys() for a in answers)
-        if not (whole and {"id", "prompt"} <= row.keys()):
-            raise UserError(f"{path}, line {number} is damaged: delete it, and its stage is done again")
-    return rows
 
 
 def _scored_row(scoring: Scoring, scorers: Scorers, group: Group) -> dict[str, Any]:
@@ -244,14 +232,14 @@ def _index(counted: Sequence[dict[str, Any]], size: int) -> dict[str, Any]:
 
 def _select_part(
     folder: pathlib.Path, own: pathlib.Path, scoring: Scoring, rule: Rule, stride: int, number: int
-) -> tuple[int, Tally]:
-    """Select from a part, store the choices, and sum the part up; also how many prompts it has."""
-    rows = _read_part(folder / _name("pool", number))
+) -> Tally:
+    """Select from a part, store the choices, and sum the part up."""
+    rows = read_jsonl(folder / _name("pool", number))
     # Also where they are stored: the sums need them, and what was stored may be damaged.
     choices = [choose(rule, row["id"], _candidates(row, scoring)) for row in rows]
     path = own / _name("selection", number)
     write_jsonl(path, (_selected_row(rule, row, c) for row, c in zip(rows, choices, strict=True)))
-    return len(rows), tally(scoring.names, rule, rows, choices, stride)
+    return tally(scoring.names, rule, rows, choices, stride)
 
 
 def _candidates(row: dict[str, Any], scoring: Scoring) -> list[Candidate]:

@@ -23,6 +23,7 @@ import pathlib
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -61,7 +62,7 @@ class RunDir:
     def __init__(self, path: pathlib.Path, lock: int, kept: mirror.Mirror | None = None):
         self.path = path
         self._lock, self._kept = lock, kept
-        self._sizes = {row["name"]: row["bytes"] for row in self.journal(SIZES).rows(name=str, bytes=int)}
+        self._sizes = {row["name"]: row for row in self.journal(SIZES).rows(name=str, bytes=int)}
         # Seconds that stages took within each stage that is open, the outermost first.
         self._within: list[tuple[float, float]] = []
 
@@ -152,7 +153,7 @@ class RunDir:
         read, write = {".json": (read_json, write_json), ".jsonl": (read_jsonl, write_jsonl)}[path.suffix]
         with progress.at(name):
             if path.exists():
-                self._check_size(name)
+                self.check_whole(name)
             else:
                 write(path, compute())
                 self.note(name)
@@ -167,12 +168,12 @@ class RunDir:
         return path
 
     def note(self, name: str, output: bool = False) -> None:
-        """Note the size of what is complete. `output`: it is made for the user, who may empty or delete it, and
-        made again then."""
-        size = size_of(self.path / name)
-        if self._sizes.get(name) != size:
-            self._sizes[name] = size
-            row = {"name": name, "bytes": size} | ({"output": True} if output else {})
+        """Note what is complete: its size, and of a file a checksum. `output`: it is made for the user, who may
+        empty or delete it, and made again then."""
+        row = {"name": name, "bytes": size_of(self.path / name)}
+        row |= {"output": True} if output else {"crc32": _checksum(self.path / name)}
+        if self._sizes.get(name) != row:
+            self._sizes[name] = row
             self.journal(SIZES).append([row], sync=False)
 
     def settle(self) -> None:
@@ -183,15 +184,19 @@ class RunDir:
         if hosts.is_writer():
             write_jsonl(journal.path, [rows[name] for name in sorted(rows)])
 
-    def _check_size(self, name: str) -> None:
+    def check_whole(self, name: str) -> None:
+        """Raise UserError where the artifact `name` is no longer what it was when it was complete."""
         path, known = self.path / name, self._sizes.get(name)
         if known is None:  # of a process that was killed in between
             self.note(name)
-        elif size_of(path) != known:
-            raise UserError(
-                f"{path} is damaged: it has {size_of(path)} bytes, and had {known} when it was complete: "
-                "delete it, and its stage is done again"
-            )
+            return
+        size = size_of(path)
+        if size == known["bytes"] and _checksum(path) == known.get("crc32"):
+            return
+        now = "has other content than" if size == known["bytes"] else f"has {size} bytes, and had {known['bytes']}"
+        raise UserError(
+            f"{path} is damaged: it {now} when it was complete: delete it, and its stage is done again"
+        )
 
     def journal(self, name: str) -> Journal:
         """The journal `name`, which is empty at first."""
@@ -206,7 +211,7 @@ class RunDir:
         path = self.path / name
         with progress.at(name):
             if path.exists():
-                self._check_size(name)
+                self.check_whole(name)
             else:
                 self._gather(name, batches)
         rows = read_jsonl(path)
@@ -267,6 +272,15 @@ def size_of(path: pathlib.Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size if path.exists() else 0
+
+
+def _checksum(path: pathlib.Path) -> int:
+    """CRC-32 of a file."""
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            found = zlib.crc32(part, found)
+    return found
 
 
 def damaged_outputs(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -146,16 +146,16 @@ def cut(file):
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
 
 
-def test_a_part_of_the_pool_that_was_cut_is_named(pool):
+@pytest.mark.parametrize("name", ["pool/part-00000.jsonl", "pool/index.json"])
+def test_a_part_of_the_pool_that_is_not_as_it_was_is_named(pool, name):
     run(config(pool))
     folder = pool.parent / "run"
-    cut(folder / "pool/part-00000.jsonl")
     (folder / "summary.json").unlink()
-    with pytest.raises(UserError, match="pool is damaged: its parts hold 59 prompts, and held 60 when"):
-        run(config(pool))
-    (folder / "pool/part-00000.jsonl").write_text('{"id": "p0"}\n')
-    with pytest.raises(UserError, match=r"part-00000.jsonl, line 1 is damaged: delete it"):
-        run(config(pool))
+    whole = (folder / name).read_bytes()
+    for damage in (b"", whole.splitlines(keepends=True)[0], whole.replace(b"0", b"1")):
+        (folder / name).write_bytes(damage)
+        with pytest.raises(UserError, match=f"{name} is damaged: it has .* when it was complete: delete it"):
+            run(config(pool))
 
 
 def test_a_killed_run_continues_to_the_same_bytes(pool):

@@ -184,8 +184,12 @@ def test_an_artifact_that_was_cut_where_a_line_ends_is_named(name, tmp_path):
 
     whole = work()
     assert work() == whole
+    stored = (tmp_path / name).read_bytes()
     (tmp_path / name).write_text("[1, 2]" if name == "c.json" else '{"i":1}\n')
     with pytest.raises(UserError, match=rf"{name} is damaged: it has \d+ bytes, and had \d+ when it was complete"):
+        work()
+    (tmp_path / name).write_bytes(stored.replace(b"2", b"3"))
+    with pytest.raises(UserError, match=rf"{name} is damaged: it has other content than when it was complete"):
         work()
     (tmp_path / name).unlink()
     assert work() == whole
