@@ -29,7 +29,7 @@ BETWEEN = 0.1
 """Seconds between two drawings."""
 WORTH_SAYING = 1.0
 """Seconds that a stage takes to have a line of its own, and that a rest is measured on."""
-WONDER = 5.0
+WONDER = 20.0
 """Seconds without a word before something is said."""
 SHOWN = 2
 """Figures in the line, the last ones."""
