@@ -32,7 +32,8 @@ PATIENCE = 1.5
 """Seconds that a signal waits for compiled code to give way."""
 
 
-_OURS = ("__main__", "run", "common", "llm2llm", "reversegen", "active_inheritance")
+_OURS = ("__main__", "seedloop", "run", "common", "llm2llm", "reversegen", "active_inheritance")
+"""Packages of this project; installed, all lie below the second."""
 _ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 LINES = {
     signal.SIGINT: ("stopped; the same command continues where it left off", 130),
