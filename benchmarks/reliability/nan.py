@@ -44,10 +44,10 @@ def in_loss(value: float) -> None:
     batches = loop.batches
 
     def spoilt(*given: Any, first_step: int, **named: Any) -> Any:
-        for step, batch in enumerate(batches(*given, first_step=first_step, **named), start=first_step):
-            if step == 3:
-                batch.weight[:] = value
-            yield batch
+        for step, parts in enumerate(batches(*given, first_step=first_step, **named), start=first_step):
+            for part in parts if step == 3 else ():
+                part.weight[:] = value
+            yield parts
 
     loop.batches = spoilt
 

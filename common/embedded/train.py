@@ -29,6 +29,7 @@ from common.model.decoder import count_params, init
 from common.model.families import read_config
 from common.tasks.embedded_text import Document, paragraphs_of, stream
 from common.tasks.problems import SKILLS
+from common.train.data import MicroBatch
 from common.train.loop import update
 from common.train.optimizer import initial_state, learning_rate
 
@@ -265,16 +266,17 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
     static = {"config": config, "optimizer": settings, "dtype": runtime.compute_dtype(), "remat": False}
     state = initial_state(settings, params)
     R, T = stage.rows, stage.length
-    index = np.delete(np.arange(R * T), np.arange(T - 1, R * T, T))[None]
+    index = np.delete(np.arange(R * T), np.arange(T - 1, R * T, T))
+    weight, total = np.ones(index.shape, np.float32), np.array(len(index), np.float32)
     steps = stage.tokens // (R * T)
     print(f"{name} stage {number}: {count_params(params):,} parameters, {steps} updates of {R * T} tokens")
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     start = time.monotonic()
     data = rows_of(stage, kinds, 100 * number + recipe.seed, encode, paragraphs)
     for step, rows in enumerate(itertools.islice(data, steps)):
-        batch = (rows[None], index, rows.reshape(-1)[index + 1], np.ones(index.shape, np.float32))
+        part = MicroBatch(rows, index, rows.reshape(-1)[index + 1], weight, total)
         rate = np.float32(learning_rate(settings, step, steps))
-        params, state, measured = update(params, state, batch, rate, **static)
+        params, state, measured = update(params, state, [part], rate, **static)
         if step % 50 == 0 or step + 1 == steps:
             speed = (step + 1) * R * T / (time.monotonic() - start)
             print(f"{step:5d} loss {float(measured['loss']):.4f} {speed:,.0f} tokens/s", flush=True)

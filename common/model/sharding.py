@@ -60,8 +60,8 @@ RULES: tuple[tuple[str, P], ...] = (
 """Name of a parameter (the whole of it must match; the first match holds) and where its axes go. The same name is
 the same kind in every layer, and in the state of an optimizer, which holds whole trees of parameters."""
 
-ROWS, MICRO_ROWS, CACHE = P(("data", "fsdp")), P(None, ("data", "fsdp")), P(("data", "fsdp"), "tensor")
-"""Where the axes of data go: rows first, micro-batches before rows, and rows before key/value heads."""
+ROWS, CACHE = P(("data", "fsdp")), P(("data", "fsdp"), "tensor")
+"""Where the axes of data go: rows first, and rows before key/value heads."""
 
 
 def make_mesh(data: int | None = None, fsdp: int = 1, tensor: int = 1) -> Mesh:

@@ -1,16 +1,19 @@
 """From token sequences to static-shape training batches, in an order fixed by the seed.
 
     example = Encoded(tokens, prompt_length)
-    for batch in batches(examples, settings, pad_id=0, first_step=0, last_step=100): ...
+    for parts in batches(examples, settings, pad_id=0, first_step=0, last_step=100): ...
 
-A batch holds `micro` equal parts for gradient accumulation. Lengths and answer counts are rounded up to few
-buckets; examples of like length share a batch, so little of it is padding.
+An update's examples come in micro-batches, over which gradients are accumulated, each as long as it has to be.
+Lengths and answer counts are rounded up to few buckets; examples of like length share a micro-batch, so little of
+it is padding.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from common.buckets import SHORTEST, finer
 from common.config import TrainConfig
@@ -29,19 +32,19 @@ class Encoded:
     weight: float = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """One optimizer update in `micro` parts.
+class MicroBatch(NamedTuple):
+    """A part of an optimizer update: what `answer_loss` takes.
 
-    tokens (micro, rows, T); `index` (micro, A) are positions in the flattened rows × T whose next token is
-    predicted, `target` (micro, A) those tokens, `weight` (micro, A) their examples' weights, 0 for padding. With
-    `settings.sum_loss` the weights are divided by the number of examples in the update.
+    `places` are positions in the flattened rows x T whose next token is predicted, `targets` those tokens,
+    `weight` their examples' weights, 0 for padding. By `total` the sum of losses is divided: the weights of the
+    whole update, or the number of its examples with `TrainConfig.sum_loss`.
     """
 
-    tokens: np.ndarray
-    index: np.ndarray
-    target: np.ndarray
-    weight: np.ndarray
+    tokens: Int[Array | np.ndarray, "rows T"]
+    places: Int[Array | np.ndarray, " A"]
+    targets: Int[Array | np.ndarray, " A"]
+    weight: Float[Array | np.ndarray, " A"]
+    total: Float[Array | np.ndarray, ""]
 
 
 def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> list[np.ndarray]:
@@ -63,30 +66,36 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
     return [parts[i] for i in rng.permutation(len(parts))]
 
 
-def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> Batch:
-    """Right-padded arrays for one update; missing rows are padding with weight zero."""
+def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> list[MicroBatch]:
+    """One update in right-padded micro-batches; missing rows of the last one are padding with weight zero."""
     rows = min(settings.micro_batch_size, settings.batch_size)
-    micro = -(-settings.batch_size // rows)
+    weights = sum(e.weight * _answer_length(e) for e in examples)
+    total = np.array(len(examples) if settings.sum_loss else max(weights, 1.0), np.float32)
+    return [_micro_batch(examples[i : i + rows], rows, pad_id, total) for i in range(0, len(examples), rows)]
+
+
+def _answer_length(example: Encoded) -> int:
+    # Without a prompt the first token has nothing before it that could predict it.
+    return len(example.tokens) - max(example.prompt_length, 1)
+
+
+def _micro_batch(examples: Sequence[Encoded], rows: int, pad_id: int, total: np.ndarray) -> MicroBatch:
     T = finer(max(len(e.tokens) for e in examples), SHORTEST)
-    parts = [examples[i * rows : (i + 1) * rows] for i in range(micro)]
-    answers = max(sum(len(e.tokens) - e.prompt_length for e in part) for part in parts)
-    part_size = -(-rows * T // PARTS)
-    A = -(-answers // part_size) * part_size
-    tokens = np.full((micro, rows, T), pad_id, np.int32)
-    index, target = np.zeros((2, micro, A), np.int32)
-    weight = np.zeros((micro, A), np.float32)
-    for m, part in enumerate(parts):
-        filled = 0
-        for r, example in enumerate(part):
-            # Without a prompt the first token has nothing before it that could predict it.
-            ids, start = np.array(example.tokens), max(example.prompt_length, 1)
-            tokens[m, r, : len(ids)] = ids
-            end = filled + len(ids) - start
-            index[m, filled:end] = r * T + np.arange(start - 1, len(ids) - 1)
-            target[m, filled:end] = ids[start:]
-            weight[m, filled:end] = example.weight / (len(examples) if settings.sum_loss else 1)
-            filled = end
-    return Batch(tokens, index, target, weight)
+    part = -(-rows * T // PARTS)
+    A = max(1, -(-sum(map(_answer_length, examples)) // part)) * part
+    tokens = np.full((rows, T), pad_id, np.int32)
+    places, targets = np.zeros((2, A), np.int32)
+    weight = np.zeros(A, np.float32)
+    filled = 0
+    for row, example in enumerate(examples):
+        ids, answer = np.array(example.tokens), _answer_length(example)
+        tokens[row, : len(ids)] = ids
+        learned = slice(filled, filled + answer)
+        places[learned] = row * T + np.arange(len(ids) - answer - 1, len(ids) - 1)
+        targets[learned] = ids[len(ids) - answer :]
+        weight[learned] = example.weight
+        filled += answer
+    return MicroBatch(tokens, places, targets, weight, total)
 
 
 def plan(
@@ -105,8 +114,8 @@ def plan(
 
 def batches(
     examples: Sequence[Encoded], settings: TrainConfig, *, pad_id: int, first_step: int, last_step: int
-) -> Iterator[Batch]:
-    """The batches of updates first_step … last_step - 1, in the order of `plan`."""
+) -> Iterator[list[MicroBatch]]:
+    """The micro-batches of updates first_step … last_step - 1, in the order of `plan`."""
     lengths = [len(e.tokens) for e in examples]
     for rows in plan(lengths, settings, first_step=first_step, last_step=last_step):
         yield collate([examples[i] for i in rows], settings, pad_id)

@@ -13,7 +13,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from common.model.decoder import Params, count_params, hidden
 from common.model.losses import token_logps
 from common.progress import progress_bar
 from common.train import state as state_files
-from common.train.data import Encoded, batches
+from common.train.data import Encoded, MicroBatch, batches
 from common.train.optimizer import clipped, initial_state, learning_rate, make_optimizer, stepped
 
 Log = Callable[..., None]
@@ -40,43 +40,26 @@ REMAT_ABOVE = 100_000_000
 activations fit easily."""
 
 
-class Objective(NamedTuple):
-    """What a training minimises, as two functions. `update` is compiled for them, so they are defined once, at the
-    top of a module, and not anew for each training.
-
-    loss: (params, config, part, *, dtype, remat) -> the sum over a micro-batch, and a dict of further sums to log.
-    total: (batch) -> what these sums are divided by, once added up over the micro-batches of an update.
-    """
-
-    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-    total: Callable[[Any], jax.Array | float]
+Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+"""What a training minimises: (params, config, part, *, dtype, remat) -> of a micro-batch its share of the update's
+loss, and a dict of such shares of what else is logged. `gradients` is compiled for it, so it is defined once, at
+the top of a module, and not anew for each training."""
 
 
 def answer_loss(
-    params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: Remat = "none"
-) -> jax.Array:
-    """Summed negative log-likelihood of the targets of one micro-batch (tokens, index, target, weight)."""
-    tokens, index, target, weight = batch
-    h = hidden(params, config, tokens, dtype=dtype, remat=remat)
-    h = h.reshape(-1, h.shape[-1])[index]
-    return -jnp.sum(weight * token_logps(params, config, h, target))
-
-
-def _answers(*args: Any, **settings: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    return answer_loss(*args, **settings), {}
-
-
-TOKEN_MEAN = Objective(_answers, lambda batch: jnp.maximum(batch[3].sum(), 1.0))
-"""The mean over all answer tokens of the update, however they fall into micro-batches."""
-
-SUM = Objective(_answers, lambda batch: 1.0)
-"""The sum: the weights that `collate` returns are already divided by the number of examples."""
+    params: Params, config: ModelConfig, part: MicroBatch, *, dtype: Any, remat: Remat = "none"
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Negative log-likelihood of a micro-batch's targets: of all that share an update the mean over answer tokens,
+    however they fall into micro-batches, or with `TrainConfig.sum_loss` the sum over those of an example."""
+    h = hidden(params, config, part.tokens, dtype=dtype, remat=remat)
+    h = h.reshape(-1, h.shape[-1])[part.places]
+    return -jnp.sum(part.weight * token_logps(params, config, h, part.targets)) / part.total, {}
 
 
 def update(
     params: Params,
     state: dict[str, Any],
-    batch: tuple[Array | np.ndarray, ...],
+    parts: Sequence[tuple[Array | np.ndarray, ...]],
     rate: Array | np.float32 | float,
     frozen: Params | None = None,
     *,
@@ -84,10 +67,10 @@ def update(
     optimizer: TrainConfig,
     dtype: np.dtype,
     remat: Remat,
-    objective: Objective = TOKEN_MEAN,
+    objective: Objective = answer_loss,
     mesh: Mesh | None = None,
 ) -> tuple[Params, dict[str, Any], dict[str, Array]]:
-    """One optimizer update over the micro-batches of `batch`; returns params, state and a dict of scalars: loss,
+    """One optimizer update over micro-batches, of any lengths; returns params, state and a dict of scalars: loss,
     gradient_norm (before clipping) and what else the objective measures. The memory of the given params and state
     is given away.
 
@@ -95,19 +78,27 @@ def update(
     finite, params and state no longer change, so that a caller may look at the losses a few updates later.
     With a `mesh`, on which everything lies, both come back laid out as the table of `common.model.sharding` says.
     """
+    static = {"config": config, "dtype": dtype, "remat": remat, "objective": objective, "mesh": mesh}
+    # Added up from zero, and not from the first of them: that would be a second program for each length.
+    grads = _zeros(params, mesh) if len(parts) > 1 else None
+    shares = []
+    for part in parts:
+        share, grads = gradients(params, part, frozen, grads, **static)
+        shares.append(share)
+    loss, more = jax.tree.map(lambda *values: functools.reduce(jnp.add, values), *shares)
     # Two programs: the second is the same for all lengths of texts, and a third of the time of compiling both.
-    (loss, more), grads = gradients(
-        params, batch, frozen, config=config, dtype=dtype, remat=remat, objective=objective, mesh=mesh
-    )
     params, state, norm = apply_gradients(params, state, grads, loss, rate, optimizer=optimizer, mesh=mesh)
     return params, state, {"loss": loss, "gradient_norm": norm, **more}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "remat", "objective", "mesh"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "dtype", "remat", "objective", "mesh"), donate_argnames="so_far"
+)
 def gradients(
     params: Params,
-    batch: tuple[Array, ...],
+    part: tuple[Array, ...],
     frozen: Params | None,
+    so_far: Params | None = None,
     *,
     config: ModelConfig,
     dtype: np.dtype,
@@ -115,30 +106,28 @@ def gradients(
     objective: Objective,
     mesh: Mesh | None,
 ) -> tuple[tuple[Array, dict[str, Array]], Params]:
-    """The loss and what else the objective measures, and the gradients of `params`, over the micro-batches of
-    `batch`; see `update`."""
-    total = objective.total(batch)
+    """What the objective measures of a micro-batch, and the gradients of `params`, where there are several of them
+    in float32 and added to those `so_far`, whose memory is given away; see `update`."""
 
-    def loss(trainable, part):
+    def loss(trainable: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         whole = trainable if frozen is None else lora.join(frozen, trainable)
-        sums = objective.loss(whole, config, part, dtype=dtype, remat=remat)
-        return jax.tree.map(lambda x: x / total, sums)
+        return objective(whole, config, part, dtype=dtype, remat=remat)
 
-    value_and_grad = lambda part: jax.value_and_grad(loss, has_aux=True)(params, part)
-    first = jax.tree.map(lambda x: x[0], batch)
-    if batch[0].shape[0] == 1:
-        values, grads = value_and_grad(first)
-    else:
-
-        def accumulate(carry, part):
-            return jax.tree.map(jnp.add, carry, _wide(value_and_grad(part))), None
-
-        # One micro-batch after another in one compiled body, whatever their number.
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(value_and_grad, first))
-        (values, grads), _ = jax.lax.scan(accumulate, zero, batch)
+    values, grads = jax.value_and_grad(loss, has_aux=True)(params)
+    if so_far is not None:
+        grads = jax.tree.map(jnp.add, so_far, _wide(grads))
     if mesh is not None:
         grads = jax.lax.with_sharding_constraint(grads, sharding.param_shardings(mesh, grads))
     return values, grads
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _zeros(params: Params, mesh: Mesh | None) -> Params:
+    """Gradients before the first micro-batch."""
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape), params)
+    if mesh is not None:
+        zeros = jax.lax.with_sharding_constraint(zeros, sharding.param_shardings(mesh, zeros))
+    return zeros
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer", "mesh"), donate_argnums=(0, 1))
@@ -225,12 +214,10 @@ def fine_tune(
     steps = settings.total_steps(len(examples)) if steps is None else steps
 
     def stream(first: int) -> Iterable[Any]:
-        for batch in batches(examples, settings, pad_id=pad_id, first_step=first, last_step=steps):
-            yield batch.tokens, batch.index, batch.target, batch.weight
+        return batches(examples, settings, pad_id=pad_id, first_step=first, last_step=steps)
 
-    objective = SUM if settings.sum_loss else TOKEN_MEAN
     return optimise(
-        params, config, stream, objective, settings, steps, checkpoint=checkpoint, log=log, label=label
+        params, config, stream, answer_loss, settings, steps, checkpoint=checkpoint, log=log, label=label
     )
 
 
@@ -249,8 +236,8 @@ def optimise(
     """The training loop: `steps` updates of `params`, or of adapters beside them; see `fine_tune`.
 
     Arguments:
-        stream: `stream(first)` gives the batches of the updates from `first` on, as arrays with a leading axis of
-            micro-batches; each must depend on its update alone.
+        stream: `stream(first)` gives the updates from `first` on, each as a list of micro-batches; each must
+            depend on its number alone.
         checkpoint: folder for the state of an unfinished training. It is written every
             `settings.checkpoint_seconds`, and before a command that was asked to stop ends (`common.stopping`);
             a later call with the same arguments continues from it and ends with the same parameters, bit for
@@ -296,10 +283,10 @@ def optimise(
     bar = progress_bar(stream(first), desc=label, initial=first, total=steps, unit="update")
     # Without a place for the state there is nothing to wait for.
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
-        for step, batch in enumerate(bar, start=first):
+        for step, parts in enumerate(bar, start=first):
             rate = learning_rate(settings, step, steps)
-            batch = sharding.place_data(batch, trained, sharding.MICRO_ROWS)
-            trained, state, measured = update(trained, state, batch, np.float32(rate), frozen, **static)
+            parts = sharding.place_data(parts, trained, sharding.ROWS)
+            trained, state, measured = update(trained, state, parts, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))
             asked = checkpoint is not None and stopping.asked(step + 1)
             due = checkpoint is not None and _due(step, saved_at + settings.checkpoint_seconds)

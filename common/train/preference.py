@@ -10,12 +10,12 @@ The reference is two numbers a pair, so no second model is held. `mean_loss_refe
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
@@ -24,7 +24,7 @@ from common.model.losses import token_logps
 from common.sample.numbers import numbers
 from common.sample.score import all_logps, score_shared
 from common.train.data import Encoded, collate, plan
-from common.train.loop import Log, Objective, optimise
+from common.train.loop import Log, optimise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,9 @@ def prefer(
         for rows in plan(lengths, settings, first_step=first, last_step=steps):
             yield collate_pairs([pairs[i] for i in rows], reference[rows], settings, pad_id, beta, normalise)
 
-    return optimise(params, config, stream, DPO, settings, steps, checkpoint=checkpoint, log=log, label=label)
+    return optimise(
+        params, config, stream, pair_loss, settings, steps, checkpoint=checkpoint, log=log, label=label
+    )
 
 
 def _check(pairs: Sequence[Preference], config: ModelConfig) -> None:
@@ -128,6 +130,22 @@ def _check(pairs: Sequence[Preference], config: ModelConfig) -> None:
             )
 
 
+class PairBatch(NamedTuple):
+    """A part of an update of P pairs: what `pair_loss` takes.
+
+    The chosen answer of a pair is in the row before the rejected one; `places`, `targets` and `weight` are those
+    of `common.train.data.MicroBatch`. The `share` of a pair is 1 / pairs of the update, or 0 for padding.
+    """
+
+    tokens: Int[Array | np.ndarray, "2*P T"]
+    places: Int[Array | np.ndarray, " A"]
+    targets: Int[Array | np.ndarray, " A"]
+    weight: Float[Array | np.ndarray, " A"]
+    reference: Float[Array | np.ndarray, "P 2"]
+    share: Float[Array | np.ndarray, " P"]
+    beta: Float[Array | np.ndarray, ""]
+
+
 def collate_pairs(
     pairs: Sequence[Preference],
     reference: np.ndarray,
@@ -135,45 +153,39 @@ def collate_pairs(
     pad_id: int,
     beta: float,
     normalise: bool,
-) -> tuple[np.ndarray, ...]:
-    """One update as `pair_loss` takes it, with a leading axis of micro-batches of P pairs.
-
-    tokens (micro, 2P, T), the chosen answer of a pair in the row before the rejected one; index, target, weight
-    (micro, A) as in `data.Batch`; reference (micro, P, 2); share (micro, P), 1 / pairs of the update or 0
-    for padding; beta (micro,).
-    """
+) -> list[PairBatch]:
+    """One update of pairs and their reference (pairs, 2) in micro-batches of `settings.micro_batch_size` pairs."""
     examples = [
         Encoded(pair.prompt + answer, len(pair.prompt), 1 / len(answer) if normalise else 1.0)
         for pair in pairs
         for answer in (pair.chosen, pair.rejected)
     ]
     rows = min(settings.micro_batch_size, settings.batch_size)
-    # A pair is two rows. Its share divides the loss, so the weights must not.
-    twice = dataclasses.replace(
-        settings, batch_size=2 * settings.batch_size, micro_batch_size=2 * rows, sum_loss=False
-    )
-    batch = collate(examples, twice, pad_id)
-    micro = len(batch.tokens)
-    logps, share = np.zeros((micro * rows, 2), np.float32), np.zeros(micro * rows, np.float32)
-    # Pairs that are padding keep the share 0, and so count for nothing.
-    logps[: len(pairs)], share[: len(pairs)] = reference, 1 / len(pairs)
-    return (
-        *(batch.tokens, batch.index, batch.target, batch.weight),
-        *(logps.reshape(micro, rows, 2), share.reshape(micro, rows), np.full(micro, beta, np.float32)),
-    )
+    # A pair is two rows.
+    twice = dataclasses.replace(settings, batch_size=2 * settings.batch_size, micro_batch_size=2 * rows)
+    parts = []
+    for number, part in enumerate(collate(examples, twice, pad_id)):
+        known = reference[number * rows : (number + 1) * rows]
+        # Pairs that are padding keep the share 0, and so count for nothing.
+        logps, share = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32)
+        logps[: len(known)], share[: len(known)] = known, 1 / len(pairs)
+        parts.append(PairBatch(*part[:4], logps, share, np.array(beta, np.float32)))
+    return parts
 
 
-def pair_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, remat: Remat = "none") -> Any:
-    """DPO loss of one micro-batch of `collate_pairs`, summed by the pairs' shares, and such sums of what `prefer`
-    logs."""
-    tokens, index, target, weight, reference, share, beta = batch
-    rows, length = tokens.shape
-    h = hidden(params, config, tokens, dtype=dtype, remat=remat)
-    logps = weight * token_logps(params, config, h.reshape(-1, h.shape[-1])[index], target)
+def pair_loss(
+    params: Params, config: ModelConfig, part: PairBatch, *, dtype: Any, remat: Remat = "none"
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """DPO loss of one micro-batch, summed by the pairs' shares, so that those of an update add up to its mean, and
+    such sums of what `prefer` logs."""
+    rows, length = part.tokens.shape
+    h = hidden(params, config, part.tokens, dtype=dtype, remat=remat)
+    logps = part.weight * token_logps(params, config, h.reshape(-1, h.shape[-1])[part.places], part.targets)
     # A sum over a mask, and not a scatter, which adds in no fixed order on a GPU.
-    policy = jnp.where(index // length == jnp.arange(rows)[:, None], logps, 0).sum(-1).reshape(-1, 2)
-    losses = dpo_loss(policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1], beta)
-    change = policy - reference
+    policy = jnp.where(part.places // length == jnp.arange(rows)[:, None], logps, 0).sum(-1).reshape(-1, 2)
+    known, share, beta = jnp.asarray(part.reference), part.share, jnp.asarray(part.beta)
+    losses = dpo_loss(policy[:, 0], policy[:, 1], known[:, 0], known[:, 1], beta)
+    change = policy - known
     margin = beta * (change[:, 0] - change[:, 1])
     measures = {
         "accuracy": jnp.sum(share * (margin > 0)),
@@ -182,10 +194,6 @@ def pair_loss(params: Params, config: ModelConfig, batch: Any, *, dtype: Any, re
         "rejected_logp_change": jnp.sum(share * change[:, 1]),
     }
     return jnp.sum(share * losses), measures
-
-
-DPO = Objective(pair_loss, lambda batch: 1.0)
-"""The mean over the pairs of an update: their shares add up to one."""
 
 
 def mean_loss_reference(

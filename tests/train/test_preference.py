@@ -61,8 +61,7 @@ def trl(fixtures):
 def mean_loss(params, config, pairs, reference, beta=0.1, normalise=False, micro=8):
     """The fast path's loss of one update: what `update` adds up over its micro-batches."""
     settings = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=micro)
-    batch = collate_pairs(pairs, reference, settings, 0, beta, normalise)
-    parts = [tuple(jnp.asarray(x[i]) for x in batch) for i in range(len(batch[0]))]
+    parts = jax.tree.map(jnp.asarray, collate_pairs(pairs, reference, settings, 0, beta, normalise))
     return sum(pair_loss(params, config, part, dtype=jnp.float32)[0] for part in parts)
 
 

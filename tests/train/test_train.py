@@ -60,9 +60,8 @@ def test_chunked_log_probabilities_and_gradients_equal_the_reference(params):
 def test_loss_covers_just_the_answer_tokens(params):
     """Against the plain definition: sum over answer positions of -log p(token | everything before it)."""
     examples = some_examples(5)
-    batch = collate(examples, dataclasses.replace(SETTINGS, batch_size=5, micro_batch_size=5), pad_id=0)
-    part = (batch.tokens[0], batch.index[0], batch.target[0], batch.weight[0])
-    loss = answer_loss(params, CONFIG, part, dtype=jnp.float32)
+    [part] = collate(examples, dataclasses.replace(SETTINGS, batch_size=5, micro_batch_size=5), pad_id=0)
+    loss = part.total * answer_loss(params, CONFIG, part, dtype=jnp.float32)[0]
     forward = jax.jit(lambda tokens: jax.nn.log_softmax(unembed(params, CONFIG, hidden(params, CONFIG, tokens))))
     expected = 0.0
     for example in examples:
@@ -72,17 +71,14 @@ def test_loss_covers_just_the_answer_tokens(params):
         for place in range(example.prompt_length, len(example.tokens)):
             expected -= float(logps[place - 1, example.tokens[place]])
     assert loss == pytest.approx(expected, rel=1e-5)
-    assert batch.weight.sum() == sum(len(e.tokens) - e.prompt_length for e in examples)
+    assert part.total == part.weight.sum() == sum(len(e.tokens) - e.prompt_length for e in examples)
 
 
 def test_padding_and_remat_change_neither_loss_nor_gradient(params):
     examples = some_examples(3)
     settings = dataclasses.replace(SETTINGS, batch_size=4)
-    batch = collate(examples, settings, pad_id=0)
-    part = (batch.tokens[0], batch.index[0], batch.target[0], batch.weight[0])
-    other = collate(examples, settings, pad_id=7)
-    other_part = (other.tokens[0], other.index[0], other.target[0], other.weight[0])
-    f = lambda p, x, remat: answer_loss(p, CONFIG, x, dtype=jnp.float32, remat=remat)
+    [part], [other_part] = (collate(examples, settings, pad_id=pad_id) for pad_id in (0, 7))
+    f = lambda p, x, remat: answer_loss(p, CONFIG, x, dtype=jnp.float32, remat=remat)[0]
     value_and_grad = jax.jit(jax.value_and_grad(f), static_argnums=2)
     loss, grads = value_and_grad(params, part, "none")
     for x, remat in ((other_part, "none"), (part, "full"), (part, "dots")):
@@ -114,21 +110,18 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_update_is_that_of_the_whole_optimizer_of_optax(params, name):
     """Three steps with clipping, on the same gradients."""
-    batch = collate(some_examples(4), SETTINGS, pad_id=0)
-    arrays = (batch.tokens, batch.index, batch.target, batch.weight)
+    parts = collate(some_examples(4), SETTINGS, pad_id=0)
     settings = TrainConfig(optimizer=name, weight_decay=0.1)
     mask = lambda p: jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in path[-1].key, p)
     tx = optax.chain(optax.clip_by_global_norm(1.0), OPTIMIZERS[name](mask))
-    part = tuple(x[0] for x in arrays)
-    total = batch.weight.sum()
-    gradient = jax.jit(jax.grad(lambda p: answer_loss(p, CONFIG, part, dtype=jnp.float32) / total))
+    gradient = jax.jit(jax.grad(lambda p: answer_loss(p, CONFIG, parts[0], dtype=jnp.float32)[0]))
     expected, its_state = params, tx.init(params)
     new, state = jax.tree.map(jnp.copy, params), initial_state(settings, params)
     static = {"config": CONFIG, "optimizer": settings, "dtype": jnp.dtype(jnp.float32), "remat": "none"}
     for _ in range(3):
         updates, its_state = tx.update(gradient(new), its_state, expected)
         expected = optax.apply_updates(expected, updates)
-        new, state, _ = update(new, state, arrays, np.float32(3e-3), **static)
+        new, state, _ = update(new, state, parts, np.float32(3e-3), **static)
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-6)
 
@@ -229,9 +222,24 @@ def test_every_example_is_in_some_part_of_an_uneven_batch():
     """Batches of 8 in parts of 3: three parts, the last with an empty row."""
     settings = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=3)
     examples = some_examples(8)
-    batch = collate(examples, settings, pad_id=0)
-    assert batch.tokens.shape[:2] == (3, 3)
-    assert batch.weight.sum() == sum(len(e.tokens) - e.prompt_length for e in examples)
+    parts = collate(examples, settings, pad_id=0)
+    assert [len(part.tokens) for part in parts] == [3, 3, 3]
+    assert {int(part.total) for part in parts} == {sum(len(e.tokens) - e.prompt_length for e in examples)}
+    assert sum(part.weight.sum() for part in parts) == parts[0].total
+
+
+def test_a_part_is_no_longer_than_its_own_examples():
+    """A batch for sixteen with twenty long answers' worth of padding, had all parts one length."""
+    settings = dataclasses.replace(SETTINGS, batch_size=16, micro_batch_size=4, max_length=1024)
+    examples = [Encoded(tuple(range(1, length + 1)), 2) for length in range(60, 700, 40)]
+    [parts] = batches(examples, settings, pad_id=0, first_step=0, last_step=1)
+    assert [part.tokens.shape for part in parts] == [(4, 192), (4, 384), (4, 512), (4, 768)]
+    answers = [sum(len(e.tokens) - 2 for e in examples[i : i + 4]) for i in range(0, 16, 4)]
+    # By eighths of all positions of the part.
+    assert [len(part.places) for part in parts] == [
+        -(-count // (part.tokens.size // 8)) * (part.tokens.size // 8)
+        for count, part in zip(answers, parts, strict=True)
+    ]
 
 
 def test_training_lowers_the_loss_and_leaves_the_base_alone(params):
@@ -311,8 +319,8 @@ def test_nan_stops_with_one_line_and_keeps_the_last_good_state(params, tmp_path,
     update there is no such state: weights that are bad in memory would be found again for ever."""
 
     def spoilt(*given, first_step, **named):
-        for step, batch in enumerate(batches(*given, first_step=first_step, **named), start=first_step):
-            yield dataclasses.replace(batch, weight=batch.weight * (np.nan if step == first else 1))
+        for step, parts in enumerate(batches(*given, first_step=first_step, **named), start=first_step):
+            yield [part._replace(weight=part.weight * (np.nan if step == first else 1)) for part in parts]
 
     bad = jax.tree.map(jnp.copy, params)
     if not first:
@@ -333,13 +341,12 @@ def test_nan_stops_with_one_line_and_keeps_the_last_good_state(params, tmp_path,
 def test_updates_after_a_bad_one_change_nothing(params):
     """Losses are read late; what came in between must not move the parameters."""
     static = {"config": CONFIG, "optimizer": SETTINGS, "dtype": jnp.dtype(jnp.float32), "remat": "none"}
-    batch = next(iter(batches(some_examples(4), SETTINGS, pad_id=0, first_step=0, last_step=1)))
-    good = (batch.tokens, batch.index, batch.target, batch.weight)
-    bad = (*good[:3], batch.weight * np.float32("nan"))
+    good = next(iter(batches(some_examples(4), SETTINGS, pad_id=0, first_step=0, last_step=1)))
+    bad = [part._replace(weight=part.weight * np.float32("nan")) for part in good]
     now, state, _ = update(jax.tree.map(jnp.copy, params), initial_state(SETTINGS, params), good, 1e-3, **static)
     kept = jax.tree.map(np.array, now)
-    for arrays in (bad, good, good):
-        now, state, _ = update(now, state, arrays, np.float32(1e-3), **static)
+    for parts in (bad, good, good):
+        now, state, _ = update(now, state, parts, np.float32(1e-3), **static)
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(now), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -1,0 +1,88 @@
+"""What this machine could do at most, measured, and what a piece of work needs at least: together the fewest seconds
+that any program could take in float32.
+
+    machine = measured()                                       # products a second, bytes a second
+    shape = Shape.of(config)
+    seconds = shape.flops(tokens=100, pairs=5050, heads=20) / machine.flops
+
+The floor counts products of matrices alone, at the rate of the best of two libraries on shapes that suit it, on
+tokens without padding. Norms, activations, softmax and the optimizer come on top of it in every program.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from common.config import ModelConfig
+
+PRODUCTS = [(3072, 192, 512), (768, 576, 1536), (1024, 1024, 1024), (2048, 2048, 2048)]
+"""Rows, inner and columns: of training small models, of a model of 135M, and two that suit any library."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """flops: of float32 products, a second. bandwidth: bytes of a matrix read for one row, a second."""
+
+    flops: float
+    bandwidth: float
+
+
+def measured() -> Machine:
+    """The best of ten of each product, by XLA and by PyTorch."""
+    random = np.random.default_rng(0)
+    product = jax.jit(jnp.matmul)
+    best = 0.0
+    for rows, inner, columns in PRODUCTS:
+        a, b = (random.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (inner, columns)))
+        ours, theirs = (jnp.array(a), jnp.array(b)), (torch.tensor(a), torch.tensor(b))
+        for run in (lambda x=ours: jax.block_until_ready(product(*x)), lambda x=theirs: torch.matmul(*x)):
+            best = max(best, 2 * rows * inner * columns / _fastest(run))
+    row, matrix = jnp.ones((1, 4096)), jnp.ones((4096, 65536))
+    read = _fastest(lambda: jax.block_until_ready(product(row, matrix)))
+    return Machine(best, matrix.nbytes / read)
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(11):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """weights: of products of a layer, over all layers; scores: of a query with a key and back, over all layers."""
+
+    weights: int
+    scores: int
+    head: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "Shape":
+        """Of a gated model with as many matrices as Llama's."""
+        D, H, N, K = config.hidden_size, config.head_dim, config.num_heads, config.num_kv_heads
+        layer = D * H * (2 * N + 2 * K) + 3 * D * config.intermediate_size
+        return cls(config.num_layers * layer, config.num_layers * 2 * N * H, config.vocab_size * D)
+
+    def flops(self, *, tokens: int, pairs: int, heads: int) -> float:
+        """Of a forward pass over `tokens`, which look at `pairs` of a token and one before it or itself, with
+        logits of `heads` positions. A backward pass takes twice as much where all weights are trained."""
+        return 2.0 * (self.weights * tokens + self.scores * pairs + self.head * heads)
+
+    def text(self, prompt: int, answers: Iterable[int]) -> float:
+        """Of reading a prompt once and behind it each of some answers, with logits of all tokens of answers."""
+        answers = list(answers)
+        read = [max(answer - 1, 0) for answer in answers]  # the last token is predicted and not read
+        pairs = _triangle(prompt) + sum(prompt * count + _triangle(count) for count in read)
+        return self.flops(tokens=prompt + sum(read), pairs=pairs, heads=sum(answers))
+
+
+def _triangle(count: int) -> int:
+    return count * (count + 1) // 2
