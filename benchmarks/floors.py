@@ -1,5 +1,5 @@
-"""What this machine could do at most, measured, and what a piece of work needs at least: together the fewest seconds
-that any program could take in float32.
+"""What this machine could do at most, measured, and what a piece of work needs at least: together the fewest
+seconds that any program could take in float32.
 
     machine = measured()                                       # products a second, bytes a second
     shape = Shape.of(config)
@@ -58,7 +58,8 @@ def _fastest(run: Callable[[], object]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """weights: of products of a layer, over all layers; scores: of a query with a key and back, over all layers."""
+    """Multiplications of a model. weights: of a token, in the matrices of all layers; scores: of a query and a
+    key, in all layers; head: of a token's logits."""
 
     weights: int
     scores: int

@@ -142,7 +142,9 @@ def generated(model: Model, prompts: list[list[int]], limits: list[list[int]], r
     prompts of about `rows` answers. Returns how many tokens were written."""
     count, made = len(limits[0]), 0
     with torch.inference_mode():
-        for batch in by_length(list(zip(prompts, limits, strict=True)), max(1, rows // count), lambda x: len(x[0])):
+        for batch in by_length(
+            list(zip(prompts, limits, strict=True)), max(1, rows // count), lambda x: len(x[0])
+        ):
             ids = padded([prompt for prompt, _ in batch], left=True)
             wanted = [limit for _, own in batch for limit in own]
             out = model.generate(
@@ -161,8 +163,8 @@ def generated(model: Model, prompts: list[list[int]], limits: list[list[int]], r
 
 
 def scored(model, groups: list[tuple[list[int], list[list[int]]]]) -> float:
-    """The mean log-likelihood of endings: contexts of like length are read as a batch, once, and their endings as a
-    batch after them."""
+    """The mean log-likelihood of endings: contexts of like length are read as a batch, once, and their endings as
+    a batch after them."""
     sums = []
     with torch.inference_mode():
         for batch in by_length(groups, 8, lambda group: len(group[0])):

@@ -4,9 +4,10 @@
     python benchmarks/speed.py options --model /path/to/smollm2 --repeats 1
 
 Rows:
-    sft       one pass over GSM8K answers by AdamW, clipped; against a loop in PyTorch that sorts examples into like
-              lengths, pads to the longest of a batch, has logits of answers alone and the fused optimizer, and
-              against TRL's SFTTrainer, which groups by length and has that optimizer
+    sft       one pass over GSM8K answers by AdamW, clipped; against a loop in PyTorch that sorts examples into
+              like lengths, pads to the longest of a batch, has logits of answers alone and the fused optimizer,
+              and against TRL's SFTTrainer, which groups by length and has that optimizer
+    task      the same on TREC's questions and classes, behind an instruction that names the classes
     lora      the same with adapters of rank 16 beside every matrix; PEFT's in the loop and in TRL
     dpo       one pass over pairs of GSM8K answers, the reference included; against TRL's DPOTrainer
     greedy    8 tokens for questions of TREC; against `generate` on batches of like length
@@ -18,10 +19,10 @@ Rows:
 
 A size is a Llama with random weights whose tokens are real text's, folded into its vocabulary; `--model` is a
 folder. Samples and answers end where they are told to, so that both sides do the same work; tokens are counted on
-both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then `--repeats`
-times. `floor` is what the products of matrices alone would take on tokens without padding, at the best rate that
-either library reached on this machine just before (`floors.py`). Needs torch, trl and peft, and the data sets that
-`--data` holds. The last line is JSON.
+both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then
+`--repeats` times. `floor` is what the products of matrices alone would take, on tokens without padding and with
+what prompts have in common read once, at the best rate that either library reached on this machine just before
+(`floors.py`). Needs torch, trl and peft, and the data sets that `--data` holds. The last line is JSON.
 """
 
 import argparse
@@ -72,13 +73,18 @@ SHAPES = {
 }
 ROWS = {
     "sft": (256, 96, 32),
+    "task": (512, 256, 64),
     "dpo": (64, 32, 8),
     "greedy": (1000, 500, 100),
     "sample": (64, 32, 16),
     "options": (200, 100, 32),
 }
 """Examples of a row of the table, for 3m, 14m and larger models."""
-CLASSES = "abbreviation, entity, description, human, location or number"
+ASK = (
+    "Questions fall into one of six classes by the kind of answer that they ask for: abbreviation, entity, "
+    "description, human, location or number. Read the question below and give its class in one word.\n"
+    "Question: {}\nClass:"
+)
 RANK, RATE = 16, 1e-4
 
 
@@ -128,9 +134,19 @@ class Work:
 
 
 def sft(setting: Setting, lora: bool = False) -> Work:
+    rows = setting.rows("sft", "gsm8k/train.jsonl")
+    return _trained(setting, [(row["question"] + "\n", row["answer"]) for row in rows], lora)
+
+
+def task(setting: Setting) -> Work:
+    rows = setting.rows("task", "trec/train.jsonl")
+    return _trained(setting, [(ASK.format(row["text"]), f" {row['label_name']}") for row in rows], lora=False)
+
+
+def _trained(setting: Setting, texts: list[tuple[str, str]], lora: bool) -> Work:
     examples = []
-    for row in setting.rows("sft", "gsm8k/train.jsonl"):
-        prompt, answer = setting.ids(row["question"] + "\n"), setting.ids(row["answer"])
+    for question, written in texts:
+        prompt, answer = setting.ids(question), setting.ids(written)
         examples.append(Encoded((*prompt, *answer), len(prompt)))
     settings = training(setting, lora, size := 16 if setting.place < 2 else 8)
 
@@ -144,15 +160,18 @@ def sft(setting: Setting, lora: bool = False) -> Work:
         peers.trl_trained(setting.fresh(lora), setting.config.vocab_size, examples, size, RATE)
 
     steps = settings.total_steps(len(examples))
-    parts = sum(batches(examples, settings, pad_id=peers.PAD, first_step=0, last_step=steps), [])
+    updates = batches(examples, settings, pad_id=peers.PAD, first_step=0, last_step=steps)
+    computed = sum(part.tokens.size + part.prefix.size for parts in updates for part in parts)
     tokens = sum(len(e.tokens) for e in examples)
     forward = sum(setting.shape.text(e.prompt_length, [len(e.tokens) - e.prompt_length]) for e in examples)
+    shared = in_common([e.tokens[: e.prompt_length] for e in examples])
+    forward -= setting.shape.text(shared, []) * (len(examples) - steps)
     return Work(
         {"seedloop": ours, "PyTorch": plain, "TRL": trl},
         tokens,
         # The weights' own gradients are not needed for adapters.
         (2 if lora else 3) * forward,
-        sum(part.tokens.size for part in parts) / tokens,
+        computed / tokens,
     )
 
 
@@ -179,9 +198,7 @@ def dpo(setting: Setting) -> Work:
 
     def ours() -> None:
         reference = reference_logps(setting.params, setting.config, pairs)
-        jax.block_until_ready(
-            prefer(setting.params, setting.config, pairs, reference, settings, pad_id=peers.PAD)
-        )
+        jax.block_until_ready(prefer(setting.params, setting.config, pairs, reference, settings, pad_id=peers.PAD))
 
     def trl() -> None:
         peers.trl_preferred(setting.fresh(), setting.config.vocab_size, pairs, size, RATE)
@@ -192,18 +209,9 @@ def dpo(setting: Setting) -> Work:
     return Work({"seedloop": ours, "TRL": trl}, tokens, 4 * forward)
 
 
-def greedy(setting: Setting, instruction: str = "") -> Work:
-    ask = f"{instruction}Which class? {{}}\nAnswer:"
+def greedy(setting: Setting, ask: str = "Which class? {}\nAnswer:") -> Work:
     prompts = [setting.ids(ask.format(row["text"])) for row in setting.rows("greedy", "trec/train.jsonl")]
     return _answered(setting, prompts, [[8]] * len(prompts), rows=64, do_sample=False)
-
-
-def evaluate(setting: Setting) -> Work:
-    return greedy(
-        setting,
-        f"Questions fall into one of six classes by the kind of answer that they ask for: {CLASSES}. Read the "
-        "question below and give its class in one word, without any explanation.\n",
-    )
 
 
 def sample(setting: Setting) -> Work:
@@ -216,7 +224,12 @@ def sample(setting: Setting) -> Work:
 
 
 def _answered(
-    setting: Setting, prompts: list[list[int]], limits: list[list[int]], rows: int, do_sample: bool, **sampling: Any
+    setting: Setting,
+    prompts: list[list[int]],
+    limits: list[list[int]],
+    rows: int,
+    do_sample: bool,
+    **sampling: Any,
 ) -> Work:
     """Answers of so many tokens to each prompt."""
     shared = in_common(prompts)
@@ -260,8 +273,9 @@ WORK: dict[str, Callable[[Setting], Work]] = {
     "sft": sft,
     "lora": lambda setting: sft(setting, lora=True),
     "dpo": dpo,
+    "task": task,
     "greedy": greedy,
-    "evaluate": evaluate,
+    "evaluate": lambda setting: greedy(setting, ASK),
     "sample": sample,
     "options": options,
 }

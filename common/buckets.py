@@ -37,7 +37,7 @@ def beginning(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
     their own. Something of every prompt is left."""
     if len(prompts) < 2:
         return ()
-    same = min(in_common(prompts), min(map(len, prompts)) - 1)
+    same = max(0, min(in_common(prompts), min(map(len, prompts)) - 1))
     return tuple(prompts[0][: same - same % PREFIX])
 
 

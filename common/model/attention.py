@@ -81,13 +81,15 @@ def attention(
     cap: float | None = None,
     sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attention of a sequence to itself (S = T) or, with a `mask`, also to others; without one, each position sees
-    itself and what came before."""
+    """Attention of the last T of S positions to all; without a `mask` each sees itself and what came before."""
+    T, S = q.shape[1], k.shape[1]
     if cap is None and sinks is None:
+        if mask is None and not runtime.on_accelerator():
+            return _causal_attention(q, k, v, scale)
+        if mask is None and S > T:  # jax's causal form has the first query see the first key alone
+            mask = attention_mask(jnp.arange(S - T, S)[None], S)
         if runtime.on_accelerator():
             return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
-        if mask is None:
-            return _causal_attention(q, k, v, scale)
     return _folded_attention(q, k, v, mask, scale, cap, sinks)
 
 
@@ -124,13 +126,14 @@ def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
 
 
 def _causal_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[jax.Array, list[jax.Array]]:
-    """Output (M, G, T, H) for q (M, G, T, H), k and v (M, T, H), and the softmax of each block (M, G, t, S)."""
-    M, G, _, H = q.shape
+    """Output (M, G, T, H) for q (M, G, T, H), k and v (M, P + T, H), and each block's softmax (M, G, t, S)."""
+    M, G, T, H = q.shape
+    P = k.shape[1] - T
     outs, weights = [], []
-    for rows in _blocks(q.shape[2]):
-        t, S = rows.stop - rows.start, rows.stop
+    for rows in _blocks(T):
+        t, S = rows.stop - rows.start, P + rows.stop
         scores = _product(q[:, :, rows].reshape(M, G * t, H), k[:, :S], (2, 2)).reshape(M, G, t, S) * scale
-        seen = jnp.arange(S) <= jnp.arange(rows.start, S)[:, None]
+        seen = jnp.arange(S) <= jnp.arange(P + rows.start, S)[:, None]
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         w = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
         w = w / w.sum(axis=-1, keepdims=True)
@@ -157,10 +160,11 @@ def _causal_backward(scale: float, kept: Any, d_out: jax.Array) -> tuple[jax.Arr
     in passes of their own, where its derivative is w * (dw - sum of w dw), and that sum is out · d_out."""
     q, k, v, out, weights = kept
     M, G, T, H = q.shape
+    P = k.shape[1] - T
     own = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1, keepdims=True)
     d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
     for rows, w in zip(_blocks(T), weights, strict=True):
-        t, S = rows.stop - rows.start, rows.stop
+        t, S = rows.stop - rows.start, P + rows.stop
         to = d_out[:, :, rows].reshape(M, G * t, H)
         d_w = _product(to, v[:, :S], (2, 2)).reshape(M, G, t, S)
         d_scores = (w * (d_w - own[:, :, rows]) * scale).astype(q.dtype).reshape(M, G * t, S)
@@ -186,7 +190,7 @@ def _folded_attention(
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
     if mask is None:
-        mask = jnp.tril(jnp.ones((T, T), bool))[None, None]
+        mask = attention_mask(jnp.arange(S - T, S)[None], S)
     q, k, v = _folded(q, k, v)
     scores = _product(q.reshape(B * K, -1, H), k, (2, 2)).reshape(B, N, T, S)
     scores = _capped(scores * (H**-0.5 if scale is None else scale), cap)

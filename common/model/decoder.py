@@ -79,9 +79,11 @@ class Decoder(nnx.Module):
         """See the function `hidden`."""
         return self._whole(tokens, dtype, tree, after, remat=remat)[0]
 
-    def prefill(self, tokens: PerToken, after: Cache | None = None, *, dtype: Any = jnp.float32) -> Cache:
+    def prefill(
+        self, tokens: PerToken, after: Cache | None = None, *, dtype: Any = jnp.float32, remat: Remat = "none"
+    ) -> Cache:
         """See the function `prefill`."""
-        _, made = self._whole(tokens, dtype, None, after, remat="none")
+        _, made = self._whole(tokens, dtype, None, after, remat=remat)
         return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
 
     def _whole(
@@ -95,7 +97,7 @@ class Decoder(nnx.Module):
         windows = {block.window for block in self.layers}
         if tree is None:
             # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
-            hiding = {w for w in windows if P or 0 < w < T}
+            hiding = {w for w in windows if 0 < w < P + T}
             masks = {w: attention_mask(positions[:1], P + T, w) if w in hiding else None for w in windows}
         else:
             masks = {w: tree_mask(positions, tree.branches, P, w) for w in windows}
@@ -204,10 +206,11 @@ def prefill(
     *,
     dtype: Any = jnp.float32,
     after: Cache | None = None,
+    remat: Remat = "none",
 ) -> Cache:
     """Cache of length T that holds right-padded prompts. `after`: a cache of one row and length P, which holds
-    what all of them begin with; theirs is then of length P + T."""
-    return module(params, config).prefill(tokens, after, dtype=dtype)
+    what all of them begin with; theirs is then of length P + T. `remat`: see `hidden`."""
+    return module(params, config).prefill(tokens, after, dtype=dtype, remat=remat)
 
 
 def decode(

@@ -5,7 +5,7 @@
 
 An update's examples come in micro-batches, over which gradients are accumulated, each as long as it has to be.
 Lengths and answer counts are rounded up to few buckets; examples of like length share a micro-batch, so little of
-it is padding.
+it is padding. What all examples begin with, such as a task's instruction, is read once a micro-batch.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from common.buckets import SHORTEST, finer
+from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer
 from common.config import TrainConfig
 
 PARTS = 8
@@ -35,11 +35,12 @@ class Encoded:
 class MicroBatch(NamedTuple):
     """A part of an optimizer update: what `answer_loss` takes.
 
-    `places` are positions in the flattened rows x T whose next token is predicted, `targets` those tokens,
-    `weight` their examples' weights, 0 for padding. By `total` the sum of losses is divided: the weights of the
-    whole update, or the number of its examples with `TrainConfig.sum_loss`.
+    All rows go on from the tokens of `prefix`. `places` are positions in the flattened rows x T whose next token
+    is predicted, `targets` those tokens, `weight` their examples' weights, 0 for padding. By `total` the sum of
+    losses is divided: the weights of the whole update, or the number of its examples with `TrainConfig.sum_loss`.
     """
 
+    prefix: Int[Array | np.ndarray, "1 P"]
     tokens: Int[Array | np.ndarray, "rows T"]
     places: Int[Array | np.ndarray, " A"]
     targets: Int[Array | np.ndarray, " A"]
@@ -47,8 +48,22 @@ class MicroBatch(NamedTuple):
     total: Float[Array | np.ndarray, ""]
 
 
+def shared_prefix(examples: Sequence[Encoded]) -> tuple[int, ...]:
+    """What the prompts of all examples begin with, if it is a quarter or more of their tokens: a program that
+    reads it apart takes longer to compile."""
+    found = tuple(beginning([e.tokens[: e.prompt_length] for e in examples]))
+    return found if 4 * len(found) * len(examples) >= sum(len(e.tokens) for e in examples) else ()
+
+
+def rounded(length: int, prefix: int) -> int:
+    """To what the tokens of an example behind a prefix of so many are padded."""
+    # Behind an instruction little is left.
+    return bucket(length - prefix, PREFIX) if prefix else finer(length, SHORTEST)
+
+
 def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> list[np.ndarray]:
-    """Which examples form each batch of an epoch: shuffled, sorted into like lengths, batches shuffled again.
+    """Which examples form each batch of an epoch: shuffled, sorted by their lengths, which are `rounded` ones, and
+    the batches shuffled again.
 
     Every example appears exactly once, save what `drop_last` leaves out; only one batch may hold fewer than
     `batch_size`.
@@ -59,19 +74,24 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
     if settings.drop_last:
         # Before the sort, or it would always be the longest examples that are dropped.
         order = order[: settings.steps_per_epoch(len(lengths)) * settings.batch_size]
-    # A stable sort by bucket: within one, the shuffle decides who shares a batch.
-    order = order[np.argsort([finer(lengths[i], SHORTEST) for i in order], kind="stable")]
+    # A stable sort: of those of one length the shuffle decides who shares a batch.
+    order = order[np.argsort([lengths[i] for i in order], kind="stable")]
     parts = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     # Or every epoch would go from short examples to long ones.
     return [parts[i] for i in rng.permutation(len(parts))]
 
 
-def collate(examples: Sequence[Encoded], settings: TrainConfig, pad_id: int) -> list[MicroBatch]:
-    """One update in right-padded micro-batches; missing rows of the last one are padding with weight zero."""
+def collate(
+    examples: Sequence[Encoded], settings: TrainConfig, pad_id: int, prefix: Sequence[int] = ()
+) -> list[MicroBatch]:
+    """One update in right-padded micro-batches; missing rows of the last one are padding with weight zero. All
+    prompts begin with `prefix`, and go on."""
     rows = min(settings.micro_batch_size, settings.batch_size)
     weights = sum(e.weight * _answer_length(e) for e in examples)
     total = np.array(len(examples) if settings.sum_loss else max(weights, 1.0), np.float32)
-    return [_micro_batch(examples[i : i + rows], rows, pad_id, total) for i in range(0, len(examples), rows)]
+    return [
+        _micro_batch(examples[i : i + rows], rows, pad_id, total, prefix) for i in range(0, len(examples), rows)
+    ]
 
 
 def _answer_length(example: Encoded) -> int:
@@ -79,8 +99,10 @@ def _answer_length(example: Encoded) -> int:
     return len(example.tokens) - max(example.prompt_length, 1)
 
 
-def _micro_batch(examples: Sequence[Encoded], rows: int, pad_id: int, total: np.ndarray) -> MicroBatch:
-    T = finer(max(len(e.tokens) for e in examples), SHORTEST)
+def _micro_batch(
+    examples: Sequence[Encoded], rows: int, pad_id: int, total: np.ndarray, prefix: Sequence[int]
+) -> MicroBatch:
+    T = rounded(max(len(e.tokens) for e in examples), len(prefix))
     part = -(-rows * T // PARTS)
     A = max(1, -(-sum(map(_answer_length, examples)) // part)) * part
     tokens = np.full((rows, T), pad_id, np.int32)
@@ -88,21 +110,22 @@ def _micro_batch(examples: Sequence[Encoded], rows: int, pad_id: int, total: np.
     weight = np.zeros(A, np.float32)
     filled = 0
     for row, example in enumerate(examples):
-        ids, answer = np.array(example.tokens), _answer_length(example)
+        ids, answer = np.array(example.tokens[len(prefix) :]), _answer_length(example)
         tokens[row, : len(ids)] = ids
         learned = slice(filled, filled + answer)
         places[learned] = row * T + np.arange(len(ids) - answer - 1, len(ids) - 1)
         targets[learned] = ids[len(ids) - answer :]
         weight[learned] = example.weight
         filled += answer
-    return MicroBatch(tokens, places, targets, weight, total)
+    return MicroBatch(np.array([prefix], np.int32), tokens, places, targets, weight, total)
 
 
 def plan(
     lengths: Sequence[int], settings: TrainConfig, *, first_step: int, last_step: int
 ) -> Iterator[np.ndarray]:
-    """Which examples form the batches of updates first_step … last_step - 1. Each depends on the seed and its step
-    alone, so a training that starts again in the middle sees the same data as one that was never stopped."""
+    """Which examples, of these `rounded` lengths, form the batches of updates first_step … last_step - 1. Each
+    depends on the seed and its step alone, so a training that starts again in the middle sees the same data as one
+    that was never stopped."""
     size = settings.steps_per_epoch(len(lengths))
     parts: list[np.ndarray] = []
     for step in range(first_step, last_step):
@@ -116,6 +139,7 @@ def batches(
     examples: Sequence[Encoded], settings: TrainConfig, *, pad_id: int, first_step: int, last_step: int
 ) -> Iterator[list[MicroBatch]]:
     """The micro-batches of updates first_step … last_step - 1, in the order of `plan`."""
-    lengths = [len(e.tokens) for e in examples]
+    prefix = shared_prefix(examples)
+    lengths = [rounded(len(e.tokens), len(prefix)) for e in examples]
     for rows in plan(lengths, settings, first_step=first_step, last_step=last_step):
-        yield collate([examples[i] for i in rows], settings, pad_id)
+        yield collate([examples[i] for i in rows], settings, pad_id, prefix)

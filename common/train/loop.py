@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from common import hosts, runtime, stopping
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
-from common.model.decoder import Params, count_params, hidden
+from common.model.decoder import Params, count_params, hidden, prefill
 from common.model.losses import token_logps
 from common.progress import progress_bar
 from common.train import state as state_files
@@ -51,9 +51,14 @@ def answer_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Negative log-likelihood of a micro-batch's targets: of all that share an update the mean over answer tokens,
     however they fall into micro-batches, or with `TrainConfig.sum_loss` the sum over those of an example."""
-    h = hidden(params, config, part.tokens, dtype=dtype, remat=remat)
-    h = h.reshape(-1, h.shape[-1])[part.places]
-    return -jnp.sum(part.weight * token_logps(params, config, h, part.targets)) / part.total, {}
+    return -jnp.sum(part.weight * target_logps(params, config, part, dtype, remat)) / part.total, {}
+
+
+def target_logps(params: Params, config: ModelConfig, part: Any, dtype: Any, remat: Remat) -> Float[Array, " A"]:
+    """Log-probabilities of a micro-batch's targets, its prefix read once for all rows."""
+    begun = prefill(params, config, part.prefix, dtype=dtype, remat=remat) if part.prefix.size else None
+    h = hidden(params, config, part.tokens, after=begun, dtype=dtype, remat=remat)
+    return token_logps(params, config, h.reshape(-1, h.shape[-1])[part.places], part.targets)
 
 
 def update(
@@ -80,7 +85,7 @@ def update(
     """
     static = {"config": config, "dtype": dtype, "remat": remat, "objective": objective, "mesh": mesh}
     # Added up from zero, and not from the first of them: that would be a second program for each length.
-    grads = _zeros(params, mesh) if len(parts) > 1 else None
+    grads = sharding.place(_zeros(params, mesh), params) if len(parts) > 1 else None
     shares = []
     for part in parts:
         share, grads = gradients(params, part, frozen, grads, **static)

@@ -19,12 +19,11 @@ from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
-from common.model.decoder import Params, hidden
-from common.model.losses import token_logps
+from common.model.decoder import Params
 from common.sample.numbers import numbers
 from common.sample.score import all_logps, score_shared
-from common.train.data import Encoded, collate, plan
-from common.train.loop import Log, optimise
+from common.train.data import Encoded, collate, plan, rounded, shared_prefix
+from common.train.loop import Log, optimise, target_logps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +108,12 @@ def prefer(
     steps = settings.total_steps(len(pairs)) if steps is None else steps
 
     def stream(first: int) -> Iterable[Any]:
-        # What a pair is padded to.
-        lengths = [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs]
+        prefix = shared_prefix([Encoded(p.prompt + p.chosen, len(p.prompt)) for p in pairs])
+        longest = [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs]
+        lengths = [rounded(length, len(prefix)) for length in longest]
         for rows in plan(lengths, settings, first_step=first, last_step=steps):
-            yield collate_pairs([pairs[i] for i in rows], reference[rows], settings, pad_id, beta, normalise)
+            some = [pairs[i] for i in rows]
+            yield collate_pairs(some, reference[rows], settings, pad_id, beta, normalise, prefix)
 
     return optimise(
         params, config, stream, pair_loss, settings, steps, checkpoint=checkpoint, log=log, label=label
@@ -133,10 +134,11 @@ def _check(pairs: Sequence[Preference], config: ModelConfig) -> None:
 class PairBatch(NamedTuple):
     """A part of an update of P pairs: what `pair_loss` takes.
 
-    The chosen answer of a pair is in the row before the rejected one; `places`, `targets` and `weight` are those
-    of `common.train.data.MicroBatch`. The `share` of a pair is 1 / pairs of the update, or 0 for padding.
+    The chosen answer of a pair is in the row before the rejected one; the first five are those of
+    `common.train.data.MicroBatch`. The `share` of a pair is 1 / pairs of the update, or 0 for padding.
     """
 
+    prefix: Int[Array | np.ndarray, "1 S"]
     tokens: Int[Array | np.ndarray, "2*P T"]
     places: Int[Array | np.ndarray, " A"]
     targets: Int[Array | np.ndarray, " A"]
@@ -153,8 +155,10 @@ def collate_pairs(
     pad_id: int,
     beta: float,
     normalise: bool,
+    prefix: Sequence[int] = (),
 ) -> list[PairBatch]:
-    """One update of pairs and their reference (pairs, 2) in micro-batches of `settings.micro_batch_size` pairs."""
+    """One update of pairs and their reference (pairs, 2) in micro-batches of `settings.micro_batch_size` pairs.
+    All prompts begin with `prefix`, and go on."""
     examples = [
         Encoded(pair.prompt + answer, len(pair.prompt), 1 / len(answer) if normalise else 1.0)
         for pair in pairs
@@ -164,12 +168,12 @@ def collate_pairs(
     # A pair is two rows.
     twice = dataclasses.replace(settings, batch_size=2 * settings.batch_size, micro_batch_size=2 * rows)
     parts = []
-    for number, part in enumerate(collate(examples, twice, pad_id)):
+    for number, part in enumerate(collate(examples, twice, pad_id, prefix)):
         known = reference[number * rows : (number + 1) * rows]
         # Pairs that are padding keep the share 0, and so count for nothing.
         logps, share = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32)
         logps[: len(known)], share[: len(known)] = known, 1 / len(pairs)
-        parts.append(PairBatch(*part[:4], logps, share, np.array(beta, np.float32)))
+        parts.append(PairBatch(*part[:5], logps, share, np.array(beta, np.float32)))
     return parts
 
 
@@ -179,8 +183,7 @@ def pair_loss(
     """DPO loss of one micro-batch, summed by the pairs' shares, so that those of an update add up to its mean, and
     such sums of what `prefer` logs."""
     rows, length = part.tokens.shape
-    h = hidden(params, config, part.tokens, dtype=dtype, remat=remat)
-    logps = part.weight * token_logps(params, config, h.reshape(-1, h.shape[-1])[part.places], part.targets)
+    logps = part.weight * target_logps(params, config, part, dtype, remat)
     # A sum over a mask, and not a scatter, which adds in no fixed order on a GPU.
     policy = jnp.where(part.places // length == jnp.arange(rows)[:, None], logps, 0).sum(-1).reshape(-1, 2)
     known, share, beta = jnp.asarray(part.reference), part.share, jnp.asarray(part.beta)

@@ -38,12 +38,16 @@ def test_values_and_gradients_equal_the_reference(name, heads):
             np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("before", [0, 5])
 @pytest.mark.parametrize("length", [31, 32, 64, 66])  # 1, 2, 4 and 2 blocks
-def test_blocks_of_queries_equal_the_reference(length):
-    q, k, v = inputs(T=length)
-    full = attention_mask(np.arange(length)[None], length)
+@pytest.mark.parametrize("form", [attention, _folded_attention])
+def test_blocks_of_queries_equal_the_reference(form, length, before):
+    """Also with keys before those of the queries, which all of them see."""
+    q, k, v = inputs(T=before + length)
+    q = q[:, before:]
+    full = attention_mask(np.arange(before, before + length)[None], before + length)
     slow = functools.partial(reference_attention, mask=full, scale=0.3)
-    fast = functools.partial(attention, scale=0.3)
+    fast = functools.partial(form, mask=None, scale=0.3)
     np.testing.assert_allclose(fast(q, k, v), slow(q, k, v), atol=1e-5)
     grads = [jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v) for f in (fast, slow)]
     for a, b in zip(*grads, strict=True):

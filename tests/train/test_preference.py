@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.model import hf, lora
 from common.model.decoder import init
 from common.model.names import layer_rules
+from common.train import preference
 from common.train.loop import gradients
 from common.train.preference import (
     Preference,
@@ -180,6 +181,23 @@ def test_training_starts_at_log_two_and_learns_to_prefer(params, pairs, adapters
     config = dataclasses.replace(CONFIG, lora=adapters)
     change = reference_logps(after, config, pairs, normalise=normalise) - reference
     assert (change[:, 0] > change[:, 1]).all()
+
+
+def test_what_all_prompts_begin_with_is_read_once_for_the_same_update(params, pairs, monkeypatch):
+    first = tuple(range(1, 33))
+    longer = [dataclasses.replace(pair, prompt=first + pair.prompt) for pair in pairs]
+    reference = np.random.default_rng(0).normal(-9, 3, (len(pairs), 2)).astype(np.float32)
+    # One batch, as rows of other lengths are shared out otherwise; a large epsilon, as rounding is not the matter.
+    settings = dataclasses.replace(SETTINGS, batch_size=len(pairs), micro_batch_size=len(pairs), epsilon=1e-2)
+    train = lambda: prefer(params, CONFIG, longer, reference, settings, pad_id=0, steps=2)
+    seen = []
+    collated = preference.collate_pairs
+    monkeypatch.setattr(preference, "collate_pairs", lambda *x: seen.append(collated(*x)) or seen[-1])
+    once = train()
+    monkeypatch.setattr(preference, "shared_prefix", lambda examples: ())
+    plain = train()
+    assert [parts[0].prefix.size for parts in seen] == [32, 32, 0, 0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), once, plain)
 
 
 def test_micro_batches_give_the_update_of_the_whole(params, pairs, reference):

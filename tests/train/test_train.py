@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference
 from common.train import loop, state
-from common.train.data import Encoded, batches, collate, epoch_plan
+from common.train.data import Encoded, batches, collate, epoch_plan, shared_prefix
 from common.train.loop import answer_loss, fine_tune, gradients, update
 from common.train.optimizer import clipped, initial_state, learning_rate, make_optimizer
 
@@ -242,6 +242,40 @@ def test_a_part_is_no_longer_than_its_own_examples():
     ]
 
 
+def with_instruction(count=6, length=20):
+    """Examples whose prompts begin with the same `length` tokens."""
+    first = tuple(range(1, length + 1))
+    return [Encoded(first + e.tokens, length + e.prompt_length, e.weight) for e in some_examples(count)]
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_a_shared_beginning_is_read_once_for_the_same_gradients(params, quick_jit, remat):
+    examples = with_instruction()
+    settings = dataclasses.replace(SETTINGS, batch_size=6, micro_batch_size=3, max_length=128)
+    prefix = shared_prefix(examples)
+    assert prefix == tuple(range(1, 17))
+    [once] = batches(examples, settings, pad_id=0, first_step=0, last_step=1)
+    assert [part.prefix.tolist() for part in once] == [[list(prefix)]] * 2
+    whole = collate(examples, settings, pad_id=0)
+    # Rows of 16, 24, 32 ... tokens and not of 64 or more.
+    assert sum(part.tokens.size + 16 for part in once) < 0.75 * sum(part.tokens.size for part in whole)
+    loss = lambda p, parts: sum(answer_loss(p, CONFIG, x, dtype=jnp.float32, remat=remat)[0] for x in parts)
+    run = quick_jit(jax.value_and_grad(loss))
+    (value, grads), (plain, plain_grads) = run(params, once), run(params, whole)
+    assert value == pytest.approx(float(plain), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads, plain_grads)
+
+
+def test_a_beginning_is_shared_where_it_is_worth_it():
+    examples = with_instruction()
+    assert len(shared_prefix(examples)) == 16  # by multiples of it
+    assert shared_prefix([*examples, Encoded((9,) * 40, 30)]) == ()
+    assert shared_prefix([*examples, Encoded(tuple(range(1, 41)), 0)]) == ()  # no prompt at all
+    assert shared_prefix([*examples, Encoded(tuple(range(1, 41)), 16)]) == ()  # nothing of the prompt left
+    assert shared_prefix([Encoded(e.tokens + (7,) * 60, e.prompt_length) for e in examples]) == ()
+    assert shared_prefix(examples[:1]) == shared_prefix([]) == ()
+
+
 def test_training_lowers_the_loss_and_leaves_the_base_alone(params):
     before = jax.tree.map(np.array, params)
     losses = []
@@ -369,9 +403,7 @@ def test_batches_depend_on_their_step_alone():
     examples = some_examples(10)
     every = list(batches(examples, SETTINGS, pad_id=0, first_step=0, last_step=7))
     late = list(batches(examples, SETTINGS, pad_id=0, first_step=5, last_step=7))
-    for a, b in zip(every[5:], late, strict=True):
-        for field in dataclasses.fields(a):
-            np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
+    jax.tree.map(np.testing.assert_array_equal, every[5:], late)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
