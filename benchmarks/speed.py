@@ -76,7 +76,7 @@ ROWS = {
     "task": (512, 256, 64),
     "dpo": (64, 32, 8),
     "greedy": (1000, 500, 100),
-    "sample": (64, 32, 16),
+    "sample": (32, 16, 8),
     "options": (200, 100, 32),
 }
 """Examples of a row of the table, for 3m, 14m and larger models."""

@@ -31,7 +31,7 @@ def _zero(tree: Any) -> jax.Array:
 
 
 def _one_by_one(
-    block: Block, x: jax.Array, angles: Any, mask: jax.Array | None
+    block: Block, x: jax.Array, angles: Any, mask: jax.Array | None, *before: Any
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """`jax.checkpoint(Block.__call__)` for CPU, where the compiler's scheduler runs whatever it can at once, so
     that all layers would be computed again before the first of them is needed, and all gradients of weights last:
@@ -40,19 +40,19 @@ def _one_by_one(
     trained = (lambda name: name.endswith(("_a", "_b"))) if block.config.lora else (lambda name: True)
 
     @jax.custom_vjp
-    def run(x: jax.Array, block: Block) -> Any:
-        return block(x, angles, mask)
+    def run(x: jax.Array, block: Block, before: tuple[Any, ...]) -> Any:
+        return block(x, angles, mask, *before)
 
-    def backward(inputs: tuple[jax.Array, Block], cotangents: Any) -> tuple[jax.Array, Any]:
-        x, block = inputs
-        again = lambda x, block: block(x, angles, mask)
-        dx, dblock = jax.vjp(again, after(x, cotangents[0]), block)[1](cotangents)
+    def backward(inputs: tuple[Any, ...], cotangents: Any) -> tuple[jax.Array, Any, Any]:
+        x, block, before = inputs
+        again = lambda x, block, before: block(x, angles, mask, *before)
+        dx, dblock, dbefore = jax.vjp(again, after(x, cotangents[0]), block, before)[1](cotangents)
         # Frozen weights' gradients would be computed for this alone.
         needed = [leaf for path, leaf in jax.tree.leaves_with_path(dblock) if trained(_name(path))]
-        return after(dx, needed), dblock
+        return after(dx, needed), dblock, dbefore
 
-    run.defvjp(lambda x, block: (run(x, block), (x, block)), backward)
-    return run(x, block)
+    run.defvjp(lambda *given: (run(*given), given), backward)
+    return run(x, block, before)
 
 
 def _name(path: tuple) -> str:
