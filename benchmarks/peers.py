@@ -1,24 +1,18 @@
 """The other side of the tables of speed: PyTorch, transformers, TRL and PEFT, with the settings that their pages
-recommend, in float32 on CPU."""
+recommend, in float32 on CPU. TRL is loaded by what needs it: `first.py` counts the seconds."""
 
 import statistics
 import tempfile
 from collections.abc import Sequence
 
 import numpy as np
-import peft
-import tokenizers
 import torch
-from datasets import Dataset
-from transformers import GenerationMixin, PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from transformers import PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
 
 from common.train.data import Encoded
 from common.train.preference import Preference
 
 PAD = 0
-Model = GenerationMixin
-"""A causal model of transformers."""
 
 
 def padded(rows: Sequence[Sequence[int]], left: bool = False) -> torch.Tensor:
@@ -38,7 +32,7 @@ def by_length(rows: Sequence, size: int, length) -> list[list]:
 def trained(model, examples: list[Encoded], size: int, rate: float) -> float:
     """One pass in plain PyTorch: batches of like length, padded to their longest, logits of answers alone, the
     fused optimizer. Returns the mean loss. `model` may be PEFT's; it is trained in place."""
-    inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0, fused=True)
     batches, losses = by_length(examples, size, lambda e: len(e.tokens)), []
@@ -80,6 +74,9 @@ def trl_settings(folder: str, size: int, rate: float, epochs: float = 1) -> dict
 
 def trl_trained(model, vocabulary: int, examples: list[Encoded], size: int, rate: float) -> None:
     """One pass of SFTTrainer over batches of like length; `model` may be PEFT's."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
     cut = [(e.tokens[: e.prompt_length], e.tokens[e.prompt_length :]) for e in examples]
     rows = [{"prompt": written(prompt), "completion": written(answer)} for prompt, answer in cut]
     with tempfile.TemporaryDirectory() as folder:
@@ -94,6 +91,9 @@ def trl_trained(model, vocabulary: int, examples: list[Encoded], size: int, rate
 
 def trl_preferred(model, vocabulary: int, pairs: list[Preference], size: int, rate: float) -> None:
     """One pass of DPOTrainer, the reference computed before it."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
     rows = [{name: written(getattr(p, name)) for name in ("prompt", "chosen", "rejected")} for p in pairs]
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(**trl_settings(folder, size, rate), precompute_ref_log_probs=True)
@@ -114,6 +114,8 @@ def _same(trainer, tokens: int) -> None:
 def numbers(vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer whose words are the numbers of tokens, as TRL wants texts. The two special ones are no numbers:
     they would be found within others, 1 in 417."""
+    import tokenizers
+
     words = {"pad": PAD, "end": 1} | {str(i): i for i in range(2, vocabulary)}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="pad"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -137,7 +139,7 @@ class _Ends(StoppingCriteria):
         return input_ids.shape[1] >= self._ends
 
 
-def generated(model: Model, prompts: list[list[int]], limits: list[list[int]], rows: int, **sampling) -> int:
+def generated(model, prompts: list[list[int]], limits: list[list[int]], rows: int, **sampling) -> int:
     """Answers by `generate`, for each prompt as many as it has limits, each of so many tokens, in batches of like
     prompts of about `rows` answers. Returns how many tokens were written."""
     count, made = len(limits[0]), 0

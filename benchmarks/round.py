@@ -30,6 +30,7 @@ from common import runtime  # noqa: E402
 runtime.reuse_memory()  # as a run does, before jax is imported
 
 import jax  # noqa: E402
+import peers  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
@@ -104,21 +105,7 @@ def trl(model, tokenizer, rows: Rows, epochs: float) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=BATCH,
-            learning_rate=RATE,
-            optim="adamw_torch_fused",
-            train_sampling_strategy="group_by_length",
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            max_length=512,
-            report_to=[],
-            logging_strategy="no",
-            save_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
+            **peers.trl_settings(folder, BATCH, RATE, epochs), train_sampling_strategy="group_by_length"
         )
         SFTTrainer(model, args=config, train_dataset=Dataset.from_list(chats), processing_class=tokenizer).train()
 
