@@ -5,8 +5,9 @@ seconds that any program could take in float32.
     shape = Shape.of(config)
     seconds = shape.flops(tokens=100, pairs=5050, heads=20) / machine.flops
 
-The floor counts products of matrices alone, at the rate of the best of two libraries on shapes that suit it, on
-tokens without padding. Norms, activations, softmax and the optimizer come on top of it in every program.
+Arithmetic counts products of matrices alone, at the rate of the best of two libraries on shapes that suit it, on
+tokens without padding. Norms, activations, softmax and the optimizer come on top of it in every program. Of memory
+only what decoding reads of its cache is counted, as weights can be shared by any number of rows.
 """
 
 import dataclasses
@@ -59,18 +60,20 @@ def _fastest(run: Callable[[], object]) -> float:
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """Multiplications of a model. weights: of a token, in the matrices of all layers; scores: of a query and a
-    key, in all layers; head: of a token's logits."""
+    key, in all layers; head: of a token's logits. cache: bytes of a token's keys and values, in all layers."""
 
     weights: int
     scores: int
     head: int
+    cache: int
 
     @classmethod
     def of(cls, config: ModelConfig) -> "Shape":
         """Of a gated model with as many matrices as Llama's."""
         D, H, N, K = config.hidden_size, config.head_dim, config.num_heads, config.num_kv_heads
         layer = D * H * (2 * N + 2 * K) + 3 * D * config.intermediate_size
-        return cls(config.num_layers * layer, config.num_layers * 2 * N * H, config.vocab_size * D)
+        each = config.num_layers * H
+        return cls(config.num_layers * layer, each * 2 * N, config.vocab_size * D, each * 2 * K * 4)
 
     def flops(self, *, tokens: int, pairs: int, heads: int) -> float:
         """Of a forward pass over `tokens`, which look at `pairs` of a token and one before it or itself, with
@@ -83,6 +86,10 @@ class Shape:
         read = [max(answer - 1, 0) for answer in answers]  # the last token is predicted and not read
         pairs = _triangle(prompt) + sum(prompt * count + _triangle(count) for count in read)
         return self.flops(tokens=prompt + sum(read), pairs=pairs, heads=sum(answers))
+
+    def read(self, prompt: int, answers: Iterable[int]) -> float:
+        """Bytes of the cache that are read to write answers of these lengths behind a prompt, each by itself."""
+        return float(sum(self.cache * (prompt * count + _triangle(count)) for count in answers))
 
 
 def _triangle(count: int) -> int:

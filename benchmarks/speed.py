@@ -21,8 +21,8 @@ A size is a Llama with random weights whose tokens are real text's, folded into 
 folder. Samples and answers end where they are told to, so that both sides do the same work; tokens are counted on
 both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then
 `--repeats` times. `floor` is what the products of matrices alone would take, on tokens without padding and with
-what prompts have in common read once, at the best rate that either library reached on this machine just before
-(`floors.py`). Needs torch, trl and peft, and the data sets that `--data` holds. The last line is JSON.
+what prompts have in common read once, at the best rate that either library reached on this machine just before, or,
+where that is more, to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data sets that `--data` holds. The last line is JSON.
 """
 
 import argparse
@@ -124,13 +124,14 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A row of the table: what each side runs, the tokens that count, the products that it needs at least, and of
-    trainings the positions computed for a token, padding included."""
+    """A row of the table: what each side runs, the tokens that count, the products and bytes that it needs at least,
+    and of trainings the positions computed for a token, padding included, here and in PyTorch."""
 
     sides: dict[str, Callable[[], Any]]
     tokens: int
     flops: float
-    padding: float | None = None
+    bytes: float = 0.0
+    padding: tuple[float, float] | None = None
 
 
 def sft(setting: Setting, lora: bool = False) -> Work:
@@ -162,6 +163,10 @@ def _trained(setting: Setting, texts: list[tuple[str, str]], lora: bool) -> Work
     steps = settings.total_steps(len(examples))
     updates = batches(examples, settings, pad_id=peers.PAD, first_step=0, last_step=steps)
     computed = sum(part.tokens.size + part.prefix.size for parts in updates for part in parts)
+    longest = [
+        [len(e.tokens) for e in batch] for batch in peers.by_length(examples, size, lambda e: len(e.tokens))
+    ]
+    theirs = sum(len(batch) * max(batch) for batch in longest)
     tokens = sum(len(e.tokens) for e in examples)
     forward = sum(setting.shape.text(e.prompt_length, [len(e.tokens) - e.prompt_length]) for e in examples)
     shared = in_common([e.tokens[: e.prompt_length] for e in examples])
@@ -171,7 +176,7 @@ def _trained(setting: Setting, texts: list[tuple[str, str]], lora: bool) -> Work
         tokens,
         # The weights' own gradients are not needed for adapters.
         (2 if lora else 3) * forward,
-        computed / tokens,
+        padding=(computed / tokens, theirs / tokens),
     )
 
 
@@ -249,7 +254,8 @@ def _answered(
     # Tokens that all prompts begin with are read once.
     flops = sum(setting.shape.text(len(p), own) for p, own in zip(prompts, limits, strict=True))
     again = setting.shape.text(shared, []) * (len(prompts) - 1)
-    return Work({"seedloop": ours, "generate": theirs}, sum(map(sum, limits)), flops - again)
+    bytes_read = sum(setting.shape.read(len(p), own) for p, own in zip(prompts, limits, strict=True))
+    return Work({"seedloop": ours, "generate": theirs}, sum(map(sum, limits)), flops - again, bytes_read)
 
 
 def options(setting: Setting) -> Work:
@@ -301,8 +307,8 @@ def measure(name: str, setting: Setting, machine: floors.Machine, repeats: int) 
         "seconds": {key: sorted(round(s, 3) for s in own) for key, own in seconds.items()},
         "cold": dict(zip(work.sides, (round(s, 2) for s in cold), strict=True)),
         "tokens": work.tokens,
-        "floor": round(work.flops / machine.flops, 3),
-        "padding": work.padding and round(work.padding, 3),
+        "floor": round(max(work.flops / machine.flops, work.bytes / machine.bandwidth), 3),
+        "padding": work.padding and [round(ratio, 3) for ratio in work.padding],
     }
 
 
@@ -316,7 +322,7 @@ def lines(size: str, row: dict) -> list[str]:
             f"cold {row['cold'][key]:.2f}   "
             + (
                 f"{row['tokens'] / median:,.0f} tokens/s, floor {floor:.2f} s"
-                + (f", {row['padding']} computed a token" if row["padding"] else "")
+                + (", {} computed a token, PyTorch {}".format(*row["padding"]) if row["padding"] else "")
                 if key == "seedloop"
                 else f"{median / mine:.2f}x, at the floor {median / floor:.1f}x"
             )
