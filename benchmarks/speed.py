@@ -21,8 +21,9 @@ A size is a Llama with random weights whose tokens are real text's, folded into 
 folder. Samples and answers end where they are told to, so that both sides do the same work; tokens are counted on
 both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then
 `--repeats` times. `floor` is what the products of matrices alone would take, on tokens without padding and with
-what prompts have in common read once, at the best rate that either library reached on this machine just before, or,
-where that is more, to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data sets that `--data` holds. The last line is JSON.
+what prompts have in common read once, at the best rate that either library reached on this machine just before,
+or, where that is more, to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data
+sets that `--data` holds. The last line is JSON.
 """
 
 import argparse
@@ -124,8 +125,8 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A row of the table: what each side runs, the tokens that count, the products and bytes that it needs at least,
-    and of trainings the positions computed for a token, padding included, here and in PyTorch."""
+    """A row of the table: what each side runs, the tokens that count, the products and bytes that it needs at
+    least, and of trainings the positions computed for a token, padding included, here and in PyTorch."""
 
     sides: dict[str, Callable[[], Any]]
     tokens: int
