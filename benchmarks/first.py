@@ -39,7 +39,7 @@ def ours(step: str, model: str, rows: list[dict]) -> None:
     from common.lm import LanguageModel
 
     loaded = LanguageModel.load(model)
-    asked = [(Message("user", row["question"]),) for row in rows]
+    asked = [(Message(role="user", content=row["question"]),) for row in rows]
     if step == "train":
         settings = TrainConfig(
             epochs=1, batch_size=len(rows), micro_batch_size=len(rows), learning_rate=RATE, remat="none"
