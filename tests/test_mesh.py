@@ -15,7 +15,7 @@ from common.sample import sampler
 from common.sample.beam import BeamGenerator
 from common.sample.score import all_logps, score
 from common.train import state as stored_state
-from common.train.data import Encoded
+from common.train.data import Encoded, shared_prefix
 from common.train.loop import fine_tune, gradients
 from common.train.preference import Preference, prefer, reference_logps
 
@@ -46,11 +46,13 @@ def assert_trained_alike(one, mesh, start):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, np.asarray(b), atol=1e-5), one, mesh)
 
 
+@pytest.mark.parametrize("shared", [0, 16])
 @pytest.mark.parametrize("adapters", [None, LoraConfig(rank=4)], ids=["full", "adapters"])
-def test_fine_tuning_on_a_mesh_gives_the_weights_of_one_device(models, adapters):
+def test_fine_tuning_on_a_mesh_gives_the_weights_of_one_device(models, adapters, shared):
     """It compiles one program for all updates, as on one device: state and batches keep their layout."""
-    settings = dataclasses.replace(SETTINGS, lora=adapters)
-    examples = [Encoded(pair.prompt + pair.chosen, len(pair.prompt)) for pair in _answers()]
+    settings, first = dataclasses.replace(SETTINGS, lora=adapters), tuple(range(1, shared + 1))
+    examples = [Encoded(first + pair.prompt + pair.chosen, shared + len(pair.prompt)) for pair in _answers()]
+    assert len(shared_prefix(examples)) == shared
     trained, compiled = [], gradients._cache_size()
     for model in models:
         trained.append(fine_tune(model.params, model.config, examples, settings, pad_id=0, steps=3))

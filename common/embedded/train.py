@@ -267,18 +267,15 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
     state = initial_state(settings, params)
     R, T = stage.rows, stage.length
     index = np.delete(np.arange(R * T), np.arange(T - 1, R * T, T))
-    none, weight, total = (
-        np.zeros((1, 0), np.int32),
-        np.ones(index.shape, np.float32),
-        np.array(len(index), np.float32),
-    )
+    no_prefix, weight = np.zeros((1, 0), np.int32), np.ones(index.shape, np.float32)
+    total = np.array(len(index), np.float32)
     steps = stage.tokens // (R * T)
     print(f"{name} stage {number}: {count_params(params):,} parameters, {steps} updates of {R * T} tokens")
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     start = time.monotonic()
     data = rows_of(stage, kinds, 100 * number + recipe.seed, encode, paragraphs)
     for step, rows in enumerate(itertools.islice(data, steps)):
-        part = MicroBatch(none, rows, index, rows.reshape(-1)[index + 1], weight, total)
+        part = MicroBatch(no_prefix, rows, index, rows.reshape(-1)[index + 1], weight, total)
         rate = np.float32(learning_rate(settings, step, steps))
         params, state, measured = update(params, state, [part], rate, **static)
         if step % 50 == 0 or step + 1 == steps:

@@ -138,19 +138,6 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][jnp.minimum(positions, config.max_positions - 1)].astype(dtype)
         return x
 
-    def unembed(self, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-        """Logits in float32."""
-        config = self.config
-        if config.tied_head:
-            logits = jnp.einsum("...d,vd->...v", h, self.embed[...].astype(h.dtype)).astype(jnp.float32)
-        else:
-            logits = jnp.einsum("...d,dv->...v", h, self.head[...].astype(h.dtype)).astype(jnp.float32)
-        if "head" in config.biases:
-            logits = logits + self.head_bias[...].astype(jnp.float32)
-        if config.logit_scale != 1:
-            logits = logits * config.logit_scale
-        return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
-
 
 # --- The edges: from the dict of arrays to the module and back ------------------------------------------------
 
@@ -229,9 +216,23 @@ def decode(
     return module(params, config).decode(cache, tokens, positions, dtype=dtype)
 
 
+def head_of(params: Params, config: ModelConfig) -> dict[str, jax.Array]:
+    """The parameters that logits are computed with, which may be the embedding."""
+    names = ["embed" if config.tied_head else "head"] + ["head_bias"] * ("head" in config.biases)
+    return {name: params[name] for name in names}
+
+
 def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-    """Logits in float32."""
-    return module(params, config).unembed(h)
+    """Logits in float32. Of `params` those of `head_of` are enough."""
+    if config.tied_head:
+        logits = jnp.einsum("...d,vd->...v", h, params["embed"].astype(h.dtype)).astype(jnp.float32)
+    else:
+        logits = jnp.einsum("...d,dv->...v", h, params["head"].astype(h.dtype)).astype(jnp.float32)
+    if "head" in config.biases:
+        logits = logits + params["head_bias"].astype(jnp.float32)
+    if config.logit_scale != 1:
+        logits = logits * config.logit_scale
+    return logits if config.logit_cap is None else config.logit_cap * jnp.tanh(logits / config.logit_cap)
 
 
 def count_params(params: Any) -> int:

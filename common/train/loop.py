@@ -27,7 +27,7 @@ from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
 from common.model.decoder import Params, count_params, hidden, prefill
-from common.model.losses import token_logps
+from common.model.losses import weighted_logps
 from common.progress import progress_bar
 from common.train import state as state_files
 from common.train.data import Encoded, MicroBatch, batches
@@ -51,14 +51,17 @@ def answer_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Negative log-likelihood of a micro-batch's targets: of all that share an update the mean over answer tokens,
     however they fall into micro-batches, or with `TrainConfig.sum_loss` the sum over those of an example."""
-    return -jnp.sum(part.weight * target_logps(params, config, part, dtype, remat)) / part.total, {}
+    h = hidden_at_places(params, config, part, dtype, remat)
+    return -weighted_logps(params, config, h, part.targets, part.weight) / part.total, {}
 
 
-def target_logps(params: Params, config: ModelConfig, part: Any, dtype: Any, remat: Remat) -> Float[Array, " A"]:
-    """Log-probabilities of a micro-batch's targets, its prefix read once for all rows."""
+def hidden_at_places(
+    params: Params, config: ModelConfig, part: Any, dtype: Any, remat: Remat
+) -> Float[Array, "A D"]:
+    """Final hidden states of a micro-batch from which its targets are predicted; its prefix is read once."""
     begun = prefill(params, config, part.prefix, dtype=dtype, remat=remat) if part.prefix.size else None
     h = hidden(params, config, part.tokens, after=begun, dtype=dtype, remat=remat)
-    return token_logps(params, config, h.reshape(-1, h.shape[-1])[part.places], part.targets)
+    return h.reshape(-1, h.shape[-1])[part.places]
 
 
 def update(

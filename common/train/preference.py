@@ -20,10 +20,11 @@ from jaxtyping import Array, Float, Int
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model.decoder import Params
+from common.model.losses import token_logps
 from common.sample.numbers import numbers
 from common.sample.score import all_logps, score_shared
 from common.train.data import Encoded, collate, plan, rounded, shared_prefix
-from common.train.loop import Log, optimise, target_logps
+from common.train.loop import Log, hidden_at_places, optimise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,8 @@ def pair_loss(
     """DPO loss of one micro-batch, summed by the pairs' shares, so that those of an update add up to its mean, and
     such sums of what `prefer` logs."""
     rows, length = part.tokens.shape
-    logps = part.weight * target_logps(params, config, part, dtype, remat)
+    h = hidden_at_places(params, config, part, dtype, remat)
+    logps = part.weight * token_logps(params, config, h, part.targets)
     # A sum over a mask, and not a scatter, which adds in no fixed order on a GPU.
     policy = jnp.where(part.places // length == jnp.arange(rows)[:, None], logps, 0).sum(-1).reshape(-1, 2)
     known, share, beta = jnp.asarray(part.reference), part.share, jnp.asarray(part.beta)

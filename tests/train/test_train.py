@@ -12,7 +12,7 @@ import pytest
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model.decoder import hidden, init, unembed
-from common.model.losses import token_logps, token_logps_reference
+from common.model.losses import token_logps, token_logps_reference, weighted_logps
 from common.train import loop, state
 from common.train.data import Encoded, batches, collate, epoch_plan, shared_prefix
 from common.train.loop import answer_loss, fine_tune, gradients, update
@@ -55,6 +55,30 @@ def test_chunked_log_probabilities_and_gradients_equal_the_reference(params):
     )
     for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_chunked_weighted_sum_and_gradients_equal_the_reference(tied, dtype):
+    """With a head of its own that has a bias, a scale and a cap, and with the embedding as the head."""
+    more = {} if tied else {"biases": frozenset({"head"}), "logit_scale": 0.7, "logit_cap": 9.0}
+    config = dataclasses.replace(CONFIG, tied_head=tied, **more)
+    params = jax.tree.map(lambda x: (20 * x).astype(dtype), init(config, jax.random.key(0)))
+    h = jax.random.normal(jax.random.key(1), (37, 32)).astype(dtype)
+    targets = jax.random.randint(jax.random.key(2), (37,), 0, 64)
+    weight = jnp.arange(37) % 3 / 2
+    chunked = lambda p, h: 3 * weighted_logps(p, config, h, targets, weight, chunk=8)
+    whole = lambda p, h: 3 * jnp.sum(weight * token_logps_reference(p, config, h, targets))
+    (value, grads), (plain, plain_grads) = (
+        jax.jit(jax.value_and_grad(f, (0, 1)))(params, h) for f in (chunked, whole)
+    )
+    exact = dtype == jnp.float32
+    assert float(value) == pytest.approx(float(plain), rel=1e-5)
+    assert float(chunked(params, h)) == pytest.approx(float(plain), rel=1e-5)  # without gradients
+    for a, b in zip(*map(jax.tree.leaves, (grads, plain_grads)), strict=True):
+        assert a.dtype == b.dtype == dtype
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        np.testing.assert_allclose(a, b, atol=(1e-5 if exact else 2e-2) * max(1.0, float(jnp.abs(b).max())))
 
 
 def test_loss_covers_just_the_answer_tokens(params):
