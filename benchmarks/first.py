@@ -3,10 +3,10 @@
     python benchmarks/first.py                                   # the embedded student
     python benchmarks/first.py --model /path/to/smollm2 --batch 8
 
-A step is one update on a batch of GSM8K's answers (`train`), or the answers to as many of its questions, 16
-tokens each (`answer`). Every figure is of a process of its own, from its start to its end, loading of libraries
-and of the model included: seedloop with an empty cache of compiled programs, seedloop with what that left in it,
-and a plain loop of PyTorch or `generate`. Needs torch. The last line is JSON.
+A step is one update on a batch of the embedded arithmetic's answers (`train`), or the answers to as many of its
+questions, 16 tokens each (`answer`). Every figure is of a process of its own, from its start to its end, loading
+of libraries and of the model included: seedloop with an empty cache of compiled programs, seedloop with what that
+left in it, and a plain loop of PyTorch or `generate`. Needs torch. The last line is JSON.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def theirs(step: str, model: str, rows: list[dict]) -> None:
 def seconds(side: str, step: str, args: argparse.Namespace, cache: str) -> float:
     """Of a process that does one step, until it ends."""
     command = [sys.executable, __file__, "--child", side, "--step", step, "--batch", str(args.batch)]
-    command += ["--model", args.model, "--data", args.data]
+    command += ["--model", args.model]
     began = time.perf_counter()
     # What it has said by then is its own affair.
     subprocess.run(command, check=True, env=os.environ | {"XDG_CACHE_HOME": cache}, stdout=subprocess.DEVNULL)
@@ -90,15 +90,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded:student", help="a folder; default: the embedded student")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--data", default=str(HERE.parent / "shared" / "data"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--step", choices=("train", "answer"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        lines = (pathlib.Path(args.data) / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        from common.tasks.arithmetic import Arithmetic
+
+        seeds = Arithmetic().load("train", None, 0)[: args.batch]
         run = theirs if args.child == "PyTorch" else ours
-        run(args.step, args.model, [json.loads(line) for line in lines[: args.batch]])
+        run(args.step, args.model, [{"question": seed.question, "answer": seed.answer} for seed in seeds])
         return
     table: dict[str, dict[str, list[float]]] = {}
     for step in ("train", "answer"):
