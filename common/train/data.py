@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer
 from common.config import TrainConfig
@@ -40,12 +40,12 @@ class MicroBatch(NamedTuple):
     losses is divided: the weights of the whole update, or the number of its examples with `TrainConfig.sum_loss`.
     """
 
-    prefix: Int[Array | np.ndarray, "1 P"]
-    tokens: Int[Array | np.ndarray, "rows T"]
-    places: Int[Array | np.ndarray, " A"]
-    targets: Int[Array | np.ndarray, " A"]
-    weight: Float[Array | np.ndarray, " A"]
-    total: Float[Array | np.ndarray, ""]
+    prefix: Int[np.ndarray, "1 P"]
+    tokens: Int[np.ndarray, "rows T"]
+    places: Int[np.ndarray, " A"]
+    targets: Int[np.ndarray, " A"]
+    weight: Float[np.ndarray, " A"]
+    total: Float[np.ndarray, ""]
 
 
 def shared_prefix(examples: Sequence[Encoded]) -> tuple[int, ...]:
