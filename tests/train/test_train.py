@@ -253,7 +253,7 @@ def test_every_example_is_in_some_part_of_an_uneven_batch():
 
 
 def test_a_part_is_no_longer_than_its_own_examples():
-    """A batch for sixteen with twenty long answers' worth of padding, had all parts one length."""
+    """Sixteen examples of 60 to 660 tokens in four parts, none padded to the longest of the others."""
     settings = dataclasses.replace(SETTINGS, batch_size=16, micro_batch_size=4, max_length=1024)
     examples = [Encoded(tuple(range(1, length + 1)), 2) for length in range(60, 700, 40)]
     [parts] = batches(examples, settings, pad_id=0, first_step=0, last_step=1)
