@@ -103,7 +103,10 @@ def run(
             teachers = made if config.pool is not None else lambda exclude, account: made(account)
             read = {name: value for name, value in data._asdict().items() if name != "pool"}
             setting = Setting(**read, switches=switches, base=base, teachers=teachers, refine=refine)
-            repeats = [run_repeat(run, setting, repeat) for repeat in range(config.repeats)]
+            repeats = [run_repeat(run, setting, 0)]
+            # The base is asked alike in every repeat, unless questions stand behind some of its seeds.
+            same = None if config.few_shot else repeats[0]["arms"].get("base")
+            repeats += [run_repeat(run, setting, repeat, same) for repeat in range(1, config.repeats)]
             return conclusion(run, config, setting, repeats)
 
     units = units_of(config, len(data.dev), len(data.test))

@@ -28,8 +28,9 @@ from llm2llm.students import Arm, Setting, Student, as_rows
 from llm2llm.switches import Asking
 
 
-def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
-    """All arms of one repeat. Returns {"arms": {name: result}, "rounds": [...]}."""
+def run_repeat(run: RunDir, setting: Setting, repeat: int, base: Row | None = None) -> dict[str, Any]:
+    """All arms of one repeat. Returns {"arms": {name: result}, "rounds": [...]}. `base`: that arm's result, where
+    it is known from an earlier repeat."""
     switches, arms = setting.switches, setting.switches.comparison.arms
     # Another draw in each repeat, so that the spread over repeats covers the choice of seeds as well.
     drawn = draw_seeds(setting.train, switches.seeds, switches.seed + repeat)
@@ -42,7 +43,7 @@ def run_repeat(run: RunDir, setting: Setting, repeat: int) -> dict[str, Any]:
     # Round 0 of every loop has learned the seeds alone: one training serves fine-tune, llm2llm and untargeted.
     first = arm("fine-tune").student(0, seeds)
     if "base" in arms:
-        results["base"] = arm("base").test(arm("base").student(0, (), updates=0))
+        results["base"] = base or arm("base").test(arm("base").student(0, (), updates=0))
     if "fine-tune" in arms:
         results["fine-tune"] = arm("fine-tune").test(first)
     if "llm2llm" in arms:

@@ -52,10 +52,12 @@ def work(config: Config, dev: int, test: int) -> dict[str, float]:
     checks = config.check_votes if config.label_check == "resolve" else 0
     loops = sum(arm in found for arm in ("llm2llm", "untargeted"))
     answers = len(found) * test + loops * config.trainings * (dev + config.seed_examples)
+    # The base answers once for all repeats where it is asked alike in them.
+    again = 0 if config.few_shot or "base" not in found else (repeats - 1) * test
     return {
         "train": repeats * sum(updates for updates, _ in found.values()) * given(config.batch_size),
         "teach": repeats * sum(calls for _, calls in found.values()) * (1 + checks),
-        "evaluate": repeats * answers,
+        "evaluate": repeats * answers - again,
         OTHER: repeats,
     }
 
