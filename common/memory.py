@@ -1,7 +1,7 @@
 """What a run will need of memory, stage by stage, from shapes alone: before anything is loaded, and without jax.
 
     model = Model.read("smollm2")
-    needs = [sampling(model, length=512), training(model, settings, length=512)]
+    needs = [sampling(model, length=512, new=256), training(model, settings, length=512)]
     lines = lines_of(needs)                                   # for a plan
     check(needs, available())                                 # UserError with advice where it cannot fit
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from common import runtime
-from common.buckets import SHORTEST, bucket, finer
+from common.buckets import SHORTEST, bucket, finer, prompts_at_once, slots_for
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.mapping import read_object
@@ -87,6 +87,7 @@ class Need:
     parts: Mapping[str, float]
     forms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     program: float = 0.0
+    kept: float = 0.0
 
     @property
     def total(self) -> float:
@@ -94,11 +95,11 @@ class Need:
 
     @property
     def held(self) -> float:
-        """Bytes where freed memory is kept for what comes next (`common.runtime.reuse_memory`): what is there in
-        training for moments is held nearly twice, as a block does not fit where smaller ones were. Measured, see
-        RESULTS.md."""
+        """Bytes where programs and freed memory are kept for what comes next (`common.runtime.reuse_memory`): what
+        is there in training for moments is held nearly twice, as a block does not fit where smaller ones were.
+        Measured, see RESULTS.md."""
         moments = ("activations", "logits") if "gradients" in self.parts else ()
-        return self.total + 0.75 * sum(self.parts[name] for name in moments)
+        return self.total + self.kept + 0.75 * sum(self.parts[name] for name in moments)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in self.parts.items() if size >= GB / 200)
@@ -108,6 +109,7 @@ class Need:
 def sampling(
     model: Model,
     length: int,
+    new: int,
     *,
     stage: str = "sampling",
     device: str = "cpu",
@@ -115,15 +117,16 @@ def sampling(
     rank: int = 0,
     scored: int = 0,
 ) -> Need:
-    """Of answering: weights, adapters beside them, and `slots` rows of cache of `length` tokens, with the logits
-    of a step. `shards`: devices that a model is split over. `scored`: texts of up to so many tokens are scored
-    as well, for which there are programs of each length."""
+    """Of answering: weights, adapters beside them, and as many rows of cache of `length` tokens, `new` ones among
+    them, as decode together, with the logits of a step. `shards`: devices that a model is split over. `scored`:
+    texts of up to so many tokens are scored as well, for which there are programs of each length."""
     c, size = model.config, _size(device)
-    slots = 32 if device == "cpu" else 128
+    slots = slots_for(new, device != "cpu")
     rows = bucket(min(length, c.max_positions), 128)
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
     cache = 1.5 * slots * rows * 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
-    prefill = max(1, slots // 4) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
+    prompts = prompts_at_once(slots, rows, device != "cpu")
+    prefill = prompts * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),
@@ -234,9 +237,12 @@ def together(needs: Iterable[Need]) -> list[Need]:
     every = {name: size for need in needs for name, size in need.forms.items()}
     found = []
     for need in needs:
-        programs = min(sum(every.values()), runtime.PROGRAMS + 1.5 * need.program)
+        programs, kept = (
+            min(sum(every.values()), most + 1.5 * need.program)
+            for most in (runtime.PROGRAMS, runtime.KEPT_PROGRAMS)
+        )
         parts = dict(need.parts) | ({"programs": programs} if every else {})
-        found.append(dataclasses.replace(need, parts=parts))
+        found.append(dataclasses.replace(need, parts=parts, kept=kept - programs))
     return found
 
 
@@ -257,8 +263,8 @@ def available() -> int | None:
     return min(found, default=None)
 
 
-def _plenty(need: float, room: int | None) -> bool:
-    return room is not None and SPARE * need < room
+def _plenty(needs: Iterable[Need], room: int | None) -> bool:
+    return room is not None and all(max(SPARE * need.total, need.held) < room for need in needs)
 
 
 def foretold(
@@ -282,7 +288,7 @@ def lines_of(
         return [("memory", "unknown: no model of the run is on this machine yet")]
     most = max(needs, key=lambda need: need.total)
     has = "" if room is None else f"; {room / GB:.1f} GB are free"
-    if where == "CPU" and _plenty(most.total, room):
+    if where == "CPU" and _plenty(needs, room):
         has += f", so that up to {max(need.held for need in needs) / GB:.2f} GB are held for speed"
     left = [name for name in dict.fromkeys(names) if Model.read(name) is None]
     without = "" if not left else f"; without {' and '.join(left)}, whose shape is not known yet"
@@ -308,8 +314,7 @@ def room_for(needs: Callable[[str, int], Iterable[Need]], devices: "Callable[[],
     """The mesh of a run that fits on this machine: `needs` are told the kind of device and over how many of the
     mesh a model is split. Raises UserError, as `check` does. Loads jax, whose threads are to find the setting of
     the C library that is made before."""
-    most = max((need.total for need in together(needs("cpu", 1))), default=0.0)
-    if _plenty(most, available()) and not runtime.accelerators():
+    if _plenty(together(needs("cpu", 1)), available()) and not runtime.accelerators():
         runtime.reuse_memory()
     mesh = devices().mesh
     kind, shards, room = _limits(mesh)

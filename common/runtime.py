@@ -79,12 +79,17 @@ def trim() -> None:
 
 
 def reuse_memory() -> None:
-    """Keep what is freed for what is allocated next, where the C library is glibc, until `trim`. A program's
-    temporary arrays are one block of up to gigabytes, which by default goes back to the system after every call;
-    to be given zeroed pages anew took a quarter of the time of training a small model on CPU. For all of the
-    process; has to come before jax starts its threads. A variable MALLOC_… that the user has set stands."""
+    """Where memory is plenty. Programs may grow to `KEPT_PROGRAMS`, and where the C library is glibc, what is freed
+    is kept for what is allocated next, until `trim`. A program's temporary arrays are one block of up to gigabytes,
+    which by default goes back to the system after every call; to be given zeroed pages anew took a quarter of the
+    time of training a small model on CPU. For all of the process; has to come before jax starts its threads. Where
+    the user has set a variable MALLOC_…, nothing is changed."""
+    global _most
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    _most = KEPT_PROGRAMS
     option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if option is None or any(name.startswith("MALLOC_") for name in os.environ):
+    if option is None:
         return
     # From malloc.h: M_ARENA_MAX, as others than the main arena always map large blocks; M_MMAP_MAX; and
     # M_TRIM_THRESHOLD, where -1 is the largest size there is.
@@ -94,9 +99,10 @@ def reuse_memory() -> None:
 
 MOST_PROGRAMS = 400
 """Programs compiled in a process, small ones included, after which they are forgotten."""
-PROGRAMS = 1_000_000_000
-"""Bytes of main memory on CPU that programs may grow by before they are forgotten: one for a model of thirty
-layers takes up to 200 MB."""
+PROGRAMS, KEPT_PROGRAMS = 1_000_000_000, 4_000_000_000
+"""Bytes of main memory on CPU that programs may grow by before they are forgotten, and where memory is plenty: one
+for a model of thirty layers takes up to 200 MB, and four seconds to read from disk again."""
+_most = PROGRAMS
 _compiled: list[int] = []
 _without: list[int] = []
 
@@ -118,7 +124,7 @@ def tidy() -> None:
             _compiled[0] += event.endswith("backend_compile_duration")
 
         jax.monitoring.register_event_duration_secs_listener(count)
-    elif _compiled[0] > MOST_PROGRAMS or (not on_accelerator() and beside_arrays() > _without[0] + PROGRAMS):
+    elif _compiled[0] > MOST_PROGRAMS or (not on_accelerator() and beside_arrays() > _without[0] + _most):
         jax.clear_caches()
         trim()
         _compiled[0], _without[0] = 0, beside_arrays()

@@ -15,6 +15,7 @@ from common.tasks.registry import get_task
 from common.tasks.worked import GSM8K
 from llm2llm.config import Config
 from llm2llm.experiment import load_data, run
+from llm2llm.plan import work
 from llm2llm.select import as_asked
 
 
@@ -86,6 +87,19 @@ def test_a_model_without_a_template_stops_at_the_end_of_a_line(animals, tmp_path
     rows = read_jsonl(tmp_path / "run/repeat_0/base/round_0/test.jsonl")
     assert not any("\n" in row["reply"] for row in rows)
     assert "generated" in summary["arms"]["base"]  # by likelihood, as for every model but the embedded
+
+
+@pytest.mark.parametrize("few_shot", [0, 2])
+def test_the_base_answers_once_where_it_is_asked_alike(animals, tmp_path, few_shot):
+    """With examples before the question it is not: each repeat draws its own."""
+    config = config_of(animals, tmp_path / "run", few_shot=few_shot, arms=("base",), repeats=2)
+    summary = run(config)
+    own = tmp_path / "run/repeat_1/base"
+    assert own.exists() == bool(few_shot)
+    files = [tmp_path / f"run/repeat_{r if few_shot else 0}/base/round_0/test.jsonl" for r in range(2)]
+    right = [np.mean([row["correct"] for row in read_jsonl(file)]) for file in files]
+    assert summary["arms"]["base"]["value"] == pytest.approx(np.mean(right))
+    assert work(config.resolved(), 0, 24)["evaluate"] == 24 * (2 if few_shot else 1)
 
 
 def test_who_is_graded_by_likelihood():
