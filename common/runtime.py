@@ -79,11 +79,11 @@ def trim() -> None:
 
 
 def reuse_memory() -> None:
-    """Where memory is plenty. Programs may grow to `KEPT_PROGRAMS`, and where the C library is glibc, what is freed
-    is kept for what is allocated next, until `trim`. A program's temporary arrays are one block of up to gigabytes,
-    which by default goes back to the system after every call; to be given zeroed pages anew took a quarter of the
-    time of training a small model on CPU. For all of the process; has to come before jax starts its threads. Where
-    the user has set a variable MALLOC_…, nothing is changed."""
+    """Where memory is plenty. Programs may grow to `KEPT_PROGRAMS`, and where the C library is glibc, what is
+    freed is kept for what is allocated next, until `trim`. A program's temporary arrays are one block of up to
+    gigabytes, which by default goes back to the system after every call; to be given zeroed pages anew took a
+    quarter of the time of training a small model on CPU. For all of the process; has to come before jax starts its
+    threads. Where the user has set a variable MALLOC_…, nothing is changed."""
     global _most
     if any(name.startswith("MALLOC_") for name in os.environ):
         return
