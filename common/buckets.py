@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 PREFIX = 16
 """What prompts begin with is read once for all of them in multiples of so many tokens."""
-SHORT_ANSWER = 32
-"""New tokens up to which more samples decode together on CPU: with little to read of the cache, a step takes less
-for each of many rows than for each of few. Longer ones read as far as the longest of them."""
 SHORTEST = 64
 """Smallest padded length in training: a program for shorter rows would take longer to compile than it saves."""
 
@@ -33,20 +30,6 @@ def finer(size: int, smallest: int = 32) -> int:
 def power_of_two(size: int, smallest: int = 1) -> int:
     """The smallest power of two that is at least `size` and `smallest`."""
     return max(smallest, 1 << max(0, size - 1).bit_length())
-
-
-def slots_for(new_tokens: int, accelerator: bool) -> int:
-    """How many samples of at most so many new tokens decode together: on an accelerator many, where a step takes
-    about as long for many rows as for one."""
-    return 128 if accelerator or new_tokens <= SHORT_ANSWER else 32
-
-
-def prompts_at_once(slots: int, length: int, accelerator: bool) -> int:
-    """How many prompts of so many tokens are read in one call, for so many slots: enough to keep the processor
-    busy, and not so many that what is computed on the way takes more memory than it is worth."""
-    tokens = 2**14 if accelerator else 2**10
-    fitting = 1 << max(0, (tokens // max(length, 1)).bit_length() - 1)
-    return min(max(1, slots // 4), max(8, fitting))
 
 
 def beginning(prompts: Sequence[Sequence[int]]) -> Sequence[int]:

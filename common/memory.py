@@ -1,7 +1,7 @@
 """What a run will need of memory, stage by stage, from shapes alone: before anything is loaded, and without jax.
 
     model = Model.read("smollm2")
-    needs = [sampling(model, length=512, new=256), training(model, settings, length=512)]
+    needs = [sampling(model, length=512), training(model, settings, length=512)]
     lines = lines_of(needs)                                   # for a plan
     check(needs, available())                                 # UserError with advice where it cannot fit
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from common import runtime
-from common.buckets import SHORTEST, bucket, finer, prompts_at_once, slots_for
+from common.buckets import SHORTEST, bucket, finer
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.mapping import read_object
@@ -109,7 +109,6 @@ class Need:
 def sampling(
     model: Model,
     length: int,
-    new: int,
     *,
     stage: str = "sampling",
     device: str = "cpu",
@@ -117,16 +116,15 @@ def sampling(
     rank: int = 0,
     scored: int = 0,
 ) -> Need:
-    """Of answering: weights, adapters beside them, and as many rows of cache of `length` tokens, `new` ones among
-    them, as decode together, with the logits of a step. `shards`: devices that a model is split over. `scored`:
-    texts of up to so many tokens are scored as well, for which there are programs of each length."""
+    """Of answering: weights, adapters beside them, and `slots` rows of cache of `length` tokens, with the logits
+    of a step. `shards`: devices that a model is split over. `scored`: texts of up to so many tokens are scored
+    as well, for which there are programs of each length."""
     c, size = model.config, _size(device)
-    slots = slots_for(new, device != "cpu")
+    slots = 32 if device == "cpu" else 128
     rows = bucket(min(length, c.max_positions), 128)
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
     cache = 1.5 * slots * rows * 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
-    prompts = prompts_at_once(slots, rows, device != "cpu")
-    prefill = prompts * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
+    prefill = max(1, slots // 4) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),

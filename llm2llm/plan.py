@@ -112,11 +112,11 @@ def needs(
         settings, answer = config.training(), config.switches(task).learning.answering.max_new_tokens
         found.append(training(student, settings, length, stage="training a student", **where))
         rank = given(config.lora_rank)
-        found.append(sampling(student, length + answer, answer, stage="answering", rank=rank, **where))
+        found.append(sampling(student, length + answer, stage="answering", rank=rank, **where))
     teacher = Model.read(model_name(config.teacher, "teacher")) if is_model(config.teacher) else None
     if teacher is not None:
-        asked, new = 2 * length + task.example_tokens, config.teacher_tokens or task.example_tokens
-        found.append(sampling(teacher, asked, new, stage="asking the teacher", **where))
+        asked = 2 * length + task.example_tokens
+        found.append(sampling(teacher, asked, stage="asking the teacher", **where))
     return found
 
 

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from common import runtime
-from common.buckets import PREFIX, bucket, power_of_two, prompts_at_once, slots_for
+from common.buckets import PREFIX, bucket, power_of_two
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model.decoder import (
@@ -77,8 +77,7 @@ class Sampler:
     """A model ready to sample from, with `slots` rows that decode together, `block` tokens between refills.
 
     Equal shapes share compiled programs, also between Samplers: a retrained model starts at once.
-    `slots` is a power of two; by default it depends on how many new tokens a call may ask for
-    (`common.buckets.slots_for`). `dtype` is that of weights and cache (default: `runtime.compute_dtype`).
+    `slots` is a power of two; `dtype` is that of weights and cache (default: `runtime.compute_dtype`).
     """
 
     def __init__(
@@ -87,11 +86,11 @@ class Sampler:
         config: ModelConfig,
         *,
         eos_ids: Sequence[int],
-        slots: int | None = None,
+        slots: int = 32,
         block: int = 16,
         dtype: Any = None,
     ):
-        if slots is not None and (slots < 1 or slots & (slots - 1)):
+        if slots < 1 or slots & (slots - 1):
             raise UserError(f"slots must be a power of two, not {slots}")
         self.config, self.slots, self.block = config, slots, block
         self.dtype = jnp.dtype(dtype or runtime.compute_dtype())
@@ -102,6 +101,8 @@ class Sampler:
         self._mesh = mesh_of(params)
         # The very arrays where they have this dtype already: the weights are held once.
         self._params = jax.tree.map(lambda w: jnp.asarray(w, self.dtype), params)
+        self._group = max(1, slots // 8)  # free slots worth a stop
+        self._together = max(1, slots // 4)  # prompts prefilled in one call: fewer keep a processor half busy
 
     def sample(
         self, prompts: Sequence[Prompt], on_done: Callable[[], object] | None = None
@@ -114,22 +115,20 @@ class Sampler:
         for index, prompt in enumerate(prompts):
             check(prompt, self.config, f"prompt {index}")
         results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
-        limit = max((prompt.sampling.max_new_tokens for prompt in prompts), default=0)
-        count = self.slots or slots_for(limit, runtime.on_accelerator())
-        queue, slots = _Queue(prompts, count), _Slots(count)
+        queue, slots = _Queue(prompts), _Slots(self.slots)
         longest = max((len(prompt.tokens) for prompt in prompts), default=0)
         length = bucket(longest + self.block, SHORTEST_CACHE)
-        cache = empty_cache(self.config, count, length, dtype=self.dtype)
+        cache = empty_cache(self.config, self.slots, length, dtype=self.dtype)
         cache = place_data(cache, self._params, CACHE)
         while queue.waiting or slots.live.any():
-            if slots.live.sum() <= slots.few(queue):
+            if slots.live.sum() <= self._few(queue):
                 cache = self._refill(cache, slots, queue)
             cache = _fit(cache, slots.reach(self.block))
             # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
             cache, tokens, logps = _decode_block(
-                self._params, self.config, cache, slots.rows, numbers, self._eos, slots.few(queue), self._mesh
+                self._params, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
             )
             tokens, logps = fetch((tokens, logps))
             for job in slots.advance(tokens, logps, self._eos):
@@ -138,11 +137,15 @@ class Sampler:
                     on_done()
         return results
 
+    def _few(self, queue: "_Queue") -> int:
+        """How few live rows are a reason to stop and refill."""
+        return self.slots - min(queue.waiting, self._group) if queue.waiting else 0
+
     def _refill(self, cache: Cache, slots: "_Slots", queue: "_Queue") -> Cache:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                shared, tokens = queue.next_prompts()
+                shared, tokens = queue.next_prompts(self._together)
                 if shared != queue.shared:  # prompts that have it in common follow one another
                     once = np.array([shared], np.int32)
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
@@ -150,9 +153,9 @@ class Sampler:
                 tokens = place_data(tokens, self._params, ROWS)
                 queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun)
             # A place beyond the last slot, where nothing is written: the copy has one shape however many are free.
-            rows, to = np.zeros(slots.group, np.int32), np.full(slots.group, len(slots.live), np.int32)
+            rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
             free = np.flatnonzero(~slots.live)
-            for i in range(min(len(free), len(queue.ready), slots.group)):
+            for i in range(min(len(free), len(queue.ready), self._group)):
                 to[i] = free[i]
                 rows[i], job = queue.pop()
                 slots.start(int(free[i]), job)
@@ -212,10 +215,9 @@ class _Job:
 
 
 class _Queue:
-    """Samples without one of the `slots`: of prompts still to be prefilled, and `ready` ones of those that were
-    last."""
+    """Samples without a slot: of prompts still to be prefilled, and `ready` ones of those that were last."""
 
-    def __init__(self, prompts: Sequence[Prompt], slots: int):
+    def __init__(self, prompts: Sequence[Prompt]):
         distinct = collections.defaultdict(list)
         for i, prompt in enumerate(prompts):
             tokens = tuple(prompt.tokens)
@@ -223,23 +225,20 @@ class _Queue:
                 distinct[tokens[: prompt.shared], tokens].append(_Job(prompt, seed, i, j))
         # Short prompts first, so that those prefilled together are of like length.
         order = sorted(distinct.items(), key=lambda item: (item[0][0], len(item[0][1])))
-        self._prompts, self._slots = collections.deque(order), slots
+        self._prompts = collections.deque(order)
         self.shared: tuple[int, ...] = ()
         self.begun: Cache | None = None
         self.waiting = sum(len(jobs) for jobs in distinct.values())
         self.ready: collections.deque[tuple[int, _Job]] = collections.deque()
         self.prefilled: Cache = []
 
-    def next_prompts(self) -> tuple[tuple[int, ...], np.ndarray]:
+    def next_prompts(self, count: int) -> tuple[tuple[int, ...], np.ndarray]:
         """What the next prompts begin with, and their other tokens (count, T), right-padded; their samples become
         ready, by row.
 
         The last token of a prompt is left out: it is what the slot feeds first.
         """
-        shared, first = self._prompts[0][0]
-        length = bucket(len(first) - len(shared), PREFIX)  # of the shortest that is left
-        count = prompts_at_once(self._slots, length, runtime.on_accelerator())
-        group: list[tuple[tuple[int, ...], list[_Job]]] = []
+        shared, group = self._prompts[0][0][0], []
         while self._prompts and len(group) < count and self._prompts[0][0][0] == shared:
             (_, prompt), jobs = self._prompts.popleft()
             group.append((prompt[len(shared) : -1], jobs))
@@ -256,11 +255,9 @@ class _Queue:
 
 
 class _Slots:
-    """The host's view of the rows: what the device needs for the next block, and the sample in each. `group`: how
-    many free ones are worth a stop."""
+    """The host's view of the rows: what the device needs for the next block, and the sample in each."""
 
     def __init__(self, count: int):
-        self.group = max(1, count // 8)
         self.jobs: list[Any] = [None] * count
         self.live = np.zeros(count, bool)
         self.rows = {
@@ -291,10 +288,6 @@ class _Slots:
         }
         for name, value in values.items():
             self.rows[name][slot] = value
-
-    def few(self, queue: _Queue) -> int:
-        """How few live rows are a reason to stop and refill."""
-        return len(self.live) - min(queue.waiting, self.group) if queue.waiting else 0
 
     def reach(self, block: int) -> int:
         """Cache length that the next block needs."""
