@@ -5,15 +5,17 @@ rows = run.collect("test.jsonl", scored_batches(model, task, examples))
 accuracy(rows)
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from common.config import SampleConfig
 from common.evals.likelihood import DIGITS
-from common.generate import Generator, Message, Request
-from common.sample.score import score_shared
+from common.generate import Generator, Message, Record, Request
+from common.sample.local import BATCH
+from common.sample.score import score_shared_greedy
 from common.tasks.base import Example, Task
 from common.tasks.replies import bare
 
@@ -21,10 +23,17 @@ if TYPE_CHECKING:
     from common.lm import LanguageModel
 
 Row = dict[str, Any]
-Scores = Sequence[tuple[float, int]]
-"""Of every choice the summed log-probability of its tokens in nats, and how many they are."""
 NO_QUESTION = "N/A"
 """What stands in a prompt to see how likely answers are whatever is asked."""
+
+
+class Choice(NamedTuple):
+    """Of a choice after a prompt: the summed log-probability of its tokens in nats, and how many they are;
+    `written`: its text if greedy decoding would write it and end, else None."""
+
+    logp: float
+    tokens: int
+    written: str | None
 
 
 def answer_batches(
@@ -52,25 +61,25 @@ def answer_batches(
         requests = [Request(e.id, tuple(task.messages(e.question)), n, blank=blank) for e in rest]
         answered, stored = 0, done % n  # a torn batch may have left a part of a question's answers
         for records in generator().generate(requests, sampling, seed):
-            rows = [
-                {
-                    "id": example.id,
-                    "group": example.group,
-                    "label": example.label,
-                    "status": record.status,
-                    "text": record.text,
-                    "parsed": None if said is None else task.parse(said),
-                    "correct": said is not None and task.correct(said, example.label),
-                    "mean_logp": record.mean_logp,
-                }
-                for i, record in enumerate(records)
-                for example in [rest[(answered + i) // n]]
-                for said in [None if record.text is None else bare(record.text)]
-            ]
+            rows = [_graded(task, rest[(answered + i) // n], record) for i, record in enumerate(records)]
             yield rows[stored:]
             answered, stored = answered + len(records), 0
 
     return batches
+
+
+def _graded(task: Task, example: Example, record: Record) -> Row:
+    said = None if record.text is None else bare(record.text)
+    return {
+        "id": example.id,
+        "group": example.group,
+        "label": example.label,
+        "status": record.status,
+        "text": record.text,
+        "parsed": None if said is None else task.parse(said),
+        "correct": said is not None and task.correct(said, example.label),
+        "mean_logp": record.mean_logp,
+    }
 
 
 def scored_batches(
@@ -83,7 +92,8 @@ def scored_batches(
     learned: bool = False,
 ) -> Callable[[int], Iterator[list[Row]]]:
     """As `answer_batches`, but the answer is the one of `task.choices` that the question makes most likely; what
-    the model writes stands beside it.
+    the model writes stands beside it. It is asked to write only where that does not follow from the likelihoods:
+    where each token of a choice and the end behind it are the likeliest, that choice is what it writes.
 
     Of a model that was trained on the task (`learned`) that is the likeliest choice. For others it is decided by
     how much the question raises the log-probability of a choice over that after the same prompt with `NO_QUESTION`
@@ -104,37 +114,57 @@ def scored_batches(
         rest = examples[done:]
         if not rest:
             return
-        ready, place = model(), 0
-        for rows in answer_batches(lambda: ready.generator(), task, rest, sampling, seed)(0):
-            questions = [example.question for example in rest[place : place + len(rows)]]
-            asked = [task.messages(question) for question in (*questions, NO_QUESTION)]
-            *scores, blank = choice_logps(ready, asked, task.choices)
-            yield [_by_score(task, row, found, blank, learned) for row, found in zip(rows, scores, strict=True)]
-            place += len(rows)
+        ready, how = model(), sampling or SampleConfig(max_new_tokens=task.answer_tokens)
+        for start in range(0, len(rest), BATCH):
+            part = rest[start : start + BATCH]
+            asked = [task.messages(question) for question in (*(e.question for e in part), NO_QUESTION)]
+            *scores, blank = choice_scores(ready, asked, task.choices)
+            read = [_read_off(own, how) for own in scores]
+            others = [example for example, text in zip(part, read, strict=True) if text is None]
+            batches = answer_batches(lambda: ready.generator(), task, others, how, seed)(0)
+            written = itertools.chain.from_iterable(batches)
+            rows = [
+                next(written) if text is None else _graded(task, example, Record(example.id, 0, "ok", text))
+                for example, text in zip(part, read, strict=True)
+            ]
+            yield [_by_score(task, row, own, blank, learned) for row, own in zip(rows, scores, strict=True)]
 
     return batches
 
 
-def choice_logps(
+def choice_scores(
     model: "LanguageModel", asked: Sequence[Sequence[Message]], choices: Sequence[str]
-) -> list[Scores]:
-    """The scores of `choices` after every conversation, with tokens as in training but for the end token."""
+) -> list[list[Choice]]:
+    """What `choices` score after every conversation, with tokens as in training; the end token behind them counts
+    for `written` alone."""
     groups = []
     for messages in asked:
         encoded = [model.tokenizer.encode_example(messages, choice) for choice in choices]
         start = encoded[0][1]
-        groups.append((encoded[0][0][:start], [tokens[start:-1] for tokens, _ in encoded]))
-    return [
-        [(round(float(logps.sum(dtype=np.float64)), DIGITS), len(logps)) for logps in own]
-        for own in score_shared(model.params, model.config, groups)
-    ]
+        groups.append((encoded[0][0][:start], [tokens[start:] for tokens, _ in encoded]))
+    found = []
+    scored = score_shared_greedy(model.params, model.config, groups)
+    for (_, answers), own in zip(groups, scored, strict=True):
+        found.append([])
+        for tokens, (logps, likeliest) in zip(answers, own, strict=True):
+            written = model.tokenizer.decode(tokens[:-1]) if likeliest.all() else None
+            logp = round(float(logps[:-1].sum(dtype=np.float64)), DIGITS)
+            found[-1].append(Choice(logp, len(tokens) - 1, written))
+    return found
 
 
-def _by_score(
-    task: Task, row: Row, scores: Sequence[tuple[float, int]], blank: Sequence[tuple[float, int]], learned: bool
-) -> Row:
-    sums = np.array([logp for logp, _ in scores])
-    pmi = (sums - [logp for logp, _ in blank]).round(DIGITS)
+def _read_off(scores: Sequence[Choice], how: SampleConfig) -> str | None:
+    """What the model would write, if that is one of the choices; None where it has to be asked."""
+    for own in scores if how.temperature == 0 else ():
+        fits = own.tokens < how.max_new_tokens  # with the end
+        if own.written is not None and fits and not any(stop in own.written for stop in how.stop):
+            return own.written
+    return None
+
+
+def _by_score(task: Task, row: Row, scores: Sequence[Choice], blank: Sequence[Choice], learned: bool) -> Row:
+    sums = np.array([own.logp for own in scores])
+    pmi = (sums - [own.logp for own in blank]).round(DIGITS)
     decides = sums if learned else pmi
     best = int(decides.argmax())
     chosen = task.choices[best]
@@ -146,7 +176,7 @@ def _by_score(
         "logps": dict(zip(task.choices, sums.tolist(), strict=True)),
         "pmi": dict(zip(task.choices, pmi.tolist(), strict=True)),
         "likeliest": task.choices[int(sums.argmax())],
-        "per_token": task.choices[int((sums / [count for _, count in scores]).argmax())],
+        "per_token": task.choices[int((sums / [own.tokens for own in scores]).argmax())],
         "reply": row["text"],
         "read": row["parsed"],
     }

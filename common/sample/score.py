@@ -30,6 +30,9 @@ from common.model.sharding import ROWS, fetch, place_data
 from common.sample.numbers import numbers
 
 Pair = tuple[Sequence[int], Sequence[int]]
+Group = tuple[Sequence[int], Sequence[Sequence[int]]]
+Greedy = tuple[np.ndarray, np.ndarray]
+"""Of each token of an answer its log-probability, and whether it is the likeliest one."""
 
 TOKENS = {"cpu": 512, "accelerator": 2**14}
 """Tokens of a batch, padding included. On CPU more of them are no faster, and a last batch is half padding on
@@ -56,14 +59,7 @@ def score(
 
     Raises UserError, naming the pair by its index, for an empty prompt or one too long together with its answer.
     """
-    _check(pairs, config.max_positions, config)
-    dtype = jnp.dtype(dtype or runtime.compute_dtype())
-    logps: list[Any] = [None] * len(pairs)
-    for rows, *shape in _batches([_padded(pair) for pair in pairs], batch_size):
-        batch = place_data(_batch([pairs[i] for i in rows], *shape), params, ROWS)
-        for i, values in zip(rows, fetch(_score_batch(params, config, dtype, *batch)), strict=False):
-            logps[i] = numbers(values[: len(pairs[i][1])], f"log-probabilities of answer {i}")
-    return logps
+    return [logps for logps, _ in _scored(params, config, pairs, batch_size, dtype, greedy=False)]
 
 
 def score_greedy(
@@ -73,18 +69,24 @@ def score_greedy(
     batch_size: int = 32,
     *,
     dtype: Any = None,
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[Greedy]:
     """As `score`, and beside each log-probability whether its token is the likeliest one (bool), as which greedy
     decoding would choose it.
 
     A pair may have one token more than the model has positions: the last one is predicted and not read.
     """
-    _check(pairs, config.max_positions + 1, config)
+    return _scored(params, config, pairs, batch_size, dtype, greedy=True)
+
+
+def _scored(
+    params: Params, config: ModelConfig, pairs: Sequence[Pair], batch_size: int, dtype: Any, *, greedy: bool
+) -> list[Greedy]:
+    _check(pairs, config.max_positions + greedy, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     found: list[Any] = [None] * len(pairs)
     for rows, *shape in _batches([_padded(pair) for pair in pairs], batch_size):
         batch = place_data(_batch([pairs[i] for i in rows], *shape), params, ROWS)
-        both = fetch(_score_greedy_batch(params, config, dtype, *batch))
+        both = fetch(_score_batch(params, config, dtype, greedy, *batch))
         for i, logps, likeliest in zip(rows, *both, strict=False):
             count = len(pairs[i][1])
             found[i] = numbers(logps[:count], f"log-probabilities of answer {i}"), likeliest[:count]
@@ -92,19 +94,29 @@ def score_greedy(
 
 
 def score_shared(
-    params: Params,
-    config: ModelConfig,
-    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
-    batch_size: int = 32,
-    *,
-    dtype: Any = None,
+    params: Params, config: ModelConfig, groups: Sequence[Group], batch_size: int = 32, *, dtype: Any = None
 ) -> list[list[np.ndarray]]:
     """As `score`, for (prompt, answers): of every group its answers' token log-probabilities, in order. A prompt
     is read once, whatever the number of its answers, and what all prompts begin with once for all.
 
     Batches are those of `score`; a group's numbers depend on the others only by what all prompts have in common.
     """
-    _check([(prompt, max(answers, key=len)) for prompt, answers in groups], config.max_positions, config)
+    found = _scored_shared(params, config, groups, batch_size, dtype, greedy=False)
+    return [[logps for logps, _ in own] for own in found]
+
+
+def score_shared_greedy(
+    params: Params, config: ModelConfig, groups: Sequence[Group], batch_size: int = 32, *, dtype: Any = None
+) -> list[list[Greedy]]:
+    """As `score_shared`, with what `score_greedy` adds."""
+    return _scored_shared(params, config, groups, batch_size, dtype, greedy=True)
+
+
+def _scored_shared(
+    params: Params, config: ModelConfig, groups: Sequence[Group], batch_size: int, dtype: Any, *, greedy: bool
+) -> list[list[Greedy]]:
+    longest = [(prompt, max(answers, key=len)) for prompt, answers in groups]
+    _check(longest, config.max_positions + greedy, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
     prefix = beginning([prompt for prompt, _ in groups])
     cut = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
@@ -119,12 +131,13 @@ def score_shared(
 
     for rows, *shapes in _batches([shape(prompt, own) for _, prompt, own in parts], batch_size):
         batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shapes), params, ROWS)
-        logps = fetch(_score_shared_batch(params, config, dtype, np.array(prefix, np.int32), *batch))
-        for row, values in zip(rows, logps, strict=False):
+        both = fetch(_score_shared_batch(params, config, dtype, greedy, np.array(prefix, np.int32), *batch))
+        for row, logps, likeliest in zip(rows, *both, strict=False):
             group, _, answers = parts[row]
-            ends = np.cumsum([len(answer) for answer in answers])
-            scored[row] = np.split(numbers(values[: ends[-1]], f"log-probabilities of answers {group}"), ends[:-1])
-    found: list[list[np.ndarray]] = [[] for _ in groups]
+            *ends, end = np.cumsum([len(answer) for answer in answers])
+            logps = np.split(numbers(logps[:end], f"log-probabilities of answers {group}"), ends)
+            scored[row] = list(zip(logps, np.split(likeliest[:end], ends), strict=True))
+    found: list[list[Greedy]] = [[] for _ in groups]
     for (group, *_), values in zip(parts, scored, strict=True):
         found[group] += values
     return found
@@ -182,9 +195,7 @@ def _batch(pairs: Sequence[Pair], size: int, length: int, count: int) -> tuple[n
     return inputs, positions, targets
 
 
-def _shared_batch(
-    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], size: int, length: int, count: int
-) -> tuple[np.ndarray, ...]:
+def _shared_batch(groups: Sequence[Group], size: int, length: int, count: int) -> tuple[np.ndarray, ...]:
     """Prompts, each with its answers one behind the other, right-padded: tokens, positions (without what all
     prompts begin with) and branches (size, length), as in `Tree`; for each token of an answer the place of the one
     before it, and the token (size, count)."""
@@ -205,64 +216,60 @@ def _shared_batch(
     return tokens, positions, branches, index, targets
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _score_shared_batch(
     params: Params,
     config: ModelConfig,
     dtype: Any,
+    greedy: bool,
     prefix: Int[Array, " P"],
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     branches: Int[Array, "B T"],
     index: Int[Array, "B A"],
     targets: Int[Array, "B A"],
-) -> Float[Array, "B A"]:
+) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
     begun = prefill(params, config, prefix[None], dtype=dtype) if len(prefix) else None
     h = hidden(params, config, tokens, Tree(positions + len(prefix), branches), begun, dtype=dtype)
-    return token_logps(params, config, _at(h, index), targets.reshape(-1)).reshape(targets.shape)
+    return _logps(params, config, h, index, targets, greedy)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _score_batch(
     params: Params,
     config: ModelConfig,
     dtype: Any,
-    inputs: Int[Array, "B T"],
-    positions: Int[Array, "B A"],
-    targets: Int[Array, "B A"],
-) -> Float[Array, "B A"]:
-    h = _before(params, config, dtype, inputs, positions)
-    return token_logps(params, config, h, targets.reshape(-1)).reshape(targets.shape)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _score_greedy_batch(
-    params: Params,
-    config: ModelConfig,
-    dtype: Any,
+    greedy: bool,
     inputs: Int[Array, "B T"],
     positions: Int[Array, "B A"],
     targets: Int[Array, "B A"],
 ) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
+    h = hidden(params, config, inputs, dtype=dtype)
+    return _logps(params, config, h, positions, targets, greedy)
+
+
+def _logps(
+    params: Params,
+    config: ModelConfig,
+    h: Float[Array, "B T D"],
+    positions: Int[Array, "B A"],
+    targets: Int[Array, "B A"],
+    greedy: bool,
+) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
+    """Log-probabilities of the tokens that follow the given positions, and whether each is the likeliest one: all
+    False unless `greedy`, as that takes another look at the logits."""
+    at = jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
+    if not greedy:
+        logps = token_logps(params, config, at, targets.reshape(-1)).reshape(targets.shape)
+        return logps, jnp.zeros(targets.shape, bool)
+
     def one(pair):
         logps = jax.nn.log_softmax(unembed(params, config, pair[0]))
         return logps[pair[1]], jnp.argmax(logps) == pair[1]
 
-    h = _before(params, config, dtype, inputs, positions)
     # A few positions at a time: the logits of all would not fit for a large vocabulary.
-    both = jax.lax.map(one, (h, targets.reshape(-1)), batch_size=max(1, logits_at_once() // config.vocab_size))
+    both = jax.lax.map(one, (at, targets.reshape(-1)), batch_size=max(1, logits_at_once() // config.vocab_size))
     return jax.tree.map(lambda values: values.reshape(targets.shape), both)
-
-
-def _before(
-    params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], positions: Int[Array, "B A"]
-) -> Float[Array, "B*A D"]:
-    """Hidden states at the given positions, row by row."""
-    return _at(hidden(params, config, inputs, dtype=dtype), positions)
-
-
-def _at(h: Float[Array, "B T D"], positions: Int[Array, "B A"]) -> Float[Array, "B*A D"]:
-    return jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
 
 
 def all_logps(params: Params, config: ModelConfig, tokens: Int[Array | np.ndarray, " T"]) -> Float[Array, "T V"]:

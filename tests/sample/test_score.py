@@ -68,6 +68,26 @@ def test_answers_that_share_a_prompt_score_as_they_do_alone(params):
         score.score_shared(params, CONFIG, [(ids(120), [ids(1), ids(9)])])
 
 
+def test_the_likeliest_of_answers_that_share_a_prompt_are_those_alone(params):
+    rng = np.random.default_rng(4)
+    ids = lambda count: rng.integers(0, 50, count).tolist()
+    groups = []
+    for count in (3, 30, 64):
+        prompt = ids(count)
+        greedy = list(prompt)
+        for _ in range(4):
+            greedy.append(int(score.all_logps(params, CONFIG, np.array(greedy))[-1].argmax()))
+        groups.append((prompt, [greedy[count:], greedy[count : count + 2] + ids(3), ids(1)]))
+    found = score.score_shared_greedy(params, CONFIG, groups, batch_size=2)
+    alone = iter(score.score_greedy(params, CONFIG, [(p, own) for p, answers in groups for own in answers]))
+    for own in found:
+        assert own[0][1].all()
+        assert own[1][1][:2].all()
+        for (logps, likeliest), (wanted, same) in zip(own, [next(alone) for _ in own], strict=True):
+            np.testing.assert_allclose(logps, wanted, atol=1e-5)
+            np.testing.assert_array_equal(likeliest, same)
+
+
 def test_many_answers_to_one_prompt_are_cut_into_rows(params, monkeypatch):
     rng = np.random.default_rng(3)
     ids = lambda count: rng.integers(0, 50, count).tolist()
