@@ -10,7 +10,7 @@ What some families add: `scale`, instead of 1 / root of the head size, `cap`, so
 tanh(x / cap), and `sinks`, a score (N,) a head whose share of the softmax is dropped.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,28 @@ def tree_mask(
         keys = jnp.concatenate([jnp.broadcast_to(jnp.arange(before), (B, before)), positions], axis=1)
         seen &= positions[..., None] - keys[:, None] < window
     return seen[:, None]
+
+
+class Packing(NamedTuple):
+    """Texts of unlike lengths one behind the other in a single row, without the padding that (rows, T) would have,
+    and in front of them what all of them go on from, P tokens.
+
+    real: of token P + n of that row the place in the flattened (rows, T); no place comes twice.
+    slots: of each place n, or N where its token is left out, as padding is.
+    """
+
+    real: Int[Array | np.ndarray, " N"]
+    slots: Int[Array, "rows T"]
+
+    @classmethod
+    def of(cls, real: Int[Array | np.ndarray, " N"], rows: int, length: int) -> "Packing":
+        slots = jnp.full(rows * length, len(real), jnp.int32).at[real].set(jnp.arange(len(real), dtype=jnp.int32))
+        return cls(real, slots.reshape(rows, length))
+
+    def positions(self, count: int) -> Int[Array, "1 S"]:
+        """Of `count` tokens, S = P + N, in their own texts."""
+        before = count - len(self.real)
+        return jnp.concatenate([jnp.arange(before), before + self.real % self.slots.shape[1]])[None]
 
 
 def reference_attention(
@@ -91,6 +113,56 @@ def attention(
         if runtime.on_accelerator():
             return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
     return _folded_attention(q, k, v, mask, scale, cap, sinks)
+
+
+def packed_attention(
+    q: Float[Array, "1 S heads H"],
+    k: Float[Array, "1 S K H"],
+    v: Float[Array, "1 S K H"],
+    packing: Packing,
+    window: int,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+    sinks: Float[Array, " heads"] | None = None,
+) -> Float[Array, "1 S heads H"]:
+    """Causal attention of packed texts: each to itself and to what all of them go on from, no farther back than
+    `window` (0: no limit). Of all S tokens those that are packed come last. Only here they lie in rows of equal
+    length."""
+    (rows, T), P = packing.slots.shape, q.shape[1] - len(packing.real)
+    more = {"scale": scale, "cap": cap, "sinks": sinks}
+    mask = lambda first, S: attention_mask(jnp.arange(first, S)[None], S, window) if 0 < window < S else None
+    own = [_spread(x[0, P:], packing) for x in (q, k, v)]
+    if P:
+        k_all, v_all = (
+            jnp.concatenate([jnp.broadcast_to(x[:, :P], (rows, P, *x.shape[2:])), mine], axis=1)
+            for x, mine in zip((k, v), own[1:], strict=True)
+        )
+        own = [own[0], k_all, v_all]
+    out = _gathered(attention(*own, mask(P, P + T), **more), packing)[None]
+    if not P:
+        return out
+    before = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
+    return jnp.concatenate([before, out], axis=1)
+
+
+@jax.custom_vjp
+def _spread(x: jax.Array, packing: Packing) -> jax.Array:
+    """(N, ...) as (rows, T, ...), zero where a token is left out."""
+    return jnp.take(x, packing.slots, axis=0, mode="fill", fill_value=0)
+
+
+@jax.custom_vjp
+def _gathered(x: jax.Array, packing: Packing) -> jax.Array:
+    """(rows, T, ...) as (N, ...)."""
+    return x.reshape(-1, *x.shape[2:])[packing.real]
+
+
+# Each is the other's transpose, as no place comes twice. Autodiff would add up row by row.
+_spread.defvjp(lambda x, packing: (_spread(x, packing), packing), lambda packing, d: (_gathered(d, packing), None))
+_gathered.defvjp(
+    lambda x, packing: (_gathered(x, packing), packing), lambda packing, d: (_spread(d, packing), None)
+)
 
 
 # --- On CPU ------------------------------------------------------------------------------------------------------

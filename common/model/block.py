@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from common.config import ModelConfig
 from common.model import moe
-from common.model.attention import attention, cached_attention
+from common.model.attention import Packing, attention, cached_attention, packed_attention
 from common.model.norms import BIASED, WEIGHTLESS, norm
 from common.model.rope import rotate
 
@@ -118,13 +118,15 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         angles: Float[Array, "B T half"] | None,
-        mask: Bool[Array, "#B 1 T S"] | None,
+        mask: Bool[Array, "#B 1 T S"] | Packing | None,
         after: tuple[Float[Array, "1 K H P"], Float[Array, "1 K P H"]] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """The layer over whole sequences, causal where `mask` is None; beside its output its keys and values.
-        `after`: a cache of one row, whose keys and values stand before those of every row."""
+        """The layer over whole sequences, causal where `mask` is None or they are packed; beside its output its
+        keys and values. `after`: a cache of one row, whose keys and values stand before those of every row."""
         h = self._normed("norm1", x)
         q, k, v = self._qkv(h, angles)
+        if isinstance(mask, Packing):
+            return self._finish(x, h, packed_attention(q, k, v, mask, self.window, **self._scores())), (k, v)
         if after is not None:
             before = after[0].transpose(0, 3, 1, 2), after[1].transpose(0, 2, 1, 3)
             k, v = (

@@ -27,7 +27,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, Rope
-from common.model.attention import attention_mask, tree_mask
+from common.model.attention import Packing, attention_mask, tree_mask
 from common.model.block import Block, KeysValues, matrix, norm_params, normed
 from common.model.remat import recomputing
 from common.model.rope import frequencies
@@ -70,7 +70,7 @@ class Decoder(nnx.Module):
     def hidden(
         self,
         tokens: PerToken,
-        tree: Tree | None = None,
+        tree: Tree | Packing | None = None,
         after: Cache | None = None,
         *,
         dtype: Any = jnp.float32,
@@ -87,15 +87,23 @@ class Decoder(nnx.Module):
         return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
 
     def _whole(
-        self, tokens: PerToken, dtype: Any, tree: Tree | None, after: Cache | None, *, remat: Remat
+        self, tokens: PerToken, dtype: Any, tree: Tree | Packing | None, after: Cache | None, *, remat: Remat
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """Final hidden states, and keys and values of every layer, which the compiler leaves out if unused."""
         B, T = tokens.shape
         P = 0 if after is None else after[0][1].shape[2]
-        positions = jnp.broadcast_to(P + jnp.arange(T), (B, T)) if tree is None else jnp.asarray(tree.positions)
+        if isinstance(tree, Packing):
+            positions = tree.positions(T)
+        else:
+            positions = (
+                jnp.broadcast_to(P + jnp.arange(T), (B, T)) if tree is None else jnp.asarray(tree.positions)
+            )
         angles = self._angles(positions)
         windows = {block.window for block in self.layers}
-        if tree is None:
+        masks: dict[int, Any]
+        if isinstance(tree, Packing):
+            masks = dict.fromkeys(windows, tree)
+        elif tree is None:
             # A window as long as the sequence hides nothing; without a mask attention takes its fastest form.
             hiding = {w for w in windows if 0 < w < P + T}
             masks = {w: attention_mask(positions[:1], P + T, w) if w in hiding else None for w in windows}
@@ -170,7 +178,7 @@ def hidden(
     params: Params,
     config: ModelConfig,
     tokens: PerToken,
-    tree: Tree | None = None,
+    tree: Tree | Packing | None = None,
     after: Cache | None = None,
     *,
     dtype: Any = jnp.float32,
@@ -179,7 +187,8 @@ def hidden(
     """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
     so no mask is taken.
 
-    tree: how the tokens of a row hang together where they are not one text.
+    tree: how the tokens of a row hang together where they are not one text. Packed texts are one row, without
+        `after`.
     after: a cache of one row and length P, which holds what all rows go on from.
     remat: what of each layer is computed again in the backward pass, to save memory.
     """

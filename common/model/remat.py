@@ -31,7 +31,7 @@ def _zero(tree: Any) -> jax.Array:
 
 
 def _one_by_one(
-    block: Block, x: jax.Array, angles: Any, mask: jax.Array | None, *before: Any
+    block: Block, x: jax.Array, angles: Any, mask: Any, *before: Any
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """`jax.checkpoint(Block.__call__)` for CPU, where the compiler's scheduler runs whatever it can at once, so
     that all layers would be computed again before the first of them is needed, and all gradients of weights last:

@@ -19,7 +19,8 @@ from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer
 from common.config import TrainConfig
 
 PARTS = 8
-"""Of all positions of a micro-batch, the answers' are rounded up to so many parts."""
+"""Of all positions of a micro-batch, those that are computed and those of answers are rounded up to parts of an
+eighth."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,16 @@ class Encoded:
 class MicroBatch(NamedTuple):
     """A part of an optimizer update: what `answer_loss` takes.
 
-    All rows go on from the tokens of `prefix`. `places` are positions in the flattened rows x T whose next token
-    is predicted, `targets` those tokens, `weight` their examples' weights, 0 for padding. By `total` the sum of
-    losses is divided: the weights of the whole update, or the number of its examples with `TrainConfig.sum_loss`.
+    All rows go on from the tokens of `prefix`. `real` are the positions in the flattened rows x T that have to be
+    computed, all different, and some of padding where their number is rounded up; None: all. `places` are those
+    whose next token is predicted, `targets` these tokens, `weight` their examples' weights, 0 for padding. By
+    `total` the sum of losses is divided: the weights of the whole update, or the number of its examples with
+    `TrainConfig.sum_loss`.
     """
 
     prefix: Int[np.ndarray, "1 P"]
     tokens: Int[np.ndarray, "rows T"]
+    real: Int[np.ndarray, " N"] | None
     places: Int[np.ndarray, " A"]
     targets: Int[np.ndarray, " A"]
     weight: Float[np.ndarray, " A"]
@@ -106,18 +110,22 @@ def _micro_batch(
     part = -(-rows * T // PARTS)
     A = max(1, -(-sum(map(_answer_length, examples)) // part)) * part
     tokens = np.full((rows, T), pad_id, np.int32)
+    read = np.zeros((rows, T), bool)
     places, targets = np.zeros((2, A), np.int32)
     weight = np.zeros(A, np.float32)
     filled = 0
     for row, example in enumerate(examples):
         ids, answer = np.array(example.tokens[len(prefix) :]), _answer_length(example)
         tokens[row, : len(ids)] = ids
+        read[row, : len(ids) - 1] = True  # the last token is predicted alone
         learned = slice(filled, filled + answer)
         places[learned] = row * T + np.arange(len(ids) - answer - 1, len(ids) - 1)
         targets[learned] = ids[len(ids) - answer :]
         weight[learned] = example.weight
         filled += answer
-    return MicroBatch(np.array([prefix], np.int32), tokens, places, targets, weight, total)
+    count = -(-int(read.sum()) // part) * part
+    real = np.argsort(~read.reshape(-1), kind="stable")[:count].astype(np.int32)
+    return MicroBatch(np.array([prefix], np.int32), tokens, real, places, targets, weight, total)
 
 
 def plan(

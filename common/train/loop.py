@@ -26,6 +26,7 @@ from common import hosts, runtime, stopping
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
+from common.model.attention import Packing
 from common.model.decoder import Params, count_params, hidden, prefill
 from common.model.losses import weighted_logps
 from common.progress import progress_bar
@@ -59,6 +60,11 @@ def hidden_at_places(
     params: Params, config: ModelConfig, part: Any, dtype: Any, remat: Remat
 ) -> Float[Array, "A D"]:
     """Final hidden states of a micro-batch from which its targets are predicted; its prefix is read once."""
+    if part.real is not None:
+        packing = Packing.of(part.real, *part.tokens.shape)
+        tokens = jnp.concatenate([part.prefix[0], part.tokens.reshape(-1)[part.real]])[None]
+        h = hidden(params, config, tokens, packing, dtype=dtype, remat=remat)
+        return h[0][part.prefix.size + packing.slots.reshape(-1)[part.places]]
     begun = prefill(params, config, part.prefix, dtype=dtype, remat=remat) if part.prefix.size else None
     h = hidden(params, config, part.tokens, after=begun, dtype=dtype, remat=remat)
     return h.reshape(-1, h.shape[-1])[part.places]
@@ -67,7 +73,7 @@ def hidden_at_places(
 def update(
     params: Params,
     state: dict[str, Any],
-    parts: Sequence[tuple[Array | np.ndarray, ...]],
+    parts: Sequence[tuple[Array | np.ndarray | None, ...]],
     rate: Array | np.float32 | float,
     frozen: Params | None = None,
     *,
@@ -104,7 +110,7 @@ def update(
 )
 def gradients(
     params: Params,
-    part: tuple[Array, ...],
+    part: tuple[Array | None, ...],
     frozen: Params | None,
     so_far: Params | None = None,
     *,
@@ -293,6 +299,8 @@ def optimise(
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
         for step, parts in enumerate(bar, start=first):
             rate = learning_rate(settings, step, steps)
+            if mesh is not None:  # one long row could not be split over devices
+                parts = [part._replace(real=None) for part in parts]
             parts = sharding.place_data(parts, trained, sharding.ROWS)
             trained, state, measured = update(trained, state, parts, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))

@@ -135,12 +135,13 @@ def _check(pairs: Sequence[Preference], config: ModelConfig) -> None:
 class PairBatch(NamedTuple):
     """A part of an update of P pairs: what `pair_loss` takes.
 
-    The chosen answer of a pair is in the row before the rejected one; the first five are those of
+    The chosen answer of a pair is in the row before the rejected one; the first six are those of
     `common.train.data.MicroBatch`. The `share` of a pair is 1 / pairs of the update, or 0 for padding.
     """
 
     prefix: Int[Array | np.ndarray, "1 S"]
     tokens: Int[Array | np.ndarray, "2*P T"]
+    real: Int[Array | np.ndarray, " N"] | None
     places: Int[Array | np.ndarray, " A"]
     targets: Int[Array | np.ndarray, " A"]
     weight: Float[Array | np.ndarray, " A"]
@@ -174,7 +175,7 @@ def collate_pairs(
         # Pairs that are padding keep the share 0, and so count for nothing.
         logps, share = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32)
         logps[: len(known)], share[: len(known)] = known, 1 / len(pairs)
-        parts.append(PairBatch(*part[:5], logps, share, np.array(beta, np.float32)))
+        parts.append(PairBatch(*part[:6], logps, share, np.array(beta, np.float32)))
     return parts
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from common.config import Experts, LoraConfig, ModelConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 from common.model import checkpoint, decoder, hf, lora, moe, sharding
-from common.model.attention import attention, attention_mask, cached_attention, reference_attention
+from common.model.attention import Packing, attention, attention_mask, cached_attention, reference_attention
 from common.model.families import FAMILIES, read_config
 from common.model.names import layer_rules
 from common.sample.reference import sample_reference
@@ -335,6 +335,28 @@ def test_sampling_agrees_with_a_full_forward_pass_a_token(name):
         (wanted,) = sample_reference(params, config, prompt, [2])
         assert completion.tokens == wanted.tokens
         np.testing.assert_allclose(completion.logps, wanted.logps, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [0, 4])
+@pytest.mark.parametrize("name", ["llama_1", "gpt2", "gpt_oss", "gemma2", "mixtral", "cohere2", "falcon_1"])
+def test_packed_texts_compute_what_they_do_alone(name, shared):
+    """Also with learned positions, windows, sinks, caps, experts and key heads for several query heads."""
+    config, params, tokens, _ = _load(name)
+    counts, (rows, width) = (tokens.shape[1] - 3, tokens.shape[1]), (2, tokens.shape[1] - shared)
+    tokens = tokens[:rows].copy()
+    tokens[:, :shared] = tokens[0, :shared]
+    places = np.arange(rows * width).reshape(rows, width)
+    real = np.concatenate([places[i, : count - shared] for i, count in enumerate(counts)]).astype(np.int32)
+    own = [tokens[i, shared:count] for i, count in enumerate(counts)]
+    row = np.concatenate([tokens[0, :shared], *own, [7]])[None]
+    real = np.append(real, places[0, -1]).astype(np.int32)  # padding, where their number is rounded up
+    packing = Packing.of(real, rows, width)
+    assert (np.asarray(packing.slots)[0, counts[0] - shared : -1] == len(real)).all()
+    hidden = jax.jit(decoder.hidden, static_argnums=1, compiler_options=_quick)
+    packed = np.asarray(hidden(params, config, row, packing))[0, shared:-1]
+    alone = np.asarray(hidden(params, config, tokens))
+    wanted = np.concatenate([alone[i, shared:count] for i, count in enumerate(counts)])
+    np.testing.assert_allclose(packed, wanted, atol=TOLERANCE)
 
 
 def test_adapters_of_matrices_that_no_layer_has_are_refused():
