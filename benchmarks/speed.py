@@ -163,7 +163,11 @@ def _trained(setting: Setting, texts: list[tuple[str, str]], lora: bool) -> Work
 
     steps = settings.total_steps(len(examples))
     updates = batches(examples, settings, pad_id=peers.PAD, first_step=0, last_step=steps)
-    computed = sum(part.tokens.size + part.prefix.size for parts in updates for part in parts)
+    computed = sum(
+        part.prefix.size + (part.tokens if part.real is None else part.real).size
+        for parts in updates
+        for part in parts
+    )
     longest = [
         [len(e.tokens) for e in batch] for batch in peers.by_length(examples, size, lambda e: len(e.tokens))
     ]

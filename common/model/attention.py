@@ -132,14 +132,13 @@ def packed_attention(
     (rows, T), P = packing.slots.shape, q.shape[1] - len(packing.real)
     more = {"scale": scale, "cap": cap, "sinks": sinks}
     mask = lambda first, S: attention_mask(jnp.arange(first, S)[None], S, window) if 0 < window < S else None
-    own = [_spread(x[0, P:], packing) for x in (q, k, v)]
+    queries, keys, values = (_spread(x[0, P:], packing) for x in (q, k, v))
     if P:
-        k_all, v_all = (
-            jnp.concatenate([jnp.broadcast_to(x[:, :P], (rows, P, *x.shape[2:])), mine], axis=1)
-            for x, mine in zip((k, v), own[1:], strict=True)
+        keys, values = (
+            jnp.concatenate([jnp.broadcast_to(x[:, :P], (rows, P, *x.shape[2:])), own], axis=1)
+            for x, own in ((k, keys), (v, values))
         )
-        own = [own[0], k_all, v_all]
-    out = _gathered(attention(*own, mask(P, P + T), **more), packing)[None]
+    out = _gathered(attention(queries, keys, values, mask(P, P + T), **more), packing)[None]
     if not P:
         return out
     before = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)

@@ -125,6 +125,8 @@ def _micro_batch(
         filled += answer
     count = -(-int(read.sum()) // part) * part
     real = np.argsort(~read.reshape(-1), kind="stable")[:count].astype(np.int32)
+    if count == read.size and not prefix:
+        real = None  # nothing is spared, and to pack them costs a tenth of a small model's time
     return MicroBatch(np.array([prefix], np.int32), tokens, real, places, targets, weight, total)
 
 
