@@ -68,7 +68,8 @@ def test_answers_that_share_a_prompt_score_as_they_do_alone(params):
         score.score_shared(params, CONFIG, [(ids(120), [ids(1), ids(9)])])
 
 
-def test_the_likeliest_of_answers_that_share_a_prompt_are_those_alone(params):
+def test_the_likeliest_of_answers_that_share_a_prompt_are_those_alone(params, quick_jit):
+    all_logps = functools.partial(quick_jit(score.all_logps, static_argnums=1), params, CONFIG)
     rng = np.random.default_rng(4)
     ids = lambda count: rng.integers(0, 50, count).tolist()
     groups = []
@@ -76,7 +77,8 @@ def test_the_likeliest_of_answers_that_share_a_prompt_are_those_alone(params):
         prompt = ids(count)
         greedy = list(prompt)
         for _ in range(4):
-            greedy.append(int(score.all_logps(params, CONFIG, np.array(greedy))[-1].argmax()))
+            padded = np.array(greedy + [0] * (70 - len(greedy)))  # one length, one program
+            greedy.append(int(all_logps(padded)[len(greedy) - 1].argmax()))
         groups.append((prompt, [greedy[count:], greedy[count : count + 2] + ids(3), ids(1)]))
     found = score.score_shared_greedy(params, CONFIG, groups, batch_size=2)
     alone = iter(score.score_greedy(params, CONFIG, [(p, own) for p, answers in groups for own in answers]))
