@@ -81,8 +81,8 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Need:
     """Bytes of one stage on one device by what they are for. `forms`: the programs that it compiles, by what two
-    stages with the same ones have in common, with their bytes; `program`: those of its largest; `kept`: of programs
-    that stay beyond that where memory is plenty."""
+    stages with the same ones have in common, with their bytes; `program`: those of its largest; `kept`: of what
+    programs take beyond that where memory is plenty."""
 
     stage: str
     parts: Mapping[str, float]
