@@ -40,6 +40,10 @@ REMAT_ABOVE = 100_000_000
 """Parameters from which layers are recomputed in the backward pass unless the settings say otherwise: below,
 activations fit easily."""
 
+PACKED_ABOVE = 2_000_000
+"""Parameters from which examples are packed without a shared beginning too: below, to compile programs for more
+shapes takes longer than they spare."""
+
 
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 """What a training minimises: (params, config, part, *, dtype, remat) -> of a micro-batch its share of the update's
@@ -263,7 +267,7 @@ def optimise(
     # Two names for one tree: the caller's is not to be held here while its copy is trained.
     del params
     remat = settings.remat or ("full" if count_params(given) > REMAT_ABOVE else "none")
-    mesh = sharding.mesh_of(given)
+    mesh, large = sharding.mesh_of(given), count_params(given) > PACKED_ABOVE
     if settings.lora is None:
         # `update` gives the memory of its arguments away.
         dtype = jnp.dtype(settings.param_dtype)
@@ -299,8 +303,9 @@ def optimise(
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
         for step, parts in enumerate(bar, start=first):
             rate = learning_rate(settings, step, steps)
-            if mesh is not None:  # one long row could not be split over devices
-                parts = [part._replace(real=None) for part in parts]
+            # One long row could not be split over devices.
+            packed = lambda part: mesh is None and (large or part.prefix.size)
+            parts = [part if packed(part) else part._replace(real=None) for part in parts]
             parts = sharding.place_data(parts, trained, sharding.ROWS)
             trained, state, measured = update(trained, state, parts, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))

@@ -291,6 +291,18 @@ def test_a_shared_beginning_is_read_once_for_the_same_gradients(params, quick_ji
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads, plain_grads)
 
 
+def test_packed_examples_train_the_same_weights(params, monkeypatch):
+    examples = some_examples(9)
+    plain = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
+    seen = []
+    real = loop.Packing.of
+    monkeypatch.setattr(loop.Packing, "of", lambda *given: seen.append(given) or real(*given))
+    monkeypatch.setattr(loop, "PACKED_ABOVE", 0)
+    packed = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
+    assert seen
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), packed, plain)
+
+
 def test_a_beginning_is_shared_where_it_is_worth_it():
     examples = with_instruction()
     assert len(shared_prefix(examples)) == 16  # by multiples of it
