@@ -78,12 +78,12 @@ def prompts(config: ModelConfig, length: int, limits, temperature: float = 0.0, 
 
 def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int) -> tuple[float, int]:
     """Seconds of a decoding step with a prompt in every slot, and the bytes of the cache it reads."""
-    slots = sample._Slots(sampler.slots)
+    slots = sample._Slots(len(busy))
     for slot, prompt in enumerate(busy):
         slots.start(slot, sample._Job(prompt, slot, slot, 0))
     length = bucket(slots.reach(busy[0].sampling.max_new_tokens), sample.SHORTEST_CACHE)
-    cache = decoder.empty_cache(sampler.config, sampler.slots, length, dtype=sampler.dtype)
-    numbers = np.random.default_rng(0).random((sampler.block, sampler.slots), np.float32)
+    cache = decoder.empty_cache(sampler.config, slots.count, length, dtype=sampler.dtype)
+    numbers = np.random.default_rng(0).random((sampler.block, slots.count), np.float32)
 
     def block():
         nonlocal cache
@@ -103,9 +103,8 @@ def measure(config: ModelConfig, args: argparse.Namespace) -> tuple[dict[str, fl
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(sampler._params))
     bandwidth = BANDWIDTH.get(jax.devices()[0].device_kind, np.nan)
 
-    group = np.random.default_rng(0).integers(
-        0, config.vocab_size, (sampler._together, args.prompt_tokens), np.int32
-    )
+    together = sample._Slots(args.slots).together
+    group = np.random.default_rng(0).integers(0, config.vocab_size, (together, args.prompt_tokens), np.int32)
     prefill = best(lambda: jax.block_until_ready(sample._prefill(sampler._params, config, group)), args.repeats)
     rates, share = {"prefill": group.size / prefill}, np.nan
     limits = [args.new_tokens] * args.slots

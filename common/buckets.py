@@ -5,6 +5,10 @@ from collections.abc import Sequence
 
 PREFIX = 16
 """What prompts begin with is read once for all of them in multiples of so many tokens."""
+SLOTS, MANY_SLOTS, FEW_SLOTS = 32, 128, 8
+"""Samples that decode together: on CPU, there for many short answers and on an accelerator, there for the last."""
+SMALL_MODEL = 2_000_000
+"""Parameters up to which to compile programs for more shapes takes longer than they spare."""
 SHORTEST = 64
 """Smallest padded length in training: a program for shorter rows would take longer to compile than it saves."""
 
@@ -47,3 +51,11 @@ def in_common(texts: Sequence[Sequence[int]]) -> int:
     first, last = min(map(tuple, texts)), max(map(tuple, texts))
     most = min(len(first), len(last))
     return next((i for i in range(most) if first[i] != last[i]), most)
+
+
+def slots(parameters: int, length: int, token: int, *, accelerator: bool = False) -> int:
+    """How many samples of a prompt and an answer of up to `length` tokens may decode together, for a cache of
+    `token` bytes a token. On an accelerator a step takes about as long for many as for one; on CPU many are worth
+    it where they read little of the cache."""
+    short = length <= 192 and MANY_SLOTS * length * token <= 1.5e9
+    return MANY_SLOTS if accelerator or (short and parameters > SMALL_MODEL) else SLOTS

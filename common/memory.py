@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from common import runtime
-from common.buckets import SHORTEST, bucket, finer
+from common.buckets import SHORTEST, bucket, finer, slots
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.mapping import read_object
@@ -117,23 +117,24 @@ def sampling(
     rank: int = 0,
     scored: int = 0,
 ) -> Need:
-    """Of answering: weights, adapters beside them, and `slots` rows of cache of `length` tokens, with the logits
-    of a step. `shards`: devices that a model is split over. `scored`: texts of up to so many tokens are scored
+    """Of answering: weights, adapters beside them, and rows of cache of `length` tokens, with the logits of a
+    step. `shards`: devices that a model is split over. `scored`: texts of up to so many tokens are scored
     as well, for which there are programs of each length."""
     c, size = model.config, _size(device)
-    slots = 32 if device == "cpu" else 128
+    token = 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
+    count = slots(model.parameters, length, token, accelerator=device != "cpu")
     rows = bucket(min(length, c.max_positions), 128)
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
-    cache = 1.5 * slots * rows * 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
-    prefill = max(1, slots // 4) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
+    cache = 1.5 * count * rows * token
+    prefill = max(1, count // 4) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),
         "cache": cache,
         "activations": float(prefill),
-        "logits": 3.0 * slots * c.vocab_size * 4,
+        "logits": 3.0 * count * c.vocab_size * 4,
     }
-    forms = {"sample": 5 * FORWARD} | ({"score": 2 * _lengths(1, scored) * FORWARD} if scored else {})
+    forms = {"sample": 7 * FORWARD} | ({"score": (1 + _lengths(1, scored)) * FORWARD} if scored else {})
     return _need(stage, parts, model, device, shards, forms, FORWARD, adapted=rank > 0)
 
 
@@ -179,7 +180,7 @@ def training(
     count = _lengths(shortest, length)
     # With more and with fewer predicted tokens.
     forms = {f"train {rows} {'rows of pairs' if pairs else 'rows'}": 2 * count * GRADIENT}
-    forms |= {"score": 2 * count * FORWARD} if pairs else {}  # by the reference
+    forms |= {"score": (1 + count) * FORWARD} if pairs else {}  # by the reference
     return _need(stage, parts, model, device, shards, forms, GRADIENT, adapted=settings.lora is not None)
 
 

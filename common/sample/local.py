@@ -9,7 +9,6 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
-from common import runtime
 from common.buckets import beginning
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
@@ -27,9 +26,8 @@ with the same batches, and so with the same bits."""
 
 
 class LocalGenerator:
-    """Samples from `params` through the tokenizer's chat template. `slots` samples decode together: by default 32,
-    or 128 on an accelerator, where a step takes about as long for many rows as for one. A function in place of the
-    parameters is asked for them for every batch.
+    """Samples from `params` through the tokenizer's chat template. At most `slots` samples decode together (see
+    `Sampler`). A function in place of the parameters is asked for them for every batch.
 
     The seed of a sample is a hash of the run's seed, the request's id and the sample's number. Requests whose
     prompts are equal share one prefill within a batch.
@@ -50,7 +48,7 @@ class LocalGenerator:
     ):
         self.name = name
         self._params, self._config, self._tokenizer, self._held = params, config, tokenizer, held
-        self._slots = slots or (128 if runtime.on_accelerator() else 32)
+        self._slots = slots
 
     def generate(self, requests: Sequence[Request], sampling: SampleConfig, seed: int) -> Iterator[list[Record]]:
         """Yield the records of `BATCH` requests at a time; see `common.generate.Generator`.

@@ -1,4 +1,4 @@
-"""Sampling from a decoder: many prompts, several samples each, continuous batching over a fixed number of slots.
+"""Sampling from a decoder: many prompts, several samples each, continuous batching over a number of slots.
 
     sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids)
     [[completion]] = sampler.sample([Prompt(tokenizer.encode_prompt(messages), SampleConfig())])
@@ -6,8 +6,9 @@
 A distinct prompt is prefilled once, what many begin with once for all of them, and its keys and values are copied
 to one slot a sample. All slots then decode together, a block of tokens at a time on the device; between blocks the
 host takes out finished samples and fills their slots anew. Each row draws from its own random key, so a sample's
-tokens depend on its prompt, settings and seed alone: not on the other rows, its slot, or the order of refills. The
-plain form is `reference.sample_reference`.
+tokens depend on its prompt, settings and seed alone: not on the other rows, its slot, or the order of refills.
+Where none waits any more and few are left, they go on in fewer slots. The plain form is
+`reference.sample_reference`.
 """
 
 import collections
@@ -24,13 +25,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from common import runtime
-from common.buckets import PREFIX, bucket, power_of_two
+from common.buckets import FEW_SLOTS, MANY_SLOTS, PREFIX, SLOTS, SMALL_MODEL, bucket, power_of_two
+from common.buckets import slots as slots_for
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model.decoder import (
     Cache,
     Params,
     copy_rows,
+    count_params,
     decode,
     empty_cache,
     grow_cache,
@@ -43,6 +46,9 @@ from common.sample.numbers import numbers
 
 SHORTEST_CACHE = 128
 """Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
+SHORT_ANSWER, LONG_REST = 32, 48
+"""On CPU: most tokens of an answer for `MANY_SLOTS` to be worth it, as a step takes as long for one sample as for
+all, and the fewest that may be left for a program of `FEW_SLOTS` to be worth it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +80,12 @@ class Completion:
 
 
 class Sampler:
-    """A model ready to sample from, with `slots` rows that decode together, `block` tokens between refills.
+    """A model ready to sample from, with at most `slots` rows that decode together and `block` tokens between
+    refills.
 
     Equal shapes share compiled programs, also between Samplers: a retrained model starts at once.
-    `slots` is a power of two; `dtype` is that of weights and cache (default: `runtime.compute_dtype`).
+    `slots` is a power of two (default: what the device is fast with for the prompts given); `dtype` is that of
+    weights and cache (default: `runtime.compute_dtype`).
     """
 
     def __init__(
@@ -86,11 +94,11 @@ class Sampler:
         config: ModelConfig,
         *,
         eos_ids: Sequence[int],
-        slots: int = 32,
+        slots: int | None = None,
         block: int = 16,
         dtype: Any = None,
     ):
-        if slots < 1 or slots & (slots - 1):
+        if slots is not None and (slots < 1 or slots & (slots - 1)):
             raise UserError(f"slots must be a power of two, not {slots}")
         self.config, self.slots, self.block = config, slots, block
         self.dtype = jnp.dtype(dtype or runtime.compute_dtype())
@@ -101,8 +109,7 @@ class Sampler:
         self._mesh = mesh_of(params)
         # The very arrays where they have this dtype already: the weights are held once.
         self._params = jax.tree.map(lambda w: jnp.asarray(w, self.dtype), params)
-        self._group = max(1, slots // 8)  # free slots worth a stop
-        self._together = max(1, slots // 4)  # prompts prefilled in one call: fewer keep a processor half busy
+        self._size = count_params(params)
 
     def sample(
         self, prompts: Sequence[Prompt], on_done: Callable[[], object] | None = None
@@ -115,20 +122,29 @@ class Sampler:
         for index, prompt in enumerate(prompts):
             check(prompt, self.config, f"prompt {index}")
         results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
-        queue, slots = _Queue(prompts), _Slots(self.slots)
+        queue, slots = _Queue(prompts), _Slots(self.slots or self._width(prompts))
         longest = max((len(prompt.tokens) for prompt in prompts), default=0)
         length = bucket(longest + self.block, SHORTEST_CACHE)
-        cache = empty_cache(self.config, self.slots, length, dtype=self.dtype)
+        cache = empty_cache(self.config, slots.count, length, dtype=self.dtype)
         cache = place_data(cache, self._params, CACHE)
         while queue.waiting or slots.live.any():
-            if slots.live.sum() <= self._few(queue):
+            if slots.live.sum() <= slots.few(queue.waiting):
                 cache = self._refill(cache, slots, queue)
+            elif not queue.waiting and (fewer := self._fewer(slots)):
+                cache = _take_rows(cache, slots.narrow(fewer))
             cache = _fit(cache, slots.reach(self.block))
             # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
             cache, tokens, logps = _decode_block(
-                self._params, self.config, cache, slots.rows, numbers, self._eos, self._few(queue), self._mesh
+                self._params,
+                self.config,
+                cache,
+                slots.rows,
+                numbers,
+                self._eos,
+                slots.few(queue.waiting),
+                self._mesh,
             )
             tokens, logps = fetch((tokens, logps))
             for job in slots.advance(tokens, logps, self._eos):
@@ -137,15 +153,29 @@ class Sampler:
                     on_done()
         return results
 
-    def _few(self, queue: "_Queue") -> int:
-        """How few live rows are a reason to stop and refill."""
-        return self.slots - min(queue.waiting, self._group) if queue.waiting else 0
+    def _width(self, prompts: Sequence[Prompt]) -> int:
+        """Slots for these prompts."""
+        if runtime.on_accelerator():
+            return MANY_SLOTS
+        wanted = [prompt for prompt in prompts if prompt.seeds]
+        limit = max((prompt.sampling.max_new_tokens for prompt in wanted), default=0)
+        if limit > SHORT_ANSWER or sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS:
+            return SLOTS
+        token = 2 * self.config.num_kv_heads * self.config.head_dim * self.config.num_layers * self.dtype.itemsize
+        return slots_for(self._size, limit + max(len(prompt.tokens) for prompt in wanted), token)
+
+    def _fewer(self, slots: "_Slots") -> int:
+        """To how many slots those samples that are left should go, when none waits any more; 0: they stay."""
+        if runtime.on_accelerator() or self._mesh is not None or self._size <= SMALL_MODEL:
+            return 0
+        enough = (FEW_SLOTS, SLOTS) if slots.most_left() >= LONG_REST else (SLOTS,)
+        return next((count for count in enough if slots.live.sum() <= count < slots.count), 0)
 
     def _refill(self, cache: Cache, slots: "_Slots", queue: "_Queue") -> Cache:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                shared, tokens = queue.next_prompts(self._together)
+                shared, tokens = queue.next_prompts(slots.together)
                 if shared != queue.shared:  # prompts that have it in common follow one another
                     once = np.array([shared], np.int32)
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
@@ -153,9 +183,9 @@ class Sampler:
                 tokens = place_data(tokens, self._params, ROWS)
                 queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun)
             # A place beyond the last slot, where nothing is written: the copy has one shape however many are free.
-            rows, to = np.zeros(self._group, np.int32), np.full(self._group, self.slots, np.int32)
+            rows, to = np.zeros(slots.group, np.int32), np.full(slots.group, slots.count, np.int32)
             free = np.flatnonzero(~slots.live)
-            for i in range(min(len(free), len(queue.ready), self._group)):
+            for i in range(min(len(free), len(queue.ready), slots.group)):
                 to[i] = free[i]
                 rows[i], job = queue.pop()
                 slots.start(int(free[i]), job)
@@ -258,6 +288,9 @@ class _Slots:
     """The host's view of the rows: what the device needs for the next block, and the sample in each."""
 
     def __init__(self, count: int):
+        self.count = count
+        self.group = max(1, count // 8)  # free slots worth a stop
+        self.together = max(1, count // 4)  # prompts prefilled in one call: fewer keep a processor half busy
         self.jobs: list[Any] = [None] * count
         self.live = np.zeros(count, bool)
         self.rows = {
@@ -288,6 +321,22 @@ class _Slots:
         }
         for name, value in values.items():
             self.rows[name][slot] = value
+
+    def few(self, waiting: int) -> int:
+        """How few live rows are a reason to stop and refill, when so many samples wait."""
+        return self.count - min(waiting, self.group) if waiting else 0
+
+    def narrow(self, count: int) -> np.ndarray:
+        """Keep so many slots, with all that are live; returns their rows."""
+        kept = np.argsort(~self.live, kind="stable")[:count]
+        self.count, self.jobs = count, [self.jobs[slot] for slot in kept]
+        self.rows = {name: values[kept] for name, values in self.rows.items()}
+        self.live = self.rows["live"]
+        return kept
+
+    def most_left(self) -> int:
+        """The most tokens that a live sample may still get."""
+        return int(np.max(self.rows["limit"] - self.rows["step"], where=self.live, initial=0))
 
     def reach(self, block: int) -> int:
         """Cache length that the next block needs."""
@@ -329,6 +378,7 @@ def _prefill(
 _uniform = jax.jit(uniform)
 _copy_rows = jax.jit(copy_rows, donate_argnums=0)
 _grow = jax.jit(grow_cache, static_argnums=1)
+_take_rows = jax.jit(lambda cache, rows: jax.tree.map(lambda x: x[rows], cache))
 
 
 def _fit(cache: Cache, length: int) -> Cache:

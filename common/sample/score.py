@@ -5,14 +5,15 @@
     [(logps, likeliest)] = score_greedy(params, config, [(prompt_ids, answer_ids)])
     [[a, b]] = score_shared(params, config, [(prompt_ids, [answer_ids, other_ids])])
 
-Pairs of like length share a batch, right-padded to a few static shapes. Only the positions that predict an answer
-token go through the head. `all_logps` is the plain form. `score_shared` reads a prompt once for all its answers,
-and what all prompts begin with once for all; `score` on every pair is its plain form.
+Pairs of like length share a batch, right-padded to a few static lengths. Only the positions that predict an answer
+token go through the head, those of all batches one behind the other. `all_logps` is the plain form. `score_shared`
+reads a prompt once for all its answers, and what all prompts begin with once for all; `score` on every pair is its
+plain form.
 """
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,8 +25,8 @@ from common import runtime
 from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.decoder import Params, Tree, hidden, prefill, unembed
-from common.model.losses import logits_at_once, token_logps
+from common.model.decoder import Params, Tree, count_params, head_of, hidden, prefill, unembed
+from common.model.losses import logits_at_once
 from common.model.sharding import ROWS, fetch, place_data
 from common.sample.numbers import numbers
 
@@ -37,6 +38,10 @@ Greedy = tuple[np.ndarray, np.ndarray]
 TOKENS = {"cpu": 512, "accelerator": 2**14}
 """Tokens of a batch, padding included. On CPU more of them are no faster, and a last batch is half padding on
 average."""
+LARGE = 100_000_000
+"""Parameters above which half of that is as fast on CPU."""
+POSITIONS = {"cpu": 256, "accelerator": 2048}
+"""Positions that go through the head together."""
 ROW = 512
 """Tokens of several answers in one row behind their prompt: each is compared with all others of its row."""
 
@@ -83,14 +88,14 @@ def _scored(
 ) -> list[Greedy]:
     _check(pairs, config.max_positions + greedy, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
-    found: list[Any] = [None] * len(pairs)
-    for rows, *shape in _batches([_padded(pair) for pair in pairs], batch_size):
-        batch = place_data(_batch([pairs[i] for i in rows], *shape), params, ROWS)
-        both = fetch(_score_batch(params, config, dtype, greedy, *batch))
-        for i, logps, likeliest in zip(rows, *both, strict=False):
-            count = len(pairs[i][1])
-            found[i] = numbers(logps[:count], f"log-probabilities of answer {i}"), likeliest[:count]
-    return found
+
+    def states() -> Iterator[tuple[int, np.ndarray]]:
+        lengths = [finer(len(prompt) + len(answer) - 1, SHORTEST) for prompt, answer in pairs]
+        for rows, size, length in _batches(lengths, batch_size, params):
+            batch = place_data(_batch([pairs[i] for i in rows], size, length), params, ROWS)
+            yield from zip(rows, fetch(_states(params, config, dtype, *batch)), strict=False)
+
+    return _through_head(params, config, states(), [answer for _, answer in pairs], greedy)
 
 
 def score_shared(
@@ -123,23 +128,54 @@ def _scored_shared(
     parts = [(i, prompt, own) for i, (prompt, answers) in enumerate(cut) for own in _parts(answers)]
     scored: list[Any] = [None] * len(parts)
 
-    def shape(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[int, int]:
+    def length(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
         read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
         # Labels are short, and so is what is left of a prompt.
-        length = bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST)
-        return length, power_of_two(sum(map(len, answers)), 4)
+        return bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST)
 
-    for rows, *shapes in _batches([shape(prompt, own) for _, prompt, own in parts], batch_size):
-        batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shapes), params, ROWS)
-        both = fetch(_score_shared_batch(params, config, dtype, greedy, np.array(prefix, np.int32), *batch))
-        for row, logps, likeliest in zip(rows, *both, strict=False):
-            group, _, answers = parts[row]
-            *ends, end = np.cumsum([len(answer) for answer in answers])
-            logps = np.split(numbers(logps[:end], f"log-probabilities of answers {group}"), ends)
-            scored[row] = list(zip(logps, np.split(likeliest[:end], ends), strict=True))
+    def states() -> Iterator[tuple[int, np.ndarray]]:
+        lengths = [length(prompt, own) for _, prompt, own in parts]
+        for rows, *shape in _batches(lengths, batch_size, params):
+            batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shape), params, ROWS)
+            h = _shared_states(params, config, dtype, np.array(prefix, np.int32), *batch)
+            yield from zip(rows, fetch(h), strict=False)
+
+    targets = [[token for answer in own for token in answer] for *_, own in parts]
+    scored = _through_head(params, config, states(), targets, greedy)
     found: list[list[Greedy]] = [[] for _ in groups]
-    for (group, *_), values in zip(parts, scored, strict=True):
-        found[group] += values
+    for (group, _, answers), (logps, likeliest) in zip(parts, scored, strict=True):
+        ends = np.cumsum([len(answer) for answer in answers])[:-1]
+        found[group] += zip(np.split(logps, ends), np.split(likeliest, ends), strict=True)
+    return found
+
+
+def _through_head(
+    params: Params,
+    config: ModelConfig,
+    states: Iterable[tuple[int, np.ndarray]],
+    targets: Sequence[Sequence[int]],
+    greedy: bool,
+) -> list[Greedy]:
+    """Of each text's `targets` the log-probability, and whether it is the likeliest token; `states` are texts, by
+    number, with the hidden states (A, D) from which their targets are predicted, of which the first ones count.
+
+    Positions of all texts go through the head together, of one compiled shape: their number differs from text to
+    text far more than lengths do. Raises UserError where the model gives no numbers.
+    """
+    found = [(np.zeros(len(own), np.float32), np.zeros(len(own), bool)) for own in targets]
+    size = max(1, min(_here(POSITIONS), logits_at_once() // config.vocab_size))
+    head = head_of(params, config)
+    flat = ((text, place, h[place]) for text, h in states for place in range(len(targets[text])))
+    while some := list(itertools.islice(flat, size)):
+        h = np.zeros((size, *some[0][2].shape), some[0][2].dtype)
+        chosen = np.zeros(size, np.int32)
+        for row, (text, place, state) in enumerate(some):
+            h[row], chosen[row] = state, targets[text][place]
+        both = fetch(_head(head, config, greedy, *place_data((h, chosen), params, ROWS)))
+        for (text, place, _), logp, likeliest in zip(some, *both, strict=False):
+            found[text][0][place], found[text][1][place] = logp, likeliest
+    for text, (logps, _) in enumerate(found):
+        numbers(logps, f"log-probabilities of answer {text}")
     return found
 
 
@@ -165,42 +201,40 @@ def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
             )
 
 
-def _batches(shapes: Sequence[tuple[int, int]], most: int) -> Iterator[tuple[list[int], int, int, int]]:
-    """Places of equal shapes (length, answer tokens), and the batch's: rows, length, answer tokens.
+def _here(sizes: dict[str, int]) -> int:
+    return sizes["accelerator" if runtime.on_accelerator() else "cpu"]
+
+
+def _batches(lengths: Sequence[int], most: int, params: Params) -> Iterator[tuple[list[int], int, int]]:
+    """Places of equal lengths, and the batch's shape: rows, of which there are at most so many, and length.
 
     All rows also for a last, smaller batch: it compiles nothing new, and no row depends on how many there are.
     """
-    tokens = TOKENS["accelerator" if runtime.on_accelerator() else "cpu"]
-    for shape, alike in itertools.groupby(sorted(range(len(shapes)), key=shapes.__getitem__), shapes.__getitem__):
-        places, size = list(alike), min(most, 1 << max(0, (tokens // shape[0]).bit_length() - 1))
+    tokens = _here(TOKENS if count_params(params) <= LARGE else TOKENS | {"cpu": TOKENS["cpu"] // 2})
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for length, alike in itertools.groupby(order, lengths.__getitem__):
+        places, size = list(alike), min(most, 1 << max(0, (tokens // length).bit_length() - 1))
         for start in range(0, len(places), size):
-            yield places[start : start + size], size, *shape
+            yield places[start : start + size], size, length
 
 
-def _padded(pair: Pair) -> tuple[int, int]:
-    """Length to which prompt and answer are padded, and the number of answer tokens."""
-    prompt, answer = pair
-    return finer(len(prompt) + len(answer) - 1, SHORTEST), power_of_two(len(answer), 8)
-
-
-def _batch(pairs: Sequence[Pair], size: int, length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right-padded inputs (size, length), and for each answer token (size, count) the position before it and the
-    token."""
-    inputs = np.zeros((size, length), np.int32)
-    positions, targets = np.zeros((2, size, count), np.int32)
+def _batch(pairs: Sequence[Pair], size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Right-padded inputs, and for each answer token the position before it (size, length)."""
+    inputs, before = np.zeros((2, size, length), np.int32)
     for row, (prompt, answer) in enumerate(pairs):
         inputs[row, : len(prompt) + len(answer) - 1] = [*prompt, *answer][:-1]
-        positions[row, : len(answer)] = np.arange(len(answer)) + len(prompt) - 1
-        targets[row, : len(answer)] = answer
-    return inputs, positions, targets
+        before[row, : len(answer)] = np.arange(len(answer)) + len(prompt) - 1
+    return inputs, before
 
 
-def _shared_batch(groups: Sequence[Group], size: int, length: int, count: int) -> tuple[np.ndarray, ...]:
+def _shared_batch(groups: Sequence[Group], size: int, length: int) -> tuple[np.ndarray, ...]:
     """Prompts, each with its answers one behind the other, right-padded: tokens, positions (without what all
     prompts begin with) and branches (size, length), as in `Tree`; for each token of an answer the place of the one
-    before it, and the token (size, count)."""
+    before it (size, A)."""
     tokens, positions, branches = np.zeros((3, size, length), np.int32)
-    index, targets = np.zeros((2, size, count), np.int32)
+    # Answers of one token are predicted from their prompt alone, and there may be many.
+    most = max(sum(map(len, answers)) for _, answers in groups)
+    before = np.zeros((size, power_of_two(most, length)), np.int32)
     for row, (prompt, answers) in enumerate(groups):
         end, filled = len(prompt), 0
         tokens[row, :end], positions[row, :end] = prompt, np.arange(end)
@@ -209,67 +243,45 @@ def _shared_batch(groups: Sequence[Group], size: int, length: int, count: int) -
             read, to = max(len(answer) - 1, 0), filled + len(answer)
             tokens[row, end : end + read], branches[row, end : end + read] = answer[:read], branch
             positions[row, end : end + read] = len(prompt) + np.arange(read)
-            index[row, filled:to] = [len(prompt) - 1, *range(end, end + read)][: len(answer)]
-            targets[row, filled:to] = answer
+            before[row, filled:to] = [len(prompt) - 1, *range(end, end + read)][: len(answer)]
             end, filled = end + read, to
         branches[row, end:] = -1
-    return tokens, positions, branches, index, targets
+    return tokens, positions, branches, before
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _score_shared_batch(
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _shared_states(
     params: Params,
     config: ModelConfig,
     dtype: Any,
-    greedy: bool,
     prefix: Int[Array, " P"],
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     branches: Int[Array, "B T"],
-    index: Int[Array, "B A"],
-    targets: Int[Array, "B A"],
-) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
+    before: Int[Array, "B A"],
+) -> Float[Array, "B A D"]:
     begun = prefill(params, config, prefix[None], dtype=dtype) if len(prefix) else None
     h = hidden(params, config, tokens, Tree(positions + len(prefix), branches), begun, dtype=dtype)
-    return _logps(params, config, h, index, targets, greedy)
+    return jnp.take_along_axis(h, before[..., None], axis=1)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _score_batch(
-    params: Params,
-    config: ModelConfig,
-    dtype: Any,
-    greedy: bool,
-    inputs: Int[Array, "B T"],
-    positions: Int[Array, "B A"],
-    targets: Int[Array, "B A"],
-) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _states(
+    params: Params, config: ModelConfig, dtype: Any, inputs: Int[Array, "B T"], before: Int[Array, "B A"]
+) -> Float[Array, "B A D"]:
     h = hidden(params, config, inputs, dtype=dtype)
-    return _logps(params, config, h, positions, targets, greedy)
+    return jnp.take_along_axis(h, before[..., None], axis=1)
 
 
-def _logps(
-    params: Params,
-    config: ModelConfig,
-    h: Float[Array, "B T D"],
-    positions: Int[Array, "B A"],
-    targets: Int[Array, "B A"],
-    greedy: bool,
-) -> tuple[Float[Array, "B A"], Bool[Array, "B A"]]:
-    """Log-probabilities of the tokens that follow the given positions, and whether each is the likeliest one: all
-    False unless `greedy`, as that takes another look at the logits."""
-    at = jnp.take_along_axis(h, positions[..., None], axis=1).reshape(-1, h.shape[-1])
-    if not greedy:
-        logps = token_logps(params, config, at, targets.reshape(-1)).reshape(targets.shape)
-        return logps, jnp.zeros(targets.shape, bool)
-
-    def one(pair):
-        logps = jax.nn.log_softmax(unembed(params, config, pair[0]))
-        return logps[pair[1]], jnp.argmax(logps) == pair[1]
-
-    # A few positions at a time: the logits of all would not fit for a large vocabulary.
-    both = jax.lax.map(one, (at, targets.reshape(-1)), batch_size=max(1, logits_at_once() // config.vocab_size))
-    return jax.tree.map(lambda values: values.reshape(targets.shape), both)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _head(
+    head: Params, config: ModelConfig, greedy: bool, h: Float[Array, "A D"], targets: Int[Array, " A"]
+) -> tuple[Float[Array, " A"], Bool[Array, " A"]]:
+    """Log-probabilities of `targets`, and whether each is the likeliest token: all False unless `greedy`, as that
+    takes another look at the logits."""
+    logps = jax.nn.log_softmax(unembed(head, config, h))
+    likeliest = jnp.argmax(logps, axis=1) == targets if greedy else jnp.zeros(targets.shape, bool)
+    return jnp.take_along_axis(logps, targets[:, None], axis=1)[:, 0], likeliest
 
 
 def all_logps(params: Params, config: ModelConfig, tokens: Int[Array | np.ndarray, " T"]) -> Float[Array, "T V"]:

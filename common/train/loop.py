@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from common import hosts, runtime, stopping
+from common.buckets import SMALL_MODEL
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
@@ -39,11 +40,6 @@ Log = Callable[..., None]
 REMAT_ABOVE = 100_000_000
 """Parameters from which layers are recomputed in the backward pass unless the settings say otherwise: below,
 activations fit easily."""
-
-PACKED_ABOVE = 2_000_000
-"""Parameters from which examples are packed without a shared beginning too: below, to compile programs for more
-shapes takes longer than they spare."""
-
 
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 """What a training minimises: (params, config, part, *, dtype, remat) -> of a micro-batch its share of the update's
@@ -267,7 +263,7 @@ def optimise(
     # Two names for one tree: the caller's is not to be held here while its copy is trained.
     del params
     remat = settings.remat or ("full" if count_params(given) > REMAT_ABOVE else "none")
-    mesh, large = sharding.mesh_of(given), count_params(given) > PACKED_ABOVE
+    mesh, large = sharding.mesh_of(given), count_params(given) > SMALL_MODEL
     if settings.lora is None:
         # `update` gives the memory of its arguments away.
         dtype = jnp.dtype(settings.param_dtype)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common import buckets
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model import decoder
@@ -103,6 +105,49 @@ def test_a_sample_does_not_depend_on_company_order_slots_or_refills():
     assert _tokens(_sampler().sample(prompts[::-1])) == together[::-1]
     assert [_tokens(_sampler().sample([prompt]))[0] for prompt in prompts] == together
     assert _tokens(_sampler(slots=1, block=3).sample(prompts)) == together
+
+
+def _widths(monkeypatch):
+    """The numbers of slots that decode, as they change."""
+    seen, decode = [], sample._decode_block
+
+    def spied(params, config, cache, rows, *more):
+        if not seen or seen[-1] != len(rows["live"]):
+            seen.append(len(rows["live"]))
+        return decode(params, config, cache, rows, *more)
+
+    monkeypatch.setattr(sample, "_decode_block", spied)
+    return seen
+
+
+@pytest.mark.parametrize(("least", "widths"), [(1, [8, 2]), (100, [8])])
+def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
+    prompts = _prompts(24, seed=1)
+    want = _sampler().sample(prompts)
+    for name, value in {"SMALL_MODEL": 0, "FEW_SLOTS": 2, "LONG_REST": least}.items():
+        monkeypatch.setattr(sample, name, value)
+    seen = _widths(monkeypatch)
+    got = _sampler().sample(prompts)
+    assert seen == widths
+    assert _tokens(got) == _tokens(want)
+    for a, b in zip(itertools.chain(*got), itertools.chain(*want), strict=True):
+        np.testing.assert_allclose(a.logps, b.logps, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "tokens", "width"), [(16, 9, 5, 16), (15, 9, 5, 4), (16, 10, 5, 4), (16, 9, 190, 4)]
+)
+def test_many_short_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, width):
+    for name, value in {"SLOTS": 4, "MANY_SLOTS": 16, "SMALL_MODEL": 0}.items():
+        monkeypatch.setattr(sample, name, value)
+        monkeypatch.setattr(buckets, name, value)
+    monkeypatch.setattr(sample, "SHORT_ANSWER", 9)
+    prompts = [Prompt([5] * tokens, SampleConfig(limit), tuple(range(count)))]
+    assert _sampler(slots=None)._width(prompts) == width
+    if tokens < 190:
+        seen = _widths(monkeypatch)
+        assert _tokens(_sampler(slots=None).sample(prompts)) == _tokens(_sampler().sample(prompts))
+        assert seen[0] == width
 
 
 def test_samples_of_one_prompt_equal_prompts_of_one_sample():

@@ -144,9 +144,9 @@ def test_the_longest_pair_that_fits(params):
 def test_nothing_is_compiled_again_for_other_weights(params):
     pairs = _pairs((5, 3), (20, 30), (7, 7))
     score.score(params, CONFIG, pairs)
-    before = score._score_batch._cache_size()
+    before = score._states._cache_size() + score._head._cache_size()
     score.score(jax.tree.map(lambda w: w * 0.5, params), CONFIG, _pairs((9, 2), (14, 31), seed=1))
-    assert score._score_batch._cache_size() == before
+    assert score._states._cache_size() + score._head._cache_size() == before
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ def test_packed_examples_train_the_same_weights(params, monkeypatch):
     seen = []
     real = loop.Packing.of
     monkeypatch.setattr(loop.Packing, "of", lambda *given: seen.append(given) or real(*given))
-    monkeypatch.setattr(loop, "PACKED_ABOVE", 0)
+    monkeypatch.setattr(loop, "SMALL_MODEL", 0)
     packed = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
     assert seen
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), packed, plain)
