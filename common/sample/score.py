@@ -126,7 +126,6 @@ def _scored_shared(
     prefix = beginning([prompt for prompt, _ in groups])
     cut = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
     parts = [(i, prompt, own) for i, (prompt, answers) in enumerate(cut) for own in _parts(answers)]
-    scored: list[Any] = [None] * len(parts)
 
     def length(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
         read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
@@ -174,8 +173,8 @@ def _through_head(
         both = fetch(_head(head, config, greedy, *place_data((h, chosen), params, ROWS)))
         for (text, place, _), logp, likeliest in zip(some, *both, strict=False):
             found[text][0][place], found[text][1][place] = logp, likeliest
-    for text, (logps, _) in enumerate(found):
-        numbers(logps, f"log-probabilities of answer {text}")
+        for text in {text for text, *_ in some}:
+            numbers(found[text][0], f"log-probabilities of answer {text}")
     return found
 
 
@@ -232,9 +231,9 @@ def _shared_batch(groups: Sequence[Group], size: int, length: int) -> tuple[np.n
     prompts begin with) and branches (size, length), as in `Tree`; for each token of an answer the place of the one
     before it (size, A)."""
     tokens, positions, branches = np.zeros((3, size, length), np.int32)
-    # Answers of one token are predicted from their prompt alone, and there may be many.
+    # Answers of one token are predicted from their prompt alone, and there may be many: else `length` is enough.
     most = max(sum(map(len, answers)) for _, answers in groups)
-    before = np.zeros((size, power_of_two(most, length)), np.int32)
+    before = np.zeros((size, length if most <= length else power_of_two(most)), np.int32)
     for row, (prompt, answers) in enumerate(groups):
         end, filled = len(prompt), 0
         tokens[row, :end], positions[row, :end] = prompt, np.arange(end)
