@@ -25,7 +25,7 @@ from common import runtime
 from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.decoder import Params, Tree, count_params, head_of, hidden, prefill, unembed
+from common.model.decoder import Cache, Params, Tree, count_params, head_of, hidden, prefill, unembed
 from common.model.losses import logits_at_once
 from common.model.sharding import ROWS, fetch, place_data
 from common.sample.numbers import numbers
@@ -127,6 +127,8 @@ def _scored_shared(
     cut = [(prompt[len(prefix) :], answers) for prompt, answers in groups]
     parts = [(i, prompt, own) for i, (prompt, answers) in enumerate(cut) for own in _parts(answers)]
 
+    begun = _begun(params, config, dtype, np.array([prefix], np.int32)) if len(prefix) else None
+
     def length(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
         read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
         # Labels are short, and so is what is left of a prompt.
@@ -136,7 +138,7 @@ def _scored_shared(
         lengths = [length(prompt, own) for _, prompt, own in parts]
         for rows, *shape in _batches(lengths, batch_size, params):
             batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shape), params, ROWS)
-            h = _shared_states(params, config, dtype, np.array(prefix, np.int32), *batch)
+            h = _shared_states(params, config, dtype, begun, *batch)
             yield from zip(rows, fetch(h), strict=False)
 
     targets = [[token for answer in own for token in answer] for *_, own in parts]
@@ -249,18 +251,23 @@ def _shared_batch(groups: Sequence[Group], size: int, length: int) -> tuple[np.n
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
+def _begun(params: Params, config: ModelConfig, dtype: Any, prefix: Int[Array | np.ndarray, "1 P"]) -> Cache:
+    return prefill(params, config, prefix, dtype=dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _shared_states(
     params: Params,
     config: ModelConfig,
     dtype: Any,
-    prefix: Int[Array, " P"],
+    begun: Cache | None,
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     branches: Int[Array, "B T"],
     before: Int[Array, "B A"],
 ) -> Float[Array, "B A D"]:
-    begun = prefill(params, config, prefix[None], dtype=dtype) if len(prefix) else None
-    h = hidden(params, config, tokens, Tree(positions + len(prefix), branches), begun, dtype=dtype)
+    start = 0 if begun is None else begun[0][1].shape[2]
+    h = hidden(params, config, tokens, Tree(positions + start, branches), begun, dtype=dtype)
     return jnp.take_along_axis(h, before[..., None], axis=1)
 
 
