@@ -214,16 +214,17 @@ def needs(config: Config, data: Data, device: str = "cpu", shards: int = 1) -> l
     """Memory of the stages, of models that are on this machine."""
     switches, where = config.switches(), {"device": device, "shards": shards}
     longest = max((len(prompt.text) for prompt in (*data.prompts, *data.held_out)), default=LETTERS)
-    length = tokens_in(longest) + given(config.answer_tokens)
+    prompt, answer = tokens_in(longest), given(config.answer_tokens)
+    length = prompt + answer
     found = []
     for name in filter(is_model, config.source):
         source = Model.read(name)
         if source is not None:
-            found.append(sampling(source, length, stage=f"sampling from {name}", **where))
+            found.append(sampling(source, prompt, answer, stage=f"sampling from {name}", **where))
     for name in (config.students or (config.student,)) if config.trains else ():
         student = Model.read(model_name(name, "student"))
         if student is not None:
             found.append(training(student, switches.learning.train, length, stage="training a student", **where))
             rank = given(config.lora_rank)
-            found.append(sampling(student, length, stage="answering", rank=rank, scored=length, **where))
+            found.append(sampling(student, prompt, answer, stage="answering", rank=rank, scored=length, **where))
     return found

@@ -155,6 +155,11 @@ class ModelConfig:
         possible = self.experts is None or matrix in PROJECTIONS[:4]
         return self.lora is not None and matrix in self.lora.targets and possible
 
+    @property
+    def cached(self) -> int:
+        """Numbers that a token's keys and values are, in all layers."""
+        return 2 * self.num_kv_heads * self.head_dim * self.num_layers
+
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts in the place of an MLP."""
         return self.experts is not None and (self.experts.layers is None or self.experts.layers[layer])

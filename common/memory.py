@@ -1,7 +1,7 @@
 """What a run will need of memory, stage by stage, from shapes alone: before anything is loaded, and without jax.
 
     model = Model.read("smollm2")
-    needs = [sampling(model, length=512), training(model, settings, length=512)]
+    needs = [sampling(model, prompt=256, answer=256), training(model, settings, length=512)]
     lines = lines_of(needs)                                   # for a plan
     check(needs, available())                                 # UserError with advice where it cannot fit
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from common import runtime
-from common.buckets import SHORTEST, bucket, finer, slots
+from common.buckets import MANY_SLOTS, SHORTEST, SLOTS, bucket, finer, many_slots_up_to
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.mapping import read_object
@@ -109,7 +109,8 @@ class Need:
 
 def sampling(
     model: Model,
-    length: int,
+    prompt: int,
+    answer: int,
     *,
     stage: str = "sampling",
     device: str = "cpu",
@@ -117,16 +118,19 @@ def sampling(
     rank: int = 0,
     scored: int = 0,
 ) -> Need:
-    """Of answering: weights, adapters beside them, and rows of cache of `length` tokens, with the logits of a
-    step. `shards`: devices that a model is split over. `scored`: texts of up to so many tokens are scored
-    as well, for which there are programs of each length."""
+    """Of answering: weights, adapters beside them, and as many rows of cache of prompts and answers of at most so
+    many tokens as decode together, with the logits of a step. `shards`: devices that a model is split over.
+    `scored`: texts of up to so many tokens are scored as well, for which there are programs of each length."""
     c, size = model.config, _size(device)
-    token = 2 * c.num_kv_heads * c.head_dim * c.num_layers * size
-    count = slots(model.parameters, length, token, accelerator=device != "cpu")
-    rows = bucket(min(length, c.max_positions), 128)
+    length, count = prompt + answer, SLOTS if device == "cpu" else MANY_SLOTS
+    shapes = [(count, bucket(min(length, c.max_positions), 128))]
+    if device == "cpu" and (most := many_slots_up_to(model.parameters, c.cached * size, answer)):
+        count = MANY_SLOTS  # of the shorter texts
+        shapes.append((count, bucket(min(length, most, c.max_positions), 128)))
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
-    cache = 1.5 * count * rows * token
-    prefill = max(1, count // 4) * rows * (2 * c.intermediate_size + 6 * c.hidden_size + c.num_heads * rows) * size
+    cache = max(1.5 * slots * rows * c.cached * size for slots, rows in shapes)
+    each = 2 * c.intermediate_size + 6 * c.hidden_size
+    prefill = max(max(1, slots // 4) * rows * (each + c.num_heads * rows) * size for slots, rows in shapes)
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),

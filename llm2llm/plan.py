@@ -112,11 +112,10 @@ def needs(
         settings, answer = config.training(), config.switches(task).learning.answering.max_new_tokens
         found.append(training(student, settings, length, stage="training a student", **where))
         rank = given(config.lora_rank)
-        found.append(sampling(student, length + answer, stage="answering", rank=rank, **where))
+        found.append(sampling(student, length, answer, stage="answering", rank=rank, **where))
     teacher = Model.read(model_name(config.teacher, "teacher")) if is_model(config.teacher) else None
     if teacher is not None:
-        asked = 2 * length + task.example_tokens
-        found.append(sampling(teacher, asked, stage="asking the teacher", **where))
+        found.append(sampling(teacher, 2 * length, task.example_tokens, stage="asking the teacher", **where))
     return found
 
 

@@ -128,14 +128,14 @@ def needs(config: Config, app: "Application", data: "Data", device: str = "cpu",
             training(proposer, warm_up, shown, stage="training the proposer", shortest=prompt, **where),
             training(proposer, preferring, asks, stage="DPO", pairs=True, shortest=prompt, **where),
         ]
-        found.append(sampling(proposer, prompt + written, stage="proposing", rank=rank, **where))
+        found.append(sampling(proposer, prompt, written, stage="proposing", rank=rank, **where))
     target = Model.read(model_name(config.target, "student"))
     if target is not None:
         learned = question + answer
         settings = switches.learning.train
         found.append(training(target, settings, learned, stage="training the target", shortest=question, **where))
-        found.append(sampling(target, learned, stage="answering", rank=rank, **where))
+        found.append(sampling(target, question, answer, stage="answering", rank=rank, **where))
     labeler = Model.read(model_name(config.labeler, "teacher")) if is_model(config.labeler) else None
     if labeler is not None:
-        found.append(sampling(labeler, question + answer, stage="labelling", **where))
+        found.append(sampling(labeler, question, answer, stage="labelling", **where))
     return found

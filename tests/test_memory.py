@@ -95,7 +95,7 @@ def test_bytes_a_parameter_on_an_accelerator(big, settings, size):
 
 
 def test_a_model_that_is_split_needs_less_of_each_device(big):
-    whole, part = (sampling(big, 64, device="accelerator", shards=n).total for n in (1, 4))
+    whole, part = (sampling(big, 32, 32, device="accelerator", shards=n).total for n in (1, 4))
     assert part - memory.PROCESS["accelerator"] == pytest.approx((whole - memory.PROCESS["accelerator"]) / 4)
 
 
@@ -114,9 +114,9 @@ def test_what_cannot_fit_is_refused_in_one_line_with_advice(big):
         check([training(big, TrainConfig(), 64, device="accelerator")], 80 * memory.GB)
     assert "\n" not in str(e.value)
     with pytest.raises(UserError, match="fewer answer tokens"):
-        check([sampling(big, 64)], 8 * memory.GB)
-    check([sampling(big, 64)], 64 * memory.GB)
-    check([sampling(big, 64)], None)
+        check([sampling(big, 32, 32)], 8 * memory.GB)
+    check([sampling(big, 32, 32)], 64 * memory.GB)
+    check([sampling(big, 32, 32)], None)
 
 
 def test_free_memory_is_told_and_lies_below_all_of_it():
@@ -127,7 +127,7 @@ def test_free_memory_is_told_and_lies_below_all_of_it():
 
 def test_a_plan_is_refused_as_its_run_would_be(big, monkeypatch):
     """In words that name the device: on an accelerator what is free there counts."""
-    needs = lambda device, shards: [sampling(big, 64, device=device, shards=shards)]
+    needs = lambda device, shards: [sampling(big, 32, 32, device=device, shards=shards)]
     nowhere = lambda: pytest.fail("jax is loaded")
     monkeypatch.setattr(memory.runtime, "accelerators", lambda: False)
     monkeypatch.setattr(memory, "available", lambda: 64 * memory.GB)
@@ -202,7 +202,7 @@ def test_memory_is_kept_only_where_there_is_plenty_and_the_plan_says_so(big, mon
     kept = []
     monkeypatch.setattr(memory.runtime, "reuse_memory", lambda: kept.append(True))
     monkeypatch.setattr(memory.runtime, "accelerators", lambda: False)
-    need = sampling(big, 512)
+    need = sampling(big, 256, 256)
     for times, expected in ((1.5, []), (3, [True])):
         monkeypatch.setattr(memory, "available", lambda times=times: int(times * need.total))
         assert memory.room_for(lambda device, shards: [need], lambda: Devices(None, "one device")) is None

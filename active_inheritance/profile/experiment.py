@@ -93,13 +93,13 @@ def needs(config: Config, device: str = "cpu", shards: int = 1) -> list[Need]:
     from common.evals.measure import MOST_TOKENS
 
     writes = config.prompts_file is not None or config.toxicity_prompts is not None
-    length = LENGTH + ((config.answer_tokens or MOST_TOKENS) if writes else 0)
+    answer = (config.answer_tokens or MOST_TOKENS) if writes else 0
     named = [(name, f"measuring {name}") for name in config.model]
     if config.judge is not None and is_model(config.judge):
         named.append((model_name(config.judge, "teacher"), "judging"))
     models = [(Model.read(name), stage) for name, stage in named]
     return [
-        sampling(model, length, stage=stage, device=device, shards=shards, scored=LENGTH // 2)
+        sampling(model, LENGTH, answer, stage=stage, device=device, shards=shards, scored=LENGTH // 2)
         for model, stage in models
         if model is not None
     ]

@@ -3,8 +3,8 @@
     logps = token_logps(params, config, h, targets)        # h (A, D), targets (A,) -> (A,)
     total = weighted_logps(params, config, h, targets, weight)
 
-Scoring and preference losses start with the first, the supervised loss with the second. `h` holds only the
-positions that count.
+Preference losses start with the first, the supervised loss with the second. `h` holds only the positions that
+count.
 """
 
 from typing import Any

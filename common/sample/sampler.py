@@ -7,7 +7,8 @@ A distinct prompt is prefilled once, what many begin with once for all of them, 
 to one slot a sample. All slots then decode together, a block of tokens at a time on the device; between blocks the
 host takes out finished samples and fills their slots anew. Each row draws from its own random key, so a sample's
 tokens depend on its prompt, settings and seed alone: not on the other rows, its slot, or the order of refills.
-Where none waits any more and few are left, they go on in fewer slots. The plain form is
+Only the last bits of its log-probabilities depend on how many decode together: that is decided by what a call asks
+for, and where none waits any more and few are left, they go on in fewer slots. The plain form is
 `reference.sample_reference`.
 """
 
@@ -25,8 +26,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from common import runtime
-from common.buckets import FEW_SLOTS, MANY_SLOTS, PREFIX, SLOTS, SMALL_MODEL, bucket, power_of_two
-from common.buckets import slots as slots_for
+from common.buckets import (
+    FEW_SLOTS,
+    MANY_SLOTS,
+    PREFIX,
+    SLOTS,
+    SMALL_MODEL,
+    bucket,
+    many_slots_up_to,
+    power_of_two,
+)
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model.decoder import (
@@ -46,9 +55,8 @@ from common.sample.numbers import numbers
 
 SHORTEST_CACHE = 128
 """Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
-SHORT_ANSWER, LONG_REST = 32, 48
-"""On CPU: most tokens of an answer for `MANY_SLOTS` to be worth it, as a step takes as long for one sample as for
-all, and the fewest that may be left for a program of `FEW_SLOTS` to be worth it."""
+LONG_REST = 48
+"""Fewest tokens that the last samples may still get for a program of `FEW_SLOTS` to be worth it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +166,13 @@ class Sampler:
         if runtime.on_accelerator():
             return MANY_SLOTS
         wanted = [prompt for prompt in prompts if prompt.seeds]
-        limit = max((prompt.sampling.max_new_tokens for prompt in wanted), default=0)
-        if limit > SHORT_ANSWER or sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS:
+        # A quarter of the slots is prefilled together.
+        few = len({tuple(prompt.tokens) for prompt in wanted}) < MANY_SLOTS // 4
+        if few or sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS:
             return SLOTS
-        token = 2 * self.config.num_kv_heads * self.config.head_dim * self.config.num_layers * self.dtype.itemsize
-        return slots_for(self._size, limit + max(len(prompt.tokens) for prompt in wanted), token)
+        limit = max(prompt.sampling.max_new_tokens for prompt in wanted)
+        most = many_slots_up_to(self._size, self.config.cached * self.dtype.itemsize, limit)
+        return MANY_SLOTS if limit + max(len(prompt.tokens) for prompt in wanted) <= most else SLOTS
 
     def _fewer(self, slots: "_Slots") -> int:
         """To how many slots those samples that are left should go, when none waits any more; 0: they stay."""

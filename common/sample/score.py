@@ -37,11 +37,10 @@ Greedy = tuple[np.ndarray, np.ndarray]
 
 TOKENS = {"cpu": 512, "accelerator": 2**14}
 """Tokens of a batch, padding included. On CPU more of them are no faster, and a last batch is half padding on
-average."""
+average; above `LARGE` parameters half of them are as fast."""
 LARGE = 100_000_000
-"""Parameters above which half of that is as fast on CPU."""
 POSITIONS = {"cpu": 256, "accelerator": 2048}
-"""Positions that go through the head together."""
+"""Most positions that go through the head together."""
 ROW = 512
 """Tokens of several answers in one row behind their prompt: each is compared with all others of its row."""
 
@@ -95,7 +94,7 @@ def _scored(
             batch = place_data(_batch([pairs[i] for i in rows], size, length), params, ROWS)
             yield from zip(rows, fetch(_states(params, config, dtype, *batch)), strict=False)
 
-    return _through_head(params, config, states(), [answer for _, answer in pairs], greedy)
+    return _through_head(params, config, states(), [answer for _, answer in pairs], range(len(pairs)), greedy)
 
 
 def score_shared(
@@ -142,7 +141,7 @@ def _scored_shared(
             yield from zip(rows, fetch(h), strict=False)
 
     targets = [[token for answer in own for token in answer] for *_, own in parts]
-    scored = _through_head(params, config, states(), targets, greedy)
+    scored = _through_head(params, config, states(), targets, [group for group, *_ in parts], greedy)
     found: list[list[Greedy]] = [[] for _ in groups]
     for (group, _, answers), (logps, likeliest) in zip(parts, scored, strict=True):
         ends = np.cumsum([len(answer) for answer in answers])[:-1]
@@ -155,18 +154,23 @@ def _through_head(
     config: ModelConfig,
     states: Iterable[tuple[int, np.ndarray]],
     targets: Sequence[Sequence[int]],
+    names: Sequence[int],
     greedy: bool,
 ) -> list[Greedy]:
     """Of each text's `targets` the log-probability, and whether it is the likeliest token; `states` are texts, by
     number, with the hidden states (A, D) from which their targets are predicted, of which the first ones count.
+    `names`: the numbers by which a caller knows the texts.
 
     Positions of all texts go through the head together, of one compiled shape: their number differs from text to
     text far more than lengths do. Raises UserError where the model gives no numbers.
     """
     found = [(np.zeros(len(own), np.float32), np.zeros(len(own), bool)) for own in targets]
-    size = max(1, min(_here(POSITIONS), logits_at_once() // config.vocab_size))
+    # A power of two, so that the rows of a mesh divide it.
+    size = 1 << (max(1, min(_here(POSITIONS), logits_at_once() // config.vocab_size)).bit_length() - 1)
     head = head_of(params, config)
-    flat = ((text, place, h[place]) for text, h in states for place in range(len(targets[text])))
+    # Copied, as a view would hold all of its batch.
+    counted = ((text, h[: len(targets[text])].copy()) for text, h in states)
+    flat = ((text, place, state) for text, own in counted for place, state in enumerate(own))
     while some := list(itertools.islice(flat, size)):
         h = np.zeros((size, *some[0][2].shape), some[0][2].dtype)
         chosen = np.zeros(size, np.int32)
@@ -176,7 +180,7 @@ def _through_head(
         for (text, place, _), logp, likeliest in zip(some, *both, strict=False):
             found[text][0][place], found[text][1][place] = logp, likeliest
         for text in {text for text, *_ in some}:
-            numbers(found[text][0], f"log-probabilities of answer {text}")
+            numbers(found[text][0], f"log-probabilities of answer {names[text]}")
     return found
 
 

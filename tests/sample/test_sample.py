@@ -135,19 +135,24 @@ def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
 
 
 @pytest.mark.parametrize(
-    ("count", "limit", "tokens", "width"), [(16, 9, 5, 16), (15, 9, 5, 4), (16, 10, 5, 4), (16, 9, 190, 4)]
+    ("count", "limit", "tokens", "each", "widths"),
+    [(16, 9, 5, 1, [16, 4]), (15, 9, 5, 1, [4]), (16, 10, 5, 1, [4]), (16, 9, 190, 1, [4]), (3, 9, 5, 6, [4])],
 )
-def test_many_short_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, width):
-    for name, value in {"SLOTS": 4, "MANY_SLOTS": 16, "SMALL_MODEL": 0}.items():
-        monkeypatch.setattr(sample, name, value)
+def test_many_short_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, each, widths):
+    for name, value in {"SLOTS": 4, "MANY_SLOTS": 16, "SMALL_MODEL": 0, "SHORT_ANSWER": 9}.items():
         monkeypatch.setattr(buckets, name, value)
-    monkeypatch.setattr(sample, "SHORT_ANSWER", 9)
-    prompts = [Prompt([5] * tokens, SampleConfig(limit), tuple(range(count)))]
-    assert _sampler(slots=None)._width(prompts) == width
-    if tokens < 190:
-        seen = _widths(monkeypatch)
-        assert _tokens(_sampler(slots=None).sample(prompts)) == _tokens(_sampler().sample(prompts))
-        assert seen[0] == width
+        monkeypatch.setattr(sample, name, value, raising=False)
+    prompts = [
+        Prompt([4 + i] * tokens, SampleConfig(limit if i < 3 else 2, 1.0), tuple(range(each)))
+        for i in range(count)
+    ]
+    if tokens + limit > CONFIG.max_positions:
+        assert _sampler(slots=None)._width(prompts) == widths[0]
+        return
+    seen = _widths(monkeypatch)
+    found = _sampler(eos_ids=(), slots=None).sample(prompts)
+    assert seen == widths
+    assert _tokens(found) == _tokens(_sampler(eos_ids=()).sample(prompts))
 
 
 def test_samples_of_one_prompt_equal_prompts_of_one_sample():

@@ -103,6 +103,39 @@ def test_many_answers_to_one_prompt_are_cut_into_rows(params, monkeypatch):
             np.testing.assert_allclose(logps, other, atol=1e-5)
 
 
+def test_answers_that_are_cut_between_two_turns_of_the_head(params, monkeypatch):
+    pairs = _pairs((12, 5), (1, 39), (30, 10), (16, 1), (39, 1))
+    groups = [(prompt, [answer, answer[:1]]) for prompt, answer in pairs]
+    whole = score.score_greedy(params, CONFIG, pairs), score.score_shared(params, CONFIG, groups)
+    monkeypatch.setitem(score.POSITIONS, "cpu", 7)
+    turns, head = [], score._head
+    monkeypatch.setattr(score, "_head", lambda *given: turns.append(len(given[3])) or head(*given))
+    for (logps, likeliest), (wanted, same) in zip(
+        score.score_greedy(params, CONFIG, pairs), whole[0], strict=True
+    ):
+        np.testing.assert_allclose(logps, wanted, atol=1e-5)
+        np.testing.assert_array_equal(likeliest, same)
+    assert turns == [4] * 14  # 56 tokens, by the largest power of two
+    for own, wanted in zip(score.score_shared(params, CONFIG, groups), whole[1], strict=True):
+        for logps, same in zip(own, wanted, strict=True):
+            np.testing.assert_allclose(logps, same, atol=1e-5)
+
+
+def test_a_model_that_gives_no_numbers_is_told_by_the_prompt(params, monkeypatch):
+    monkeypatch.setattr(score, "ROW", 12)
+    groups = [(prompt, [answer] * 3) for prompt, answer in _pairs((9, 5), (7, 5), (8, 5))]
+    states = score._shared_states
+
+    def spoilt(params, config, dtype, begun, tokens, *more):
+        h = np.array(states(params, config, dtype, begun, tokens, *more))
+        h[tokens[:, 0] == groups[2][0][0]] = np.nan
+        return h
+
+    monkeypatch.setattr(score, "_shared_states", spoilt)
+    with pytest.raises(UserError, match="log-probabilities of answer 2: the model gives NaN"):
+        score.score_shared(params, CONFIG, groups)
+
+
 def test_what_all_prompts_begin_with_is_read_once(params):
     rng = np.random.default_rng(2)
     ids = lambda count: rng.integers(0, 50, count).tolist()
