@@ -94,7 +94,8 @@ def _scored(
             batch = place_data(_batch([pairs[i] for i in rows], size, length), params, ROWS)
             yield from zip(rows, fetch(_states(params, config, dtype, *batch)), strict=False)
 
-    return _through_head(params, config, states(), [answer for _, answer in pairs], range(len(pairs)), greedy)
+    targets = [answer for _, answer in pairs]
+    return _through_head(params, config, states(), targets, range(len(pairs)), dtype, greedy)
 
 
 def score_shared(
@@ -141,7 +142,7 @@ def _scored_shared(
             yield from zip(rows, fetch(h), strict=False)
 
     targets = [[token for answer in own for token in answer] for *_, own in parts]
-    scored = _through_head(params, config, states(), targets, [group for group, *_ in parts], greedy)
+    scored = _through_head(params, config, states(), targets, [group for group, *_ in parts], dtype, greedy)
     found: list[list[Greedy]] = [[] for _ in groups]
     for (group, _, answers), (logps, likeliest) in zip(parts, scored, strict=True):
         ends = np.cumsum([len(answer) for answer in answers])[:-1]
@@ -155,6 +156,7 @@ def _through_head(
     states: Iterable[tuple[int, np.ndarray]],
     targets: Sequence[Sequence[int]],
     names: Sequence[int],
+    dtype: Any,
     greedy: bool,
 ) -> list[Greedy]:
     """Of each text's `targets` the log-probability, and whether it is the likeliest token; `states` are texts, by
@@ -167,20 +169,31 @@ def _through_head(
     found = [(np.zeros(len(own), np.float32), np.zeros(len(own), bool)) for own in targets]
     # A power of two, so that the rows of a mesh divide it.
     size = 1 << (max(1, min(_here(POSITIONS), logits_at_once() // config.vocab_size)).bit_length() - 1)
-    head = head_of(params, config)
-    # Copied, as a view would hold all of its batch.
-    counted = ((text, h[: len(targets[text])].copy()) for text, h in states)
-    flat = ((text, place, state) for text, own in counted for place, state in enumerate(own))
-    while some := list(itertools.islice(flat, size)):
-        h = np.zeros((size, *some[0][2].shape), some[0][2].dtype)
-        chosen = np.zeros(size, np.int32)
-        for row, (text, place, state) in enumerate(some):
-            h[row], chosen[row] = state, targets[text][place]
-        both = fetch(_head(head, config, greedy, *place_data((h, chosen), params, ROWS)))
-        for (text, place, _), logp, likeliest in zip(some, *both, strict=False):
-            found[text][0][place], found[text][1][place] = logp, likeliest
-        for text in {text for text, *_ in some}:
-            numbers(found[text][0], f"log-probabilities of answer {names[text]}")
+    head, spans = head_of(params, config), []
+    chosen, rows = np.zeros(size, np.int32), np.zeros((size, config.hidden_size), dtype)
+
+    def turn() -> None:
+        logps, likeliest = fetch(_head(head, config, greedy, *place_data((rows, chosen), params, ROWS)))
+        for text, start, at, count in spans:
+            found[text][0][start : start + count] = logps[at : at + count]
+            found[text][1][start : start + count] = likeliest[at : at + count]
+            numbers(logps[at : at + count], f"log-probabilities of answer {names[text]}")
+        spans.clear()
+
+    filled = 0
+    for text, h in states:
+        start, end = 0, len(targets[text])
+        while start < end:
+            count = min(end - start, size - filled)
+            rows[filled : filled + count] = h[start : start + count]
+            chosen[filled : filled + count] = targets[text][start : start + count]
+            spans.append((text, start, filled, count))
+            start, filled = start + count, filled + count
+            if filled == size:
+                turn()
+                filled = 0
+    if filled:
+        turn()
     return found
 
 
