@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from common import runtime
-from common.buckets import MANY_SLOTS, SHORTEST, SLOTS, bucket, finer, many_slots_up_to
+from common.buckets import MANY_SLOTS, SHORTEST, SLOTS, SMALL_MODEL, bucket, finer, many_slots_up_to
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.mapping import read_object
@@ -138,7 +138,8 @@ def sampling(
         "activations": float(prefill),
         "logits": 3.0 * count * c.vocab_size * 4,
     }
-    forms = {"sample": 7 * FORWARD} | ({"score": (1 + _lengths(1, scored)) * FORWARD} if scored else {})
+    programs = 7 if device == "cpu" and model.parameters > SMALL_MODEL else 5  # of more slots and of fewer
+    forms = {"sample": programs * FORWARD} | ({"score": 2 * _lengths(1, scored) * FORWARD} if scored else {})
     return _need(stage, parts, model, device, shards, forms, FORWARD, adapted=rank > 0)
 
 
@@ -184,7 +185,7 @@ def training(
     count = _lengths(shortest, length)
     # With more and with fewer predicted tokens.
     forms = {f"train {rows} {'rows of pairs' if pairs else 'rows'}": 2 * count * GRADIENT}
-    forms |= {"score": (1 + count) * FORWARD} if pairs else {}  # by the reference
+    forms |= {"score": 2 * count * FORWARD} if pairs else {}  # by the reference
     return _need(stage, parts, model, device, shards, forms, GRADIENT, adapted=settings.lora is not None)
 
 
