@@ -144,15 +144,9 @@ class Sampler:
             # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
+            few = slots.few(queue.waiting)
             cache, tokens, logps = _decode_block(
-                self._params,
-                self.config,
-                cache,
-                slots.rows,
-                numbers,
-                self._eos,
-                slots.few(queue.waiting),
-                self._mesh,
+                self._params, self.config, cache, slots.rows, numbers, self._eos, few, self._mesh
             )
             tokens, logps = fetch((tokens, logps))
             for job in slots.advance(tokens, logps, self._eos):
