@@ -12,6 +12,12 @@ SHORT_ANSWER = 32
 """Most tokens of a short answer."""
 SMALL_MODEL = 2_000_000
 """Parameters up to which to compile programs for more shapes takes longer than they spare."""
+LOGITS = {"cpu": 2**25, "accelerator": 2**28}
+"""Logits that may exist at one time in training and scoring. On accelerators 1 GiB, or 2048 positions of a
+vocabulary of 131,072; on CPU, where large products are no faster, an eighth."""
+KEPT_LOGITS = {"cpu": 2**27, "accelerator": 2**28}
+"""Logits of a preference loss up to which they are kept for its backward pass, where to recompute them would be a
+fourth product beside three."""
 SHORTEST = 64
 """Smallest padded length in training: a program for shorter rows would take longer to compile than it saves."""
 

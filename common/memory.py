@@ -18,7 +18,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from common import runtime
-from common.buckets import MANY_SLOTS, SHORTEST, SLOTS, SMALL_MODEL, bucket, finer, many_slots_up_to
+from common.buckets import (
+    KEPT_LOGITS,
+    LOGITS,
+    MANY_SLOTS,
+    SHORTEST,
+    SLOTS,
+    SMALL_MODEL,
+    bucket,
+    finer,
+    many_slots_up_to,
+)
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.mapping import read_object
@@ -43,8 +53,6 @@ LARGE = 100_000_000
 SPARE = 2
 """So many times what a run needs has to be free for it to hold on to memory within a stage: a block does not fit
 where smaller ones were, so that it holds more than it needs."""
-LOGITS = {"cpu": 2**25, "accelerator": 2**28}
-"""Most logits at one time in training and scoring (`common.model.losses.LOGITS`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +181,10 @@ def training(
     moments = {"adamw": 8, "lion": 4, "rmsprop": 4, "adafactor": 0}[settings.optimizer]
     # Half of all positions are predicted, by a wide margin: prompts are not learned.
     learned = min(tokens, max(tokens // 2, 1), max(1, LOGITS[device] // c.vocab_size))
+    logits = 3.0 * learned * c.vocab_size
+    if pairs and LOGITS[device] < tokens * c.vocab_size:
+        # Of pairs most may be; all that are kept lie beside those of a part of them.
+        logits = max(logits, 2.0 * learned * c.vocab_size + min(tokens * c.vocab_size, KEPT_LOGITS[device]))
     parts = {
         "weights": float(model.parameters * size) if settings.lora else 0.0,
         "adapters" if settings.lora else "trained weights": float(own * trained),
@@ -180,7 +192,7 @@ def training(
         "gradients": 4.0 * trained * (2 if settings.batch_size > settings.micro_batch_size else 1),
         "optimizer": float(moments * trained),
         "activations": kept + (layer if remat != "none" else 0),
-        "logits": 3.0 * learned * c.vocab_size * 4,
+        "logits": logits * 4,
     }
     count = _lengths(shortest, length)
     # With more and with fewer predicted tokens.

@@ -50,25 +50,39 @@ def tree_mask(
 
 
 class Packing(NamedTuple):
-    """Texts of unlike lengths one behind the other in a single row, without the padding that (rows, T) would have,
-    and in front of them what all of them go on from, P tokens.
+    """Texts of unlike lengths one behind the other, without the padding that (rows, T) would have, and in front of
+    them what all of them go on from, P tokens. Outside of attention these P + N tokens may be cut into rows of any
+    length: it works on each by itself.
 
-    real: of token P + n of that row the place in the flattened (rows, T); no place comes twice.
-    slots: of each place n, or N where its token is left out, as padding is.
+    real: of token P + n the place in the flattened (rows, T); no place comes twice.
+    again: of some of these tokens a second place, in the row of another text that begins alike, or a number of
+        rows * T and more where there is none; None: all have one place.
+    own: of each place the n that has it in `real`, or N where there is none, as with padding.
+    slots: of each place n, also where it is a token's second one, or N.
     """
 
     real: Int[Array | np.ndarray, " N"]
+    again: Int[Array | np.ndarray, " N"] | None
+    own: Int[Array, "rows T"]
     slots: Int[Array, "rows T"]
 
     @classmethod
-    def of(cls, real: Int[Array | np.ndarray, " N"], rows: int, length: int) -> "Packing":
-        slots = jnp.full(rows * length, len(real), jnp.int32).at[real].set(jnp.arange(len(real), dtype=jnp.int32))
-        return cls(real, slots.reshape(rows, length))
+    def of(
+        cls,
+        real: Int[Array | np.ndarray, " N"],
+        again: Int[Array | np.ndarray, " N"] | None,
+        rows: int,
+        length: int,
+    ) -> "Packing":
+        numbers = jnp.arange(len(real), dtype=jnp.int32)
+        own = jnp.full(rows * length, len(real), jnp.int32).at[real].set(numbers)
+        slots = own if again is None else own.at[again].set(numbers, mode="drop")
+        return cls(real, again, own.reshape(rows, length), slots.reshape(rows, length))
 
-    def positions(self, count: int) -> Int[Array, "1 S"]:
+    def positions(self, count: int) -> Int[Array, " S"]:
         """Of `count` tokens, S = P + N, in their own texts."""
         before = count - len(self.real)
-        return jnp.concatenate([jnp.arange(before), before + self.real % self.slots.shape[1]])[None]
+        return jnp.concatenate([jnp.arange(before), before + self.real % self.slots.shape[1]])
 
 
 def reference_attention(
@@ -116,52 +130,68 @@ def attention(
 
 
 def packed_attention(
-    q: Float[Array, "1 S heads H"],
-    k: Float[Array, "1 S K H"],
-    v: Float[Array, "1 S K H"],
+    q: Float[Array, "R C heads H"],
+    k: Float[Array, "R C K H"],
+    v: Float[Array, "R C K H"],
     packing: Packing,
     window: int,
     *,
     scale: float | None = None,
     cap: float | None = None,
     sinks: Float[Array, " heads"] | None = None,
-) -> Float[Array, "1 S heads H"]:
+) -> Float[Array, "R C heads H"]:
     """Causal attention of packed texts: each to itself and to what all of them go on from, no farther back than
-    `window` (0: no limit). Of all S tokens those that are packed come last. Only here they lie in rows of equal
-    length."""
+    `window` (0: no limit). Of all R * C tokens those that are packed come last. Only here each text has a row."""
+    shape = q.shape
+    q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
     (rows, T), P = packing.slots.shape, q.shape[1] - len(packing.real)
     more = {"scale": scale, "cap": cap, "sinks": sinks}
     mask = lambda first, S: attention_mask(jnp.arange(first, S)[None], S, window) if 0 < window < S else None
-    queries, keys, values = (_spread(x[0, P:], packing) for x in (q, k, v))
+    queries, keys, values = (spread(x[0, P:], packing) for spread, x in ((_placed, q), (_spread, k), (_spread, v)))
     if P:
         keys, values = (
             jnp.concatenate([jnp.broadcast_to(x[:, :P], (rows, P, *x.shape[2:])), own], axis=1)
             for x, own in ((k, keys), (v, values))
         )
     out = _gathered(attention(queries, keys, values, mask(P, P + T), **more), packing)[None]
-    if not P:
-        return out
-    before = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
-    return jnp.concatenate([before, out], axis=1)
+    if P:
+        before = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
+        out = jnp.concatenate([before, out], axis=1)
+    return out.reshape(shape)
+
+
+@jax.custom_vjp
+def _placed(x: jax.Array, packing: Packing) -> jax.Array:
+    """(N, ...) as (rows, T, ...), each token in its first place alone, and zero where none is."""
+    return jnp.take(x, packing.own, axis=0, mode="fill", fill_value=0)
 
 
 @jax.custom_vjp
 def _spread(x: jax.Array, packing: Packing) -> jax.Array:
-    """(N, ...) as (rows, T, ...), zero where a token is left out."""
+    """(N, ...) as (rows, T, ...), each token in all its places, and zero where none is."""
     return jnp.take(x, packing.slots, axis=0, mode="fill", fill_value=0)
 
 
 @jax.custom_vjp
 def _gathered(x: jax.Array, packing: Packing) -> jax.Array:
-    """(rows, T, ...) as (N, ...)."""
+    """(rows, T, ...) as (N, ...), from each token's first place."""
     return x.reshape(-1, *x.shape[2:])[packing.real]
 
 
-# Each is the other's transpose, as no place comes twice. Autodiff would add up row by row.
-_spread.defvjp(lambda x, packing: (_spread(x, packing), packing), lambda packing, d: (_gathered(d, packing), None))
-_gathered.defvjp(
-    lambda x, packing: (_gathered(x, packing), packing), lambda packing, d: (_spread(d, packing), None)
-)
+def _summed(x: jax.Array, packing: Packing) -> jax.Array:
+    """(rows, T, ...) as (N, ...), over all places of a token."""
+    first = _gathered(x, packing)
+    if packing.again is None:
+        return first
+    return first + jnp.take(x.reshape(-1, *x.shape[2:]), packing.again, axis=0, mode="fill", fill_value=0)
+
+
+# Transposes are gathers too, as a token has two places at most. Autodiff would add up row by row.
+for forth, back in ((_placed, _gathered), (_gathered, _placed), (_spread, _summed)):
+    forth.defvjp(
+        lambda x, packing, forth=forth: (forth(x, packing), packing),
+        lambda packing, d, back=back: (back(d, packing), None),
+    )
 
 
 # --- On CPU ------------------------------------------------------------------------------------------------------

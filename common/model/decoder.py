@@ -93,7 +93,7 @@ class Decoder(nnx.Module):
         B, T = tokens.shape
         P = 0 if after is None else after[0][1].shape[2]
         if isinstance(tree, Packing):
-            positions = tree.positions(T)
+            positions = tree.positions(B * T).reshape(B, T)
         else:
             positions = (
                 jnp.broadcast_to(P + jnp.arange(T), (B, T)) if tree is None else jnp.asarray(tree.positions)
@@ -187,8 +187,8 @@ def hidden(
     """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
     so no mask is taken.
 
-    tree: how the tokens of a row hang together where they are not one text. Packed texts are one row, without
-        `after`.
+    tree: how the tokens of a row hang together where they are not one text. Packed texts are without `after`, and
+        rows without meaning: those of tokens (B, T) follow each other.
     after: a cache of one row and length P, which holds what all rows go on from.
     remat: what of each layer is computed again in the backward pass, to save memory.
     """

@@ -15,17 +15,44 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from common import runtime
+from common.buckets import KEPT_LOGITS, LOGITS
 from common.config import ModelConfig
 from common.model.decoder import Params, head_of, unembed
-
-LOGITS = {"cpu": 2**25, "accelerator": 2**28}
-"""Logits that may exist at one time. On accelerators 1 GiB, or 2048 positions of a vocabulary of 131,072; on CPU,
-where large products are no faster, an eighth."""
 
 
 def logits_at_once() -> int:
     """Those of `LOGITS` for this machine."""
-    return LOGITS["accelerator" if runtime.on_accelerator() else "cpu"]
+    return _here(LOGITS)
+
+
+def _here(sizes: dict[str, int]) -> int:
+    return sizes["accelerator" if runtime.on_accelerator() else "cpu"]
+
+
+@jax.custom_vjp
+def target_logps(logits: Float[Array, "A V"], targets: Int[Array, " A"]) -> Float[Array, " A"]:
+    """log p(target) of each row of `logits`, without writing those of all tokens.
+
+    Its derivative by hand, 1 at the target less the softmax, is one pass over the logits; autodiff first writes
+    the ones among zeros, then sums them up and subtracts.
+    """
+    return _target_logps(logits, targets)[0]
+
+
+def _target_logps(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any]:
+    top = logits.max(axis=1, keepdims=True)
+    total = jnp.log(jnp.exp(logits - top).sum(axis=1, keepdims=True))
+    own = jnp.take_along_axis(logits, targets[:, None], axis=1)
+    return (own - top - total)[:, 0], (logits, top + total, targets)
+
+
+def _target_logps_backward(kept: Any, by: jax.Array) -> tuple[jax.Array, None]:
+    logits, total, targets = kept
+    at_target = jnp.arange(logits.shape[1]) == targets[:, None]
+    return by[:, None] * (at_target - jnp.exp(logits - total)), None
+
+
+target_logps.defvjp(_target_logps, _target_logps_backward)
 
 
 def token_logps_reference(
@@ -45,13 +72,16 @@ def token_logps(
 ) -> Float[Array, " A"]:
     """log p(target) in float32 at each position, `chunk` positions at a time (default: as `LOGITS` allows).
 
-    Logits of a chunk are recomputed in the backward pass, so memory stays at (chunk, V).
+    Where they are more than `KEPT_LOGITS`, logits of a chunk are recomputed in the backward pass, so that memory
+    stays at (chunk, V).
     """
     chunk = chunk or max(1, logits_at_once() // config.vocab_size)
     count = h.shape[0]
     if count <= chunk:
         return token_logps_reference(params, config, h, targets)
-    one = jax.checkpoint(lambda pair: token_logps_reference(params, config, *pair))
+    one = lambda pair: target_logps(unembed(params, config, pair[0]), pair[1])
+    if count * config.vocab_size > _here(KEPT_LOGITS):
+        one = jax.checkpoint(one)
     return jax.lax.map(one, (_cut(h, chunk), _cut(targets, chunk))).reshape(-1)[:count]
 
 
@@ -70,7 +100,7 @@ def weighted_logps(
         return jnp.sum(weight * token_logps_reference(params, config, h, targets))
 
     def one(head: Params, h: jax.Array, targets: jax.Array, weight: jax.Array) -> jax.Array:
-        return jnp.sum(weight * token_logps_reference(head, config, h, targets))
+        return jnp.sum(weight * target_logps(unembed(head, config, h), targets))
 
     @jax.custom_vjp
     def total(head: Params, h: jax.Array, targets: jax.Array, weight: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, power_of_
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Cache, Params, Tree, count_params, head_of, hidden, prefill, unembed
-from common.model.losses import logits_at_once
+from common.model.losses import logits_at_once, target_logps
 from common.model.sharding import ROWS, fetch, place_data
 from common.sample.numbers import numbers
 
@@ -300,11 +300,16 @@ def _states(
 def _head(
     head: Params, config: ModelConfig, greedy: bool, h: Float[Array, "A D"], targets: Int[Array, " A"]
 ) -> tuple[Float[Array, " A"], Bool[Array, " A"]]:
-    """Log-probabilities of `targets`, and whether each is the likeliest token: all False unless `greedy`, as that
-    takes another look at the logits."""
-    logps = jax.nn.log_softmax(unembed(head, config, h))
-    likeliest = jnp.argmax(logps, axis=1) == targets if greedy else jnp.zeros(targets.shape, bool)
-    return jnp.take_along_axis(logps, targets[:, None], axis=1)[:, 0], likeliest
+    """Log-probabilities of `targets`, and whether each is the likeliest token, of equals the first: all False
+    unless `greedy`, as that takes another look at the logits."""
+    logits = unembed(head, config, h)
+    if not greedy:
+        return target_logps(logits, targets), jnp.zeros(targets.shape, bool)
+    # XLA on CPU takes twice as long for argmax.
+    best = logits == logits.max(axis=1, keepdims=True)
+    before = jnp.any(best & (jnp.arange(logits.shape[1]) < targets[:, None]), axis=1)
+    likeliest = jnp.take_along_axis(best, targets[:, None], axis=1)[:, 0] & ~before
+    return target_logps(logits, targets), likeliest
 
 
 def all_logps(params: Params, config: ModelConfig, tokens: Int[Array | np.ndarray, " T"]) -> Float[Array, "T V"]:

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer
+from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, in_common
 from common.config import TrainConfig
 
-PARTS = 8
-"""Of all positions of a micro-batch, those that are computed and those of answers are rounded up to parts of an
-eighth."""
+READ, LEARNED = 16, 8
+"""Of all positions of a micro-batch, those that are computed are rounded up to sixteenths and those of answers to
+eighths: in GSM8K sixteenths for both would be half as many programs again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,17 @@ class MicroBatch(NamedTuple):
     """A part of an optimizer update: what `answer_loss` takes.
 
     All rows go on from the tokens of `prefix`. `real` are the positions in the flattened rows x T that have to be
-    computed, all different, and some of padding where their number is rounded up; None: all. `places` are those
-    whose next token is predicted, `targets` these tokens, `weight` their examples' weights, 0 for padding. By
-    `total` the sum of losses is divided: the weights of the whole update, or the number of its examples with
-    `TrainConfig.sum_loss`.
+    computed, all different, and some of padding where their number is rounded up; None: all. What is computed at
+    one of them stands also at its place in `again`, or nowhere else where that is rows * T; None: for all of them.
+    `places` are those whose next token is predicted, `targets` these tokens, `weight` their examples' weights, 0
+    for padding. By `total` the sum of losses is divided: the weights of the whole update, or the number of its
+    examples with `TrainConfig.sum_loss`.
     """
 
     prefix: Int[np.ndarray, "1 P"]
     tokens: Int[np.ndarray, "rows T"]
     real: Int[np.ndarray, " N"] | None
+    again: Int[np.ndarray, " N"] | None
     places: Int[np.ndarray, " A"]
     targets: Int[np.ndarray, " A"]
     weight: Float[np.ndarray, " A"]
@@ -86,15 +88,22 @@ def epoch_plan(lengths: Sequence[int], settings: TrainConfig, epoch: int) -> lis
 
 
 def collate(
-    examples: Sequence[Encoded], settings: TrainConfig, pad_id: int, prefix: Sequence[int] = ()
+    examples: Sequence[Encoded],
+    settings: TrainConfig,
+    pad_id: int,
+    prefix: Sequence[int] = (),
+    *,
+    twins: bool = False,
 ) -> list[MicroBatch]:
     """One update in right-padded micro-batches; missing rows of the last one are padding with weight zero. All
-    prompts begin with `prefix`, and go on."""
+    prompts begin with `prefix`, and go on. With `twins`, what examples 2 i and 2 i + 1 both begin with is computed
+    once; micro-batches are then of an even number of rows."""
     rows = min(settings.micro_batch_size, settings.batch_size)
     weights = sum(e.weight * _answer_length(e) for e in examples)
     total = np.array(len(examples) if settings.sum_loss else max(weights, 1.0), np.float32)
     return [
-        _micro_batch(examples[i : i + rows], rows, pad_id, total, prefix) for i in range(0, len(examples), rows)
+        _micro_batch(examples[i : i + rows], rows, pad_id, total, prefix, twins)
+        for i in range(0, len(examples), rows)
     ]
 
 
@@ -104,30 +113,42 @@ def _answer_length(example: Encoded) -> int:
 
 
 def _micro_batch(
-    examples: Sequence[Encoded], rows: int, pad_id: int, total: np.ndarray, prefix: Sequence[int]
+    examples: Sequence[Encoded], rows: int, pad_id: int, total: np.ndarray, prefix: Sequence[int], twins: bool
 ) -> MicroBatch:
     T = rounded(max(len(e.tokens) for e in examples), len(prefix))
-    part = -(-rows * T // PARTS)
-    A = max(1, -(-sum(map(_answer_length, examples)) // part)) * part
+    A = _up(max(1, sum(map(_answer_length, examples))), rows * T, LEARNED)
     tokens = np.full((rows, T), pad_id, np.int32)
-    read = np.zeros((rows, T), bool)
+    order = np.ones((rows, T), int)  # 0: what is read, 1: padding, 2: what is read in another row
+    again = np.full((rows, T), rows * T, np.int32)
     places, targets = np.zeros((2, A), np.int32)
     weight = np.zeros(A, np.float32)
     filled = 0
     for row, example in enumerate(examples):
         ids, answer = np.array(example.tokens[len(prefix) :]), _answer_length(example)
         tokens[row, : len(ids)] = ids
-        read[row, : len(ids) - 1] = True  # the last token is predicted alone
+        order[row, : len(ids) - 1] = 0  # the last token is predicted alone
         learned = slice(filled, filled + answer)
         places[learned] = row * T + np.arange(len(ids) - answer - 1, len(ids) - 1)
         targets[learned] = ids[len(ids) - answer :]
         weight[learned] = example.weight
         filled += answer
-    count = -(-int(read.sum()) // part) * part
-    real = np.argsort(~read.reshape(-1), kind="stable")[:count].astype(np.int32)
-    if count == read.size and not prefix:
+    for row in range(1, len(examples), 2) if twins else ():
+        same = in_common([example.tokens[len(prefix) : -1] for example in examples[row - 1 : row + 1]])
+        order[row, :same] = 2
+        again[row - 1, :same] = row * T + np.arange(same)
+    count = min(_up(int((order == 0).sum()), rows * T, READ), rows * T)
+    real = np.argsort(order, axis=None, kind="stable")[:count].astype(np.int32)
+    again[np.isin(again, real)] = rows * T  # there is no padding left: read twice after all
+    if count == rows * T and not prefix:
         real = None  # nothing is spared, and to pack them costs a tenth of a small model's time
-    return MicroBatch(np.array([prefix], np.int32), tokens, real, places, targets, weight, total)
+    second = again.reshape(-1)[real] if twins and real is not None else None
+    return MicroBatch(np.array([prefix], np.int32), tokens, real, second, places, targets, weight, total)
+
+
+def _up(count: int, of: int, parts: int) -> int:
+    """`count` rounded up to whole parts of `of`."""
+    part = -(-of // parts)
+    return -(-count // part) * part
 
 
 def plan(

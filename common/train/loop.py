@@ -10,6 +10,7 @@ student retrained each round never compiles again.
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -61,10 +62,12 @@ def hidden_at_places(
 ) -> Float[Array, "A D"]:
     """Final hidden states of a micro-batch from which its targets are predicted; its prefix is read once."""
     if part.real is not None:
-        packing = Packing.of(part.real, *part.tokens.shape)
-        tokens = jnp.concatenate([part.prefix[0], part.tokens.reshape(-1)[part.real]])[None]
+        packing = Packing.of(part.real, part.again, *part.tokens.shape)
+        tokens = jnp.concatenate([part.prefix[0], part.tokens.reshape(-1)[part.real]])
+        # XLA on CPU takes an eighth longer for one long row.
+        tokens = tokens.reshape(math.gcd(16, tokens.size), -1)
         h = hidden(params, config, tokens, packing, dtype=dtype, remat=remat)
-        return h[0][part.prefix.size + packing.slots.reshape(-1)[part.places]]
+        return h.reshape(-1, h.shape[-1])[part.prefix.size + packing.slots.reshape(-1)[part.places]]
     begun = prefill(params, config, part.prefix, dtype=dtype, remat=remat) if part.prefix.size else None
     h = hidden(params, config, part.tokens, after=begun, dtype=dtype, remat=remat)
     return h.reshape(-1, h.shape[-1])[part.places]
@@ -301,7 +304,7 @@ def optimise(
             rate = learning_rate(settings, step, steps)
             # One long row could not be split over devices.
             packed = lambda part: mesh is None and (large or part.prefix.size)
-            parts = [part if packed(part) else part._replace(real=None) for part in parts]
+            parts = [part if packed(part) else part._replace(real=None, again=None) for part in parts]
             parts = sharding.place_data(parts, trained, sharding.ROWS)
             trained, state, measured = update(trained, state, parts, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))

@@ -135,13 +135,14 @@ def _check(pairs: Sequence[Preference], config: ModelConfig) -> None:
 class PairBatch(NamedTuple):
     """A part of an update of P pairs: what `pair_loss` takes.
 
-    The chosen answer of a pair is in the row before the rejected one; the first six are those of
+    The chosen answer of a pair is in the row before the rejected one; the first seven are those of
     `common.train.data.MicroBatch`. The `share` of a pair is 1 / pairs of the update, or 0 for padding.
     """
 
     prefix: Int[Array | np.ndarray, "1 S"]
     tokens: Int[Array | np.ndarray, "2*P T"]
     real: Int[Array | np.ndarray, " N"] | None
+    again: Int[Array | np.ndarray, " N"] | None
     places: Int[Array | np.ndarray, " A"]
     targets: Int[Array | np.ndarray, " A"]
     weight: Float[Array | np.ndarray, " A"]
@@ -170,12 +171,12 @@ def collate_pairs(
     # A pair is two rows.
     twice = dataclasses.replace(settings, batch_size=2 * settings.batch_size, micro_batch_size=2 * rows)
     parts = []
-    for number, part in enumerate(collate(examples, twice, pad_id, prefix)):
+    for number, part in enumerate(collate(examples, twice, pad_id, prefix, twins=True)):
         known = reference[number * rows : (number + 1) * rows]
         # Pairs that are padding keep the share 0, and so count for nothing.
         logps, share = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32)
         logps[: len(known)], share[: len(known)] = known, 1 / len(pairs)
-        parts.append(PairBatch(*part[:6], logps, share, np.array(beta, np.float32)))
+        parts.append(PairBatch(*part[:7], logps, share, np.array(beta, np.float32)))
     return parts
 
 

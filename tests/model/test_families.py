@@ -337,25 +337,28 @@ def test_sampling_agrees_with_a_full_forward_pass_a_token(name):
         np.testing.assert_allclose(completion.logps, wanted.logps, atol=1e-4)
 
 
-@pytest.mark.parametrize("shared", [0, 4])
+@pytest.mark.parametrize(("shared", "same"), [(0, 0), (4, 0), (0, 5), (4, 3)])
 @pytest.mark.parametrize("name", ["llama_1", "gpt2", "gpt_oss", "gemma2", "mixtral", "cohere2", "falcon_1"])
-def test_packed_texts_compute_what_they_do_alone(name, shared):
-    """Also with learned positions, windows, sinks, caps, experts and key heads for several query heads."""
+def test_packed_texts_compute_what_they_do_alone(name, shared, same):
+    """Also with learned positions, windows, sinks, caps, experts and key heads for several query heads; `shared`
+    tokens are what all texts go on from, and `same` ones behind them are computed for the first text alone."""
     config, params, tokens, _ = _load(name)
     counts, (rows, width) = (tokens.shape[1] - 3, tokens.shape[1]), (2, tokens.shape[1] - shared)
     tokens = tokens[:rows].copy()
-    tokens[:, :shared] = tokens[0, :shared]
+    tokens[:, : shared + same] = tokens[0, : shared + same]
     places = np.arange(rows * width).reshape(rows, width)
-    real = np.concatenate([places[i, : count - shared] for i, count in enumerate(counts)]).astype(np.int32)
-    own = [tokens[i, shared:count] for i, count in enumerate(counts)]
-    row = np.concatenate([tokens[0, :shared], *own, [7]])[None]
-    real = np.append(real, places[0, -1]).astype(np.int32)  # padding, where their number is rounded up
-    packing = Packing.of(real, rows, width)
+    firsts = (0, same)
+    own = [places[i, firsts[i] : counts[i] - shared] for i in range(rows)]
+    real = np.concatenate([*own, places[0, -1:]]).astype(np.int32)  # padding, where their number is rounded up
+    again = np.full(len(real), rows * width, np.int32)
+    again[:same] = places[1, :same]
+    row = np.concatenate([tokens[0, :shared], tokens[:, shared:].reshape(-1)[real]])[None]
+    packing = Packing.of(real, again if same else None, rows, width)
     assert (np.asarray(packing.slots)[0, counts[0] - shared : -1] == len(real)).all()
     hidden = jax.jit(decoder.hidden, static_argnums=1, compiler_options=_quick)
     packed = np.asarray(hidden(params, config, row, packing))[0, shared:-1]
     alone = np.asarray(hidden(params, config, tokens))
-    wanted = np.concatenate([alone[i, shared:count] for i, count in enumerate(counts)])
+    wanted = np.concatenate([alone[i, shared + firsts[i] : counts[i]] for i in range(rows)])
     np.testing.assert_allclose(packed, wanted, atol=TOLERANCE)
 
 

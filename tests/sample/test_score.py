@@ -90,6 +90,16 @@ def test_the_likeliest_of_answers_that_share_a_prompt_are_those_alone(params, qu
             np.testing.assert_array_equal(likeliest, same)
 
 
+def test_of_tokens_that_are_as_likely_the_first_is_the_likeliest():
+    """As greedy decoding chooses."""
+    head = np.zeros((16, 50), np.float32)
+    head[:, [7, 9]] = 1
+    h, targets = jnp.ones((3, 16)), jnp.array([7, 9, 3])
+    logps, likeliest = score._head({"head": jnp.array(head)}, CONFIG, True, h, targets)
+    assert likeliest.tolist() == [True, False, False]
+    np.testing.assert_allclose(logps[:2], -np.log(2), atol=1e-5)
+
+
 def test_many_answers_to_one_prompt_are_cut_into_rows(params, monkeypatch):
     rng = np.random.default_rng(3)
     ids = lambda count: rng.integers(0, 50, count).tolist()

@@ -144,6 +144,31 @@ def test_loss_and_gradients_equal_the_plain_form(params, pairs, quick_jit, norma
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
 
 
+@pytest.mark.parametrize("spare", [0, 20], ids=["whole", "padded"])
+def test_what_a_pair_begins_with_is_computed_once_for_the_same_gradients(params, quick_jit, spare):
+    """The prompt, and what both answers begin with; without padding to round up by, some of it twice after all."""
+    prompts = [tuple(range(1, 41)), tuple(range(2, 40))]
+    pairs = [
+        Preference(prompts[0], (5, *range(7, 30)), (5, *range(8, 31 - spare))),
+        Preference(prompts[1], tuple(range(9, 35 - spare)), tuple(range(10, 36))),
+    ]
+    reference = np.random.default_rng(0).normal(-9, 3, (2, 2)).astype(np.float32)
+    settings = dataclasses.replace(SETTINGS, batch_size=2, micro_batch_size=2)
+    [part] = collate_pairs(pairs, reference, settings, 0, 0.3, False)
+    assert part.tokens.shape == (4, 64)
+    part_of_all = part.tokens.size // 16
+    apart = sum(len(p.prompt) + len(answer) - 1 for p in pairs for answer in (p.chosen, p.rejected))
+    assert len(part.real) == -(-(apart - 41 - 38) // part_of_all) * part_of_all
+    # Of every position read twice there is no other place, and of no place two.
+    again = part.again[part.again < part.tokens.size]
+    assert len(set(again)) == len(again)
+    assert not set(again) & set(part.real)
+    run = quick_jit(jax.value_and_grad(lambda p, part: pair_loss(p, CONFIG, part, dtype=jnp.float32)[0]))
+    plain = run(params, part._replace(real=None, again=None))
+    for a, b in zip(jax.tree.leaves(run(params, part)), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+
+
 @pytest.mark.parametrize("adapters", [None, LORA], ids=["full", "adapters"])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_training_starts_at_log_two_and_learns_to_prefer(params, pairs, adapters, normalise):

@@ -11,6 +11,7 @@ import pytest
 
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
+from common.model import losses
 from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference, weighted_logps
 from common.train import loop, state
@@ -42,7 +43,9 @@ def some_examples(count=11, seed=0):
     ]
 
 
-def test_chunked_log_probabilities_and_gradients_equal_the_reference(params):
+@pytest.mark.parametrize("kept", [0, 2**20], ids=["recomputed", "kept"])
+def test_chunked_log_probabilities_and_gradients_equal_the_reference(params, monkeypatch, kept):
+    monkeypatch.setitem(losses.KEPT_LOGITS, "cpu", kept)
     h = jax.random.normal(jax.random.key(1), (37, 32))
     targets = jax.random.randint(jax.random.key(2), (37,), 0, 64)
     chunked = lambda p, h: token_logps(p, CONFIG, h, targets, chunk=8).sum()
