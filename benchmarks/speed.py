@@ -29,6 +29,7 @@ sets that `--data` holds. The last line is JSON.
 import argparse
 import copy
 import dataclasses
+import itertools
 import json
 import pathlib
 import platform
@@ -113,8 +114,8 @@ class Setting:
         return [2 + token % (self.config.vocab_size - 2) for token in found]
 
     def rows(self, row: str, file: str) -> list[dict]:
-        lines = (self.data / file).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines[: ROWS[row][self.place]]]
+        with (self.data / file).open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in itertools.islice(lines, ROWS[row][self.place])]
 
     def fresh(self, lora: bool = False) -> Any:
         """A copy of PyTorch's model to be trained, since TRL puts a head of its own into what it is given."""

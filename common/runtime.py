@@ -63,6 +63,11 @@ def on_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
+def here(sizes: dict[str, int]) -> int:
+    """Of sizes on "cpu" and on an "accelerator" the one that counts on this machine."""
+    return sizes["accelerator" if on_accelerator() else "cpu"]
+
+
 def compute_dtype() -> "np.dtype":
     """bfloat16 on accelerators; float32 on CPU, where bfloat16 is emulated and slower."""
     import jax.numpy as jnp

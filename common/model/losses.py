@@ -22,11 +22,7 @@ from common.model.decoder import Params, head_of, unembed
 
 def logits_at_once() -> int:
     """Those of `LOGITS` for this machine."""
-    return _here(LOGITS)
-
-
-def _here(sizes: dict[str, int]) -> int:
-    return sizes["accelerator" if runtime.on_accelerator() else "cpu"]
+    return runtime.here(LOGITS)
 
 
 @jax.custom_vjp
@@ -80,7 +76,7 @@ def token_logps(
     if count <= chunk:
         return token_logps_reference(params, config, h, targets)
     one = lambda pair: target_logps(unembed(params, config, pair[0]), pair[1])
-    if count * config.vocab_size > _here(KEPT_LOGITS):
+    if count * config.vocab_size > runtime.here(KEPT_LOGITS):
         one = jax.checkpoint(one)
     return jax.lax.map(one, (_cut(h, chunk), _cut(targets, chunk))).reshape(-1)[:count]
 

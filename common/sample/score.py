@@ -168,7 +168,7 @@ def _through_head(
     """
     found = [(np.zeros(len(own), np.float32), np.zeros(len(own), bool)) for own in targets]
     # A power of two, so that the rows of a mesh divide it.
-    size = 1 << (max(1, min(_here(POSITIONS), logits_at_once() // config.vocab_size)).bit_length() - 1)
+    size = 1 << (max(1, min(runtime.here(POSITIONS), logits_at_once() // config.vocab_size)).bit_length() - 1)
     head, spans = head_of(params, config), []
     chosen, rows = np.zeros(size, np.int32), np.zeros((size, config.hidden_size), dtype)
 
@@ -219,16 +219,12 @@ def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
             )
 
 
-def _here(sizes: dict[str, int]) -> int:
-    return sizes["accelerator" if runtime.on_accelerator() else "cpu"]
-
-
 def _batches(lengths: Sequence[int], most: int, params: Params) -> Iterator[tuple[list[int], int, int]]:
     """Places of equal lengths, and the batch's shape: rows, of which there are at most so many, and length.
 
     All rows also for a last, smaller batch: it compiles nothing new, and no row depends on how many there are.
     """
-    tokens = _here(TOKENS if count_params(params) <= LARGE else TOKENS | {"cpu": TOKENS["cpu"] // 2})
+    tokens = runtime.here(TOKENS if count_params(params) <= LARGE else TOKENS | {"cpu": TOKENS["cpu"] // 2})
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     for length, alike in itertools.groupby(order, lengths.__getitem__):
         places, size = list(alike), min(most, 1 << max(0, (tokens // length).bit_length() - 1))

@@ -20,7 +20,7 @@ from common.config import TrainConfig
 
 READ, LEARNED = 16, 8
 """Of all positions of a micro-batch, those that are computed are rounded up to sixteenths and those of answers to
-eighths: in GSM8K sixteenths for both would be half as many programs again."""
+eighths: with sixteenths for both GSM8K has 43 programs instead of 35."""
 
 
 @dataclasses.dataclass(frozen=True)
