@@ -214,7 +214,7 @@ def dpo(setting: Setting) -> Work:
     def trl() -> None:
         peers.trl_preferred(setting.fresh(), setting.config.vocab_size, pairs, size, RATE)
 
-    # Of the reference a forward pass; what an answer is preferred to could share its prompt in both.
+    # Of the reference a forward pass; a pair's prompt is read once.
     forward = sum(setting.shape.text(len(p.prompt), [len(p.chosen), len(p.rejected)]) for p in pairs)
     tokens = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
     return Work({"seedloop": ours, "TRL": trl}, tokens, 4 * forward)

@@ -179,12 +179,12 @@ def training(
     kept = {"none": layer, "full": tokens * D * size, "dots": products}[remat] * c.num_layers
     own = 2 if settings.param_dtype == "bfloat16" and not settings.lora else 4
     moments = {"adamw": 8, "lion": 4, "rmsprop": 4, "adafactor": 0}[settings.optimizer]
-    # Half of all positions are predicted, by a wide margin: prompts are not learned.
-    learned = min(tokens, max(tokens // 2, 1), max(1, LOGITS[device] // c.vocab_size))
-    logits = 3.0 * learned * c.vocab_size
-    if pairs and LOGITS[device] < tokens * c.vocab_size:
-        # Of pairs most may be; all that are kept lie beside those of a part of them.
-        logits = max(logits, 2.0 * learned * c.vocab_size + min(tokens * c.vocab_size, KEPT_LOGITS[device]))
+    # Half of all positions are predicted, by a wide margin, as prompts are not learned; of pairs all may be.
+    predicted = tokens if pairs else max(tokens // 2, 1)
+    logits = 3.0 * min(predicted, max(1, LOGITS[device] // c.vocab_size)) * c.vocab_size
+    if pairs and LOGITS[device] < predicted * c.vocab_size:
+        # Those of one part lie beside all that are kept.
+        logits += min(predicted * c.vocab_size, KEPT_LOGITS[device])
     parts = {
         "weights": float(model.parameters * size) if settings.lora else 0.0,
         "adapters" if settings.lora else "trained weights": float(own * trained),

@@ -209,3 +209,31 @@ def test_memory_is_kept_only_where_there_is_plenty_and_the_plan_says_so(big, mon
         assert kept == expected
         told = lines_of([need], room=int(times * need.total))[0][1]
         assert ("held for speed" in told) == bool(expected)
+
+
+@pytest.mark.parametrize(("rows", "cap"), [(2, None), (8, None), (8, 30.0)], ids=["one part", "kept", "capped"])
+def test_what_a_preference_loss_holds_is_planned(rows, cap):
+    """By what the compiler sets aside for the gradients: with one part of logits, with several that are kept, and
+    with several that are computed again."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from common.config import ModelConfig
+    from common.model.decoder import abstract_params, count_params
+    from common.train.loop import gradients
+    from common.train.preference import Preference, collate_pairs, pair_loss
+
+    config = ModelConfig("gemma2", 32768, 64, 128, 2, 2, 2, 32, 512, tied_head=True, logit_cap=cap)
+    pair = Preference(tuple(range(8)), tuple(range(9, 257)), tuple(range(10, 258)))
+    settings = TrainConfig(batch_size=rows, micro_batch_size=rows, remat="none")
+    [part] = collate_pairs([pair] * rows, np.zeros((rows, 2), np.float32), settings, 0, 0.1, False)
+    params = abstract_params(config)
+    lowered = gradients.lower(
+        *(params, part, None),
+        **{"config": config, "dtype": jnp.dtype("float32"), "remat": "none", "objective": pair_loss, "mesh": None},
+    )
+    held = lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).memory_analysis()
+    need = training(Model("pairs", config, count_params(params)), settings, 256, pairs=True)
+    planned = sum(need.parts[name] for name in ("activations", "logits", "gradients"))
+    found = held.temp_size_in_bytes + held.output_size_in_bytes
+    assert 0.4 * planned < found < 1.05 * planned, f"{found / 1e9:.2f} GB of {planned / 1e9:.2f}"

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens from hidden states, without keeping logits of the whole vocabulary.
+"""Log-probabilities of chosen tokens from hidden states, with no more logits at a time than there is room for.
 
     logps = token_logps(params, config, h, targets)        # h (A, D), targets (A,) -> (A,)
     total = weighted_logps(params, config, h, targets, weight)
@@ -39,13 +39,14 @@ def _target_logps(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any
     top = logits.max(axis=1, keepdims=True)
     total = jnp.log(jnp.exp(logits - top).sum(axis=1, keepdims=True))
     own = jnp.take_along_axis(logits, targets[:, None], axis=1)
-    return (own - top - total)[:, 0], (logits, top + total, targets)
+    return (own - top - total)[:, 0], (logits, top, total, targets)
 
 
 def _target_logps_backward(kept: Any, by: jax.Array) -> tuple[jax.Array, None]:
-    logits, total, targets = kept
+    logits, top, total, targets = kept
     at_target = jnp.arange(logits.shape[1]) == targets[:, None]
-    return by[:, None] * (at_target - jnp.exp(logits - total)), None
+    # One after the other: their sum would be rounded at the size of the largest logit.
+    return by[:, None] * (at_target - jnp.exp(logits - top - total)), None
 
 
 target_logps.defvjp(_target_logps, _target_logps_backward)
@@ -68,15 +69,15 @@ def token_logps(
 ) -> Float[Array, " A"]:
     """log p(target) in float32 at each position, `chunk` positions at a time (default: as `LOGITS` allows).
 
-    Where they are more than `KEPT_LOGITS`, logits of a chunk are recomputed in the backward pass, so that memory
-    stays at (chunk, V).
+    Where they are more than `KEPT_LOGITS`, or have a cap, whose derivative asks for three times as much again,
+    logits of a chunk are recomputed in the backward pass, so that memory stays at (chunk, V).
     """
     chunk = chunk or max(1, logits_at_once() // config.vocab_size)
     count = h.shape[0]
     if count <= chunk:
         return token_logps_reference(params, config, h, targets)
     one = lambda pair: target_logps(unembed(params, config, pair[0]), pair[1])
-    if count * config.vocab_size > runtime.here(KEPT_LOGITS):
+    if count * config.vocab_size > runtime.here(KEPT_LOGITS) or config.logit_cap is not None:
         one = jax.checkpoint(one)
     return jax.lax.map(one, (_cut(h, chunk), _cut(targets, chunk))).reshape(-1)[:count]
 

@@ -97,7 +97,7 @@ def collate(
 ) -> list[MicroBatch]:
     """One update in right-padded micro-batches; missing rows of the last one are padding with weight zero. All
     prompts begin with `prefix`, and go on. With `twins`, what examples 2 i and 2 i + 1 both begin with is computed
-    once; micro-batches are then of an even number of rows."""
+    once, as far as positions are spared by it; micro-batches are then of an even number of rows."""
     rows = min(settings.micro_batch_size, settings.batch_size)
     weights = sum(e.weight * _answer_length(e) for e in examples)
     total = np.array(len(examples) if settings.sum_loss else max(weights, 1.0), np.float32)
@@ -140,7 +140,7 @@ def _micro_batch(
     real = np.argsort(order, axis=None, kind="stable")[:count].astype(np.int32)
     again[np.isin(again, real)] = rows * T  # there is no padding left: read twice after all
     if count == rows * T and not prefix:
-        real = None  # nothing is spared, and to pack them costs a tenth of a small model's time
+        real = None  # nothing is spared
     second = again.reshape(-1)[real] if twins and real is not None else None
     return MicroBatch(np.array([prefix], np.int32), tokens, real, second, places, targets, weight, total)
 

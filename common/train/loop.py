@@ -64,7 +64,7 @@ def hidden_at_places(
     if part.real is not None:
         packing = Packing.of(part.real, part.again, *part.tokens.shape)
         tokens = jnp.concatenate([part.prefix[0], part.tokens.reshape(-1)[part.real]])
-        # XLA on CPU takes an eighth longer for one long row.
+        # Into 16 rows where they divide it: XLA on CPU takes an eighth longer for one.
         tokens = tokens.reshape(math.gcd(16, tokens.size), -1)
         h = hidden(params, config, tokens, packing, dtype=dtype, remat=remat)
         return h.reshape(-1, h.shape[-1])[part.prefix.size + packing.slots.reshape(-1)[part.places]]
@@ -302,7 +302,7 @@ def optimise(
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
         for step, parts in enumerate(bar, start=first):
             rate = learning_rate(settings, step, steps)
-            # One long row could not be split over devices.
+            # Rows of packed texts could not be split over devices.
             packed = lambda part: mesh is None and (large or part.prefix.size)
             parts = [part if packed(part) else part._replace(real=None, again=None) for part in parts]
             parts = sharding.place_data(parts, trained, sharding.ROWS)

@@ -147,10 +147,10 @@ def test_loss_and_gradients_equal_the_plain_form(params, pairs, quick_jit, norma
 @pytest.mark.parametrize("spare", [0, 20], ids=["whole", "padded"])
 def test_what_a_pair_begins_with_is_computed_once_for_the_same_gradients(params, quick_jit, spare):
     """The prompt, and what both answers begin with; without padding to round up by, some of it twice after all."""
-    prompts = [tuple(range(1, 41)), tuple(range(2, 40))]
+    prompts = [tuple(range(1, 41)), tuple(range(2, 36))]
     pairs = [
         Preference(prompts[0], (5, *range(7, 30)), (5, *range(8, 31 - spare))),
-        Preference(prompts[1], tuple(range(9, 35 - spare)), tuple(range(10, 36))),
+        Preference(prompts[1], tuple(range(9, 39 - spare)), tuple(range(10, 40))),
     ]
     reference = np.random.default_rng(0).normal(-9, 3, (2, 2)).astype(np.float32)
     settings = dataclasses.replace(SETTINGS, batch_size=2, micro_batch_size=2)
@@ -158,15 +158,41 @@ def test_what_a_pair_begins_with_is_computed_once_for_the_same_gradients(params,
     assert part.tokens.shape == (4, 64)
     part_of_all = part.tokens.size // 16
     apart = sum(len(p.prompt) + len(answer) - 1 for p in pairs for answer in (p.chosen, p.rejected))
-    assert len(part.real) == -(-(apart - 41 - 38) // part_of_all) * part_of_all
+    assert len(part.real) == -(-(apart - 41 - 34) // part_of_all) * part_of_all
     # Of every position read twice there is no other place, and of no place two.
     again = part.again[part.again < part.tokens.size]
     assert len(set(again)) == len(again)
+    assert (len(again) < 41 + 34) == (spare == 0)
     assert not set(again) & set(part.real)
     run = quick_jit(jax.value_and_grad(lambda p, part: pair_loss(p, CONFIG, part, dtype=jnp.float32)[0]))
     plain = run(params, part._replace(real=None, again=None))
     for a, b in zip(jax.tree.leaves(run(params, part)), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+
+
+@pytest.mark.parametrize(("name", "remat"), [("gpt_oss", "none"), ("gemma2", "full"), ("mixtral", "dots")])
+def test_pairs_are_packed_for_the_same_gradients_in_other_families(fixtures, quick_jit, name, remat):
+    """With windows and sinks, caps, and experts; behind a prefix, and with answers that begin alike."""
+    config = hf.load_config(fixtures / "families" / name)
+    params = hf.load_params(fixtures / "families" / name, config)
+    rng = np.random.default_rng(2)
+    ids = lambda count: tuple(rng.integers(1, config.vocab_size, count).tolist())
+    prefix, start = ids(8), ids(2)
+    pairs = [
+        Preference((*prefix, *ids(count)), (*start, *ids(5)), (*start, *ids(other)))
+        for count, other in ((1, 7), (9, 1), (4, 5))
+    ]
+    reference = rng.normal(-9, 3, (3, 2)).astype(np.float32)
+    settings = dataclasses.replace(SETTINGS, batch_size=3, micro_batch_size=2)
+    packed = collate_pairs(pairs, reference, settings, 0, 0.3, False, prefix)
+    assert all((part.again < part.tokens.size).any() for part in packed)
+    plain = [
+        part._replace(real=None, again=None) for part in collate_pairs(pairs, reference, settings, 0, 0.3, False)
+    ]
+    loss = lambda p, parts: sum(pair_loss(p, config, x, dtype=jnp.float32, remat=remat)[0] for x in parts)
+    run = quick_jit(jax.value_and_grad(loss))
+    for a, b in zip(*(jax.tree.leaves(run(params, parts)) for parts in (packed, plain)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, float(np.abs(b).max())))
 
 
 @pytest.mark.parametrize("adapters", [None, LORA], ids=["full", "adapters"])
