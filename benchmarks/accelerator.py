@@ -1,4 +1,4 @@
-"""All figures of one GPU or TPU by one command of about ten minutes: training, DPO, sampling, scoring.
+"""How fast one GPU or TPU trains, samples and scores, by one command of about ten minutes.
 
     python benchmarks/accelerator.py                   # on an accelerator: shapes of 8B, 1.5B and 0.5B
     python benchmarks/accelerator.py --small           # on CPU: the same rows at a shape of 2M, to try the program
@@ -13,8 +13,10 @@ Rows, of random weights in bfloat16 (float32 on CPU):
 
 A rate is real tokens a second; `mfu` the share of the device's data sheet (bfloat16, dense). A token counts 6 FLOP
 a weight in training all weights, 4 with adapters alone, as frozen weights have no gradient, 2 where it is only
-read; and attention 4 x layers x heads x head size for each token it looks at, in the same proportion. Recomputing
-does not count. A row that does not fit is told, and the next one goes on. The last line is JSON.
+read, those of the head for answers alone; and attention 4 x layers x heads x head size for each token it looks at,
+in the same proportion. A pair's prompt counts once, and recomputing does not. There is no peer on the other side,
+and whole rounds and first steps are not timed. A row that does not fit is told, and the next one goes on. The last
+line is JSON.
 """
 
 import argparse
@@ -74,14 +76,13 @@ class Row:
         }
 
 
-def flop(config: ModelConfig, tokens: int, seen: float, a_weight: int) -> float:
-    """FLOP of `tokens` that look at `seen` others each on average, at `a_weight` FLOP a weight. The embedding is a
-    look-up; the head is counted, tied or not."""
-    weights = count_params(abstract_params(config))
-    if not config.tied_head:
-        weights -= config.vocab_size * config.hidden_size
+def flop(config: ModelConfig, tokens: int, heads: int, seen: float, a_weight: int) -> float:
+    """FLOP of `tokens` that look at `seen` others each on average, at `a_weight` FLOP a weight, and of logits of
+    `heads` of them. The embedding is a look-up."""
+    head = config.vocab_size * config.hidden_size
+    weights = count_params(abstract_params(config)) - head * (1 if config.tied_head else 2)
     attention = 4 * config.num_layers * config.num_heads * config.head_dim * seen
-    return tokens * (a_weight * weights + a_weight / 2 * attention)
+    return tokens * (a_weight * weights + a_weight / 2 * attention) + heads * a_weight * head
 
 
 def timed(run: Callable[[], Any]) -> float:
@@ -104,7 +105,8 @@ def sft(shape: str, rows: int, length: int, lora: LoraConfig | None) -> Row:
     settings = TrainConfig(batch_size=rows, max_length=length, lora=lora)
     seconds = timed(lambda: fine_tune(params, config, examples, settings, pad_id=0, steps=UPDATES))
     tokens = UPDATES * rows * length
-    return Row(tokens, seconds, flop(config, tokens, length / 2, 6 if lora is None else 4))
+    learned = tokens - UPDATES * rows * (length // 2)
+    return Row(tokens, seconds, flop(config, tokens, learned, length / 2, 6 if lora is None else 4))
 
 
 def dpo(shape: str, rows: int, length: int) -> Row:
@@ -121,9 +123,11 @@ def dpo(shape: str, rows: int, length: int) -> Row:
         reference = reference_logps(params, config, pairs)
         return prefer(params, config, pairs, reference, settings, pad_id=0, steps=UPDATES)
 
-    tokens = 2 * rows * length
-    work = UPDATES * flop(config, tokens, length / 2, 4) + flop(config, tokens, length / 2, 2)
-    return Row(UPDATES * tokens, timed(run), work)
+    answers = 2 * rows * (length - half)
+    # Tokens of a prompt look at fewer others than those of the answers behind it.
+    seen = (rows * half * half / 2 + answers * (half + length) / 2) / (rows * half + answers)
+    work = [flop(config, rows * half + answers, answers, seen, a_weight) for a_weight in (4, 2)]
+    return Row(UPDATES * 2 * rows * length, timed(run), UPDATES * work[0] + work[1])
 
 
 def options(shape: str, count: int, context: int, ending: int) -> Row:
@@ -135,7 +139,7 @@ def options(shape: str, count: int, context: int, ending: int) -> Row:
     ]
     tokens = count * (context + 4 * ending)
     seconds = timed(lambda: score_shared(params, config, groups))
-    return Row(tokens, seconds, flop(config, tokens, (context + ending) / 2, 2))
+    return Row(tokens, seconds, flop(config, tokens, 4 * count * ending, (context + ending) / 2, 2))
 
 
 def decoding(shape: str, slots: int, prompt: int, new: int) -> dict[str, float | None]:
