@@ -182,9 +182,9 @@ def training(
     # Half of all positions are predicted, by a wide margin, as prompts are not learned; of pairs all may be.
     predicted = tokens if pairs else max(tokens // 2, 1)
     logits = 3.0 * min(predicted, max(1, LOGITS[device] // c.vocab_size)) * c.vocab_size
-    if pairs and LOGITS[device] < predicted * c.vocab_size:
-        # Those of one part lie beside all that are kept.
-        logits += min(predicted * c.vocab_size, KEPT_LOGITS[device])
+    kept_logits = min(predicted * c.vocab_size, KEPT_LOGITS[device])
+    if pairs and LOGITS[device] < kept_logits:
+        logits += kept_logits  # beside those of one part; on accelerators more than one part is computed again
     parts = {
         "weights": float(model.parameters * size) if settings.lora else 0.0,
         "adapters" if settings.lora else "trained weights": float(own * trained),

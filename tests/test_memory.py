@@ -1,5 +1,6 @@
 """The memory plan: sizes from shapes alone, and what is said where a run cannot fit."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -237,3 +238,11 @@ def test_what_a_preference_loss_holds_is_planned(rows, cap):
     planned = sum(need.parts[name] for name in ("activations", "logits", "gradients"))
     found = held.temp_size_in_bytes + held.output_size_in_bytes
     assert 0.4 * planned < found < 1.05 * planned, f"{found / 1e9:.2f} GB of {planned / 1e9:.2f}"
+
+
+def test_an_accelerator_keeps_no_logits_beyond_one_part(big):
+    """Of answers to pairs as of other texts: what does not fit at once is computed again there."""
+    settings = TrainConfig(batch_size=64, micro_batch_size=64)
+    wide = dataclasses.replace(big, config=dataclasses.replace(big.config, vocab_size=2**17))
+    needs = [training(wide, settings, 1024, device="accelerator", pairs=pairs) for pairs in (False, True)]
+    assert needs[0].parts["logits"] == needs[1].parts["logits"] == 3 * 4 * 2**28
