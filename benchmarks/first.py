@@ -2,11 +2,15 @@
 
     python benchmarks/first.py                                   # the embedded student
     python benchmarks/first.py --model /path/to/smollm2 --batch 8
+    python benchmarks/first.py --python /path/to/environment/bin/python
 
 A step is one update on a batch of the embedded arithmetic's answers (`train`), or the answers to as many of its
 questions, 16 tokens each (`answer`). Every figure is of a process of its own, from its start to its end, loading
 of libraries and of the model included: seedloop with an empty cache of compiled programs, seedloop with what that
 left in it, and a plain loop of PyTorch or `generate`. Needs torch. The last line is JSON.
+
+Where torch is installed, transformers loads it whoever asks, for more than two seconds. `--python` names the
+interpreter of an environment with what requirements.txt lists alone, which seedloop's side then runs in.
 """
 
 import argparse
@@ -19,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 HERE = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
@@ -56,7 +61,6 @@ def theirs(step: str, model: str, rows: list[dict]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from common.model import checkpoint
-    from common.train.data import Encoded
 
     folder = checkpoint.resolve(model)
     tokenizer, loaded = (
@@ -70,7 +74,10 @@ def theirs(step: str, model: str, rows: list[dict]) -> None:
     prompts = [ids(chat(row)) for row in rows]
     if step == "train":
         answers = [[*ids(row["answer"]), tokenizer.eos_token_id] for row in rows]
-        examples = [Encoded((*p, *a), len(p)) for p, a in zip(prompts, answers, strict=True)]
+        examples = [
+            types.SimpleNamespace(tokens=(*p, *a), prompt_length=len(p))
+            for p, a in zip(prompts, answers, strict=True)
+        ]
         peers.trained(loaded, examples, len(rows), RATE)
     else:
         peers.generated(loaded, prompts, [[TOKENS]] * len(rows), len(rows), do_sample=False)
@@ -78,7 +85,8 @@ def theirs(step: str, model: str, rows: list[dict]) -> None:
 
 def seconds(side: str, step: str, args: argparse.Namespace, cache: str) -> float:
     """Of a process that does one step, until it ends."""
-    command = [sys.executable, __file__, "--child", side, "--step", step, "--batch", str(args.batch)]
+    python = sys.executable if side == "PyTorch" else args.python
+    command = [python, __file__, "--child", side, "--step", step, "--batch", str(args.batch)]
     command += ["--model", args.model]
     began = time.perf_counter()
     # What it has said by then is its own affair.
@@ -90,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded:student", help="a folder; default: the embedded student")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--python", default=sys.executable, help="of seedloop's side; default: this one")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--step", choices=("train", "answer"), help=argparse.SUPPRESS)

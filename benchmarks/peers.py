@@ -1,16 +1,20 @@
 """The other side of the tables of speed: PyTorch, transformers, TRL and PEFT, with the settings that their pages
-recommend, in float32 on CPU. TRL is loaded by what needs it: `first.py` counts the seconds."""
+recommend, in float32 on CPU. TRL is loaded by what needs it and nothing of ours: `first.py` counts seconds."""
+
+from __future__ import annotations
 
 import statistics
 import tempfile
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
 
-from common.train.data import Encoded
-from common.train.preference import Preference
+if TYPE_CHECKING:
+    from common.train.data import Encoded
+    from common.train.preference import Preference
 
 PAD = 0
 
