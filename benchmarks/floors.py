@@ -6,8 +6,10 @@ seconds that any program could take in float32.
     seconds = shape.flops(tokens=100, pairs=5050, heads=20) / machine.flops
 
 Arithmetic counts products of matrices alone, at the rate of the best of two libraries on shapes that suit it, on
-tokens without padding. Norms, activations, softmax and the optimizer come on top of it in every program. Of memory
-only what decoding reads of its cache is counted, as weights can be shared by any number of rows.
+tokens without padding. Norms, activations, softmax and the optimizer come on top of it in every program. What is
+written a token at a time is at the best rate of products of no more rows than there are texts. Of memory only what
+decoding reads of its cache is counted, as weights can be shared by any number of rows; it comes on top, since a
+layer's products wait for what its attention has read.
 """
 
 import dataclasses
@@ -23,6 +25,8 @@ from common.config import ModelConfig
 
 PRODUCTS = [(3072, 192, 512), (768, 576, 1536), (1024, 1024, 1024), (2048, 2048, 2048)]
 """Rows, inner and columns: of training small models, of a model of 135M, and two that suit any library."""
+DECODED = [(192, 512), (576, 1536), (1024, 4096)]
+"""Inner and columns of products of few rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +36,32 @@ class Machine:
     flops: float
     bandwidth: float
 
+    def decoding(self, rows: int) -> float:
+        """Products a second of at most so many rows, by the better library and with either factor in front."""
+        shapes = [(rows, *shape) for shape in DECODED] + [(columns, inner, rows) for inner, columns in DECODED]
+        return min(self.flops, max(map(_rate, shapes)))
+
 
 def measured() -> Machine:
     """The best of ten of each product, by XLA and by PyTorch."""
-    random = np.random.default_rng(0)
-    product = jax.jit(jnp.matmul)
-    best = 0.0
-    for rows, inner, columns in PRODUCTS:
-        a, b = (random.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (inner, columns)))
-        ours, theirs = (jnp.array(a), jnp.array(b)), (torch.tensor(a), torch.tensor(b))
-        for run in (lambda x=ours: jax.block_until_ready(product(*x)), lambda x=theirs: torch.matmul(*x)):
-            best = max(best, 2 * rows * inner * columns / _fastest(run))
     row, matrix = jnp.ones((1, 4096)), jnp.ones((4096, 65536))
-    read = _fastest(lambda: jax.block_until_ready(product(row, matrix)))
-    return Machine(best, matrix.nbytes / read)
+    read = _fastest(lambda: jax.block_until_ready(_product(row, matrix)))
+    return Machine(max(map(_rate, PRODUCTS)), matrix.nbytes / read)
+
+
+_product = jax.jit(jnp.matmul)
+
+
+def _rate(shape: tuple[int, int, int]) -> float:
+    """Operations a second of a product of this shape, by the faster library."""
+    (rows, inner, columns), random = shape, np.random.default_rng(0)
+    a, b = (random.normal(size=size).astype(np.float32) for size in ((rows, inner), (inner, columns)))
+    ours, theirs = (jnp.array(a), jnp.array(b)), (torch.tensor(a), torch.tensor(b))
+    seconds = (
+        _fastest(lambda: jax.block_until_ready(_product(*ours))),
+        _fastest(lambda: torch.matmul(*theirs)),
+    )
+    return 2 * rows * inner * columns / min(seconds)
 
 
 def _fastest(run: Callable[[], object]) -> float:

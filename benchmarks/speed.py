@@ -22,7 +22,7 @@ folder. Samples and answers end where they are told to, so that both sides do th
 both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then
 `--repeats` times. `floor` is what the products of matrices alone would take, on tokens without padding and with
 what prompts have in common read once, at the best rate that either library reached on this machine just before,
-or, where that is more, to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data
+and to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data
 sets that `--data` holds. The last line is JSON.
 """
 
@@ -78,7 +78,7 @@ ROWS = {
     "task": (512, 256, 64),
     "dpo": (64, 32, 8),
     "greedy": (1000, 500, 100),
-    "sample": (32, 16, 8),
+    "sample": (64, 32, 16),
     "options": (200, 100, 32),
 }
 """Examples of a row of the table, for 3m, 14m and larger models."""
@@ -88,6 +88,8 @@ ASK = (
     "Question: {}\nClass:"
 )
 RANK, RATE = 16, 1e-4
+MANY = 128
+"""Rows of a product beyond which it gets no faster."""
 
 
 class Setting:
@@ -126,12 +128,15 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A row of the table: what each side runs, the tokens that count, the products and bytes that it needs at
-    least, and of trainings the positions computed for a token, padding included, here and in PyTorch."""
+    """A row of the table: what each side runs, the tokens that count, and what it needs at least: products, those of
+    texts that are written a token at a time and how many texts there are, bytes of their cache. Of trainings also the
+    positions computed for a token, padding included, here and in PyTorch."""
 
     sides: dict[str, Callable[[], Any]]
     tokens: int
     flops: float
+    decoded: float = 0.0
+    texts: int = 0
     bytes: float = 0.0
     padding: tuple[float, float] | None = None
 
@@ -258,10 +263,17 @@ def _answered(
         return peers.generated(setting.torch, prompts, limits, rows, do_sample=do_sample, **sampling)
 
     # Tokens that all prompts begin with are read once.
-    flops = sum(setting.shape.text(len(p), own) for p, own in zip(prompts, limits, strict=True))
+    prefilled = [setting.shape.text(len(p), []) for p in prompts]
     again = setting.shape.text(shared, []) * (len(prompts) - 1)
-    bytes_read = sum(setting.shape.read(len(p), own) for p, own in zip(prompts, limits, strict=True))
-    return Work({"seedloop": ours, "generate": theirs}, sum(map(sum, limits)), flops - again, bytes_read)
+    whole = sum(setting.shape.text(len(p), own) for p, own in zip(prompts, limits, strict=True))
+    return Work(
+        {"seedloop": ours, "generate": theirs},
+        sum(map(sum, limits)),
+        sum(prefilled) - again,
+        decoded=whole - sum(prefilled),
+        texts=sum(map(len, limits)),
+        bytes=sum(setting.shape.read(len(p), own) for p, own in zip(prompts, limits, strict=True)),
+    )
 
 
 def options(setting: Setting) -> Work:
@@ -313,9 +325,15 @@ def measure(name: str, setting: Setting, machine: floors.Machine, repeats: int) 
         "seconds": {key: sorted(round(s, 3) for s in own) for key, own in seconds.items()},
         "cold": dict(zip(work.sides, (round(s, 2) for s in cold), strict=True)),
         "tokens": work.tokens,
-        "floor": round(max(work.flops / machine.flops, work.bytes / machine.bandwidth), 3),
+        "floor": round(floor(work, machine), 3),
         "padding": work.padding and [round(ratio, 3) for ratio in work.padding],
     }
+
+
+def floor(work: Work, machine: floors.Machine) -> float:
+    """Seconds that no program could undercut, one part after the other."""
+    written = work.decoded / machine.decoding(min(work.texts, MANY)) if work.texts else 0.0
+    return work.flops / machine.flops + written + work.bytes / machine.bandwidth
 
 
 def lines(size: str, row: dict) -> list[str]:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 PREFIX = 16
 """What prompts begin with is read once for all of them in multiples of so many tokens."""
 SLOTS, MANY_SLOTS, FEW_SLOTS = 32, 128, 8
-"""Samples that decode together: on CPU; there for many short answers, and on an accelerator, where a step takes
-about as long for many as for one; on CPU for the last ones."""
-SHORT_ANSWER = 32
-"""Most tokens of a short answer."""
+"""Samples that decode together: on CPU; there where they are many, and on an accelerator, where a step takes about
+as long for many as for one; on CPU at least, for the last ones."""
 SMALL_MODEL = 2_000_000
 """Parameters up to which to compile programs for more shapes takes longer than they spare."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}
@@ -62,10 +60,7 @@ def in_common(texts: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(most) if first[i] != last[i]), most)
 
 
-def many_slots_up_to(parameters: int, token_bytes: int, answer: int) -> int:
-    """On CPU: tokens of a prompt and its answer up to which `MANY_SLOTS` samples decode together, for answers of
-    at most `answer` tokens and a cache of `token_bytes` a token; 0 where they never do. A step takes as long for
-    the last sample as for all, and the more of the cache it reads, the less is gained by many."""
-    if parameters <= SMALL_MODEL or answer > SHORT_ANSWER:
-        return 0
-    return min(192, int(1.5e9 / (MANY_SLOTS * token_bytes)))
+def many_slots_up_to(parameters: int, token_bytes: int) -> int:
+    """On CPU: tokens of a prompt and its answer up to which `MANY_SLOTS` samples decode together, with a cache of
+    `token_bytes` a token: as many as take about a gigabyte if all are that long; 0 where they never do."""
+    return 0 if parameters <= SMALL_MODEL else int(1.1e9 / (MANY_SLOTS * token_bytes))

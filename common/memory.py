@@ -132,7 +132,7 @@ def sampling(
     c, size = model.config, _size(device)
     length, count = prompt + answer, SLOTS if device == "cpu" else MANY_SLOTS
     shapes = [(count, bucket(min(length, c.max_positions), 128))]
-    if device == "cpu" and (most := many_slots_up_to(model.parameters, c.cached * size, answer)):
+    if device == "cpu" and (most := many_slots_up_to(model.parameters, c.cached * size)):
         count = MANY_SLOTS  # of the shorter texts
         shapes.append((count, bucket(min(length, most, c.max_positions), 128)))
     # While it grows, and while prompts are copied into it, an old one lies beside the new.

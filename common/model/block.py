@@ -15,10 +15,11 @@ from common.config import ModelConfig
 from common.model import moe
 from common.model.attention import Packing, attention, cached_attention, packed_attention
 from common.model.norms import BIASED, WEIGHTLESS, norm
-from common.model.rope import rotate
+from common.model.pages import Looking, paged_attention, write
+from common.model.rope import Turns, rotate
 
 KeysValues = tuple[Float[Array, "B _ K H"], Float[Array, "B _ K H"]]
-LayerCache = tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]]
+LayerCache = tuple[Float[Array, "rows K H S"], Float[Array, "rows K S H"]]
 
 
 def matrix(key: jax.Array, *shape: int) -> nnx.Param:
@@ -117,14 +118,14 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        angles: Float[Array, "B T half"] | None,
+        turns: Turns | None,
         mask: Bool[Array, "#B 1 T S"] | Packing | None,
         after: tuple[Float[Array, "1 K H P"], Float[Array, "1 K P H"]] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """The layer over whole sequences, causal where `mask` is None or they are packed; beside its output its
         keys and values. `after`: a cache of one row, whose keys and values stand before those of every row."""
         h = self._normed("norm1", x)
-        q, k, v = self._qkv(h, angles)
+        q, k, v = self._qkv(h, turns)
         if isinstance(mask, Packing):
             return self._finish(x, h, packed_attention(q, k, v, mask, self.window, **self._scores())), (k, v)
         if after is not None:
@@ -138,14 +139,18 @@ class Block(nnx.Module):
     def decode(
         self,
         x: Float[Array, "B T D"],
-        angles: Float[Array, "B T half"] | None,
+        turns: Turns | None,
         cache: LayerCache,
         positions: Int[Array, "B T"],
-        mask: Bool[Array, "B 1 T S"],
+        mask: Bool[Array, "B 1 T S"] | Looking,
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
-        """The layer over new tokens at `positions`: its output, and its cache with their keys and values."""
+        """The layer over new tokens at `positions`: its output, and its cache with their keys and values: a row
+        for each of x, or pages where the mask is what they look at."""
         h = self._normed("norm1", x)
-        q, k, v = self._qkv(h, angles)
+        q, k, v = self._qkv(h, turns)
+        if isinstance(mask, Looking):
+            cache = write(cache, k, v, mask)
+            return self._finish(x, h, paged_attention(q, *cache, mask, **self._scores())), cache
         rows = jnp.arange(x.shape[0])[:, None]
         keys = cache[0].at[rows, :, :, positions].set(k)
         values = cache[1].at[rows, :, positions].set(v)
@@ -158,15 +163,15 @@ class Block(nnx.Module):
     def _normed(self, name: str, x: jax.Array) -> jax.Array:
         return normed(self, name, x, self.config) if name in self.config.norms else x
 
-    def _qkv(self, h: jax.Array, angles: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _qkv(self, h: jax.Array, turns: Turns | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         config = self.config
         q, k, v = (self._project(h, name) for name in "qkv")
         if config.qkv_clip is not None:
             q, k, v = (jnp.clip(y, -config.qkv_clip, config.qkv_clip) for y in (q, k, v))
         if config.qk_norm != "none":
             q, k = self._qk_normed("q_norm", q), self._qk_normed("k_norm", k)
-        if self.rope is not None and angles is not None:
-            q, k = rotate(q, angles, self.rope), rotate(k, angles, self.rope)
+        if self.rope is not None and turns is not None:
+            q, k = rotate(q, turns, self.rope), rotate(k, turns, self.rope)
         return q, k, v
 
     def _qk_normed(self, name: str, x: jax.Array) -> jax.Array:

@@ -29,8 +29,9 @@ from jaxtyping import Array, Float, Int
 from common.config import ModelConfig, Remat, Rope
 from common.model.attention import Packing, attention_mask, tree_mask
 from common.model.block import Block, KeysValues, matrix, norm_params, normed
+from common.model.pages import PAGE, Pages
 from common.model.remat import recomputing
-from common.model.rope import frequencies
+from common.model.rope import Turns, turns_of
 
 Params = dict[str, Any]
 PerToken = Int[Array | np.ndarray, "B T"]
@@ -98,7 +99,7 @@ class Decoder(nnx.Module):
             positions = (
                 jnp.broadcast_to(P + jnp.arange(T), (B, T)) if tree is None else jnp.asarray(tree.positions)
             )
-        angles = self._angles(positions)
+        turns = self._turns(positions)
         windows = {block.window for block in self.layers}
         masks: dict[int, Any]
         if isinstance(tree, Packing):
@@ -112,30 +113,38 @@ class Decoder(nnx.Module):
         run = recomputing(remat)
         x, made = self._embedded(tokens, positions, dtype), []
         for block, *before in zip(self.layers, *([] if after is None else [after]), strict=True):
-            x, keys_and_values = run(block, x, angles[block.rope], masks[block.window], *before)
+            x, keys_and_values = run(block, x, turns[block.rope], masks[block.window], *before)
             made.append(keys_and_values)
         return normed(self, "norm", x, self.config), made
 
     def decode(
-        self, cache: Cache, tokens: PerToken, positions: PerToken, *, dtype: Any = jnp.float32
+        self,
+        cache: Cache,
+        tokens: PerToken,
+        positions: PerToken,
+        pages: Pages | None = None,
+        *,
+        dtype: Any = jnp.float32,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """See the function `decode`."""
         positions = jnp.asarray(positions)
-        angles = self._angles(positions)
-        S = cache[0][1].shape[2]
-        masks = {w: attention_mask(positions, S, w) for w in {block.window for block in self.layers}}
+        turns = self._turns(positions)
+        windows = {block.window for block in self.layers}
+        masks: dict[int, Any]
+        if pages is None:
+            masks = {w: attention_mask(positions, cache[0][1].shape[2], w) for w in windows}
+        else:
+            masks = {w: pages.look(positions[:, 0], w) for w in windows}
         x, extended = self._embedded(tokens, positions, dtype), []
         for block, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = block.decode(x, angles[block.rope], layer_cache, positions, masks[block.window])
+            x, layer_cache = block.decode(x, turns[block.rope], layer_cache, positions, masks[block.window])
             extended.append(layer_cache)
         return normed(self, "norm", x, self.config), extended
 
-    def _angles(self, positions: PerToken) -> dict[Rope | None, Float[Array, "B T half"] | None]:
+    def _turns(self, positions: PerToken) -> dict[Rope | None, Turns | None]:
         """By the layers' kinds of rotary embedding, how far each position is turned."""
-        head_dim = self.config.head_dim
-        at = jnp.asarray(positions)[..., None]
-        turned = lambda rope: None if rope is None else at * frequencies(rope, head_dim)
-        return {rope: turned(rope) for rope in {block.rope for block in self.layers}}
+        ropes = {block.rope for block in self.layers}
+        return {rope: rope and turns_of(positions, rope, self.config.head_dim) for rope in ropes}
 
     def _embedded(self, tokens: PerToken, positions: PerToken, dtype: Any) -> Float[Array, "B T D"]:
         config = self.config
@@ -215,14 +224,16 @@ def decode(
     cache: Cache,
     tokens: PerToken,
     positions: PerToken,
+    pages: Pages | None = None,
     *,
     dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """Hidden states of new `tokens` at per-row `positions`, reading and extending the cache.
 
-    Rows are independent: each writes at its own positions.
+    Rows are independent: each writes at its own positions. With `pages` the cache is in pages, which are these
+    rows', and each row reads one token.
     """
-    return module(params, config).decode(cache, tokens, positions, dtype=dtype)
+    return module(params, config).decode(cache, tokens, positions, pages, dtype=dtype)
 
 
 def head_of(params: Params, config: ModelConfig) -> dict[str, jax.Array]:
@@ -266,6 +277,25 @@ def grow_cache(cache: Cache, length: int) -> Cache:
     more = length - cache[0][1].shape[2]
     last, third = ((0, 0), (0, 0), (0, 0), (0, more)), ((0, 0), (0, 0), (0, more), (0, 0))
     return [(jnp.pad(keys, last), jnp.pad(values, third)) for keys, values in cache]
+
+
+def copy_to_pages(cache: Cache, source: Cache, rows: Int[Array, " R"], to: Int[Array, "R n"]) -> Cache:
+    """Write each of `rows` of `source`, a cache of n * `PAGE` tokens, into the pages `to` of `cache`.
+
+    Where `to` is no page of `cache`, nothing is written.
+    """
+    (R, n), flat, copied = to.shape, to.reshape(-1), []
+    for (keys, values), (new_keys, new_values) in zip(cache, source, strict=True):
+        K, H = keys.shape[1:3]
+        new_keys = new_keys[rows].reshape(R, K, H, n, PAGE).transpose(0, 3, 1, 2, 4)
+        new_values = new_values[rows].reshape(R, K, n, PAGE, H).transpose(0, 2, 1, 3, 4)
+        copied.append(
+            (
+                keys.at[flat].set(new_keys.reshape(-1, K, H, PAGE), mode="drop"),
+                values.at[flat].set(new_values.reshape(-1, K, PAGE, H), mode="drop"),
+            )
+        )
+    return copied
 
 
 def copy_rows(cache: Cache, source: Cache, rows: Int[Array, " P"], to: Int[Array, " P"]) -> Cache:

@@ -1,17 +1,40 @@
 """Rotary position embeddings in all the forms of `common.config.Rope`.
 
-angles = positions[..., None] * frequencies(rope, config.head_dim)
-q = rotate(q, angles, rope)
+turns = turns_of(positions, rope, config.head_dim)
+q = rotate(q, turns, rope)
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from common import runtime
 from common.config import Rope, RopeScaling
+
+
+class Turns(NamedTuple):
+    """How far the numbers of a head are turned at each position, by cosine and sine."""
+
+    cos: Float[Array, "B T half"]
+    sin: Float[Array, "B T half"]
+
+
+def turns_of(positions: Int[Array | np.ndarray, "B T"], rope: Rope, head_dim: int) -> Turns:
+    """The cosine and sine of each position times each frequency, in float32."""
+    angles = jnp.asarray(positions)[..., None] * frequencies(rope, head_dim)
+    both = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    if rope.scaling and rope.scaling.attention_factor != 1:
+        both = both * rope.scaling.attention_factor
+    if not runtime.on_accelerator():
+        # XLA on CPU would compute them anew in every layer for every head, longer than it takes to turn them, and
+        # knows of no barrier. A product it computes once; that with the unit matrix is exact.
+        both = both @ jnp.eye(both.shape[-1], dtype=both.dtype)
+    cos, sin = jnp.split(both, 2, axis=-1)
+    return Turns(cos, sin)
 
 
 def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
@@ -51,13 +74,11 @@ def _yarn_kept(scaling: RopeScaling, theta: float, size: int) -> np.ndarray:
     return 1 - np.clip((np.arange(size // 2) - low) / (high - low), 0.0, 1.0)
 
 
-def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "B T half"], rope: Rope) -> jax.Array:
+def rotate(x: Float[Array, "B T N H"], turns: Turns, rope: Rope) -> jax.Array:
     """Rotate pairs of numbers of every head, in float32: (i, i + half), or neighbours where `rope` says so."""
     part = x[..., : rope.size].astype(jnp.float32)
     x1, x2 = (part[..., ::2], part[..., 1::2]) if rope.interleaved else jnp.split(part, 2, axis=-1)
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    if rope.scaling and rope.scaling.attention_factor != 1:
-        cos, sin = cos * rope.scaling.attention_factor, sin * rope.scaling.attention_factor
+    cos, sin = turns.cos[:, :, None], turns.sin[:, :, None]
     first, second = x1 * cos - x2 * sin, x2 * cos + x1 * sin
     if rope.interleaved:
         turned = jnp.stack([first, second], axis=-1).reshape(part.shape)

@@ -29,8 +29,9 @@ from common.model.decoder import Cache, Params, copy_rows, decode, empty_cache, 
 from common.model.sharding import CACHE, ROWS, fetch, place_data
 from common.model.tokenizer import Tokenizer
 from common.progress import progress_bar
+from common.sample.cache import SHORTEST_CACHE
 from common.sample.numbers import numbers
-from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt, check
+from common.sample.sampler import Completion, Prompt, check
 
 BATCH = 8
 """Prompts searched together and yielded at one time. Fixed, so that a run that was killed goes on with the

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int
 from common.buckets import bucket
 from common.config import ModelConfig, SampleConfig
 from common.model.decoder import Params, hidden, unembed
+from common.sample.cache import SHORTEST_CACHE
 from common.sample.choose import key_data
-from common.sample.sampler import SHORTEST_CACHE, Completion, Prompt
+from common.sample.sampler import Completion, Prompt
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -38,25 +38,15 @@ from common.buckets import (
 )
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
-from common.model.decoder import (
-    Cache,
-    Params,
-    copy_rows,
-    count_params,
-    decode,
-    empty_cache,
-    grow_cache,
-    prefill,
-    unembed,
-)
+from common.model.decoder import Cache, Params, count_params, decode, grow_cache, prefill, unembed
+from common.model.pages import PAGE, Pages
 from common.model.sharding import CACHE, ROWS, data_shardings, fetch, mesh_of, place_data
+from common.sample.cache import PagedCache, RowCache, SlotCache
 from common.sample.choose import choose, key_data, uniform
 from common.sample.numbers import numbers
 
-SHORTEST_CACHE = 128
-"""Smallest compiled length of the cache. Finer steps would save little time and cost a compilation each."""
 LONG_REST = 48
-"""Fewest tokens that the last samples may still get for a program of `FEW_SLOTS` to be worth it."""
+"""Fewest tokens that the last samples may still get for a program of fewer than `SLOTS` to be worth it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,22 +121,19 @@ class Sampler:
             check(prompt, self.config, f"prompt {index}")
         results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
         queue, slots = _Queue(prompts), _Slots(self.slots or self._width(prompts))
-        longest = max((len(prompt.tokens) for prompt in prompts), default=0)
-        length = bucket(longest + self.block, SHORTEST_CACHE)
-        cache = empty_cache(self.config, slots.count, length, dtype=self.dtype)
-        cache = place_data(cache, self._params, CACHE)
+        cache = self._cache(prompts, slots.count)
         while queue.waiting or slots.live.any():
             if slots.live.sum() <= slots.few(queue.waiting):
-                cache = self._refill(cache, slots, queue)
+                self._refill(cache, slots, queue)
             elif not queue.waiting and (fewer := self._fewer(slots)):
-                cache = _take_rows(cache, slots.narrow(fewer))
-            cache = _fit(cache, slots.reach(self.block))
+                cache.narrow(slots.narrow(fewer), slots.live)
+            pages = cache.room(slots.live, slots.rows["position"], slots.ends(self.block))
             # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
             numbers = _uniform(slots.rows["key"], steps)
             few = slots.few(queue.waiting)
-            cache, tokens, logps = _decode_block(
-                self._params, self.config, cache, slots.rows, numbers, self._eos, few, self._mesh
+            cache.arrays, tokens, logps = _decode_block(
+                self._params, self.config, cache.arrays, slots.rows, numbers, self._eos, few, pages, self._mesh
             )
             tokens, logps = fetch((tokens, logps))
             for job in slots.advance(tokens, logps, self._eos):
@@ -160,22 +147,33 @@ class Sampler:
         if runtime.on_accelerator():
             return MANY_SLOTS
         wanted = [prompt for prompt in prompts if prompt.seeds]
-        # A quarter of the slots is prefilled together.
-        few = len({tuple(prompt.tokens) for prompt in wanted}) < MANY_SLOTS // 4
-        if few or sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS:
+        if sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS:
             return SLOTS
-        limit = max(prompt.sampling.max_new_tokens for prompt in wanted)
-        most = many_slots_up_to(self._size, self.config.cached * self.dtype.itemsize, limit)
-        return MANY_SLOTS if limit + max(len(prompt.tokens) for prompt in wanted) <= most else SLOTS
+        longest = max(len(prompt.tokens) + prompt.sampling.max_new_tokens for prompt in wanted)
+        most = many_slots_up_to(self._size, self.config.cached * self.dtype.itemsize)
+        return MANY_SLOTS if longest <= most else SLOTS
+
+    def _cache(self, prompts: Sequence[Prompt], slots: int) -> SlotCache:
+        """For the first prompts, and their first tokens."""
+        ends = [
+            len(prompt.tokens) + min(self.block, prompt.sampling.max_new_tokens)
+            for prompt in prompts
+            for _ in prompt.seeds
+        ]
+        if runtime.on_accelerator() or self._mesh is not None:
+            return RowCache(self.config, slots, max(ends, default=0), self.dtype, self._params)
+        pages = np.mean([math.ceil(end / PAGE) for end in ends]) if ends else 0
+        return PagedCache(self.config, slots, math.ceil(slots * pages), self.dtype, self._params)
 
     def _fewer(self, slots: "_Slots") -> int:
         """To how many slots those samples that are left should go, when none waits any more; 0: they stay."""
         if runtime.on_accelerator() or self._mesh is not None or self._size <= SMALL_MODEL:
             return 0
-        enough = (FEW_SLOTS, SLOTS) if slots.most_left() >= LONG_REST else (SLOTS,)
-        return next((count for count in enough if slots.live.sum() <= count < slots.count), 0)
+        least = FEW_SLOTS if slots.most_left() >= LONG_REST else SLOTS
+        fewer = max(least, power_of_two(int(slots.live.sum())))
+        return fewer if fewer < slots.count else 0
 
-    def _refill(self, cache: Cache, slots: "_Slots", queue: "_Queue") -> Cache:
+    def _refill(self, cache: SlotCache, slots: "_Slots", queue: "_Queue") -> None:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
@@ -185,16 +183,17 @@ class Sampler:
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
                     queue.shared = shared
                 tokens = place_data(tokens, self._params, ROWS)
-                queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun)
+                queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun, cache.multiple)
             # A place beyond the last slot, where nothing is written: the copy has one shape however many are free.
-            rows, to = np.zeros(slots.group, np.int32), np.full(slots.group, slots.count, np.int32)
+            rows, lengths = np.zeros((2, slots.group), np.int32)
+            to = np.full(slots.group, slots.count, np.int32)
             free = np.flatnonzero(~slots.live)
             for i in range(min(len(free), len(queue.ready), slots.group)):
                 to[i] = free[i]
                 rows[i], job = queue.pop()
                 slots.start(int(free[i]), job)
-            cache = _copy_rows(cache, queue.prefilled, rows, to)
-        return cache
+                lengths[i] = len(job.prompt.tokens) - 1
+            cache.fill(queue.prefilled, rows, to, lengths)
 
 
 def check(prompt: Prompt, config: ModelConfig, name: str) -> None:
@@ -342,12 +341,10 @@ class _Slots:
         """The most tokens that a live sample may still get."""
         return int(np.max(self.rows["limit"] - self.rows["step"], where=self.live, initial=0))
 
-    def reach(self, block: int) -> int:
-        """Cache length that the next block needs."""
+    def ends(self, block: int) -> np.ndarray:
+        """Of each slot how many tokens its next block reaches up to."""
         rows = self.rows
-        return int(
-            np.max(rows["position"] + np.minimum(block, rows["limit"] - rows["step"]), where=self.live, initial=1)
-        )
+        return rows["position"] + np.minimum(block, rows["limit"] - rows["step"])
 
     def advance(self, tokens: np.ndarray, logps: np.ndarray, eos: np.ndarray) -> list[_Job]:
         """Hand the block's tokens and log-probabilities (block, B) to the samples; returns finished ones."""
@@ -371,28 +368,25 @@ class _Slots:
 # --- On the device --------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=(1, 4))
 def _prefill(
-    params: Params, config: ModelConfig, tokens: Int[Array | np.ndarray, "P T"], after: Cache | None = None
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array | np.ndarray, "P T"],
+    after: Cache | None = None,
+    multiple: int = 1,
 ) -> Cache:
-    return prefill(params, config, tokens, dtype=params["embed"].dtype, after=after)
+    """The cache of prompts, of a length that is a multiple of this."""
+    cache = prefill(params, config, tokens, dtype=params["embed"].dtype, after=after)
+    length = cache[0][1].shape[2]
+    return grow_cache(cache, length + -length % multiple)
 
 
 # A program of its own: compiled once for all models and cache lengths.
 _uniform = jax.jit(uniform)
-_copy_rows = jax.jit(copy_rows, donate_argnums=0)
-_grow = jax.jit(grow_cache, static_argnums=1)
-_take_rows = jax.jit(lambda cache, rows: jax.tree.map(lambda x: x[rows], cache))
 
 
-def _fit(cache: Cache, length: int) -> Cache:
-    """The cache, grown if it does not hold `length` tokens a row."""
-    if length <= cache[0][1].shape[2]:
-        return cache
-    return _grow(cache, bucket(length, SHORTEST_CACHE))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 7), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(1, 8), donate_argnums=2)
 def _decode_block(
     params: Params,
     config: ModelConfig,
@@ -401,6 +395,7 @@ def _decode_block(
     numbers: Float[Array, "block B"],
     eos: Int[Array, " E"],
     few: Int[Array, ""],
+    pages: Pages | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
     """Up to `block` tokens of every live row, fewer if only `few` rows are left. Tokens not sampled are -1."""
@@ -417,6 +412,7 @@ def _decode_block(
             state["cache"],
             state["token"][:, None],
             position[:, None],
+            pages,
             dtype=params["embed"].dtype,
         )
         logits = unembed(params, config, h[:, 0])

@@ -13,6 +13,7 @@ from common import buckets
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
 from common.model import decoder
+from common.sample import cache
 from common.sample import sampler as sample
 from common.sample.choose import choose, cut, draw, key_data, uniform
 from common.sample.reference import sample_reference
@@ -120,7 +121,7 @@ def _widths(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(("least", "widths"), [(1, [8, 2]), (100, [8])])
+@pytest.mark.parametrize(("least", "widths"), [(1, [8, 4, 2]), (100, [8])])
 def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
     prompts = _prompts(24, seed=1)
     want = _sampler().sample(prompts)
@@ -136,10 +137,11 @@ def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
 
 @pytest.mark.parametrize(
     ("count", "limit", "tokens", "each", "widths"),
-    [(16, 9, 5, 1, [16, 4]), (15, 9, 5, 1, [4]), (16, 10, 5, 1, [4]), (16, 9, 190, 1, [4]), (3, 9, 5, 6, [4])],
+    [(16, 9, 5, 1, [16, 4]), (15, 9, 5, 1, [4]), (16, 9, 190, 1, [4]), (3, 9, 5, 6, [16, 4])],
 )
-def test_many_short_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, each, widths):
-    for name, value in {"SLOTS": 4, "MANY_SLOTS": 16, "SMALL_MODEL": 0, "SHORT_ANSWER": 9}.items():
+def test_many_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, each, widths):
+    monkeypatch.setattr(sample, "many_slots_up_to", lambda *_: 100)
+    for name, value in {"SLOTS": 4, "MANY_SLOTS": 16, "SMALL_MODEL": 0}.items():
         monkeypatch.setattr(buckets, name, value)
         monkeypatch.setattr(sample, name, value, raising=False)
     prompts = [
@@ -322,8 +324,8 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
     _sampler().sample(prompts)
     programs = (
         sample._prefill,
-        sample._copy_rows,
-        sample._grow,
+        cache._copy_to_pages,
+        cache._more_pages,
         sample._uniform,
         sample._decode_block,
     )
@@ -335,11 +337,11 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
 def test_the_cache_is_donated():
     """Otherwise each block would copy it."""
     sampler = _sampler()
-    cache = decoder.empty_cache(CONFIG, 8, 128)
+    made = decoder.empty_cache(CONFIG, 8, 128)
     sample._decode_block(
-        sampler._params, CONFIG, cache, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
+        sampler._params, CONFIG, made, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
     )
-    assert all(part.is_deleted() for layer in cache for part in layer)
+    assert all(part.is_deleted() for layer in made for part in layer)
 
 
 def test_weights_of_its_dtype_are_used_as_they_are_and_others_converted():
