@@ -25,7 +25,6 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from common import runtime  # noqa: E402
-from common.buckets import bucket  # noqa: E402
 from common.config import ModelConfig, Rope, RopeScaling, SampleConfig  # noqa: E402
 from common.model import decoder  # noqa: E402
 from common.sample import sampler as sample  # noqa: E402
@@ -81,18 +80,18 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
     slots = sample._Slots(len(busy))
     for slot, prompt in enumerate(busy):
         slots.start(slot, sample._Job(prompt, slot, slot, 0))
-    length = bucket(slots.reach(busy[0].sampling.max_new_tokens), sample.SHORTEST_CACHE)
-    cache = decoder.empty_cache(sampler.config, slots.count, length, dtype=sampler.dtype)
+    cache = sampler._cache(busy, slots.count)
+    ends = slots.ends(busy[0].sampling.max_new_tokens)
+    pages = cache.room(slots.live, slots.rows["position"], ends)
     numbers = np.random.default_rng(0).random((sampler.block, slots.count), np.float32)
 
     def block():
-        nonlocal cache
-        cache, tokens, _ = sample._decode_block(
-            sampler._params, sampler.config, cache, slots.rows, numbers, sampler._eos, 0
+        cache.arrays, tokens, _ = sample._decode_block(
+            sampler._params, sampler.config, cache.arrays, slots.rows, numbers, sampler._eos, 0, pages
         )
         jax.block_until_ready(tokens)
 
-    return best(block, repeats) / sampler.block, sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+    return best(block, repeats) / sampler.block, sum(leaf.nbytes for leaf in jax.tree.leaves(cache.arrays))
 
 
 def measure(config: ModelConfig, args: argparse.Namespace) -> tuple[dict[str, float], float]:

@@ -128,9 +128,9 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A row of the table: what each side runs, the tokens that count, and what it needs at least: products, those of
-    texts that are written a token at a time and how many texts there are, bytes of their cache. Of trainings also the
-    positions computed for a token, padding included, here and in PyTorch."""
+    """A row of the table: what each side runs, the tokens that count, and what it needs at least: products, those
+    of texts that are written a token at a time and how many texts there are, bytes of their cache. Of trainings
+    also the positions computed for a token, padding included, here and in PyTorch."""
 
     sides: dict[str, Callable[[], Any]]
     tokens: int

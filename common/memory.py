@@ -22,6 +22,7 @@ from common.buckets import (
     KEPT_LOGITS,
     LOGITS,
     MANY_SLOTS,
+    PREFILLED,
     SHORTEST,
     SLOTS,
     SMALL_MODEL,
@@ -138,7 +139,8 @@ def sampling(
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
     cache = max(1.5 * slots * rows * c.cached * size for slots, rows in shapes)
     each = 2 * c.intermediate_size + 6 * c.hidden_size
-    prefill = max(max(1, slots // 4) * rows * (each + c.num_heads * rows) * size for slots, rows in shapes)
+    together = lambda slots, rows: min(max(1, slots // 4) * rows, max(rows, PREFILLED[device]))
+    prefill = max(together(slots, rows) * (each + c.num_heads * rows) * size for slots, rows in shapes)
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),
@@ -146,7 +148,7 @@ def sampling(
         "activations": float(prefill),
         "logits": 3.0 * count * c.vocab_size * 4,
     }
-    programs = 7 if device == "cpu" and model.parameters > SMALL_MODEL else 5  # of more slots and of fewer
+    programs = 10 if device == "cpu" and model.parameters > SMALL_MODEL else 5  # of more slots and of fewer
     forms = {"sample": programs * FORWARD} | ({"score": 2 * _lengths(1, scored) * FORWARD} if scored else {})
     return _need(stage, parts, model, device, shards, forms, FORWARD, adapted=rank > 0)
 

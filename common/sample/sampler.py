@@ -15,6 +15,7 @@ for, and where none waits any more and few are left, they go on in fewer slots. 
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from common import runtime
 from common.buckets import (
     FEW_SLOTS,
     MANY_SLOTS,
+    PREFILLED,
     PREFIX,
     SLOTS,
     SMALL_MODEL,
@@ -177,7 +179,9 @@ class Sampler:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                shared, tokens = queue.next_prompts(slots.together)
+                # The rows of a mesh are a part of all slots.
+                most = runtime.here(PREFILLED) if self._mesh is None else math.inf
+                shared, tokens = queue.next_prompts(slots.together, most)
                 if shared != queue.shared:  # prompts that have it in common follow one another
                     once = np.array([shared], np.int32)
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
@@ -265,13 +269,17 @@ class _Queue:
         self.ready: collections.deque[tuple[int, _Job]] = collections.deque()
         self.prefilled: Cache = []
 
-    def next_prompts(self, count: int) -> tuple[tuple[int, ...], np.ndarray]:
-        """What the next prompts begin with, and their other tokens (count, T), right-padded; their samples become
-        ready, by row.
+    def next_prompts(self, count: int, most: float) -> tuple[tuple[int, ...], np.ndarray]:
+        """What the next prompts begin with, and their other tokens, right-padded; their samples become ready, by
+        row. `count` rows, or a half or less of them where all would have more than `most` tokens.
 
         The last token of a prompt is left out: it is what the slot feeds first.
         """
         shared, group = self._prompts[0][0][0], []
+        same = itertools.takewhile(lambda item: item[0][0] == shared, itertools.islice(self._prompts, count))
+        lengths = [len(prompt) for (_, prompt), _ in same]
+        while count > 1 and count * max(lengths[:count]) > most:
+            count //= 2
         while self._prompts and len(group) < count and self._prompts[0][0][0] == shared:
             (_, prompt), jobs = self._prompts.popleft()
             group.append((prompt[len(shared) : -1], jobs))

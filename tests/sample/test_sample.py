@@ -167,6 +167,18 @@ def test_samples_of_one_prompt_equal_prompts_of_one_sample():
     assert len({tuple(one.tokens) for one in results[0]}) > 8
 
 
+def test_long_prompts_are_prefilled_fewer_at_a_time():
+    prompts = [Prompt([5] * (20 + i), SampleConfig(max_new_tokens=2)) for i in range(40)]
+    queue, shapes = sample._Queue(prompts), []
+    while queue.waiting:
+        shapes.append(queue.next_prompts(8, 80)[1].shape)
+        while queue.ready:
+            queue.pop()
+    assert shapes[0] == (2, 24)  # 8 of 27 tokens are more than 80, and 4 of 23; lengths are rounded up
+    assert all(rows * length <= 96 for rows, length in shapes)
+    assert {rows for rows, _ in shapes} == {2, 1}
+
+
 def test_equal_prompts_are_prefilled_once(monkeypatch):
     prefilled = []
     prefill = sample._prefill
