@@ -1,10 +1,10 @@
 """The cache of keys and values while samples are written: in pages on CPU, elsewhere with a row for each slot.
 
-    cache = PagedCache(config, slots, pages, dtype, params)    # or RowCache, with the same methods
-    cache.fill(prefilled, rows, to, lengths)               # what prompts left, into slots
-    pages = cache.room(live, positions, ends)              # for the next tokens
-    cache.arrays = ...                                     # what decoding made of cache.arrays and pages
-    cache.narrow(kept, live)                               # go on with these slots
+    cache = PagedCache(config, slots, pages, dtype, params)     # or RowCache
+    cache.fill(prefilled, rows, to, lengths)                    # what prompts left, into slots
+    pages = cache.room(live, positions, ends)                   # for the next tokens
+    cache.arrays = ...                                          # what decoding made of cache.arrays and pages
+    cache.narrow(kept, live)                                    # pages alone: go on with these slots
 
 Their size grows by the steps of `common.buckets.bucket`, each of which is a program of its own.
 """
@@ -58,10 +58,6 @@ class RowCache:
         if length > self.arrays[0][1].shape[2]:
             self.arrays = _grow(self.arrays, bucket(length, SHORTEST_CACHE))
 
-    def narrow(self, kept: np.ndarray, live: np.ndarray) -> None:
-        """Go on with the slots `kept`, of which these are live."""
-        self.arrays = _take(self.arrays, kept)
-
 
 class PagedCache:
     """As many pages for each slot as its tokens need, the first that are free. What is written has whole pages."""
@@ -100,7 +96,7 @@ class PagedCache:
         return Pages(owner, start, order, places, first)
 
     def narrow(self, kept: np.ndarray, live: np.ndarray) -> None:
-        """See `RowCache`."""
+        """Go on with the slots `kept`, of which these are live, and with their pages."""
         own = [self._own[slot] if here else [] for slot, here in zip(kept, live, strict=True)]
         moved = [page for pages in own for page in pages]
         count = bucket(len(moved), FEWEST_PAGES)

@@ -127,7 +127,7 @@ class Sampler:
         while queue.waiting or slots.live.any():
             if slots.live.sum() <= slots.few(queue.waiting):
                 self._refill(cache, slots, queue)
-            elif not queue.waiting and (fewer := self._fewer(slots)):
+            elif not queue.waiting and isinstance(cache, PagedCache) and (fewer := self._fewer(slots)):
                 cache.narrow(slots.narrow(fewer), slots.live)
             pages = cache.room(slots.live, slots.rows["position"], slots.ends(self.block))
             # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
@@ -156,7 +156,7 @@ class Sampler:
         return MANY_SLOTS if longest <= most else SLOTS
 
     def _cache(self, prompts: Sequence[Prompt], slots: int) -> SlotCache:
-        """For the first prompts, and their first tokens."""
+        """With room for first tokens: in rows behind the longest prompt, in pages behind one of mean length."""
         ends = [
             len(prompt.tokens) + min(self.block, prompt.sampling.max_new_tokens)
             for prompt in prompts
@@ -169,7 +169,7 @@ class Sampler:
 
     def _fewer(self, slots: "_Slots") -> int:
         """To how many slots those samples that are left should go, when none waits any more; 0: they stay."""
-        if runtime.on_accelerator() or self._mesh is not None or self._size <= SMALL_MODEL:
+        if self._size <= SMALL_MODEL:
             return 0
         least = FEW_SLOTS if slots.most_left() >= LONG_REST else SLOTS
         fewer = max(least, power_of_two(int(slots.live.sum())))
