@@ -7,9 +7,9 @@ seconds that any program could take in float32.
 
 Arithmetic counts products of matrices alone, at the rate of the best of two libraries on shapes that suit it, on
 tokens without padding. Norms, activations, softmax and the optimizer come on top of it in every program. What is
-written a token at a time is at the best rate of products of no more rows than there are texts. Of memory only what
-decoding reads of its cache is counted, as weights can be shared by any number of rows; it comes on top, since a
-layer's products wait for what its attention has read.
+written a token at a time is at the best rate of products of as many rows as there are texts. Of memory only what
+decoding reads of its cache is counted, of a prompt once for all its answers; weights can be shared by any number
+of rows.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Machine:
     bandwidth: float
 
     def decoding(self, rows: int) -> float:
-        """Products a second of at most so many rows, by the better library and with either factor in front."""
+        """Products a second of so many rows, by the better library and with either factor in front."""
         shapes = [(rows, *shape) for shape in DECODED] + [(columns, inner, rows) for inner, columns in DECODED]
         return min(self.flops, max(map(_rate, shapes)))
 
@@ -104,8 +104,9 @@ class Shape:
         return self.flops(tokens=prompt + sum(read), pairs=pairs, heads=sum(answers))
 
     def read(self, prompt: int, answers: Iterable[int]) -> float:
-        """Bytes of the cache that are read to write answers of these lengths behind a prompt, each by itself."""
-        return float(sum(self.cache * (prompt * count + _triangle(count)) for count in answers))
+        """Bytes of the cache that are read to write such answers behind a prompt, its own once for all."""
+        answers = list(answers)
+        return float(self.cache * (prompt * max(answers) + sum(map(_triangle, answers))))
 
 
 def _triangle(count: int) -> int:

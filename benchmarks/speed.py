@@ -21,8 +21,8 @@ A size is a Llama with random weights whose tokens are real text's, folded into 
 folder. Samples and answers end where they are told to, so that both sides do the same work; tokens are counted on
 both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then
 `--repeats` times. `floor` is what the products of matrices alone would take, on tokens without padding and with
-what prompts have in common read once, at the best rate that either library reached on this machine just before,
-and to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data
+what prompts have in common read once, at the best rate that either library reached on this machine, or, where that
+is more, to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data
 sets that `--data` holds. The last line is JSON.
 """
 
@@ -88,8 +88,6 @@ ASK = (
     "Question: {}\nClass:"
 )
 RANK, RATE = 16, 1e-4
-MANY = 128
-"""Rows of a product beyond which it gets no faster."""
 
 
 class Setting:
@@ -331,9 +329,9 @@ def measure(name: str, setting: Setting, machine: floors.Machine, repeats: int) 
 
 
 def floor(work: Work, machine: floors.Machine) -> float:
-    """Seconds that no program could undercut, one part after the other."""
-    written = work.decoded / machine.decoding(min(work.texts, MANY)) if work.texts else 0.0
-    return work.flops / machine.flops + written + work.bytes / machine.bandwidth
+    """Seconds that no program in float32 could undercut."""
+    written = work.decoded / machine.decoding(work.texts) if work.texts else 0.0
+    return max(work.flops / machine.flops + written, work.bytes / machine.bandwidth)
 
 
 def lines(size: str, row: dict) -> list[str]:

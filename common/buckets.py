@@ -6,10 +6,10 @@ from collections.abc import Sequence
 PREFIX = 16
 """What prompts begin with is read once for all of them in multiples of so many tokens."""
 SLOTS, MANY_SLOTS, FEW_SLOTS = 32, 128, 8
-"""Samples that decode together: on CPU; there where they are many, and on an accelerator, where a step takes about
-as long for many as for one; on CPU at least, for the last ones."""
-PREFILLED = {"cpu": 2**12, "accelerator": 2**16}
-"""Tokens of prompts that are prefilled together, padding included, unless one prompt has more."""
+"""Samples that decode together: on CPU; on CPU where there are many, and on an accelerator, where a step takes
+about as long for many as for one; the fewest on CPU, for the last ones."""
+PREFILLED = 2**12
+"""On CPU: tokens of prompts that are prefilled together, padding included, unless one prompt has more."""
 SMALL_MODEL = 2_000_000
 """Parameters up to which to compile programs for more shapes takes longer than they spare."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}

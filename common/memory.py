@@ -11,6 +11,7 @@ CPU weights and activations are float32, on accelerators bfloat16.
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -139,8 +140,11 @@ def sampling(
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
     cache = max(1.5 * slots * rows * c.cached * size for slots, rows in shapes)
     each = 2 * c.intermediate_size + 6 * c.hidden_size
-    together = lambda slots, rows: min(max(1, slots // 4) * rows, max(rows, PREFILLED[device]))
-    prefill = max(together(slots, rows) * (each + c.num_heads * rows) * size for slots, rows in shapes)
+    most = PREFILLED if device == "cpu" else math.inf
+    prefill = max(
+        min(max(1, slots // 4) * rows, max(rows, most)) * (each + c.num_heads * rows) * size
+        for slots, rows in shapes
+    )
     parts = {
         "weights": model.parameters * size,
         "adapters": 4.0 * model.adapters(rank),

@@ -38,7 +38,8 @@ PerToken = Int[Array | np.ndarray, "B T"]
 """Token ids or positions, also numpy's."""
 Cache = list[tuple[jax.Array, jax.Array]]
 """Keys (B, K, H, S) and values (B, K, S, H) of each layer. With the axes in this order neither product of
-decoding has to transpose the cache, which halves the time of a step."""
+decoding has to transpose the cache, which halves the time of a step. In pages (`common.model.pages`) B is their
+number and S that of a page's tokens."""
 
 
 class Tree(NamedTuple):
@@ -279,16 +280,16 @@ def grow_cache(cache: Cache, length: int) -> Cache:
     return [(jnp.pad(keys, last), jnp.pad(values, third)) for keys, values in cache]
 
 
-def copy_to_pages(cache: Cache, source: Cache, rows: Int[Array, " R"], to: Int[Array, "R n"]) -> Cache:
+def copy_to_pages(cache: Cache, source: Cache, rows: Int[Array, " P"], to: Int[Array, "P n"]) -> Cache:
     """Write each of `rows` of `source`, a cache of n * `PAGE` tokens, into the pages `to` of `cache`.
 
     Where `to` is no page of `cache`, nothing is written.
     """
-    (R, n), flat, copied = to.shape, to.reshape(-1), []
+    (count, n), flat, copied = to.shape, to.reshape(-1), []
     for (keys, values), (new_keys, new_values) in zip(cache, source, strict=True):
         K, H = keys.shape[1:3]
-        new_keys = new_keys[rows].reshape(R, K, H, n, PAGE).transpose(0, 3, 1, 2, 4)
-        new_values = new_values[rows].reshape(R, K, n, PAGE, H).transpose(0, 2, 1, 3, 4)
+        new_keys = new_keys[rows].reshape(count, K, H, n, PAGE).transpose(0, 3, 1, 2, 4)
+        new_values = new_values[rows].reshape(count, K, n, PAGE, H).transpose(0, 2, 1, 3, 4)
         copied.append(
             (
                 keys.at[flat].set(new_keys.reshape(-1, K, H, PAGE), mode="drop"),

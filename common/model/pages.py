@@ -1,5 +1,5 @@
-"""A cache in pages of a few tokens, of which each row has as many as it needs: attention reads what was written,
-and not for every row as far as the longest.
+"""A cache in pages of a few tokens, of which each row has as many as it needs, so that attention does not read for
+every row as far as the longest. P is the number of pages here.
 
     cache = empty_cache(config, P, PAGE)                           # P pages, in whichever order
     seen = pages.look(positions, window)
@@ -91,10 +91,10 @@ def paged_attention(
     a row are then weighed against each other (as by Milakov and Gimelshein 2018, arXiv 1805.02867, section 3).
     """
     (B, _, N, H), (P, K) = q.shape, keys.shape[:2]
-    scaled = q.reshape(B, K, N // K, H) * (H**-0.5 if scale is None else scale)
     # Query heads that share a key/value head stand side by side: one product serves them all.
-    queries = scaled[look.reader]
-    scores = capped(jnp.matmul(queries, keys, preferred_element_type=jnp.float32), cap)
+    queries = q.reshape(B, K, N // K, H)[look.reader]
+    scores = jnp.matmul(queries, keys, preferred_element_type=jnp.float32)
+    scores = capped(scores * (H**-0.5 if scale is None else scale), cap)
     scores = jnp.where(look.seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
     top = scores.max(axis=-1)
     weights = jnp.exp(scores - top[..., None])

@@ -17,7 +17,8 @@ from common.config import Rope, RopeScaling
 
 
 class Turns(NamedTuple):
-    """How far the numbers of a head are turned at each position, by cosine and sine."""
+    """How far the numbers of a head are turned at each position, by cosine and sine, both times the attention
+    factor of `RopeScaling` where there is one."""
 
     cos: Float[Array, "B T half"]
     sin: Float[Array, "B T half"]
@@ -54,9 +55,9 @@ def frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     if scaling.kind == "yarn":
         keep = _yarn_kept(scaling, rope.theta, size)
     else:
-        turns = scaling.original_max_positions * freq / (2 * np.pi)  # full turns within the original context
+        full = scaling.original_max_positions * freq / (2 * np.pi)  # turns within the original context
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        keep = np.clip((full - low) / (high - low), 0.0, 1.0)
     return ((1 - keep) * slow + keep * freq).astype(np.float32)
 
 

@@ -1,10 +1,10 @@
-"""The cache of keys and values while samples are written: in pages on CPU, elsewhere with a row for each slot.
+"""The cache of keys and values while samples are written: in pages on one CPU, else with a row for each slot.
 
-    cache = PagedCache(config, slots, pages, dtype, params)     # or RowCache
-    cache.fill(prefilled, rows, to, lengths)                    # what prompts left, into slots
-    pages = cache.room(live, positions, ends)                   # for the next tokens
+    cache = PagedCache(config, slots, pages, dtype, params)     # or RowCache(config, slots, tokens, dtype, params)
+    cache.fill(prefilled, rows, to, lengths, live)              # what prompts left, into slots
+    pages = cache.room(live, positions, ends)                   # for the next tokens; None for rows
     cache.arrays = ...                                          # what decoding made of cache.arrays and pages
-    cache.narrow(kept, live)                                    # pages alone: go on with these slots
+    cache.narrow(kept, live, ends)                              # pages alone: go on with these slots
 
 Their size grows by the steps of `common.buckets.bucket`, each of which is a program of its own.
 """
@@ -25,6 +25,7 @@ from common.model.sharding import CACHE, place_data
 SHORTEST_CACHE = 128
 """Smallest compiled length of rows. Finer steps would save little time and cost a compilation each."""
 FEWEST_PAGES = 16
+"""Smallest compiled number of pages."""
 
 _copy_rows = jax.jit(copy_rows, donate_argnums=0)
 _copy_to_pages = jax.jit(copy_to_pages, donate_argnums=0)
@@ -39,17 +40,18 @@ _more_pages = jax.jit(
 
 
 class RowCache:
-    """A row of equal length for each slot. What is written into it may be of any length."""
+    """A row of equal length for each slot."""
 
     multiple = 1
+    """What the length of a prefilled cache has to be a multiple of."""
 
     def __init__(self, config: ModelConfig, slots: int, tokens: int, dtype: Any, params: Params):
         made = empty_cache(config, slots, bucket(tokens, SHORTEST_CACHE), dtype=dtype)
         self.arrays = place_data(made, params, CACHE)
 
-    def fill(self, source: Cache, rows: np.ndarray, to: np.ndarray, lengths: np.ndarray) -> None:
+    def fill(self, source: Cache, rows: np.ndarray, to: np.ndarray, lengths: np.ndarray, live: np.ndarray) -> None:
         """Write each of `rows` of `source`, of which the first `lengths` tokens count, into the slot `to`, or
-        nowhere if that is none."""
+        nowhere if that is none. `live`: the slots whose samples go on or begin."""
         self.arrays = _copy_rows(self.arrays, source, rows, to)
 
     def room(self, live: np.ndarray, positions: np.ndarray, ends: np.ndarray) -> None:
@@ -60,7 +62,7 @@ class RowCache:
 
 
 class PagedCache:
-    """As many pages for each slot as its tokens need, the first that are free. What is written has whole pages."""
+    """As many pages for each slot as its tokens need, the first that are free."""
 
     multiple = PAGE
 
@@ -69,10 +71,10 @@ class PagedCache:
         self._free = list(range(bucket(pages, FEWEST_PAGES)))
         self.arrays = place_data(empty_cache(config, len(self._free), PAGE, dtype=dtype), params, CACHE)
 
-    def fill(self, source: Cache, rows: np.ndarray, to: np.ndarray, lengths: np.ndarray) -> None:
+    def fill(self, source: Cache, rows: np.ndarray, to: np.ndarray, lengths: np.ndarray, live: np.ndarray) -> None:
         """See `RowCache`."""
         slots = len(self._own)
-        self._release(to[to < slots])
+        self._release(np.concatenate([to[to < slots], np.flatnonzero(~live)]))
         self._extend({int(slot): math.ceil(n / PAGE) for slot, n in zip(to, lengths, strict=True) if slot < slots})
         places = np.full((len(to), source[0][1].shape[2] // PAGE), self._count, np.int32)
         for row, slot in enumerate(to):
@@ -95,11 +97,11 @@ class PagedCache:
         order = np.lexsort((start, owner)).astype(np.int32)
         return Pages(owner, start, order, places, first)
 
-    def narrow(self, kept: np.ndarray, live: np.ndarray) -> None:
-        """Go on with the slots `kept`, of which these are live, and with their pages."""
+    def narrow(self, kept: np.ndarray, live: np.ndarray, ends: np.ndarray) -> None:
+        """Go on with the slots `kept` and their pages; these are `live` and next reach up to `ends`."""
         own = [self._own[slot] if here else [] for slot, here in zip(kept, live, strict=True)]
         moved = [page for pages in own for page in pages]
-        count = bucket(len(moved), FEWEST_PAGES)
+        count = bucket(max(len(moved), sum(math.ceil(end / PAGE) for end in ends[live])), FEWEST_PAGES)
         self.arrays = _take(self.arrays, np.pad(np.array(moved, np.int32), (0, count - len(moved))))
         numbers = iter(range(count))
         self._own = [[next(numbers) for _ in pages] for pages in own]

@@ -8,7 +8,7 @@ to one slot a sample. All slots then decode together, a block of tokens at a tim
 host takes out finished samples and fills their slots anew. Each row draws from its own random key, so a sample's
 tokens depend on its prompt, settings and seed alone: not on the other rows, its slot, or the order of refills.
 Only the last bits of its log-probabilities depend on how many decode together: that is decided by what a call asks
-for, and where none waits any more and few are left, they go on in fewer slots. The plain form is
+for, and where none waits any more and half are done, the others go on in fewer slots. The plain form is
 `reference.sample_reference`.
 """
 
@@ -122,13 +122,15 @@ class Sampler:
         for index, prompt in enumerate(prompts):
             check(prompt, self.config, f"prompt {index}")
         results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
-        queue, slots = _Queue(prompts), _Slots(self.slots or self._width(prompts))
+        queue = _Queue(prompts)
+        slots = _Slots(self.slots or self._width(prompts), queue.distinct)
         cache = self._cache(prompts, slots.count)
         while queue.waiting or slots.live.any():
             if slots.live.sum() <= slots.few(queue.waiting):
                 self._refill(cache, slots, queue)
             elif not queue.waiting and isinstance(cache, PagedCache) and (fewer := self._fewer(slots)):
-                cache.narrow(slots.narrow(fewer), slots.live)
+                kept = slots.narrow(fewer)
+                cache.narrow(kept, slots.live, slots.ends(self.block))
             pages = cache.room(slots.live, slots.rows["position"], slots.ends(self.block))
             # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
             steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
@@ -149,7 +151,7 @@ class Sampler:
         if runtime.on_accelerator():
             return MANY_SLOTS
         wanted = [prompt for prompt in prompts if prompt.seeds]
-        if sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS:
+        if sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS or self._mesh is not None:
             return SLOTS
         longest = max(len(prompt.tokens) + prompt.sampling.max_new_tokens for prompt in wanted)
         most = many_slots_up_to(self._size, self.config.cached * self.dtype.itemsize)
@@ -177,10 +179,10 @@ class Sampler:
 
     def _refill(self, cache: SlotCache, slots: "_Slots", queue: "_Queue") -> None:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
+        # On a mesh a part of the slots is of as many rows as it has.
+        most = PREFILLED if isinstance(cache, PagedCache) else math.inf
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                # The rows of a mesh are a part of all slots.
-                most = runtime.here(PREFILLED) if self._mesh is None else math.inf
                 shared, tokens = queue.next_prompts(slots.together, most)
                 if shared != queue.shared:  # prompts that have it in common follow one another
                     once = np.array([shared], np.int32)
@@ -197,7 +199,7 @@ class Sampler:
                 rows[i], job = queue.pop()
                 slots.start(int(free[i]), job)
                 lengths[i] = len(job.prompt.tokens) - 1
-            cache.fill(queue.prefilled, rows, to, lengths)
+            cache.fill(queue.prefilled, rows, to, lengths, slots.live)
 
 
 def check(prompt: Prompt, config: ModelConfig, name: str) -> None:
@@ -265,11 +267,12 @@ class _Queue:
         self._prompts = collections.deque(order)
         self.shared: tuple[int, ...] = ()
         self.begun: Cache | None = None
+        self.distinct = len(distinct)
         self.waiting = sum(len(jobs) for jobs in distinct.values())
         self.ready: collections.deque[tuple[int, _Job]] = collections.deque()
         self.prefilled: Cache = []
 
-    def next_prompts(self, count: int, most: float) -> tuple[tuple[int, ...], np.ndarray]:
+    def next_prompts(self, count: int, most: int | float) -> tuple[tuple[int, ...], np.ndarray]:
         """What the next prompts begin with, and their other tokens, right-padded; their samples become ready, by
         row. `count` rows, or a half or less of them where all would have more than `most` tokens.
 
@@ -277,7 +280,7 @@ class _Queue:
         """
         shared, group = self._prompts[0][0][0], []
         same = itertools.takewhile(lambda item: item[0][0] == shared, itertools.islice(self._prompts, count))
-        lengths = [len(prompt) for (_, prompt), _ in same]
+        lengths = [len(prompt) - len(shared) for (_, prompt), _ in same]
         while count > 1 and count * max(lengths[:count]) > most:
             count //= 2
         while self._prompts and len(group) < count and self._prompts[0][0][0] == shared:
@@ -298,10 +301,11 @@ class _Queue:
 class _Slots:
     """The host's view of the rows: what the device needs for the next block, and the sample in each."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, prompts: int = MANY_SLOTS):
         self.count = count
         self.group = max(1, count // 8)  # free slots worth a stop
-        self.together = max(1, count // 4)  # prompts prefilled in one call: fewer keep a processor half busy
+        # Prompts prefilled in one call: fewer keep a processor half busy, more than there are are padding.
+        self.together = max(1, min(count // 4, max(SLOTS // 4, power_of_two(prompts))))
         self.jobs: list[Any] = [None] * count
         self.live = np.zeros(count, bool)
         self.rows = {

@@ -121,9 +121,10 @@ def test_what_slots_hold_moves_with_them_into_fewer_pages(monkeypatch):
     tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (4, 2 * PAGE))
     source = decoder.prefill(PARAMS, CONFIG, jnp.array(tokens, jnp.int32))
     lengths = np.array([2 * PAGE, 3, PAGE, PAGE + 1], np.int32)
-    cache.fill(source, np.arange(4), np.arange(4), lengths)
-    cache.narrow(np.array([3, 0, 1]), np.array([True, True, False]))
-    pages = cache.room(np.array([True, True, False]), np.array([PAGE + 1, 2 * PAGE, 0]), np.array([1, 1, 0]))
+    cache.fill(source, np.arange(4), np.arange(4), lengths, np.ones(4, bool))
+    live, ends = np.array([True, True, False]), np.array([PAGE + 2, 2 * PAGE, 9])
+    cache.narrow(np.array([3, 0, 1]), live, ends)
+    pages = cache.room(live, np.array([PAGE + 1, 2 * PAGE - 1, 0]), ends)
     assert len(cache.arrays[0][0]) == 4
     assert [len(own) for own in _owned(pages)] == [2, 2, 0]
     for slot, row in enumerate((3, 0)):

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.model import decoder
 from common.sample import cache
 from common.sample import sampler as sample
-from common.sample.choose import choose, cut, draw, key_data, uniform
+from common.sample.choose import choose, cut, draw, key_data, likeliest, uniform
 from common.sample.reference import sample_reference
 from common.sample.sampler import Prompt, Sampler
 from common.sample.score import score
@@ -157,6 +157,12 @@ def test_many_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, ea
     assert _tokens(found) == _tokens(_sampler(eos_ids=()).sample(prompts))
 
 
+def test_many_slots_are_for_what_takes_about_a_gigabyte():
+    most = buckets.many_slots_up_to(135_000_000, 46_080)  # SmolLM2 in float32
+    assert most * 46_080 * buckets.MANY_SLOTS <= 1.1e9 < (most + 1) * 46_080 * buckets.MANY_SLOTS
+    assert buckets.many_slots_up_to(buckets.SMALL_MODEL, 1) == 0
+
+
 def test_samples_of_one_prompt_equal_prompts_of_one_sample():
     seeds = tuple(range(11))
     sampling = SampleConfig(max_new_tokens=20, temperature=1.0)
@@ -219,6 +225,18 @@ def test_log_probabilities_are_those_that_scoring_gives():
     scored = score(_params(), CONFIG, pairs)
     for logps, one in zip(scored, [one for samples in results for one in samples], strict=True):
         np.testing.assert_allclose(one.logps, logps, atol=1e-4)
+
+
+def test_blocks_may_be_longer_than_a_page():
+    prompts = _prompts(9, seed=5)
+    assert _tokens(_sampler(block=80).sample(prompts)) == _tokens(_sampler().sample(prompts))
+
+
+@pytest.mark.parametrize("size", [1, 5, 64, 300])
+def test_of_equally_likely_tokens_the_first_is_taken(size):
+    logits = np.random.default_rng(0).integers(-3, 3, (200, size)).astype(np.float32)
+    logits[0] = -np.inf
+    assert (np.asarray(_quick_jit(likeliest)(logits)) == logits.argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("length", [1, 2, 33, 34, 65, 66, 97])
@@ -338,6 +356,7 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
         sample._prefill,
         cache._copy_to_pages,
         cache._more_pages,
+        cache._take,
         sample._uniform,
         sample._decode_block,
     )
@@ -348,12 +367,18 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
 
 def test_the_cache_is_donated():
     """Otherwise each block would copy it."""
-    sampler = _sampler()
-    made = decoder.empty_cache(CONFIG, 8, 128)
-    sample._decode_block(
-        sampler._params, CONFIG, made, sample._Slots(8).rows, np.zeros((4, 8), np.float32), sampler._eos, 0
-    )
-    assert all(part.is_deleted() for layer in made for part in layer)
+    sampler, slots = _sampler(), sample._Slots(8)
+    slots.start(0, sample._Job(Prompt([5, 6, 7], SampleConfig(9)), 0, 0, 0))
+    made = sampler._cache([], 8)
+    assert isinstance(made, cache.PagedCache)
+    source = sample._prefill(sampler._params, CONFIG, np.array([[5, 6]], np.int32), None, made.multiple)
+    before = made.arrays
+    made.fill(source, np.array([0]), np.array([0]), np.array([2]), slots.live)
+    filled, pages = made.arrays, made.room(slots.live, slots.rows["position"], slots.ends(4))
+    assert made.arrays is filled
+    numbers = np.zeros((4, 8), np.float32)
+    sample._decode_block(sampler._params, CONFIG, filled, slots.rows, numbers, sampler._eos, 0, pages)
+    assert all(part.is_deleted() for layer in before + filled for part in layer)
 
 
 def test_weights_of_its_dtype_are_used_as_they_are_and_others_converted():
