@@ -140,9 +140,9 @@ def sampling(
     # While it grows, and while prompts are copied into it, an old one lies beside the new.
     cache = max(1.5 * slots * rows * c.cached * size for slots, rows in shapes)
     each = 2 * c.intermediate_size + 6 * c.hidden_size
-    most = PREFILLED if device == "cpu" else math.inf
+    together = PREFILLED if device == "cpu" else math.inf
     prefill = max(
-        min(max(1, slots // 4) * rows, max(rows, most)) * (each + c.num_heads * rows) * size
+        min(max(1, slots // 4) * rows, max(rows, together)) * (each + c.num_heads * rows) * size
         for slots, rows in shapes
     )
     parts = {

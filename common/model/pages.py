@@ -2,9 +2,9 @@
 every row as far as the longest. P is the number of pages here.
 
     cache = empty_cache(config, P, PAGE)                           # P pages, in whichever order
-    seen = pages.look(positions, window)
-    cache_of_layer = write(cache_of_layer, k, v, seen)
-    out = paged_attention(q, *cache_of_layer, seen)                # (B, 1, N, H)
+    look = pages.look(positions, window)
+    cache_of_layer = write(cache_of_layer, k, v, look)
+    out = paged_attention(q, *cache_of_layer, look)                # (B, 1, N, H)
 
 The plain form is `attention.cached_attention`, on a cache with a row of equal length for each row.
 """

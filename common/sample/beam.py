@@ -30,6 +30,7 @@ from common.model.sharding import CACHE, ROWS, fetch, place_data
 from common.model.tokenizer import Tokenizer
 from common.progress import progress_bar
 from common.sample.cache import SHORTEST_CACHE
+from common.sample.choose import likeliest
 from common.sample.numbers import numbers
 from common.sample.sampler import Completion, Prompt, check
 
@@ -196,7 +197,7 @@ def _by_group(logps: Float[Array, "P G V"], live: Array, penalty: Array) -> Int[
 
     def group(taken: Float[Array, "P V"], scores_and_live: Any) -> tuple[Array, Array]:
         scores, live = scores_and_live
-        token = jnp.argmax(scores - penalty * taken, axis=1).astype(jnp.int32)
+        token = likeliest(scores - penalty * taken)
         # A group that has ended repeats its token, for which nobody pays.
         return taken.at[jnp.arange(len(token)), token].add(live), token
 
