@@ -87,7 +87,15 @@ def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int
 
     def block():
         cache.arrays, tokens, _ = sample._decode_block(
-            sampler._params, sampler.config, cache.arrays, slots.rows, numbers, sampler._eos, 0, pages
+            sampler._decoding,
+            sampler.config,
+            cache.arrays,
+            slots.rows,
+            numbers,
+            sampler._eos,
+            0,
+            pages,
+            turned=sampler._turned,
         )
         jax.block_until_ready(tokens)
 

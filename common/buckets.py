@@ -12,6 +12,8 @@ PREFILLED = 2**12
 """On CPU: tokens of prompts that are prefilled together, padding included, unless one prompt has more."""
 SMALL_MODEL = 2_000_000
 """Parameters up to which to compile programs for more shapes takes longer than they spare."""
+TURNED_MODEL = 250_000_000
+"""Parameters up to which decoding on CPU has a copy of its weights of its own (`common.model.turned`)."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}
 """Logits that may exist at one time in training and scoring. On accelerators 1 GiB, or 2048 positions of a
 vocabulary of 131,072; on CPU, where large products are no faster, an eighth."""
@@ -66,3 +68,8 @@ def many_slots_up_to(parameters: int, token_bytes: int) -> int:
     """On CPU: tokens of a prompt and its answer up to which `MANY_SLOTS` samples decode together, with a cache of
     `token_bytes` a token: as many as take about a gigabyte if all are that long; 0 where they never do."""
     return 0 if parameters <= SMALL_MODEL else int(1.1e9 / (MANY_SLOTS * token_bytes))
+
+
+def turns(parameters: int) -> bool:
+    """Whether decoding on CPU has such a copy."""
+    return SMALL_MODEL < parameters <= TURNED_MODEL

@@ -30,6 +30,7 @@ from common.buckets import (
     bucket,
     finer,
     many_slots_up_to,
+    turns,
 )
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
@@ -128,9 +129,9 @@ def sampling(
     rank: int = 0,
     scored: int = 0,
 ) -> Need:
-    """Of answering: weights, adapters beside them, and as many rows of cache of prompts and answers of at most so
-    many tokens as decode together, with the logits of a step. `shards`: devices that a model is split over.
-    `scored`: texts of up to so many tokens are scored as well, for which there are programs of each length."""
+    """Of answering: weights, twice where they are turned for decoding, adapters beside them, and as many rows of
+    cache of prompts and answers of at most so many tokens as decode together, with the logits of a step. `shards`:
+    devices that a model is split over. `scored`: texts of up to so many tokens are scored as well, for which there are programs of each length."""
     c, size = model.config, _size(device)
     length, count = prompt + answer, SLOTS if device == "cpu" else MANY_SLOTS
     shapes = [(count, bucket(min(length, c.max_positions), 128))]
@@ -146,7 +147,7 @@ def sampling(
         for slots, rows in shapes
     )
     parts = {
-        "weights": model.parameters * size,
+        "weights": float(model.parameters * size * (2 if device == "cpu" and turns(model.parameters) else 1)),
         "adapters": 4.0 * model.adapters(rank),
         "cache": cache,
         "activations": float(prefill),

@@ -147,7 +147,7 @@ def packed_attention(
     (rows, T), P = packing.slots.shape, q.shape[1] - len(packing.real)
     more = {"scale": scale, "cap": cap, "sinks": sinks}
     mask = lambda first, S: attention_mask(jnp.arange(first, S)[None], S, window) if 0 < window < S else None
-    queries, keys, values = (spread(x[0, P:], packing) for spread, x in ((_placed, q), (_spread, k), (_spread, v)))
+    queries, keys, values = (to(x[0, P:], packing) for to, x in ((_placed, q), (spread, k), (spread, v)))
     if P:
         keys, values = (
             jnp.concatenate([jnp.broadcast_to(x[:, :P], (rows, P, *x.shape[2:])), own], axis=1)
@@ -167,7 +167,7 @@ def _placed(x: jax.Array, packing: Packing) -> jax.Array:
 
 
 @jax.custom_vjp
-def _spread(x: jax.Array, packing: Packing) -> jax.Array:
+def spread(x: jax.Array, packing: Packing) -> jax.Array:
     """(N, ...) as (rows, T, ...), each token in all its places, and zero where none is."""
     return jnp.take(x, packing.slots, axis=0, mode="fill", fill_value=0)
 
@@ -187,7 +187,7 @@ def _summed(x: jax.Array, packing: Packing) -> jax.Array:
 
 
 # Transposes are gathers too, as a token has two places at most. Autodiff would add up row by row.
-for forth, back in ((_placed, _gathered), (_gathered, _placed), (_spread, _summed)):
+for forth, back in ((_placed, _gathered), (_gathered, _placed), (spread, _summed)):
     forth.defvjp(
         lambda x, packing, forth=forth: (forth(x, packing), packing),
         lambda packing, d, back=back: (back(d, packing), None),

@@ -17,6 +17,7 @@ from common.model.attention import Packing, attention, cached_attention, packed_
 from common.model.norms import BIASED, WEIGHTLESS, norm
 from common.model.pages import Looking, paged_attention, write
 from common.model.rope import Turns, rotate
+from common.model.turned import product
 
 KeysValues = tuple[Float[Array, "B _ K H"], Float[Array, "B _ K H"]]
 LayerCache = tuple[Float[Array, "rows K H S"], Float[Array, "rows K S H"]]
@@ -41,21 +42,27 @@ def normed(module: nnx.Module, name: str, x: jax.Array, config: ModelConfig) -> 
     return norm(config.norm, x, weight, bias, config.norm_eps)
 
 
-def _dot(x: jax.Array, w: nnx.Param, contract: int = 1) -> jax.Array:
-    """Contract the last `contract` axes of `x` with the first of `w`, cast to the activations' dtype.
+def _dot(x: jax.Array, w: nnx.Param, contract: int = 1, *, turned: bool = False) -> jax.Array:
+    """Contract the last `contract` axes of `x` with the first of `w`, or its last if it is `turned`, cast to the
+    activations' dtype.
 
     Every product with a weight goes through here, as one plain matrix product: on CPU XLA is twice as slow on
     the equivalent einsum of higher rank.
     """
     w = w[...].astype(x.dtype)
-    rows, inner, columns = x.shape[:-contract], w.shape[:contract], w.shape[contract:]
-    size = math.prod(inner)
-    return (x.reshape(-1, size) @ w.reshape(size, -1)).reshape(*rows, *columns)
+    rows, size = x.shape[:-contract], math.prod(x.shape[-contract:])
+    x = x.reshape(-1, size)
+    if turned:
+        return product(x, w.reshape(-1, size)).reshape(*rows, *w.shape[:-contract])
+    return (x @ w.reshape(size, -1)).reshape(*rows, *w.shape[contract:])
 
 
 class Block(nnx.Module):
     """Layer number `layer`, from 0: attention and an MLP or experts, with adapters beside the matrices that
     `config.lora` names."""
+
+    turned = False
+    """Whether its matrices are as `common.model.turned` has them."""
 
     def __init__(self, config: ModelConfig, layer: int, key: jax.Array):
         self.config = config
@@ -106,7 +113,7 @@ class Block(nnx.Module):
     def _project(self, x: jax.Array, name: str, contract: int = 1) -> jax.Array:
         """`x` times the matrix `name`, its adapter beside it, and its bias. With A @ B added to the matrix, the
         backward pass would form a gradient of the matrix' full size."""
-        y = _dot(x, getattr(self, name), contract)
+        y = _dot(x, getattr(self, name), contract, turned=self.turned)
         lora = self.config.lora
         if lora is not None and self.config.adapted(name):
             low = _dot(x, getattr(self, f"{name}_a"), contract)

@@ -27,11 +27,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, Rope
-from common.model.attention import Packing, attention_mask, tree_mask
+from common.model.attention import Packing, attention_mask, spread, tree_mask
 from common.model.block import Block, KeysValues, matrix, norm_params, normed
 from common.model.pages import PAGE, Pages
 from common.model.remat import recomputing
 from common.model.rope import Turns, turns_of
+from common.model.turned import product
 
 Params = dict[str, Any]
 PerToken = Int[Array | np.ndarray, "B T"]
@@ -82,10 +83,18 @@ class Decoder(nnx.Module):
         return self._whole(tokens, dtype, tree, after, remat=remat)[0]
 
     def prefill(
-        self, tokens: PerToken, after: Cache | None = None, *, dtype: Any = jnp.float32, remat: Remat = "none"
+        self,
+        tokens: PerToken,
+        packing: Packing | None = None,
+        after: Cache | None = None,
+        *,
+        dtype: Any = jnp.float32,
+        remat: Remat = "none",
     ) -> Cache:
         """See the function `prefill`."""
-        _, made = self._whole(tokens, dtype, None, after, remat=remat)
+        _, made = self._whole(tokens, dtype, packing, after, remat=remat)
+        if packing is not None:
+            made = [(spread(_flat(k), packing), spread(_flat(v), packing)) for k, v in made]
         return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
 
     def _whole(
@@ -157,6 +166,10 @@ class Decoder(nnx.Module):
         return x
 
 
+def _flat(x: Float[Array, "B T K H"]) -> Float[Array, "N K H"]:
+    return x.reshape(-1, *x.shape[2:])
+
+
 # --- The edges: from the dict of arrays to the module and back ------------------------------------------------
 
 
@@ -167,10 +180,13 @@ def _graphdef(config: ModelConfig) -> nnx.GraphDef:
     return nnx.split(jax.eval_shape(functools.partial(Decoder, config), jax.random.key(0)), graph=False)[0]
 
 
-def module(params: Params, config: ModelConfig) -> Decoder:
-    """The decoder with these parameters, as `init` returns them."""
+def module(params: Params, config: ModelConfig, *, turned: bool = False) -> Decoder:
+    """The decoder with these parameters, as `init` returns them or as `common.model.turned` makes them."""
     # To flax the state of a list of modules is a dict by number.
-    return nnx.merge(_graphdef(config), params | {"layers": dict(enumerate(params["layers"]))})
+    made = nnx.merge(_graphdef(config), params | {"layers": dict(enumerate(params["layers"]))})
+    for block in made.layers:
+        block.turned = turned
+    return made
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -209,14 +225,16 @@ def prefill(
     params: Params,
     config: ModelConfig,
     tokens: PerToken,
+    packing: Packing | None = None,
     *,
     dtype: Any = jnp.float32,
     after: Cache | None = None,
     remat: Remat = "none",
 ) -> Cache:
-    """Cache of length T that holds right-padded prompts. `after`: a cache of one row and length P, which holds
-    what all of them begin with; theirs is then of length P + T. `remat`: see `hidden`."""
-    return module(params, config).prefill(tokens, after, dtype=dtype, remat=remat)
+    """Cache of length T that holds right-padded prompts, or packed ones, whose `packing` says which rows and which
+    length it has. `after`: a cache of one row and length P, which holds what all of them begin with; theirs is
+    then of length P + T. `remat`: see `hidden`."""
+    return module(params, config).prefill(tokens, packing, after, dtype=dtype, remat=remat)
 
 
 def decode(
@@ -228,13 +246,14 @@ def decode(
     pages: Pages | None = None,
     *,
     dtype: Any = jnp.float32,
+    turned: bool = False,
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """Hidden states of new `tokens` at per-row `positions`, reading and extending the cache.
 
     Rows are independent: each writes at its own positions. With `pages` the cache is in pages, which are these
-    rows', and each row reads one token.
+    rows', and each row reads one token. `turned`: so are the parameters (`common.model.turned`).
     """
-    return module(params, config).decode(cache, tokens, positions, pages, dtype=dtype)
+    return module(params, config, turned=turned).decode(cache, tokens, positions, pages, dtype=dtype)
 
 
 def head_of(params: Params, config: ModelConfig) -> dict[str, jax.Array]:
@@ -243,9 +262,13 @@ def head_of(params: Params, config: ModelConfig) -> dict[str, jax.Array]:
     return {name: params[name] for name in names}
 
 
-def unembed(params: Params, config: ModelConfig, h: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-    """Logits in float32. Of `params` those of `head_of` are enough."""
-    if config.tied_head:
+def unembed(
+    params: Params, config: ModelConfig, h: Float[Array, "*n D"], *, turned: bool = False
+) -> Float[Array, "*n V"]:
+    """Logits in float32. Of `params` those of `head_of` are enough. `turned`: see `decode`."""
+    if turned:
+        logits = product(h, params["embed" if config.tied_head else "head"].astype(h.dtype)).astype(jnp.float32)
+    elif config.tied_head:
         logits = jnp.einsum("...d,vd->...v", h, params["embed"].astype(h.dtype)).astype(jnp.float32)
     else:
         logits = jnp.einsum("...d,dv->...v", h, params["head"].astype(h.dtype)).astype(jnp.float32)

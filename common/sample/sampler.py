@@ -37,12 +37,15 @@ from common.buckets import (
     bucket,
     many_slots_up_to,
     power_of_two,
+    turns,
 )
 from common.config import ModelConfig, SampleConfig
 from common.errors import UserError
+from common.model.attention import Packing
 from common.model.decoder import Cache, Params, count_params, decode, grow_cache, prefill, unembed
 from common.model.pages import PAGE, Pages
 from common.model.sharding import CACHE, ROWS, data_shardings, fetch, mesh_of, place_data
+from common.model.turned import turned
 from common.sample.cache import PagedCache, RowCache, SlotCache
 from common.sample.choose import choose, key_data, uniform
 from common.sample.numbers import numbers
@@ -110,6 +113,8 @@ class Sampler:
         # The very arrays where they have this dtype already: the weights are held once.
         self._params = jax.tree.map(lambda w: jnp.asarray(w, self.dtype), params)
         self._size = count_params(params)
+        self._turned = self._mesh is None and not runtime.on_accelerator() and turns(self._size)
+        self._decoding = turned(self._params) if self._turned else self._params
 
     def sample(
         self, prompts: Sequence[Prompt], on_done: Callable[[], object] | None = None
@@ -137,7 +142,16 @@ class Sampler:
             numbers = _uniform(slots.rows["key"], steps)
             few = slots.few(queue.waiting)
             cache.arrays, tokens, logps = _decode_block(
-                self._params, self.config, cache.arrays, slots.rows, numbers, self._eos, few, pages, self._mesh
+                self._decoding,
+                self.config,
+                cache.arrays,
+                slots.rows,
+                numbers,
+                self._eos,
+                few,
+                pages,
+                turned=self._turned,
+                mesh=self._mesh,
             )
             tokens, logps = fetch((tokens, logps))
             for job in slots.advance(tokens, logps, self._eos):
@@ -151,7 +165,7 @@ class Sampler:
         if runtime.on_accelerator():
             return MANY_SLOTS
         wanted = [prompt for prompt in prompts if prompt.seeds]
-        if sum(len(prompt.seeds) for prompt in wanted) < MANY_SLOTS or self._mesh is not None:
+        if 2 * sum(len(prompt.seeds) for prompt in wanted) <= MANY_SLOTS or self._mesh is not None:
             return SLOTS
         longest = max(len(prompt.tokens) + prompt.sampling.max_new_tokens for prompt in wanted)
         most = many_slots_up_to(self._size, self.config.cached * self.dtype.itemsize)
@@ -183,13 +197,19 @@ class Sampler:
         most = PREFILLED if isinstance(cache, PagedCache) else math.inf
         while queue.waiting and not slots.live.all():
             if not queue.ready:
-                shared, tokens = queue.next_prompts(slots.together, most)
+                shared, prompts, rows = queue.next_prompts(slots.together, most)
                 if shared != queue.shared:  # prompts that have it in common follow one another
                     once = np.array([shared], np.int32)
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
                     queue.shared = shared
-                tokens = place_data(tokens, self._params, ROWS)
-                queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun, cache.multiple)
+                if shared or self._size <= SMALL_MODEL or not isinstance(cache, PagedCache):
+                    tokens = place_data(_padded(prompts, rows, bucket), self._params, ROWS)
+                    queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun, cache.multiple)
+                else:
+                    shape, tokens, real = _packed(prompts)
+                    queue.prefilled = _prefill_packed(
+                        self._params, self.config, tokens, real, shape, cache.multiple
+                    )
             # A place beyond the last slot, where nothing is written: the copy has one shape however many are free.
             rows, lengths = np.zeros((2, slots.group), np.int32)
             to = np.full(slots.group, slots.count, np.int32)
@@ -272,9 +292,9 @@ class _Queue:
         self.ready: collections.deque[tuple[int, _Job]] = collections.deque()
         self.prefilled: Cache = []
 
-    def next_prompts(self, count: int, most: int | float) -> tuple[tuple[int, ...], np.ndarray]:
-        """What the next prompts begin with, and their other tokens, right-padded; their samples become ready, by
-        row. `count` rows, or a half or less of them where all would have more than `most` tokens.
+    def next_prompts(self, count: int, most: int | float) -> tuple[tuple[int, ...], list[tuple[int, ...]], int]:
+        """What the next prompts begin with, and their other tokens; their samples become ready, by row. At most
+        `count` rows, or a half or less of them where all would have more than `most` tokens; and this number.
 
         The last token of a prompt is left out: it is what the slot feeds first.
         """
@@ -285,13 +305,9 @@ class _Queue:
             count //= 2
         while self._prompts and len(group) < count and self._prompts[0][0][0] == shared:
             (_, prompt), jobs = self._prompts.popleft()
-            group.append((prompt[len(shared) : -1], jobs))
-        longest = len(group[-1][0])
-        tokens = np.zeros((count, bucket(longest, PREFIX)), np.int32)
-        for row, (rest, jobs) in enumerate(group):
-            tokens[row, : len(rest)] = rest
-            self.ready.extend((row, job) for job in jobs)
-        return shared, tokens
+            self.ready.extend((len(group), job) for job in jobs)
+            group.append(prompt[len(shared) : -1])
+        return shared, group, count
 
     def pop(self) -> tuple[int, _Job]:
         self.waiting -= 1
@@ -377,6 +393,26 @@ class _Slots:
         return finished
 
 
+def _padded(prompts: Sequence[Sequence[int]], rows: int, rounded: Callable[[int, int], int]) -> np.ndarray:
+    """So many rows, right-padded to the longest of them, `rounded` up."""
+    tokens = np.zeros((rows, rounded(max(map(len, prompts)), PREFIX)), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return tokens
+
+
+def _packed(prompts: Sequence[Sequence[int]]) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    """Rows and length that prompts fit into, and ids and places of their tokens, whose number is rounded up to
+    eighths of that (see `common.model.attention.Packing`)."""
+    padded = _padded(prompts, power_of_two(len(prompts)), power_of_two)
+    lengths = np.zeros(len(padded), np.int32)
+    lengths[: len(prompts)] = list(map(len, prompts))
+    part = padded.size // 8
+    padding = np.arange(padded.shape[1]) >= lengths[:, None]
+    real = np.argsort(padding, axis=None, kind="stable")[: part * max(1, -(-lengths.sum() // part))]
+    return padded.shape, padded.reshape(-1)[real], real.astype(np.int32)
+
+
 # --- On the device --------------------------------------------------------------------------------------------
 
 
@@ -394,11 +430,28 @@ def _prefill(
     return grow_cache(cache, length + -length % multiple)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 4, 5))
+def _prefill_packed(
+    params: Params,
+    config: ModelConfig,
+    tokens: Int[Array | np.ndarray, " N"],
+    real: Int[Array | np.ndarray, " N"],
+    shape: tuple[int, int],
+    multiple: int,
+) -> Cache:
+    """As `_prefill`, of prompts one behind the other, which are those of so many rows and such a length."""
+    packing = Packing.of(real, None, *shape)
+    # In rows, as in training: XLA on CPU takes longer for one.
+    tokens = tokens.reshape(math.gcd(16, tokens.size), -1)
+    cache = prefill(params, config, tokens, packing, dtype=params["embed"].dtype)
+    return grow_cache(cache, shape[1] + -shape[1] % multiple)
+
+
 # A program of its own: compiled once for all models and cache lengths.
 _uniform = jax.jit(uniform)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 8), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=1, static_argnames=("turned", "mesh"), donate_argnums=2)
 def _decode_block(
     params: Params,
     config: ModelConfig,
@@ -408,6 +461,8 @@ def _decode_block(
     eos: Int[Array, " E"],
     few: Int[Array, ""],
     pages: Pages | None = None,
+    *,
+    turned: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[Cache, Int[Array, "block B"], Float[Array, "block B"]]:
     """Up to `block` tokens of every live row, fewer if only `few` rows are left. Tokens not sampled are -1."""
@@ -426,8 +481,9 @@ def _decode_block(
             position[:, None],
             pages,
             dtype=params["embed"].dtype,
+            turned=turned,
         )
-        logits = unembed(params, config, h[:, 0])
+        logits = unembed(params, config, h[:, 0], turned=turned)
         token = choose(logits, numbers[i], rows["temperature"], rows["top_p"], rows["top_k"])
         logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=1)
         step = state["step"] + 1

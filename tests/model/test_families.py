@@ -19,6 +19,7 @@ from common.model import checkpoint, decoder, hf, lora, moe, sharding
 from common.model.attention import Packing, attention, attention_mask, cached_attention, reference_attention
 from common.model.families import FAMILIES, read_config
 from common.model.names import layer_rules
+from common.model.turned import turned
 from common.sample.reference import sample_reference
 from common.sample.sampler import Prompt, Sampler
 from common.train.data import Encoded
@@ -68,6 +69,24 @@ def test_logits_are_those_of_transformers_whole_and_from_a_cache(name):
     config, params, tokens, golden = _load(name)
     np.testing.assert_allclose(_logits(params, config, tokens), golden, atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(_continued(params, config, tokens), golden[:, 8:], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "cohere", "mixtral", "phi", "gpt_oss"])
+def test_turned_weights_decode_to_the_same_logits_also_beside_adapters(name):
+    """With biases and without, with a head of its own and without, with a gate, without, and with experts."""
+    plain, params, tokens, _ = _load(name)
+    params, config = lora.load_adapter(FOLDER / name / "adapter", params, plain)
+    golden = np.load(FOLDER / name / "adapter" / "golden.npz")["logits"]
+
+    @functools.partial(jax.jit, compiler_options=_quick)
+    def one(params, weights, tokens):
+        cache = decoder.grow_cache(decoder.prefill(params, config, tokens[:, :8]), 9)
+        positions = jnp.full((len(tokens), 1), 8)
+        h, _ = decoder.decode(weights, config, cache, tokens[:, 8:9], positions, turned=True)
+        return decoder.unembed(weights, config, h, turned=True)
+
+    found = one(params, turned(params), tokens)
+    np.testing.assert_allclose(found[:, 0], golden[:, 8], atol=2 * TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "olmo2", "phi", "cohere", "gpt_oss"])

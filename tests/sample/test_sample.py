@@ -112,10 +112,10 @@ def _widths(monkeypatch):
     """The numbers of slots that decode, as they change."""
     seen, decode = [], sample._decode_block
 
-    def spied(params, config, cache, rows, *more):
+    def spied(params, config, cache, rows, *more, **named):
         if not seen or seen[-1] != len(rows["live"]):
             seen.append(len(rows["live"]))
-        return decode(params, config, cache, rows, *more)
+        return decode(params, config, cache, rows, *more, **named)
 
     monkeypatch.setattr(sample, "_decode_block", spied)
     return seen
@@ -137,7 +137,13 @@ def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
 
 @pytest.mark.parametrize(
     ("count", "limit", "tokens", "each", "widths"),
-    [(16, 9, 5, 1, [16, 4]), (15, 9, 5, 1, [4]), (16, 9, 190, 1, [4]), (3, 9, 5, 6, [16, 4])],
+    [
+        (16, 9, 5, 1, [16, 4]),
+        (9, 9, 5, 1, [16, 4]),
+        (8, 9, 5, 1, [4]),
+        (16, 9, 190, 1, [4]),
+        (3, 9, 5, 6, [16, 4]),
+    ],
 )
 def test_many_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, each, widths):
     monkeypatch.setattr(sample, "many_slots_up_to", lambda *_: 100)
@@ -177,12 +183,29 @@ def test_long_prompts_are_prefilled_fewer_at_a_time():
     prompts = [Prompt([5] * (20 + i), SampleConfig(max_new_tokens=2)) for i in range(40)]
     queue, shapes = sample._Queue(prompts), []
     while queue.waiting:
-        shapes.append(queue.next_prompts(8, 80)[1].shape)
+        shapes.append(sample._padded(*queue.next_prompts(8, 80)[1:], buckets.bucket).shape)
         while queue.ready:
             queue.pop()
     assert shapes[0] == (2, 24)  # 8 of 27 tokens are more than 80, and 4 of 23; lengths are rounded up
     assert all(rows * length <= 96 for rows, length in shapes)
     assert {rows for rows, _ in shapes} == {2, 1}
+
+
+def test_packed_prompts_are_those_with_padding(monkeypatch):
+    prompts = [
+        Prompt([4 + i % 50, *range(5, 5 + i)], SampleConfig(max_new_tokens=9)) for i in (0, 1, 3, 20, 21, 60)
+    ]
+    want = _sampler().sample(prompts)
+    shapes, prefill = [], sample._prefill_packed
+    spied = lambda *args: shapes.append((args[4], len(args[2]))) or prefill(*args)
+    monkeypatch.setattr(sample, "_prefill_packed", spied)
+    monkeypatch.setattr(sample, "SMALL_MODEL", 0)
+    found = _sampler().sample(prompts)
+    # Of 0, 1, 3 and 20 tokens, and of 21 and 60: the last token of a prompt is not among them.
+    assert shapes == [((2, 16), 4), ((2, 32), 24), ((2, 64), 96)]
+    assert _tokens(found) == _tokens(want)
+    for own, other in zip(itertools.chain(*found), itertools.chain(*want), strict=True):
+        np.testing.assert_allclose(own.logps, other.logps, atol=1e-5)
 
 
 def test_equal_prompts_are_prefilled_once(monkeypatch):
@@ -379,6 +402,18 @@ def test_the_cache_is_donated():
     numbers = np.zeros((4, 8), np.float32)
     sample._decode_block(sampler._params, CONFIG, filled, slots.rows, numbers, sampler._eos, 0, pages)
     assert all(part.is_deleted() for layer in before + filled for part in layer)
+
+
+def test_weights_turned_for_decoding_write_the_same(monkeypatch):
+    prompts = _prompts(12, seed=6, samples=2)
+    want = _sampler().sample(prompts)
+    monkeypatch.setattr(sample, "turns", lambda parameters: True)
+    sampler = _sampler()
+    assert sampler._decoding["layers"][0]["down"].shape == _params()["layers"][0]["down"].shape[::-1]
+    found = sampler.sample(prompts)
+    assert _tokens(found) == _tokens(want)
+    for own, other in zip(itertools.chain(*found), itertools.chain(*want), strict=True):
+        np.testing.assert_allclose(own.logps, other.logps, atol=1e-5)
 
 
 def test_weights_of_its_dtype_are_used_as_they_are_and_others_converted():
