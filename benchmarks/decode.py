@@ -28,6 +28,8 @@ from common import runtime  # noqa: E402
 from common.config import ModelConfig, Rope, RopeScaling, SampleConfig  # noqa: E402
 from common.model import decoder  # noqa: E402
 from common.sample import sampler as sample  # noqa: E402
+from common.sample.prompt import Prompt  # noqa: E402
+from common.sample.slots import Job, Slots  # noqa: E402
 
 SHAPES = {
     "tiny": ModelConfig("llama", 2048, 192, 512, 4, 6, 2, 32, 1024, tied_head=True),
@@ -68,18 +70,18 @@ def prompts(config: ModelConfig, length: int, limits, temperature: float = 0.0, 
     """Random prompts of `length` tokens, one for each limit of new tokens."""
     rng = np.random.default_rng(0)
     return [
-        sample.Prompt(
+        Prompt(
             rng.integers(0, config.vocab_size, length).tolist(), SampleConfig(int(limit), temperature, top_p), (i,)
         )
         for i, limit in enumerate(limits)
     ]
 
 
-def decode_step(sampler: sample.Sampler, busy: list[sample.Prompt], repeats: int) -> tuple[float, int]:
+def decode_step(sampler: sample.Sampler, busy: list[Prompt], repeats: int) -> tuple[float, int]:
     """Seconds of a decoding step with a prompt in every slot, and the bytes of the cache it reads."""
-    slots = sample._Slots(len(busy))
+    slots = Slots(len(busy))
     for slot, prompt in enumerate(busy):
-        slots.start(slot, sample._Job(prompt, slot, slot, 0))
+        slots.start(slot, Job(prompt, slot, slot, 0))
     cache = sampler._cache(busy, slots.count)
     ends = slots.ends(busy[0].sampling.max_new_tokens)
     pages = cache.room(slots.live, slots.rows["position"], ends)
@@ -110,7 +112,7 @@ def measure(config: ModelConfig, args: argparse.Namespace) -> tuple[dict[str, fl
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(sampler._params))
     bandwidth = BANDWIDTH.get(jax.devices()[0].device_kind, np.nan)
 
-    together = sample._Slots(args.slots).together
+    together = Slots(args.slots).together
     group = np.random.default_rng(0).integers(0, config.vocab_size, (together, args.prompt_tokens), np.int32)
     prefill = best(lambda: jax.block_until_ready(sample._prefill(sampler._params, config, group)), args.repeats)
     rates, share = {"prefill": group.size / prefill}, np.nan

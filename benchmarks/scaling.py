@@ -35,7 +35,8 @@ from common.lm import LanguageModel
 from common.model.decoder import init
 from common.results.plots import figure_svg, line_figure
 from common.results.rundir import RunDir
-from common.sample.sampler import Prompt, Sampler
+from common.sample.prompt import Prompt
+from common.sample.sampler import Sampler
 from common.sample.score import score
 from common.tasks.arithmetic import Arithmetic
 from common.tasks.base import Example

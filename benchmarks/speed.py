@@ -54,12 +54,14 @@ import numpy as np  # noqa: E402
 import peers  # noqa: E402
 import peft  # noqa: E402
 import torch  # noqa: E402
+from parts import Parts  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from common.buckets import in_common  # noqa: E402
 from common.config import LoraConfig, SampleConfig, TrainConfig  # noqa: E402
 from common.model.hf import load_config, load_params  # noqa: E402
-from common.sample.sampler import Prompt, Sampler  # noqa: E402
+from common.sample.prompt import Prompt  # noqa: E402
+from common.sample.sampler import Sampler  # noqa: E402
 from common.sample.score import score_shared  # noqa: E402
 from common.train.data import Encoded, batches  # noqa: E402
 from common.train.loop import fine_tune  # noqa: E402
@@ -127,12 +129,14 @@ class Setting:
 @dataclasses.dataclass(frozen=True)
 class Work:
     """A row of the table: what each side runs, the tokens that count, and what it needs at least: products, those
-    of texts that are written a token at a time and how many texts there are, bytes of their cache. Of trainings
-    also the positions computed for a token, padding included, here and in PyTorch."""
+    of texts that are written a token at a time and how many texts there are, bytes of their cache; what its parts
+    take alone (`parts.py`). Of trainings also the positions computed for a token, padding included, here and in
+    PyTorch."""
 
     sides: dict[str, Callable[[], Any]]
     tokens: int
     flops: float
+    parts: Callable[[Parts, floors.Machine], float]
     decoded: float = 0.0
     texts: int = 0
     bytes: float = 0.0
@@ -169,8 +173,8 @@ def _trained(setting: Setting, texts: list[tuple[str, str]], lora: bool) -> Work
     updates = batches(examples, settings, pad_id=peers.PAD, first_step=0, last_step=steps)
     computed = sum(
         part.prefix.size + (part.tokens if part.real is None else part.real).size
-        for parts in updates
-        for part in parts
+        for update in updates
+        for part in update
     )
     longest = [
         [len(e.tokens) for e in batch] for batch in peers.by_length(examples, size, lambda e: len(e.tokens))
@@ -180,11 +184,24 @@ def _trained(setting: Setting, texts: list[tuple[str, str]], lora: bool) -> Work
     forward = sum(setting.shape.text(e.prompt_length, [len(e.tokens) - e.prompt_length]) for e in examples)
     shared = in_common([e.tokens[: e.prompt_length] for e in examples])
     forward -= setting.shape.text(shared, []) * (len(examples) - steps)
+
+    def alone(parts: Parts, _: floors.Machine) -> float:
+        read = sum(len(e.tokens) - 1 for e in examples) - shared * (len(examples) - steps)
+        update = parts.training(
+            tokens=read // steps,
+            rows=size,
+            length=tokens // len(examples) - shared,
+            heads=sum(len(e.tokens) - e.prompt_length for e in examples) // steps,
+            rank=RANK if lora else 0,
+        )
+        return steps * (update + (0 if lora else parts.step()))
+
     return Work(
         {"seedloop": ours, "PyTorch": plain, "TRL": trl},
         tokens,
         # The weights' own gradients are not needed for adapters.
         (2 if lora else 3) * forward,
+        parts=alone,
         padding=(computed / tokens, theirs / tokens),
     )
 
@@ -220,7 +237,18 @@ def dpo(setting: Setting) -> Work:
     # Of the reference a forward pass; a pair's prompt is read once.
     forward = sum(setting.shape.text(len(p.prompt), [len(p.chosen), len(p.rejected)]) for p in pairs)
     tokens = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
-    return Work({"seedloop": ours, "TRL": trl}, tokens, 4 * forward)
+
+    def alone(parts: Parts, _: floors.Machine) -> float:
+        steps, answers = settings.total_steps(len(pairs)), sum(len(p.chosen) + len(p.rejected) for p in pairs)
+        update = {
+            "tokens": (tokens - sum(len(p.prompt) + 2 for p in pairs)) // steps,
+            "rows": 2 * size,
+            "length": tokens // (2 * len(pairs)),
+            "heads": answers // steps,
+        }
+        return steps * (parts.forward(**update) + parts.training(**update) + parts.step())
+
+    return Work({"seedloop": ours, "TRL": trl}, tokens, 4 * forward, parts=alone)
 
 
 def greedy(setting: Setting, ask: str = "Which class? {}\nAnswer:") -> Work:
@@ -264,13 +292,21 @@ def _answered(
     prefilled = [setting.shape.text(len(p), []) for p in prompts]
     again = setting.shape.text(shared, []) * (len(prompts) - 1)
     whole = sum(setting.shape.text(len(p), own) for p, own in zip(prompts, limits, strict=True))
+    read = sum(setting.shape.read(len(p), own) for p, own in zip(prompts, limits, strict=True))
+
+    def alone(parts: Parts, machine: floors.Machine) -> float:
+        own = sum(len(p) - 1 - shared for p in prompts) // len(prompts)
+        begun = parts.forward(tokens=32 * own, rows=32, length=own, heads=0) * len(prompts) / 32
+        return begun + parts.writing([*itertools.chain(*limits)], read, machine.bandwidth)
+
     return Work(
         {"seedloop": ours, "generate": theirs},
         sum(map(sum, limits)),
         sum(prefilled) - again,
         decoded=whole - sum(prefilled),
         texts=sum(map(len, limits)),
-        bytes=sum(setting.shape.read(len(p), own) for p, own in zip(prompts, limits, strict=True)),
+        bytes=read,
+        parts=alone,
     )
 
 
@@ -284,10 +320,21 @@ def options(setting: Setting) -> Work:
         found = score_shared(setting.params, setting.config, groups)
         return float(np.mean([logps.sum() for own in found for logps in own]))
 
+    endings = [len(ending) for _, own in groups for ending in own]
+
+    def alone(parts: Parts, _: floors.Machine) -> float:
+        # A batch of four; in attention as if it were contexts with one ending each.
+        context, ending = (sum(map(len, (c for c, _ in groups))) // len(groups), sum(endings) // len(endings))
+        batch = parts.forward(
+            tokens=4 * (context + 4 * (ending - 1)), rows=4, length=context + ending, heads=16 * ending
+        )
+        return len(groups) / 4 * batch
+
     return Work(
         {"seedloop": ours, "PyTorch": lambda: peers.scored(setting.torch, groups)},
         sum(len(context) + sum(map(len, own)) for context, own in groups),
         sum(setting.shape.text(len(context), map(len, own)) for context, own in groups),
+        parts=alone,
     )
 
 
@@ -324,6 +371,7 @@ def measure(name: str, setting: Setting, machine: floors.Machine, repeats: int) 
         "cold": dict(zip(work.sides, (round(s, 2) for s in cold), strict=True)),
         "tokens": work.tokens,
         "floor": round(floor(work, machine), 3),
+        "parts": round(work.parts(Parts(setting.config), machine), 3),
         "padding": work.padding and [round(ratio, 3) for ratio in work.padding],
     }
 
@@ -343,10 +391,11 @@ def lines(size: str, row: dict) -> list[str]:
             f"{size:8} {row['row']:8} {key:9} {median:8.2f} s ({own[0]:.2f} to {own[-1]:.2f}), "
             f"cold {row['cold'][key]:.2f}   "
             + (
-                f"{row['tokens'] / median:,.0f} tokens/s, floor {floor:.2f} s"
+                f"{row['tokens'] / median:,.0f} tokens/s, floor {floor:.2f} s, parts alone {row['parts']:.2f} s"
                 + (", {} computed a token, PyTorch {}".format(*row["padding"]) if row["padding"] else "")
                 if key == "seedloop"
-                else f"{median / mine:.2f}x, at the floor {median / floor:.1f}x"
+                else f"{median / mine:.2f}x, at the floor {median / floor:.1f}x, "
+                f"with parts alone {median / row['parts']:.2f}x"
             )
         )
     return written

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 PREFIX = 16
 """What prompts begin with is read once for all of them in multiples of so many tokens."""
-SLOTS, MANY_SLOTS, FEW_SLOTS = 32, 128, 8
+SLOTS, MANY_SLOTS, FEW_SLOTS = 32, 128, 4
 """Samples that decode together: on CPU; on CPU where there are many, and on an accelerator, where a step takes
 about as long for many as for one; the fewest on CPU, for the last ones."""
 PREFILLED = 2**12

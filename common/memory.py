@@ -131,7 +131,8 @@ def sampling(
 ) -> Need:
     """Of answering: weights, twice where they are turned for decoding, adapters beside them, and as many rows of
     cache of prompts and answers of at most so many tokens as decode together, with the logits of a step. `shards`:
-    devices that a model is split over. `scored`: texts of up to so many tokens are scored as well, for which there are programs of each length."""
+    devices that a model is split over. `scored`: texts of up to so many tokens are scored as well, for which there
+    are programs of each length."""
     c, size = model.config, _size(device)
     length, count = prompt + answer, SLOTS if device == "cpu" else MANY_SLOTS
     shapes = [(count, bucket(min(length, c.max_positions), 128))]
@@ -153,7 +154,7 @@ def sampling(
         "activations": float(prefill),
         "logits": 3.0 * count * c.vocab_size * 4,
     }
-    programs = 10 if device == "cpu" and model.parameters > SMALL_MODEL else 5  # of more slots and of fewer
+    programs = 14 if device == "cpu" and model.parameters > SMALL_MODEL else 5  # of more slots and of fewer
     forms = {"sample": programs * FORWARD} | ({"score": 2 * _lengths(1, scored) * FORWARD} if scored else {})
     return _need(stage, parts, model, device, shards, forms, FORWARD, adapted=rank > 0)
 

@@ -60,7 +60,8 @@ from common.lm import LanguageModel
 from common.model.decoder import init
 from common.sample.beam import diverse
 from common.sample.embed import embed
-from common.sample.sampler import Prompt, Sampler
+from common.sample.prompt import Prompt
+from common.sample.sampler import Sampler
 from common.sample.score import score
 from common.train.data import Encoded
 from common.train.loop import fine_tune

@@ -13,6 +13,7 @@ from common.model import lora
 from common.model.sharding import make_mesh, mesh_of, param_shardings, place
 from common.sample import cache, sampler
 from common.sample.beam import BeamGenerator
+from common.sample.prompt import Prompt
 from common.sample.score import all_logps, score
 from common.train import state as stored_state
 from common.train.data import Encoded, shared_prefix
@@ -155,7 +156,7 @@ def test_samples_on_a_mesh_are_those_of_one_device(models, temperature):
 def test_the_slots_of_a_mesh_are_split_over_its_rows_and_nothing_compiles_twice(models):
     params, config = models[1].params, models[1].config
     programs = (sampler._prefill, cache._copy_rows, sampler._decode_block)
-    prompts = [sampler.Prompt([5, 6, i], SampleConfig(9), (i,)) for i in range(12)]
+    prompts = [Prompt([5, 6, i], SampleConfig(9), (i,)) for i in range(12)]
     before = [program._cache_size() for program in programs]
     ready = sampler.Sampler(params, config, eos_ids=(), slots=8, block=4)
     ready.sample(prompts)

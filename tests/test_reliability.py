@@ -23,7 +23,8 @@ from common.model import hf
 from common.results.files import read_json, read_jsonl
 from common.results.report import Report
 from common.sample.embed import embed
-from common.sample.sampler import Prompt, Sampler
+from common.sample.prompt import Prompt
+from common.sample.sampler import Sampler
 from common.sample.score import score
 from common.tasks.files import read_rows
 from common.usercode import load_file

@@ -38,7 +38,8 @@ def shapes(count: int, seed: int) -> list[int]:
     from common import runtime
     from common.config import ModelConfig, SampleConfig, TrainConfig
     from common.model.decoder import init
-    from common.sample.sampler import Prompt, Sampler
+    from common.sample.prompt import Prompt
+    from common.sample.sampler import Sampler
     from common.sample.score import score
     from common.train.data import Encoded
     from common.train.loop import fine_tune

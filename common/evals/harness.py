@@ -39,7 +39,8 @@ from common.model.decoder import count_params
 from common.progress import progress_bar
 from common.results.files import write_bytes
 from common.sample.local import _before_stop, _stop_finder, sample_seed
-from common.sample.sampler import Prompt, Sampler
+from common.sample.prompt import Prompt
+from common.sample.sampler import Sampler
 from common.sample.score import score_greedy
 from common.secret import mask_output, masked_value
 from common.usercode import STOPS

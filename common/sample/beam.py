@@ -32,7 +32,7 @@ from common.progress import progress_bar
 from common.sample.cache import SHORTEST_CACHE
 from common.sample.choose import likeliest
 from common.sample.numbers import numbers
-from common.sample.sampler import Completion, Prompt, check
+from common.sample.prompt import Completion, Prompt, check
 
 BATCH = 8
 """Prompts searched together and yielded at one time. Fixed, so that a run that was killed goes on with the

@@ -15,7 +15,7 @@ import numpy as np
 from common.config import SampleConfig
 from common.generate import Record, Request
 from common.model.tokenizer import Tokenizer
-from common.sample.sampler import Completion, Prompt
+from common.sample.prompt import Completion, Prompt
 
 Draw = Callable[[Sequence[Prompt]], list[list[Completion] | str]]
 """From prompts to the samples of each, or why there are none."""

@@ -17,7 +17,8 @@ from common.model.decoder import Params
 from common.model.tokenizer import Tokenizer
 from common.progress import Bar, progress_bar
 from common.sample.form import end_finder, fill
-from common.sample.sampler import Completion, Prompt, Sampler, check
+from common.sample.prompt import Completion, Prompt, check
+from common.sample.sampler import Sampler
 from common.sample.score import score
 
 BATCH = 256

@@ -17,7 +17,7 @@ from common.config import ModelConfig, SampleConfig
 from common.model.decoder import Params, hidden, unembed
 from common.sample.cache import SHORTEST_CACHE
 from common.sample.choose import key_data
-from common.sample.sampler import Completion, Prompt
+from common.sample.prompt import Completion, Prompt
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -12,13 +12,10 @@ for, and where none waits any more and half are done, the others go on in fewer 
 `reference.sample_reference`.
 """
 
-import collections
-import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +28,6 @@ from common.buckets import (
     FEW_SLOTS,
     MANY_SLOTS,
     PREFILLED,
-    PREFIX,
     SLOTS,
     SMALL_MODEL,
     bucket,
@@ -39,7 +35,7 @@ from common.buckets import (
     power_of_two,
     turns,
 )
-from common.config import ModelConfig, SampleConfig
+from common.config import ModelConfig
 from common.errors import UserError
 from common.model.attention import Packing
 from common.model.decoder import Cache, Params, count_params, decode, grow_cache, prefill, unembed
@@ -47,39 +43,12 @@ from common.model.pages import PAGE, Pages
 from common.model.sharding import CACHE, ROWS, data_shardings, fetch, mesh_of, place_data
 from common.model.turned import turned
 from common.sample.cache import PagedCache, RowCache, SlotCache
-from common.sample.choose import choose, key_data, uniform
-from common.sample.numbers import numbers
+from common.sample.choose import choose, uniform
+from common.sample.prompt import Completion, Prompt, check
+from common.sample.slots import Queue, Slots, packed, padded
 
 LONG_REST = 48
 """Fewest tokens that the last samples may still get for a program of fewer than `SLOTS` to be worth it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """Token ids, how to sample, and one seed (0 to 2**64 - 1) for each sample wanted.
-
-    `stop_at` finds the end of an answer in the text: given all new tokens of a sample, it returns how many of
-    them to keep, or None to go on. It must give the same end when it is shown more tokens. `shared`: how many of
-    the first tokens are read once for all prompts that have them in common (`common.buckets.beginning`).
-    """
-
-    tokens: Sequence[int]
-    sampling: SampleConfig
-    seeds: tuple[int, ...] = (0,)
-    stop_at: Callable[[list[int]], int | None] | None = None
-    shared: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """New tokens, the end token included, and the log-probability of each under the model at temperature 1.
-
-    `finish`: "stop" after an end token or where `stop_at` said so, "length" at the limit of new tokens.
-    """
-
-    tokens: list[int]
-    logps: list[float]
-    finish: Literal["stop", "length"]
 
 
 class Sampler:
@@ -127,8 +96,8 @@ class Sampler:
         for index, prompt in enumerate(prompts):
             check(prompt, self.config, f"prompt {index}")
         results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
-        queue = _Queue(prompts)
-        slots = _Slots(self.slots or self._width(prompts), queue.distinct)
+        queue = Queue(prompts)
+        slots = Slots(self.slots or self._width(prompts), queue.distinct)
         cache = self._cache(prompts, slots.count)
         while queue.waiting or slots.live.any():
             if slots.live.sum() <= slots.few(queue.waiting):
@@ -183,7 +152,7 @@ class Sampler:
         pages = np.mean([math.ceil(end / PAGE) for end in ends]) if ends else 0
         return PagedCache(self.config, slots, math.ceil(slots * pages), self.dtype, self._params)
 
-    def _fewer(self, slots: "_Slots") -> int:
+    def _fewer(self, slots: Slots) -> int:
         """To how many slots those samples that are left should go, when none waits any more; 0: they stay."""
         if self._size <= SMALL_MODEL:
             return 0
@@ -191,7 +160,7 @@ class Sampler:
         fewer = max(least, power_of_two(int(slots.live.sum())))
         return fewer if fewer < slots.count else 0
 
-    def _refill(self, cache: SlotCache, slots: "_Slots", queue: "_Queue") -> None:
+    def _refill(self, cache: SlotCache, slots: Slots, queue: Queue) -> None:
         """Fill free slots with waiting samples, prefilling prompts as needed."""
         # On a mesh a part of the slots is of as many rows as it has.
         most = PREFILLED if isinstance(cache, PagedCache) else math.inf
@@ -203,10 +172,10 @@ class Sampler:
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
                     queue.shared = shared
                 if shared or self._size <= SMALL_MODEL or not isinstance(cache, PagedCache):
-                    tokens = place_data(_padded(prompts, rows, bucket), self._params, ROWS)
+                    tokens = place_data(padded(prompts, rows, bucket), self._params, ROWS)
                     queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun, cache.multiple)
                 else:
-                    shape, tokens, real = _packed(prompts)
+                    shape, tokens, real = packed(prompts)
                     queue.prefilled = _prefill_packed(
                         self._params, self.config, tokens, real, shape, cache.multiple
                     )
@@ -220,200 +189,6 @@ class Sampler:
                 slots.start(int(free[i]), job)
                 lengths[i] = len(job.prompt.tokens) - 1
             cache.fill(queue.prefilled, rows, to, lengths, slots.live)
-
-
-def check(prompt: Prompt, config: ModelConfig, name: str) -> None:
-    """Raise UserError when a prompt cannot be sampled from: `name` says which it is."""
-    count, sampling = len(prompt.tokens), prompt.sampling
-    if not count:
-        raise UserError(f"{name} is empty: give at least one token")
-    if sampling.max_new_tokens < 1:
-        raise UserError(f"max_new_tokens must be at least 1, not {sampling.max_new_tokens}")
-    if not 0 <= sampling.temperature < math.inf:
-        raise UserError(f"temperature must be 0 (greedy) or more, not {sampling.temperature}")
-    if not 0 < sampling.top_p <= 1:
-        raise UserError(f"top_p must be above 0 and at most 1, not {sampling.top_p}")
-    if not 0 <= sampling.top_k < 2**31:
-        raise UserError(f"top_k must be 0 (off) or more and below 2**31, not {sampling.top_k}")
-    if "" in sampling.stop:
-        raise UserError("an empty stop string would end every answer: leave it out")
-    if count + sampling.max_new_tokens > config.max_positions:
-        raise UserError(
-            f"{name} of {count} tokens leaves no room for {sampling.max_new_tokens} new ones within the model's "
-            f"{config.max_positions} positions: shorten it or lower max_new_tokens"
-        )
-
-
-# --- On the host: which sample sits where ---------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class _Job:
-    """A sample on its way."""
-
-    prompt: Prompt
-    seed: int
-    prompt_index: int
-    sample_index: int
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    logps: list[float] = dataclasses.field(default_factory=list)
-    finish: Any = None
-
-    def extend(self, tokens: list[int], logps: list[float], eos: np.ndarray) -> None:
-        """Take in a block's tokens; set `finish` if the sample is complete."""
-        self.tokens += tokens
-        self.logps += logps
-        # First: an end token that is also the last one allowed is an end.
-        if self.tokens[-1] in eos:
-            self.finish = "stop"
-        elif len(self.tokens) == self.prompt.sampling.max_new_tokens:
-            self.finish = "length"
-        keep = self.prompt.stop_at(self.tokens) if self.prompt.stop_at else None
-        if keep is not None:
-            self.tokens, self.logps, self.finish = self.tokens[:keep], self.logps[:keep], "stop"
-
-
-class _Queue:
-    """Samples without a slot: of prompts still to be prefilled, and `ready` ones of those that were last."""
-
-    def __init__(self, prompts: Sequence[Prompt]):
-        distinct = collections.defaultdict(list)
-        for i, prompt in enumerate(prompts):
-            tokens = tuple(prompt.tokens)
-            for j, seed in enumerate(prompt.seeds):
-                distinct[tokens[: prompt.shared], tokens].append(_Job(prompt, seed, i, j))
-        # Short prompts first, so that those prefilled together are of like length.
-        order = sorted(distinct.items(), key=lambda item: (item[0][0], len(item[0][1])))
-        self._prompts = collections.deque(order)
-        self.shared: tuple[int, ...] = ()
-        self.begun: Cache | None = None
-        self.distinct = len(distinct)
-        self.waiting = sum(len(jobs) for jobs in distinct.values())
-        self.ready: collections.deque[tuple[int, _Job]] = collections.deque()
-        self.prefilled: Cache = []
-
-    def next_prompts(self, count: int, most: int | float) -> tuple[tuple[int, ...], list[tuple[int, ...]], int]:
-        """What the next prompts begin with, and their other tokens; their samples become ready, by row. At most
-        `count` rows, or a half or less of them where all would have more than `most` tokens; and this number.
-
-        The last token of a prompt is left out: it is what the slot feeds first.
-        """
-        shared, group = self._prompts[0][0][0], []
-        same = itertools.takewhile(lambda item: item[0][0] == shared, itertools.islice(self._prompts, count))
-        lengths = [len(prompt) - len(shared) for (_, prompt), _ in same]
-        while count > 1 and count * max(lengths[:count]) > most:
-            count //= 2
-        while self._prompts and len(group) < count and self._prompts[0][0][0] == shared:
-            (_, prompt), jobs = self._prompts.popleft()
-            self.ready.extend((len(group), job) for job in jobs)
-            group.append(prompt[len(shared) : -1])
-        return shared, group, count
-
-    def pop(self) -> tuple[int, _Job]:
-        self.waiting -= 1
-        return self.ready.popleft()
-
-
-class _Slots:
-    """The host's view of the rows: what the device needs for the next block, and the sample in each."""
-
-    def __init__(self, count: int, prompts: int = MANY_SLOTS):
-        self.count = count
-        self.group = max(1, count // 8)  # free slots worth a stop
-        # Prompts prefilled in one call: fewer keep a processor half busy, more than there are are padding.
-        self.together = max(1, min(count // 4, max(SLOTS // 4, power_of_two(prompts))))
-        self.jobs: list[Any] = [None] * count
-        self.live = np.zeros(count, bool)
-        self.rows = {
-            "live": self.live,
-            "token": np.zeros(count, np.int32),  # fed next, at `position`
-            "position": np.zeros(count, np.int32),
-            "step": np.zeros(count, np.int32),  # tokens sampled so far
-            "limit": np.zeros(count, np.int32),
-            "key": np.zeros((count, 2), np.uint32),
-            "temperature": np.zeros(count, np.float32),
-            "top_p": np.ones(count, np.float32),
-            "top_k": np.zeros(count, np.int32),
-        }
-
-    def start(self, slot: int, job: _Job) -> None:
-        tokens, sampling = job.prompt.tokens, job.prompt.sampling
-        self.jobs[slot] = job
-        values = {
-            "live": True,
-            "token": tokens[-1],
-            "position": len(tokens) - 1,
-            "step": 0,
-            "limit": sampling.max_new_tokens,
-            "key": key_data(job.seed),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p if sampling.temperature else 1.0,
-            "top_k": sampling.top_k if sampling.temperature else 0,
-        }
-        for name, value in values.items():
-            self.rows[name][slot] = value
-
-    def few(self, waiting: int) -> int:
-        """How few live rows are a reason to stop and refill, when so many samples wait."""
-        return self.count - min(waiting, self.group) if waiting else 0
-
-    def narrow(self, count: int) -> np.ndarray:
-        """Keep so many slots, with all that are live; returns their rows."""
-        kept = np.argsort(~self.live, kind="stable")[:count]
-        self.count, self.jobs = count, [self.jobs[slot] for slot in kept]
-        self.rows = {name: values[kept] for name, values in self.rows.items()}
-        self.live = self.rows["live"]
-        return kept
-
-    def most_left(self) -> int:
-        """The most tokens that a live sample may still get."""
-        return int(np.max(self.rows["limit"] - self.rows["step"], where=self.live, initial=0))
-
-    def ends(self, block: int) -> np.ndarray:
-        """Of each slot how many tokens its next block reaches up to."""
-        rows = self.rows
-        return rows["position"] + np.minimum(block, rows["limit"] - rows["step"])
-
-    def advance(self, tokens: np.ndarray, logps: np.ndarray, eos: np.ndarray) -> list[_Job]:
-        """Hand the block's tokens and log-probabilities (block, B) to the samples; returns finished ones."""
-        finished, rows = [], self.rows
-        counts = (tokens >= 0).sum(0)
-        for slot in np.flatnonzero(self.live):
-            job, count = self.jobs[slot], counts[slot]
-            likelihoods = numbers(logps[:count, slot], "log-probabilities of a sampled answer")
-            job.extend(tokens[:count, slot].tolist(), likelihoods.tolist(), eos)
-            rows["token"][slot] = tokens[count - 1, slot]
-            rows["position"][slot] += count
-            rows["step"][slot] += count
-            if job.finish:
-                finished.append(job)
-                self.live[slot] = False
-                # A greedy row without cuts asks for no random numbers and no search.
-                rows["temperature"][slot], rows["top_p"][slot], rows["top_k"][slot] = 0.0, 1.0, 0
-        return finished
-
-
-def _padded(prompts: Sequence[Sequence[int]], rows: int, rounded: Callable[[int, int], int]) -> np.ndarray:
-    """So many rows, right-padded to the longest of them, `rounded` up."""
-    tokens = np.zeros((rows, rounded(max(map(len, prompts)), PREFIX)), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    return tokens
-
-
-def _packed(prompts: Sequence[Sequence[int]]) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
-    """Rows and length that prompts fit into, and ids and places of their tokens, whose number is rounded up to
-    eighths of that (see `common.model.attention.Packing`)."""
-    padded = _padded(prompts, power_of_two(len(prompts)), power_of_two)
-    lengths = np.zeros(len(padded), np.int32)
-    lengths[: len(prompts)] = list(map(len, prompts))
-    part = padded.size // 8
-    padding = np.arange(padded.shape[1]) >= lengths[:, None]
-    real = np.argsort(padding, axis=None, kind="stable")[: part * max(1, -(-lengths.sum() // part))]
-    return padded.shape, padded.reshape(-1)[real], real.astype(np.int32)
-
-
-# --- On the device --------------------------------------------------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4))

@@ -20,8 +20,9 @@ from common.model.attention import Packing, attention, attention_mask, cached_at
 from common.model.families import FAMILIES, read_config
 from common.model.names import layer_rules
 from common.model.turned import turned
+from common.sample.prompt import Prompt
 from common.sample.reference import sample_reference
-from common.sample.sampler import Prompt, Sampler
+from common.sample.sampler import Sampler
 from common.train.data import Encoded
 from common.train.loop import fine_tune
 

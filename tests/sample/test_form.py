@@ -10,7 +10,7 @@ from common.generate import Request
 from common.lm import LanguageModel
 from common.model.tokenizer import Tokenizer
 from common.sample.form import fill, value_end
-from common.sample.sampler import Completion
+from common.sample.prompt import Completion
 from common.tasks.replies import read_fields
 
 ASK = ({"role": "user", "content": "Write one."},)

@@ -15,9 +15,11 @@ from common.errors import UserError
 from common.model import decoder
 from common.sample import cache
 from common.sample import sampler as sample
+from common.sample import slots as host
 from common.sample.choose import choose, cut, draw, key_data, likeliest, uniform
+from common.sample.prompt import Prompt
 from common.sample.reference import sample_reference
-from common.sample.sampler import Prompt, Sampler
+from common.sample.sampler import Sampler
 from common.sample.score import score
 
 CONFIG = ModelConfig(
@@ -148,8 +150,8 @@ def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
 def test_many_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, each, widths):
     monkeypatch.setattr(sample, "many_slots_up_to", lambda *_: 100)
     for name, value in {"SLOTS": 4, "MANY_SLOTS": 16, "SMALL_MODEL": 0}.items():
-        monkeypatch.setattr(buckets, name, value)
-        monkeypatch.setattr(sample, name, value, raising=False)
+        for module in (buckets, sample, host):
+            monkeypatch.setattr(module, name, value, raising=False)
     prompts = [
         Prompt([4 + i] * tokens, SampleConfig(limit if i < 3 else 2, 1.0), tuple(range(each)))
         for i in range(count)
@@ -181,9 +183,9 @@ def test_samples_of_one_prompt_equal_prompts_of_one_sample():
 
 def test_long_prompts_are_prefilled_fewer_at_a_time():
     prompts = [Prompt([5] * (20 + i), SampleConfig(max_new_tokens=2)) for i in range(40)]
-    queue, shapes = sample._Queue(prompts), []
+    queue, shapes = host.Queue(prompts), []
     while queue.waiting:
-        shapes.append(sample._padded(*queue.next_prompts(8, 80)[1:], buckets.bucket).shape)
+        shapes.append(host.padded(*queue.next_prompts(8, 80)[1:], buckets.bucket).shape)
         while queue.ready:
             queue.pop()
     assert shapes[0] == (2, 24)  # 8 of 27 tokens are more than 80, and 4 of 23; lengths are rounded up
@@ -390,8 +392,8 @@ def test_nothing_is_compiled_again_for_a_retrained_model():
 
 def test_the_cache_is_donated():
     """Otherwise each block would copy it."""
-    sampler, slots = _sampler(), sample._Slots(8)
-    slots.start(0, sample._Job(Prompt([5, 6, 7], SampleConfig(9)), 0, 0, 0))
+    sampler, slots = _sampler(), host.Slots(8)
+    slots.start(0, host.Job(Prompt([5, 6, 7], SampleConfig(9)), 0, 0, 0))
     made = sampler._cache([], 8)
     assert isinstance(made, cache.PagedCache)
     source = sample._prefill(sampler._params, CONFIG, np.array([[5, 6]], np.int32), None, made.multiple)
