@@ -135,28 +135,32 @@ def packed_attention(
     v: Float[Array, "R C K H"],
     packing: Packing,
     window: int,
+    before: tuple[Float[Array, "1 P K H"], Float[Array, "1 P K H"]] | None = None,
     *,
     scale: float | None = None,
     cap: float | None = None,
     sinks: Float[Array, " heads"] | None = None,
 ) -> Float[Array, "R C heads H"]:
     """Causal attention of packed texts: each to itself and to what all of them go on from, no farther back than
-    `window` (0: no limit). Of all R * C tokens those that are packed come last. Only here each text has a row."""
+    `window` (0: no limit). Of all R * C tokens those that are packed come last; where all are, `before` may have
+    the keys and values of what they go on from. Only here each text has a row."""
     shape = q.shape
     q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
     (rows, T), P = packing.slots.shape, q.shape[1] - len(packing.real)
     more = {"scale": scale, "cap": cap, "sinks": sinks}
     mask = lambda first, S: attention_mask(jnp.arange(first, S)[None], S, window) if 0 < window < S else None
     queries, keys, values = (to(x[0, P:], packing) for to, x in ((_placed, q), (spread, k), (spread, v)))
-    if P:
+    begun = before or (k[:, :P], v[:, :P])
+    S = begun[0].shape[1]
+    if S:
         keys, values = (
-            jnp.concatenate([jnp.broadcast_to(x[:, :P], (rows, P, *x.shape[2:])), own], axis=1)
-            for x, own in ((k, keys), (v, values))
+            jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[1:])), own], axis=1)
+            for x, own in zip(begun, (keys, values), strict=True)
         )
-    out = _gathered(attention(queries, keys, values, mask(P, P + T), **more), packing)[None]
+    out = _gathered(attention(queries, keys, values, mask(S, S + T), **more), packing)[None]
     if P:
-        before = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
-        out = jnp.concatenate([before, out], axis=1)
+        first = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
+        out = jnp.concatenate([first, out], axis=1)
     return out.reshape(shape)
 
 

@@ -133,10 +133,11 @@ class Block(nnx.Module):
         keys and values. `after`: a cache of one row, whose keys and values stand before those of every row."""
         h = self._normed("norm1", x)
         q, k, v = self._qkv(h, turns)
+        before = after and (after[0].transpose(0, 3, 1, 2), after[1].transpose(0, 2, 1, 3))
         if isinstance(mask, Packing):
-            return self._finish(x, h, packed_attention(q, k, v, mask, self.window, **self._scores())), (k, v)
-        if after is not None:
-            before = after[0].transpose(0, 3, 1, 2), after[1].transpose(0, 2, 1, 3)
+            found = packed_attention(q, k, v, mask, self.window, before, **self._scores())
+            return self._finish(x, h, found), (k, v)
+        if before is not None:
             k, v = (
                 jnp.concatenate([jnp.broadcast_to(b, (len(x), *b.shape[1:])), own], axis=1)
                 for b, own in zip(before, (k, v), strict=True)

@@ -37,7 +37,8 @@ from common.model.turned import product
 Params = dict[str, Any]
 PerToken = Int[Array | np.ndarray, "B T"]
 """Token ids or positions, also numpy's."""
-Cache = list[tuple[jax.Array, jax.Array]]
+LayerCache = tuple[jax.Array, jax.Array]
+Cache = list[LayerCache]
 """Keys (B, K, H, S) and values (B, K, S, H) of each layer. With the axes in this order neither product of
 decoding has to transpose the cache, which halves the time of a step. In pages (`common.model.pages`) B is their
 number and S that of a page's tokens."""
@@ -93,9 +94,11 @@ class Decoder(nnx.Module):
     ) -> Cache:
         """See the function `prefill`."""
         _, made = self._whole(tokens, dtype, packing, after, remat=remat)
-        if packing is not None:
-            made = [(spread(_flat(k), packing), spread(_flat(v), packing)) for k, v in made]
-        return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
+        if packing is None:
+            return [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in made]
+        rows = [tuple(spread(x.reshape(-1, *x.shape[2:]), packing) for x in both) for both in made]
+        cache = [(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)) for k, v in rows]
+        return cache if after is None else [_joined(*both) for both in zip(after, cache, strict=True)]
 
     def _whole(
         self, tokens: PerToken, dtype: Any, tree: Tree | Packing | None, after: Cache | None, *, remat: Remat
@@ -104,7 +107,7 @@ class Decoder(nnx.Module):
         B, T = tokens.shape
         P = 0 if after is None else after[0][1].shape[2]
         if isinstance(tree, Packing):
-            positions = tree.positions(B * T).reshape(B, T)
+            positions = P + tree.positions(B * T).reshape(B, T)
         else:
             positions = (
                 jnp.broadcast_to(P + jnp.arange(T), (B, T)) if tree is None else jnp.asarray(tree.positions)
@@ -166,8 +169,10 @@ class Decoder(nnx.Module):
         return x
 
 
-def _flat(x: Float[Array, "B T K H"]) -> Float[Array, "N K H"]:
-    return x.reshape(-1, *x.shape[2:])
+def _joined(before: LayerCache, own: LayerCache) -> LayerCache:
+    """The cache of rows behind that of what all of them begin with, which has one row."""
+    keys, values = (jnp.broadcast_to(x, (len(own[0]), *x.shape[1:])) for x in before)
+    return jnp.concatenate([keys, own[0]], axis=3), jnp.concatenate([values, own[1]], axis=2)
 
 
 # --- The edges: from the dict of arrays to the module and back ------------------------------------------------
@@ -213,8 +218,8 @@ def hidden(
     """Final hidden states of right-padded `tokens`. Under the causal mask padding never reaches a real token,
     so no mask is taken.
 
-    tree: how the tokens of a row hang together where they are not one text. Packed texts are without `after`, and
-        rows without meaning: those of tokens (B, T) follow each other.
+    tree: how the tokens of a row hang together where they are not one text. To packed texts rows mean nothing:
+        those of tokens (B, T) follow each other.
     after: a cache of one row and length P, which holds what all rows go on from.
     remat: what of each layer is computed again in the backward pass, to save memory.
     """

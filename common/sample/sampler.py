@@ -171,13 +171,13 @@ class Sampler:
                     once = np.array([shared], np.int32)
                     queue.begun = _prefill(self._params, self.config, once) if shared else None
                     queue.shared = shared
-                if shared or self._size <= SMALL_MODEL or not isinstance(cache, PagedCache):
+                if self._size <= SMALL_MODEL or not isinstance(cache, PagedCache):
                     tokens = place_data(padded(prompts, rows, bucket), self._params, ROWS)
                     queue.prefilled = _prefill(self._params, self.config, tokens, queue.begun, cache.multiple)
                 else:
                     shape, tokens, real = packed(prompts)
                     queue.prefilled = _prefill_packed(
-                        self._params, self.config, tokens, real, shape, cache.multiple
+                        self._params, self.config, tokens, real, shape, queue.begun, cache.multiple
                     )
             # A place beyond the last slot, where nothing is written: the copy has one shape however many are free.
             rows, lengths = np.zeros((2, slots.group), np.int32)
@@ -205,21 +205,23 @@ def _prefill(
     return grow_cache(cache, length + -length % multiple)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4, 5))
+@functools.partial(jax.jit, static_argnums=(1, 4, 6))
 def _prefill_packed(
     params: Params,
     config: ModelConfig,
     tokens: Int[Array | np.ndarray, " N"],
     real: Int[Array | np.ndarray, " N"],
     shape: tuple[int, int],
+    after: Cache | None,
     multiple: int,
 ) -> Cache:
     """As `_prefill`, of prompts one behind the other, which are those of so many rows and such a length."""
     packing = Packing.of(real, None, *shape)
     # In rows, as in training: XLA on CPU takes longer for one.
     tokens = tokens.reshape(math.gcd(16, tokens.size), -1)
-    cache = prefill(params, config, tokens, packing, dtype=params["embed"].dtype)
-    return grow_cache(cache, shape[1] + -shape[1] % multiple)
+    cache = prefill(params, config, tokens, packing, dtype=params["embed"].dtype, after=after)
+    length = cache[0][1].shape[2]
+    return grow_cache(cache, length + -length % multiple)
 
 
 # A program of its own: compiled once for all models and cache lengths.

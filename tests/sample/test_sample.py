@@ -193,9 +193,13 @@ def test_long_prompts_are_prefilled_fewer_at_a_time():
     assert {rows for rows, _ in shapes} == {2, 1}
 
 
-def test_packed_prompts_are_those_with_padding(monkeypatch):
+@pytest.mark.parametrize("shared", [0, 16, 48])
+def test_packed_prompts_are_those_with_padding(monkeypatch, shared):
+    """Also behind what all begin with, in layers with a window and without."""
+    begin = np.random.default_rng(8).integers(4, 64, shared).tolist()
     prompts = [
-        Prompt([4 + i % 50, *range(5, 5 + i)], SampleConfig(max_new_tokens=9)) for i in (0, 1, 3, 20, 21, 60)
+        Prompt([*begin, 4 + i % 50, *range(5, 5 + i)], SampleConfig(max_new_tokens=9), shared=shared)
+        for i in (0, 1, 3, 20, 21, 57)
     ]
     want = _sampler().sample(prompts)
     shapes, prefill = [], sample._prefill_packed
@@ -203,8 +207,8 @@ def test_packed_prompts_are_those_with_padding(monkeypatch):
     monkeypatch.setattr(sample, "_prefill_packed", spied)
     monkeypatch.setattr(sample, "SMALL_MODEL", 0)
     found = _sampler().sample(prompts)
-    # Of 0, 1, 3 and 20 tokens, and of 21 and 60: the last token of a prompt is not among them.
-    assert shapes == [((2, 16), 4), ((2, 32), 24), ((2, 64), 96)]
+    # Of 0, 1, 3 and 20 tokens, and of 21 and 57: the last token of a prompt is not among them.
+    assert shapes == [((2, 16), 4), ((2, 32), 24), ((2, 64), 80)]
     assert _tokens(found) == _tokens(want)
     for own, other in zip(itertools.chain(*found), itertools.chain(*want), strict=True):
         np.testing.assert_allclose(own.logps, other.logps, atol=1e-5)
