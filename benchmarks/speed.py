@@ -22,7 +22,8 @@ folder. Samples and answers end where they are told to, so that both sides do th
 both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then
 `--repeats` times. `floor` is what the products of matrices alone would take, on tokens without padding and with
 what prompts have in common read once, at the best rate that either library reached on this machine, or, where that
-is more, to read the cache of what is written (`floors.py`). Needs torch, trl and peft, and the data
+is more, to read the cache of what is written (`floors.py`). `parts alone` is what each part of the work takes by
+itself, at its own shape, by the faster library (`parts.py`). Needs torch, trl and peft, and the data
 sets that `--data` holds. The last line is JSON.
 """
 
