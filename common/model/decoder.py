@@ -44,6 +44,10 @@ decoding has to transpose the cache, which halves the time of a step. In pages (
 number and S that of a page's tokens."""
 
 
+FEW_ROWS = 32
+"""Up to which turned weights are put in front for logits, too: to turn back those of more rows takes too long."""
+
+
 class Tree(NamedTuple):
     """Texts of a row that go on from one beginning, one behind the other: the `positions` (B, T) of their tokens,
     each text's as if it alone followed the beginning, and the `branches` (B, T) that they are in, 0 for the
@@ -271,12 +275,14 @@ def unembed(
     params: Params, config: ModelConfig, h: Float[Array, "*n D"], *, turned: bool = False
 ) -> Float[Array, "*n V"]:
     """Logits in float32. Of `params` those of `head_of` are enough. `turned`: see `decode`."""
-    if turned:
-        logits = product(h, params["embed" if config.tied_head else "head"].astype(h.dtype)).astype(jnp.float32)
-    elif config.tied_head:
-        logits = jnp.einsum("...d,vd->...v", h, params["embed"].astype(h.dtype)).astype(jnp.float32)
+    name = "embed" if config.tied_head else "head"
+    w = params[name].astype(h.dtype)
+    if turned and h.size <= FEW_ROWS * h.shape[-1]:
+        logits = product(h, w).astype(jnp.float32)
+    elif turned or config.tied_head:
+        logits = jnp.einsum("...d,vd->...v", h, w).astype(jnp.float32)
     else:
-        logits = jnp.einsum("...d,dv->...v", h, params["head"].astype(h.dtype)).astype(jnp.float32)
+        logits = jnp.einsum("...d,dv->...v", h, w).astype(jnp.float32)
     if "head" in config.biases:
         logits = logits + params["head_bias"].astype(jnp.float32)
     if config.logit_scale != 1:
