@@ -4,11 +4,12 @@ floor under any program that is put together from products, attention, norms and
     parts = Parts(config)
     seconds = parts.forward(tokens=512, rows=4, length=128, heads=80)
     seconds = parts.training(tokens=3000, rows=16, length=200, heads=1000) + parts.step()
-    seconds = parts.writing(limits, cache=bytes)
+    seconds = parts.writing(limits, cache=bytes, bandwidth=a_second)
 
 Where the floors of `floors.py` take the best rate that any product reaches, these take the rate of this product:
 one over 32 numbers is far from it. Alone each part finds its data in the cache of the processor, which it does not
-in a program, and what joins them is not counted: no program is as fast.
+in a program, and what joins them, rotary embeddings among it, is not counted. Of a training one micro-batch of
+mean size stands for all.
 """
 
 import functools

@@ -72,9 +72,12 @@ def test_logits_are_those_of_transformers_whole_and_from_a_cache(name):
     np.testing.assert_allclose(_continued(params, config, tokens), golden[:, 8:], atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("few", [0, 32])
 @pytest.mark.parametrize("name", ["gpt2", "cohere", "mixtral", "phi", "gpt_oss"])
-def test_turned_weights_decode_to_the_same_logits_also_beside_adapters(name):
-    """With biases and without, with a head of its own and without, with a gate, without, and with experts."""
+def test_turned_weights_decode_to_the_same_logits_also_beside_adapters(monkeypatch, name, few):
+    """With biases and without, with a head of its own and without, with a gate, without, and with experts; also
+    where logits are of too many rows for a matrix in front."""
+    monkeypatch.setattr(decoder, "FEW_ROWS", few)
     plain, params, tokens, _ = _load(name)
     params, config = lora.load_adapter(FOLDER / name / "adapter", params, plain)
     golden = np.load(FOLDER / name / "adapter" / "golden.npz")["logits"]
