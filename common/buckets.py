@@ -14,6 +14,9 @@ SMALL_MODEL = 2_000_000
 """Parameters up to which to compile programs for more shapes takes longer than they spare."""
 TURNED_MODEL = 250_000_000
 """Parameters up to which decoding on CPU has a copy of its weights of its own (`common.model.turned`)."""
+STREAMED_MODEL = 10_000_000
+"""Parameters up to which two streams write samples on CPU, side by side (`common.streams`). The products of larger
+ones keep two cores busy, and are faster with all rows together."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}
 """Logits that may exist at one time in training and scoring. On accelerators 1 GiB, or 2048 positions of a
 vocabulary of 131,072; on CPU, where large products are no faster, an eighth."""

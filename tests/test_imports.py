@@ -23,6 +23,7 @@ FLOORS = (
         "cli",
         "runtime",
     ),
+    "streams",
     "stopping",
     *(
         "results",

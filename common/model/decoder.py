@@ -87,6 +87,19 @@ class Decoder(nnx.Module):
         """See the function `hidden`."""
         return self._whole(tokens, dtype, tree, after, remat=remat)[0]
 
+    def hidden_at(
+        self,
+        tokens: PerToken,
+        at: Int[Array | np.ndarray, " A"],
+        tree: Tree | Packing | None = None,
+        after: Cache | None = None,
+        *,
+        dtype: Any = jnp.float32,
+        remat: Remat = "none",
+    ) -> Float[Array, "A D"]:
+        """See the function `hidden_at`."""
+        return self._whole(tokens, dtype, tree, after, at, remat=remat)[0].reshape(len(at), -1)
+
     def prefill(
         self,
         tokens: PerToken,
@@ -105,9 +118,17 @@ class Decoder(nnx.Module):
         return cache if after is None else [_joined(*both) for both in zip(after, cache, strict=True)]
 
     def _whole(
-        self, tokens: PerToken, dtype: Any, tree: Tree | Packing | None, after: Cache | None, *, remat: Remat
-    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Final hidden states, and keys and values of every layer, which the compiler leaves out if unused."""
+        self,
+        tokens: PerToken,
+        dtype: Any,
+        tree: Tree | Packing | None,
+        after: Cache | None,
+        at: Int[Array | np.ndarray, " A"] | None = None,
+        *,
+        remat: Remat,
+    ) -> tuple[Float[Array, "_ _ D"], list[KeysValues]]:
+        """Final hidden states (B, T, D), or of the places `at` alone, and keys and values of every layer, which
+        the compiler leaves out if unused."""
         B, T = tokens.shape
         P = 0 if after is None else after[0][1].shape[2]
         if isinstance(tree, Packing):
@@ -129,8 +150,10 @@ class Decoder(nnx.Module):
             masks = {w: tree_mask(positions, tree.branches, P, w) for w in windows}
         run = recomputing(remat)
         x, made = self._embedded(tokens, positions, dtype), []
-        for block, *before in zip(self.layers, *([] if after is None else [after]), strict=True):
-            x, keys_and_values = run(block, x, turns[block.rope], masks[block.window], *before)
+        begun = [None] * len(self.layers) if after is None else after
+        wanted = [None] * (len(self.layers) - 1) + [at]
+        for block, before, places in zip(self.layers, begun, wanted, strict=True):
+            x, keys_and_values = run(block, x, turns[block.rope], masks[block.window], before, places)
             made.append(keys_and_values)
         return normed(self, "norm", x, self.config), made
 
@@ -228,6 +251,22 @@ def hidden(
     remat: what of each layer is computed again in the backward pass, to save memory.
     """
     return module(params, config).hidden(tokens, tree, after, dtype=dtype, remat=remat)
+
+
+def hidden_at(
+    params: Params,
+    config: ModelConfig,
+    tokens: PerToken,
+    at: Int[Array | np.ndarray, " A"],
+    tree: Tree | Packing | None = None,
+    after: Cache | None = None,
+    *,
+    dtype: Any = jnp.float32,
+    remat: Remat = "none",
+) -> Float[Array, "A D"]:
+    """`hidden` at these places of the flattened (B, T), which may come twice, without what the last layer would
+    compute behind its attention for all others. Its plain form is `hidden(...).reshape(-1, D)[at]`."""
+    return module(params, config).hidden_at(tokens, at, tree, after, dtype=dtype, remat=remat)
 
 
 def prefill(

@@ -1,7 +1,7 @@
 """What of a layer is kept for the backward pass, and what is computed again.
 
 run = recomputing("full")
-x, keys_and_values = run(block, x, turns, mask)
+x, keys_and_values = run(block, x, turns, mask, before, at)     # as Block.__call__
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def _zero(tree: Any) -> jax.Array:
 
 
 def _one_by_one(
-    block: Block, x: jax.Array, turns: Any, mask: Any, *before: Any
+    block: Block, x: jax.Array, turns: Any, mask: Any, before: Any, at: Any
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """`jax.checkpoint(Block.__call__)` for CPU, where the compiler's scheduler runs whatever it can at once, so
     that all layers would be computed again before the first of them is needed, and all gradients of weights last:
@@ -40,12 +40,12 @@ def _one_by_one(
     trained = (lambda name: name.endswith(("_a", "_b"))) if block.config.lora else (lambda name: True)
 
     @jax.custom_vjp
-    def run(x: jax.Array, block: Block, before: tuple[Any, ...]) -> Any:
-        return block(x, turns, mask, *before)
+    def run(x: jax.Array, block: Block, before: Any) -> Any:
+        return block(x, turns, mask, before, at)
 
     def backward(inputs: tuple[Any, ...], cotangents: Any) -> tuple[jax.Array, Any, Any]:
         x, block, before = inputs
-        again = lambda x, block, before: block(x, turns, mask, *before)
+        again = lambda x, block, before: block(x, turns, mask, before, at)
         dx, dblock, dbefore = jax.vjp(again, after(x, cotangents[0]), block, before)[1](cotangents)
         # Frozen weights' gradients would be computed for this alone.
         needed = [leaf for path, leaf in jax.tree.leaves_with_path(dblock) if trained(_name(path))]

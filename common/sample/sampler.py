@@ -7,9 +7,9 @@ A distinct prompt is prefilled once, what many begin with once for all of them, 
 to one slot a sample. All slots then decode together, a block of tokens at a time on the device; between blocks the
 host takes out finished samples and fills their slots anew. Each row draws from its own random key, so a sample's
 tokens depend on its prompt, settings and seed alone: not on the other rows, its slot, or the order of refills.
-Only the last bits of its log-probabilities depend on how many decode together: that is decided by what a call asks
-for, and where none waits any more and half are done, the others go on in fewer slots. The plain form is
-`reference.sample_reference`.
+Only the last bits of its log-probabilities depend on how many decode together: that is decided by what a call
+asks for, and where none waits any more and half are done, the others go on in fewer slots. On CPU a small model
+writes in two streams of slots, side by side. The plain form is `reference.sample_reference`.
 """
 
 import functools
@@ -23,13 +23,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from common import runtime
+from common import runtime, streams
 from common.buckets import (
     FEW_SLOTS,
     MANY_SLOTS,
     PREFILLED,
     SLOTS,
     SMALL_MODEL,
+    STREAMED_MODEL,
     bucket,
     many_slots_up_to,
     power_of_two,
@@ -45,7 +46,8 @@ from common.model.turned import turned
 from common.sample.cache import PagedCache, RowCache, SlotCache
 from common.sample.choose import choose, uniform
 from common.sample.prompt import Completion, Prompt, check
-from common.sample.slots import Queue, Slots, packed, padded
+from common.sample.slots import Job, Queue, Slots, packed, padded
+from common.streams import Task, side_by_side
 
 LONG_REST = 48
 """Fewest tokens that the last samples may still get for a program of fewer than `SLOTS` to be worth it."""
@@ -96,45 +98,63 @@ class Sampler:
         for index, prompt in enumerate(prompts):
             check(prompt, self.config, f"prompt {index}")
         results: list[list[Any]] = [[None] * len(prompt.seeds) for prompt in prompts]
-        queue = Queue(prompts)
-        slots = Slots(self.slots or self._width(prompts), queue.distinct)
-        cache = self._cache(prompts, slots.count)
-        while queue.waiting or slots.live.any():
-            if slots.live.sum() <= slots.few(queue.waiting):
-                self._refill(cache, slots, queue)
-            elif not queue.waiting and isinstance(cache, PagedCache) and (fewer := self._fewer(slots)):
-                kept = slots.narrow(fewer)
-                cache.narrow(kept, slots.live, slots.ends(self.block))
-            pages = cache.room(slots.live, slots.rows["position"], slots.ends(self.block))
-            # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
-            steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
-            numbers = _uniform(slots.rows["key"], steps)
-            few = slots.few(queue.waiting)
-            cache.arrays, tokens, logps = _decode_block(
-                self._decoding,
-                self.config,
-                cache.arrays,
-                slots.rows,
-                numbers,
-                self._eos,
-                few,
-                pages,
-                turned=self._turned,
-                mesh=self._mesh,
-            )
-            tokens, logps = fetch((tokens, logps))
-            for job in slots.advance(tokens, logps, self._eos):
-                results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
-                if on_done:
-                    on_done()
+
+        def keep(job: Job) -> None:
+            results[job.prompt_index][job.sample_index] = Completion(job.tokens, job.logps, job.finish)
+            if on_done:
+                on_done()
+
+        count = self._streams(prompts)
+        slots = self.slots or self._width(prompts, count)
+        queues = [Queue(prompts, stream, count) for stream in range(count)]
+        side_by_side([self._writing(queue, slots, self._cache(prompts, slots), keep) for queue in queues])
         return results
 
-    def _width(self, prompts: Sequence[Prompt]) -> int:
-        """Slots for these prompts."""
+    def _writing(self, queue: Queue, count: int, cache: SlotCache, keep: Callable[[Job], None]) -> Task:
+        """Writes the samples of a queue in so many slots, and hands each over that is finished."""
+        slots = Slots(count, queue.distinct)
+        while queue.waiting or slots.live.any():
+            tokens, logps = yield functools.partial(self._block, cache, slots, queue)
+            for job in slots.advance(tokens, logps, self._eos):
+                keep(job)
+
+    def _block(self, cache: SlotCache, slots: Slots, queue: Queue) -> tuple[np.ndarray, np.ndarray]:
+        """The next tokens of all slots and their log-probabilities (block, B), after what has to be done for them:
+        free slots are filled anew, or those that are left go on in fewer."""
+        if slots.live.sum() <= slots.few(queue.waiting):
+            self._refill(cache, slots, queue)
+        elif not queue.waiting and isinstance(cache, PagedCache) and (fewer := self._fewer(slots)):
+            kept = slots.narrow(fewer)
+            cache.narrow(kept, slots.live, slots.ends(self.block))
+        pages = cache.room(slots.live, slots.rows["position"], slots.ends(self.block))
+        # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
+        steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
+        cache.arrays, tokens, logps = _decode_block(
+            self._decoding,
+            self.config,
+            cache.arrays,
+            slots.rows,
+            _uniform(slots.rows["key"], steps),
+            self._eos,
+            slots.few(queue.waiting),
+            pages,
+            turned=self._turned,
+            mesh=self._mesh,
+        )
+        return fetch((tokens, logps))
+
+    def _streams(self, prompts: Sequence[Prompt]) -> int:
+        """In how many streams of slots these prompts are answered."""
+        samples = sum(len(prompt.seeds) for prompt in prompts)
+        worth = self._mesh is None and self._size <= STREAMED_MODEL and samples > (self.slots or SLOTS)
+        return streams.most() if worth else 1
+
+    def _width(self, prompts: Sequence[Prompt], streams: int = 1) -> int:
+        """Slots of each of these streams."""
         if runtime.on_accelerator():
             return MANY_SLOTS
         wanted = [prompt for prompt in prompts if prompt.seeds]
-        if 2 * sum(len(prompt.seeds) for prompt in wanted) <= MANY_SLOTS or self._mesh is not None:
+        if 2 * sum(len(prompt.seeds) for prompt in wanted) <= streams * MANY_SLOTS or self._mesh is not None:
             return SLOTS
         longest = max(len(prompt.tokens) + prompt.sampling.max_new_tokens for prompt in wanted)
         most = many_slots_up_to(self._size, self.config.cached * self.dtype.itemsize)

@@ -13,7 +13,7 @@ plain form.
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from common import runtime
+from common import runtime, streams
 from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model.decoder import Cache, Params, Tree, count_params, head_of, hidden, prefill, unembed
 from common.model.losses import logits_at_once, target_logps
-from common.model.sharding import ROWS, fetch, place_data
+from common.model.sharding import ROWS, fetch, mesh_of, place_data
 from common.sample.numbers import numbers
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -88,14 +88,14 @@ def _scored(
     _check(pairs, config.max_positions + greedy, config)
     dtype = jnp.dtype(dtype or runtime.compute_dtype())
 
-    def states() -> Iterator[tuple[int, np.ndarray]]:
-        lengths = [finer(len(prompt) + len(answer) - 1, SHORTEST) for prompt, answer in pairs]
-        for rows, size, length in _batches(lengths, batch_size, params):
-            batch = place_data(_batch([pairs[i] for i in rows], size, length), params, ROWS)
-            yield from zip(rows, fetch(_states(params, config, dtype, *batch)), strict=False)
+    def states(rows: list[int], *shape: int) -> np.ndarray:
+        batch = place_data(_batch([pairs[i] for i in rows], *shape), params, ROWS)
+        return fetch(_states(params, config, dtype, *batch))
 
+    lengths = [finer(len(prompt) + len(answer) - 1, SHORTEST) for prompt, answer in pairs]
+    found = _states_of(states, lengths, batch_size, params)
     targets = [answer for _, answer in pairs]
-    return _through_head(params, config, states(), targets, range(len(pairs)), dtype, greedy)
+    return _through_head(params, config, found, targets, range(len(pairs)), dtype, greedy)
 
 
 def score_shared(
@@ -134,15 +134,13 @@ def _scored_shared(
         # Labels are short, and so is what is left of a prompt.
         return bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST)
 
-    def states() -> Iterator[tuple[int, np.ndarray]]:
-        lengths = [length(prompt, own) for _, prompt, own in parts]
-        for rows, *shape in _batches(lengths, batch_size, params):
-            batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shape), params, ROWS)
-            h = _shared_states(params, config, dtype, begun, *batch)
-            yield from zip(rows, fetch(h), strict=False)
+    def states(rows: list[int], *shape: int) -> np.ndarray:
+        batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shape), params, ROWS)
+        return fetch(_shared_states(params, config, dtype, begun, *batch))
 
+    h = _states_of(states, [length(prompt, own) for _, prompt, own in parts], batch_size, params)
     targets = [[token for answer in own for token in answer] for *_, own in parts]
-    scored = _through_head(params, config, states(), targets, [group for group, *_ in parts], dtype, greedy)
+    scored = _through_head(params, config, h, targets, [group for group, *_ in parts], dtype, greedy)
     found: list[list[Greedy]] = [[] for _ in groups]
     for (group, _, answers), (logps, likeliest) in zip(parts, scored, strict=True):
         ends = np.cumsum([len(answer) for answer in answers])[:-1]
@@ -217,6 +215,18 @@ def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
                 f"pair {index} of {len(prompt) + len(answer)} tokens exceeds the model's "
                 f"{config.max_positions} positions: shorten it"
             )
+
+
+def _states_of(
+    states: Callable[..., np.ndarray], lengths: Sequence[int], most: int, params: Params
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Places of texts of these lengths, each with its row of what `states` makes of the places of a batch and its
+    shape. Batches are computed side by side, and beside what is done with the last ones."""
+    batches = list(_batches(lengths, most, params))
+    count = 1 if mesh_of(params) is not None else streams.most()
+    found = streams.in_order(lambda batch: states(*batch), batches, count)
+    for (rows, *_), own in zip(batches, found, strict=True):
+        yield from zip(rows, own, strict=False)
 
 
 def _batches(lengths: Sequence[int], most: int, params: Params) -> Iterator[tuple[list[int], int, int]]:

@@ -21,6 +21,9 @@ from common.sample.choose import key_data
 from common.sample.numbers import numbers
 from common.sample.prompt import Prompt
 
+FEW_PROMPTS = 8
+"""Prompts a stream, with fewer of which each stream prefills all of them: or one could have most samples."""
+
 
 @dataclasses.dataclass
 class Job:
@@ -49,9 +52,13 @@ class Job:
 
 
 class Queue:
-    """Samples without a slot: of prompts still to be prefilled, and `ready` ones of those that were last."""
+    """Samples without a slot: of prompts still to be prefilled, and `ready` ones of those that were last.
 
-    def __init__(self, prompts: Sequence[Prompt]):
+    Of several streams that share the samples of these prompts each has a queue of its own, with as many of like
+    length: of few prompts some samples of each, of many some prompts with all of theirs.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], stream: int = 0, streams: int = 1):
         distinct = collections.defaultdict(list)
         for i, prompt in enumerate(prompts):
             tokens = tuple(prompt.tokens)
@@ -59,11 +66,15 @@ class Queue:
                 distinct[tokens[: prompt.shared], tokens].append(Job(prompt, seed, i, j))
         # Short prompts first, so that those prefilled together are of like length.
         order = sorted(distinct.items(), key=lambda item: (item[0][0], len(item[0][1])))
+        if len(order) >= FEW_PROMPTS * streams:
+            order = order[stream::streams]
+        else:
+            order = [(tokens, own) for tokens, jobs in order if (own := jobs[stream::streams])]
         self._prompts = collections.deque(order)
         self.shared: tuple[int, ...] = ()
         self.begun: Cache | None = None
-        self.distinct = len(distinct)
-        self.waiting = sum(len(jobs) for jobs in distinct.values())
+        self.distinct = len(order)
+        self.waiting = sum(len(jobs) for _, jobs in order)
         self.ready: collections.deque[tuple[int, Job]] = collections.deque()
         self.prefilled: Cache = []
 

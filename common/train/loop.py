@@ -29,7 +29,7 @@ from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
 from common.model.attention import Packing
-from common.model.decoder import Params, count_params, hidden, prefill
+from common.model.decoder import Params, count_params, hidden, hidden_at, prefill
 from common.model.losses import weighted_logps
 from common.progress import progress_bar
 from common.train import state as state_files
@@ -66,9 +66,10 @@ def hidden_at_places(
         tokens = jnp.concatenate([part.prefix[0], part.tokens.reshape(-1)[part.real]])
         # Into 16 rows where they divide it: XLA on CPU takes an eighth longer for one.
         tokens = tokens.reshape(math.gcd(16, tokens.size), -1)
-        h = hidden(params, config, tokens, packing, dtype=dtype, remat=remat)
-        return h.reshape(-1, h.shape[-1])[part.prefix.size + packing.slots.reshape(-1)[part.places]]
+        at = part.prefix.size + packing.slots.reshape(-1)[part.places]
+        return hidden_at(params, config, tokens, at, packing, dtype=dtype, remat=remat)
     begun = prefill(params, config, part.prefix, dtype=dtype, remat=remat) if part.prefix.size else None
+    # Not by places in the last layer: on a mesh these would lie on every device, and rows are split.
     h = hidden(params, config, part.tokens, after=begun, dtype=dtype, remat=remat)
     return h.reshape(-1, h.shape[-1])[part.places]
 

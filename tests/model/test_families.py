@@ -385,6 +385,30 @@ def test_packed_texts_compute_what_they_do_alone(name, shared, same):
     np.testing.assert_allclose(packed, wanted, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("name", ["llama_1", "gpt2", "gpt_oss", "gemma2", "mixtral", "cohere2", "falcon_1"])
+def test_states_at_places_and_their_gradients_are_those_of_all_states(name, remat):
+    """Also where a place is asked for twice, and where what is asked for does not fill rows."""
+    config, params, tokens, _ = _load(name)
+    tokens, at = tokens[:2, :12], np.array([3, 4, 4, 11, 12, 20, 23])
+    by = np.random.default_rng(0).normal(size=(len(at), config.hidden_size)).astype(np.float32)
+
+    def all_states(params):
+        h = decoder.hidden(params, config, tokens).reshape(-1, config.hidden_size)[at]
+        return jnp.sum(h * by), h
+
+    def some(params):
+        h = decoder.hidden_at(params, config, tokens, at, remat=remat)
+        return jnp.sum(h * by), h
+
+    gradients = lambda f: jax.jit(jax.value_and_grad(f, has_aux=True), compiler_options=_quick)(params)
+    (_, wanted), wanted_grads = gradients(all_states)
+    (_, found), grads = gradients(some)
+    np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
+    for one, other in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted_grads), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4, rtol=1e-3)
+
+
 def test_adapters_of_matrices_that_no_layer_has_are_refused():
     config = dataclasses.replace(_load("mixtral")[0], lora=LoraConfig(2, 8.0, ("gate", "up")))
     with pytest.raises(UserError, match="mixtral model can have adapters beside gate, up"):

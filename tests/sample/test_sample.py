@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,22 @@ def test_a_sample_does_not_depend_on_company_order_slots_or_refills():
     assert _tokens(_sampler(slots=1, block=3).sample(prompts)) == together
 
 
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_sample_does_not_depend_on_the_number_of_streams(monkeypatch, count):
+    """Many prompts are dealt out, and few prompts' samples are; the rows of each stream are as many as before."""
+    prompts = _prompts(count, seed=2, samples=80 // count)
+    found, seen, queue = {}, [], host.Queue
+    for streams in (1, 2):
+        monkeypatch.setattr(sample.streams, "most", lambda streams=streams: streams)
+        spied = lambda *args: seen.append(queue(*args)) or seen[-1]
+        monkeypatch.setattr(sample, "Queue", spied)
+        done = []
+        found[streams] = _sampler().sample(prompts, on_done=lambda done=done: done.append(threading.get_ident()))
+        assert done == [threading.get_ident()] * sum(len(prompt.seeds) for prompt in prompts)
+    assert [own.distinct for own in seen] == {3: [3, 3, 3], 40: [40, 20, 20]}[count]
+    assert _tokens(found[1]) == _tokens(found[2])
+
+
 def _widths(monkeypatch):
     """The numbers of slots that decode, as they change."""
     seen, decode = [], sample._decode_block
@@ -148,6 +165,7 @@ def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
     ],
 )
 def test_many_answers_decode_in_more_slots(monkeypatch, count, limit, tokens, each, widths):
+    monkeypatch.setattr(sample.streams, "most", lambda: 1)
     monkeypatch.setattr(sample, "many_slots_up_to", lambda *_: 100)
     for name, value in {"SLOTS": 4, "MANY_SLOTS": 16, "SMALL_MODEL": 0}.items():
         for module in (buckets, sample, host):
@@ -215,6 +233,7 @@ def test_packed_prompts_are_those_with_padding(monkeypatch, shared):
 
 
 def test_equal_prompts_are_prefilled_once(monkeypatch):
+    monkeypatch.setattr(sample.streams, "most", lambda: 1)
     prefilled = []
     prefill = sample._prefill
     monkeypatch.setattr(sample, "_prefill", lambda *args: prefilled.append(args[2]) or prefill(*args))
@@ -225,6 +244,7 @@ def test_equal_prompts_are_prefilled_once(monkeypatch):
 
 
 def test_what_prompts_begin_with_is_read_once_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(sample.streams, "most", lambda: 1)
     rng = np.random.default_rng(4)
     first, second = (rng.integers(4, 64, count).tolist() for count in (32, 48))
     prompts = [
