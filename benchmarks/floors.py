@@ -75,10 +75,12 @@ def _fastest(run: Callable[[], object]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Multiplications of a model. weights: of a token, in the matrices of all layers; scores: of a query and a
-    key, in all layers; head: of a token's logits. cache: bytes of a token's keys and values, in all layers."""
+    """Multiplications of a model. weights: of a token, in the matrices of all layers; last: in those of the last
+    layer behind its attention; scores: of a query and a key, in all layers; head: of a token's logits. cache:
+    bytes of a token's keys and values, in all layers."""
 
     weights: int
+    last: int
     scores: int
     head: int
     cache: int
@@ -87,14 +89,17 @@ class Shape:
     def of(cls, config: ModelConfig) -> "Shape":
         """Of a gated model with as many matrices as Llama's."""
         D, H, N, K = config.hidden_size, config.head_dim, config.num_heads, config.num_kv_heads
-        layer = D * H * (2 * N + 2 * K) + 3 * D * config.intermediate_size
+        last = D * H * N + 3 * D * config.intermediate_size
+        layer = D * H * (N + 2 * K) + last
         each = config.num_layers * H
-        return cls(config.num_layers * layer, each * 2 * N, config.vocab_size * D, each * 2 * K * 4)
+        return cls(config.num_layers * layer, last, each * 2 * N, config.vocab_size * D, each * 2 * K * 4)
 
     def flops(self, *, tokens: int, pairs: int, heads: int) -> float:
         """Of a forward pass over `tokens`, which look at `pairs` of a token and one before it or itself, with
-        logits of `heads` positions. A backward pass takes twice as much where all weights are trained."""
-        return 2.0 * (self.weights * tokens + self.scores * pairs + self.head * heads)
+        logits of `heads` positions, which alone the last layer has to go on with. A backward pass takes twice as
+        much where all weights are trained."""
+        weights = self.weights * tokens - self.last * max(0, tokens - heads)
+        return 2.0 * (weights + self.scores * pairs + self.head * heads)
 
     def text(self, prompt: int, answers: Iterable[int]) -> float:
         """Of reading a prompt once and behind it each of some answers, with logits of all tokens of answers."""

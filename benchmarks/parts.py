@@ -52,19 +52,28 @@ class Parts:
     def _pass(self, tokens: int, rows: int, length: int, heads: int, *, train: bool, rank: int = 0) -> float:
         c = self.config
         D, F, V, H = c.hidden_size, c.intermediate_size, c.vocab_size, c.head_dim
-        products = 0.0
-        for inner, columns in self._matrices:
-            products += _products(tokens, inner, columns, train, weights=not rank)
-            if rank:
-                products += _products(tokens, inner, rank, train) + _products(tokens, rank, columns, train)
+
+        def products(tokens: int, matrices: list[tuple[int, int]]) -> float:
+            found = sum(_products(tokens, *matrix, train, weights=not rank) for matrix in matrices)
+            for inner, columns in matrices if rank else ():
+                found += _products(tokens, inner, rank, train) + _products(tokens, rank, columns, train)
+            return found
+
+        def behind(tokens: int) -> float:
+            gate = _part("gate", ((tokens, F), (tokens, F)), train)
+            return products(tokens, self._matrices[3:]) + _part("norm", ((tokens, D), (D,)), train) + gate
+
         queries, keys = (rows, length, c.num_heads, H), (rows, length, c.num_kv_heads, H)
-        layer = products + _part("attention", (queries, keys, keys), train)
-        layer += 2 * _part("norm", ((tokens, D), (D,)), train) + _part("gate", ((tokens, F), (tokens, F)), train)
+        first = products(tokens, self._matrices[:3]) + _part("norm", ((tokens, D), (D,)), train)
+        first += _part("attention", (queries, keys, keys), train)
+        layers = c.num_layers * first + (c.num_layers - 1) * behind(tokens)
         if not heads:
-            return c.num_layers * layer
+            return layers
+        # The last layer has to go on with these positions alone.
+        layers += behind(min(heads, tokens))
         # The head itself is not trained beside adapters.
         head = _products(heads, D, V, train, weights=not rank) + _part("logps", ((heads, V),), train)
-        return c.num_layers * layer + head
+        return layers + head
 
     def step(self) -> float:
         """Of AdamW, with gradients clipped."""

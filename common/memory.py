@@ -27,6 +27,7 @@ from common.buckets import (
     SHORTEST,
     SLOTS,
     SMALL_MODEL,
+    STREAMED_MODEL,
     bucket,
     finer,
     many_slots_up_to,
@@ -147,12 +148,13 @@ def sampling(
         min(max(1, slots // 4) * rows, max(rows, together)) * (each + c.num_heads * rows) * size
         for slots, rows in shapes
     )
+    streams = 2 if device == "cpu" and model.parameters <= STREAMED_MODEL else 1
     parts = {
         "weights": float(model.parameters * size * (2 if device == "cpu" and turns(model.parameters) else 1)),
         "adapters": 4.0 * model.adapters(rank),
-        "cache": cache,
-        "activations": float(prefill),
-        "logits": 3.0 * count * c.vocab_size * 4,
+        "cache": streams * cache,
+        "activations": float(streams * prefill),
+        "logits": streams * 3.0 * count * c.vocab_size * 4,
     }
     programs = 14 if device == "cpu" and model.parameters > SMALL_MODEL else 5  # of more slots and of fewer
     forms = {"sample": programs * FORWARD} | ({"score": 2 * _lengths(1, scored) * FORWARD} if scored else {})

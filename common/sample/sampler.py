@@ -154,11 +154,13 @@ class Sampler:
         if runtime.on_accelerator():
             return MANY_SLOTS
         wanted = [prompt for prompt in prompts if prompt.seeds]
-        if 2 * sum(len(prompt.seeds) for prompt in wanted) <= streams * MANY_SLOTS or self._mesh is not None:
+        # In eighths of 64, as a step of more rows than there are samples takes longer.
+        samples = 8 * math.ceil(sum(len(prompt.seeds) for prompt in wanted) / (8 * streams))
+        if samples <= SLOTS or self._mesh is not None:
             return SLOTS
         longest = max(len(prompt.tokens) + prompt.sampling.max_new_tokens for prompt in wanted)
         most = many_slots_up_to(self._size, self.config.cached * self.dtype.itemsize)
-        return MANY_SLOTS if longest <= most else SLOTS
+        return min(samples, MANY_SLOTS) if longest <= most else SLOTS
 
     def _cache(self, prompts: Sequence[Prompt], slots: int) -> SlotCache:
         """With room for first tokens: in rows behind the longest prompt, in pages behind one of mean length."""

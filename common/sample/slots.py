@@ -189,11 +189,11 @@ def padded(prompts: Sequence[Sequence[int]], rows: int, rounded: Callable[[int, 
 
 def packed(prompts: Sequence[Sequence[int]]) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
     """Rows and length that prompts fit into, and ids and places of their tokens, whose number is rounded up to
-    eighths of that (see `common.model.attention.Packing`)."""
+    sixteenths of that (see `common.model.attention.Packing`)."""
     rows = padded(prompts, power_of_two(len(prompts)), power_of_two)
     lengths = np.zeros(len(rows), np.int32)
     lengths[: len(prompts)] = list(map(len, prompts))
-    part = rows.size // 8
+    part = rows.size // 16
     padding = np.arange(rows.shape[1]) >= lengths[:, None]
     real = np.argsort(padding, axis=None, kind="stable")[: part * max(1, -(-lengths.sum() // part))]
     return rows.shape, rows.reshape(-1)[real], real.astype(np.int32)
