@@ -4,15 +4,18 @@ floor under any program that is put together from products, attention, norms and
     parts = Parts(config)
     seconds = parts.forward(tokens=512, rows=4, length=128, heads=80)
     seconds = parts.training(tokens=3000, rows=16, length=200, heads=1000) + parts.step()
+    seconds = parts.learning(examples, size=16)
     seconds = parts.writing(limits, cache=bytes, bandwidth=a_second)
 
 Where the floors of `floors.py` take the best rate that any product reaches, these take the rate of this product:
 one over 32 numbers is far from it. Alone each part finds its data in the cache of the processor, which it does not
-in a program, and what joins them, rotary embeddings among it, is not counted. Of a training one micro-batch of
-mean size stands for all.
+in a program (but for what is written a token at a time, where each product has a matrix of its own, as many as the
+model has), and what joins them, rotary embeddings among it, is not counted. Of a training one micro-batch of mean
+size stands for all.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,10 +27,12 @@ import optax
 import torch
 from torch.nn import functional
 
+from common.buckets import in_common
 from common.config import ModelConfig
 from common.model.attention import attention
 from common.model.losses import target_logps
 from common.model.norms import rms_norm
+from common.train.data import Encoded
 
 RATE = functools.cache(floors._rate)
 
@@ -48,6 +53,20 @@ class Parts:
     def training(self, *, tokens: int, rows: int, length: int, heads: int, rank: int = 0) -> float:
         """With the backward pass, to all weights or to adapters of this rank."""
         return self._pass(tokens, rows, length, heads, train=True, rank=rank)
+
+    def learning(self, examples: Sequence[Encoded], size: int, rank: int = 0) -> float:
+        """Of a pass over examples in batches of `size`, with the steps of the optimizer; what all prompts begin
+        with is read once a batch."""
+        steps, tokens = math.ceil(len(examples) / size), [len(e.tokens) for e in examples]
+        shared = in_common([e.tokens[: e.prompt_length] for e in examples])
+        update = self.training(
+            tokens=(sum(tokens) - len(tokens) - shared * (len(tokens) - steps)) // steps,
+            rows=size,
+            length=sum(tokens) // len(tokens) - shared,
+            heads=sum(len(e.tokens) - e.prompt_length for e in examples) // steps,
+            rank=rank,
+        )
+        return steps * (update + (0 if rank else self.step()))
 
     def _pass(self, tokens: int, rows: int, length: int, heads: int, *, train: bool, rank: int = 0) -> float:
         c = self.config
@@ -89,12 +108,10 @@ class Parts:
         weights = 4 * sum(inner * columns for inner, columns in matrices)
         sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
         shapes = {shape: matrices.count(shape) for shape in set(matrices)}
-        taken = []
-        for rows in sizes:
-            # With either factor in front.
-            best = {(i, o): max(RATE((rows, i, o)), RATE((o, i, rows))) for i, o in shapes}
-            products = sum(count * 2 * rows * i * o / best[i, o] for (i, o), count in shapes.items())
-            taken.append(max(products, weights / bandwidth))
+        taken = [
+            max(sum(_in_turn(rows, *shape, count) for shape, count in shapes.items()), weights / bandwidth)
+            for rows in sizes
+        ]
         going = (np.array(limits)[:, None] > np.arange(max(limits))).sum(0)
         most = sizes[-1]  # from there on it grows as they do
         steps = np.interp(np.minimum(going, most), sizes, taken) * np.maximum(going / most, 1)
@@ -106,6 +123,26 @@ def _products(tokens: int, inner: int, columns: int, train: bool, weights: bool 
     shapes = [(tokens, inner, columns)]
     shapes += [(tokens, columns, inner)] * train + [(inner, tokens, columns)] * (train and weights)
     return sum(2 * tokens * inner * columns / RATE(shape) for shape in shapes)
+
+
+@functools.cache
+def _in_turn(rows: int, inner: int, columns: int, count: int) -> float:
+    """Seconds of so many products of few rows one after the other, each with a matrix of its own, by the faster
+    library and with either factor in front. With few rows it counts that the matrices come from memory."""
+    random = np.random.default_rng(0)
+    given = [random.normal(size=(rows, inner)).astype(np.float32) for _ in range(count)]
+    matrices = [random.normal(size=(columns, inner)).astype(np.float32) for _ in range(count)]
+    ours, own = [jnp.array(w) for w in matrices], [jnp.array(x) for x in given]
+    hold = jax.lax.optimization_barrier  # or XLA puts the factors as it likes
+    front = jax.jit(lambda xs, ws: [hold(w @ x.T) for x, w in zip(xs, ws, strict=True)])
+    behind = jax.jit(lambda xs, ws: [x @ w for x, w in zip(xs, ws, strict=True)])
+    seconds = [floors._fastest(lambda: jax.block_until_ready(front(own, ours)))]
+    ours = [w.T + 0 for w in ours]
+    seconds.append(floors._fastest(lambda: jax.block_until_ready(behind(own, ours))))
+    theirs, there = [torch.tensor(w) for w in matrices], [torch.tensor(x) for x in given]
+    with torch.inference_mode():
+        peer = lambda: [functional.linear(x, w) for x, w in zip(there, theirs, strict=True)]
+        return min(*seconds, floors._fastest(peer))
 
 
 def _norm_there(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

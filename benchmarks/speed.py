@@ -186,23 +186,12 @@ def _trained(setting: Setting, texts: list[tuple[str, str]], lora: bool) -> Work
     shared = in_common([e.tokens[: e.prompt_length] for e in examples])
     forward -= setting.shape.text(shared, []) * (len(examples) - steps)
 
-    def alone(parts: Parts, _: floors.Machine) -> float:
-        read = sum(len(e.tokens) - 1 for e in examples) - shared * (len(examples) - steps)
-        update = parts.training(
-            tokens=read // steps,
-            rows=size,
-            length=tokens // len(examples) - shared,
-            heads=sum(len(e.tokens) - e.prompt_length for e in examples) // steps,
-            rank=RANK if lora else 0,
-        )
-        return steps * (update + (0 if lora else parts.step()))
-
     return Work(
         {"seedloop": ours, "PyTorch": plain, "TRL": trl},
         tokens,
         # The weights' own gradients are not needed for adapters.
         (2 if lora else 3) * forward,
-        parts=alone,
+        parts=lambda parts, _: parts.learning(examples, size, RANK if lora else 0),
         padding=(computed / tokens, theirs / tokens),
     )
 

@@ -63,7 +63,9 @@ class _Run:
 
 _NONE = _run = _Run()
 _bar: "Bar | None" = None
-_compiling, _compiled, _listening = False, 0.0, False
+_compiled, _listening = 0.0, False
+_compiling: set[int] = set()  # threads that are at it
+_drawing = threading.RLock()  # programs are compiled side by side, and each tells it
 _drawn, _drawn_at = 0, 0.0  # letters on the screen, and since when
 
 
@@ -284,17 +286,19 @@ def _draw(now: bool = False) -> None:
     if not now and time.monotonic() - _drawn_at < BETWEEN:
         return
     width = shutil.get_terminal_size((100, 24)).columns - 1
-    line = _line()
-    line = line if len(line) <= width else line[: width - 1] + "…"
-    print(f"\r{line:{_drawn}}", end="", file=sys.stderr, flush=True)
-    _drawn, _drawn_at = len(line), time.monotonic()
+    with _drawing:
+        line = _line()
+        line = line if len(line) <= width else line[: width - 1] + "…"
+        print(f"\r{line:{_drawn}}", end="", file=sys.stderr, flush=True)
+        _drawn, _drawn_at = len(line), time.monotonic()
 
 
 def _clear() -> None:
     global _drawn
-    if _drawn:
-        print(f"\r{'':{_drawn}}\r", end="", file=sys.stderr, flush=True)
-        _drawn = 0
+    with _drawing:
+        if _drawn:
+            print(f"\r{'':{_drawn}}\r", end="", file=sys.stderr, flush=True)
+            _drawn = 0
 
 
 def say(line: str) -> None:
@@ -332,23 +336,25 @@ def _listen() -> None:
 
 def compiling() -> bool:
     """Whether a program is being compiled now, where the compilation cache is in use."""
-    return _compiling
+    return bool(_compiling)
 
 
 def compiled() -> float:
-    """Seconds that this process has spent compiling, or reading compiled programs, since its first stage."""
+    """Seconds that this process has spent compiling, or reading compiled programs, since its first stage; of
+    several at a time those of the last to be ready."""
     return _compiled
 
 
 def _on_event(event: str, **_: Any) -> None:
-    global _compiling
     if event == "/jax/compilation_cache/compile_requests_use_cache":
-        _compiling = True
+        _compiling.add(threading.get_ident())
         _draw(now=True)
 
 
 def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
-    global _compiling, _compiled
+    global _compiled
     if event == "/jax/core/compile/backend_compile_duration":
-        _compiling, _compiled = False, _compiled + duration_secs
+        _compiling.discard(threading.get_ident())
+        if not _compiling:
+            _compiled += duration_secs
         _draw()

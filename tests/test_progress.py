@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 import time
 import types
 
@@ -172,6 +173,21 @@ def test_compiling_is_said_and_counted_apart(clock, monkeypatch):
         clock.seconds += 4
         bar.update(2)
         assert bar.left() == pytest.approx(14)
+
+
+def test_of_programs_that_are_compiled_side_by_side_one_counts(monkeypatch):
+    """Or a stage would have compiled for longer than it took."""
+    monkeypatch.setattr("sys.stderr", Screen(True))
+    start, end = "/jax/compilation_cache/compile_requests_use_cache", "/jax/core/compile/backend_compile_duration"
+    before = progress.compiled()
+    progress._on_event(start)
+    beside = threading.Thread(target=lambda: (progress._on_event(start), progress._on_duration(end, 4.0)))
+    beside.start()
+    beside.join()
+    assert progress.compiling()
+    progress._on_duration(end, 5.0)
+    assert not progress.compiling()
+    assert progress.compiled() - before == pytest.approx(5)
 
 
 def test_jax_tells_when_it_compiles(clock, monkeypatch):
