@@ -54,12 +54,24 @@ def choose(
 def likeliest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
     """The token of the largest logit, of equals the first. In two steps, first the piece of the vocabulary, since
     XLA on CPU finds the largest of a row quickly, but its place number by number."""
-    size = power_of_two(math.isqrt(logits.shape[1]))
-    pieces = jnp.pad(logits, ((0, 0), (0, -logits.shape[1] % size)), constant_values=-jnp.inf)
-    pieces = pieces.reshape(len(logits), -1, size)
+    pieces = _pieces(logits)
     piece = jnp.argmax(pieces.max(axis=2), axis=1)
     place = jnp.argmax(jnp.take_along_axis(pieces, piece[:, None, None], axis=1)[:, 0], axis=1)
-    return (piece * size + place).astype(jnp.int32)
+    return (piece * pieces.shape[2] + place).astype(jnp.int32)
+
+
+def log_total(logits: Float[Array, "B V"]) -> Float[Array, " B"]:
+    """The log of the sum of exp(logits). The largest of each row is found as by `likeliest`, so that the compiler
+    looks for it once where both are asked for."""
+    top = _pieces(logits).max(axis=2).max(axis=1)
+    return jnp.log(jnp.exp(logits - top[:, None]).sum(axis=1)) + top
+
+
+def _pieces(logits: Float[Array, "B V"]) -> Float[Array, "B n size"]:
+    """Rows cut into about as many pieces as a piece has tokens."""
+    size = power_of_two(math.isqrt(logits.shape[1]))
+    padded = jnp.pad(logits, ((0, 0), (0, -logits.shape[1] % size)), constant_values=-jnp.inf)
+    return padded.reshape(len(logits), -1, size)
 
 
 def cut(weights: Float[Array, "B V"], top_p: Float[Array, " B"], top_k: Int[Array, " B"]) -> Float[Array, "B V"]:

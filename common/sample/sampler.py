@@ -44,7 +44,7 @@ from common.model.pages import PAGE, Pages
 from common.model.sharding import CACHE, ROWS, data_shardings, fetch, mesh_of, place_data
 from common.model.turned import turned
 from common.sample.cache import PagedCache, RowCache, SlotCache
-from common.sample.choose import choose, uniform
+from common.sample.choose import choose, log_total, uniform
 from common.sample.prompt import Completion, Prompt, check
 from common.sample.slots import Job, Queue, Slots, packed, padded
 from common.streams import Task, side_by_side
@@ -284,7 +284,7 @@ def _decode_block(
         )
         logits = unembed(params, config, h[:, 0], turned=turned)
         token = choose(logits, numbers[i], rows["temperature"], rows["top_p"], rows["top_k"])
-        logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, axis=1)
+        logp = jnp.take_along_axis(logits, token[:, None], 1)[:, 0] - log_total(logits)
         step = state["step"] + 1
         return {
             "i": i + 1,

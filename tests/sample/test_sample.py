@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from common import buckets
 from common.config import ModelConfig, SampleConfig
@@ -17,7 +18,7 @@ from common.model import decoder
 from common.sample import cache
 from common.sample import sampler as sample
 from common.sample import slots as host
-from common.sample.choose import choose, cut, draw, key_data, likeliest, uniform
+from common.sample.choose import choose, cut, draw, key_data, likeliest, log_total, uniform
 from common.sample.prompt import Prompt
 from common.sample.reference import sample_reference
 from common.sample.sampler import Sampler
@@ -283,10 +284,12 @@ def test_blocks_may_be_longer_than_a_page():
 
 
 @pytest.mark.parametrize("size", [1, 5, 64, 300])
-def test_of_equally_likely_tokens_the_first_is_taken(size):
+def test_of_equally_likely_tokens_the_first_is_taken_and_all_are_summed_up(size):
     logits = np.random.default_rng(0).integers(-3, 3, (200, size)).astype(np.float32)
     logits[0] = -np.inf
     assert (np.asarray(_quick_jit(likeliest)(logits)) == logits.argmax(axis=1)).all()
+    wanted = logsumexp(logits[1:].astype(np.float64), axis=1)
+    np.testing.assert_allclose(_quick_jit(log_total)(logits[1:]), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 2, 33, 34, 65, 66, 97])
