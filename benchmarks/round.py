@@ -6,10 +6,9 @@
 The round: train the student on the seeds, let it answer them greedily, ask the teacher for one new problem like
 each of them (sampled), and train the student from its beginning on seeds and replies. Both sides teach all seeds
 and not only the wrong ones, so that they do the same amount of work. Beside the seconds stands how much they
-wrote, how much of them is training, and what the parts of the two trainings take alone (`parts.py`): a program
-that is put together from operations of either library takes longer than that, even if it wrote in no time. The
-script is what TRL's and transformers' pages recommend: SFTTrainer with batches of like length and the fused
-optimizer, `generate` on batches of 32 of like length. Needs torch and trl. The last line is JSON.
+wrote, how much of them is training, and what the parts of the two trainings take alone, each measured by itself
+(`parts.py`). The script is what TRL's and transformers' pages recommend: SFTTrainer with batches of like length
+and the fused optimizer, `generate` on batches of 32 of like length. Needs torch and trl. The last line is JSON.
 """
 
 import argparse
