@@ -3,13 +3,14 @@
     sampler = Sampler(params, config, eos_ids=tokenizer.eos_ids)
     [[completion]] = sampler.sample([Prompt(tokenizer.encode_prompt(messages), SampleConfig())])
 
-A distinct prompt is prefilled once, what many begin with once for all of them, and its keys and values are copied
-to one slot a sample. All slots then decode together, a block of tokens at a time on the device; between blocks the
-host takes out finished samples and fills their slots anew. Each row draws from its own random key, so a sample's
-tokens depend on its prompt, settings and seed alone: not on the other rows, its slot, or the order of refills.
-Only the last bits of its log-probabilities depend on how many decode together: that is decided by what a call
-asks for, and where none waits any more and half are done, the others go on in fewer slots. On CPU a small model
-writes in two streams of slots, side by side. The plain form is `reference.sample_reference`.
+A distinct prompt is prefilled once, what many begin with once for all of them (in each stream, of which there
+may be two), and its keys and values are copied to one slot a sample. All slots then decode together, a block of
+tokens at a time on the device; between blocks the host takes out finished samples and fills their slots anew.
+Each row draws from its own random key, so a sample's tokens depend on its prompt, settings and seed alone: not
+on the other rows, its slot, or the order of refills. Only the last bits of its log-probabilities depend on how
+many decode together: that is decided by what a call asks for, and where none waits any more and half are done,
+the others go on in fewer slots. On CPU a small model writes in two streams of slots, side by side. The plain
+form is `reference.sample_reference`.
 """
 
 import functools
@@ -54,8 +55,8 @@ LONG_REST = 48
 
 
 class Sampler:
-    """A model ready to sample from, with at most `slots` rows that decode together and `block` tokens between
-    refills.
+    """A model ready to sample from, with at most `slots` rows that decode together in a stream and `block` tokens
+    between refills.
 
     Equal shapes share compiled programs, also between Samplers: a retrained model starts at once.
     `slots` is a power of two (default: what the device is fast with for the prompts given); `dtype` is that of
