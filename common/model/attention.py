@@ -21,6 +21,8 @@ from common import runtime
 
 CAUSAL_BLOCKS, SMALLEST_BLOCK = 4, 16
 """Blocks of queries in attention on CPU, and the fewest queries of one."""
+TREE_BLOCKS, SMALLEST_TREE_BLOCK = 2, 48
+"""The same for packed trees, whose blocks compute what they mask out in other branches all the same."""
 
 
 def attention_mask(
@@ -34,11 +36,14 @@ def attention_mask(
 
 
 def tree_mask(
-    positions: Int[Array, "B T"], branches: Int[Array | np.ndarray, "B T"], before: int, window: int = 0
+    positions: Int[Array | np.ndarray, "B T"],
+    branches: Int[Array | np.ndarray, "B T"],
+    before: int,
+    window: int = 0,
 ) -> Bool[Array, "B 1 T {before}+T"]:
-    """True where a token of a row that holds several texts (`common.model.decoder.Tree`) may look: at the `before`
-    tokens that all rows go on from, and at what stands in front of it in its own branch or in branch 0; `window`
-    is counted in positions."""
+    """True where a token of a row that holds several texts (see `Tree`) may look: at the `before` tokens that all
+    rows go on from, and at what stands in front of it in its own branch or in branch 0; `window` is counted in
+    positions."""
     branches = jnp.asarray(branches)
     B, T = branches.shape
     own = (branches[:, None] == branches[..., None]) | (branches[:, None] == 0)
@@ -47,6 +52,15 @@ def tree_mask(
         keys = jnp.concatenate([jnp.broadcast_to(jnp.arange(before), (B, before)), positions], axis=1)
         seen &= positions[..., None] - keys[:, None] < window
     return seen[:, None]
+
+
+class Tree(NamedTuple):
+    """Texts of a row that go on from one beginning, one behind the other: the `positions` (B, T) of their tokens,
+    each text's as if it alone followed the beginning, and the `branches` (B, T) that they are in, 0 for the
+    beginning. A token sees what stands before it there and in its own branch."""
+
+    positions: Int[Array | np.ndarray, "B T"]
+    branches: Int[Array | np.ndarray, "B T"]
 
 
 class Packing(NamedTuple):
@@ -59,12 +73,14 @@ class Packing(NamedTuple):
         rows * T and more where there is none; None: all have one place.
     own: of each place the n that has it in `real`, or N where there is none, as with padding.
     slots: of each place n, also where it is a token's second one, or N.
+    tree: what (rows, T) hold, with positions behind what all of them go on from; None: a text each.
     """
 
     real: Int[Array | np.ndarray, " N"]
     again: Int[Array | np.ndarray, " N"] | None
     own: Int[Array, "rows T"]
     slots: Int[Array, "rows T"]
+    tree: Tree | None = None
 
     @classmethod
     def of(
@@ -73,16 +89,20 @@ class Packing(NamedTuple):
         again: Int[Array | np.ndarray, " N"] | None,
         rows: int,
         length: int,
+        tree: Tree | None = None,
     ) -> "Packing":
         numbers = jnp.arange(len(real), dtype=jnp.int32)
         own = jnp.full(rows * length, len(real), jnp.int32).at[real].set(numbers)
         slots = own if again is None else own.at[again].set(numbers, mode="drop")
-        return cls(real, again, own.reshape(rows, length), slots.reshape(rows, length))
+        return cls(real, again, own.reshape(rows, length), slots.reshape(rows, length), tree)
 
     def positions(self, count: int) -> Int[Array, " S"]:
         """Of `count` tokens, S = P + N, in their own texts."""
         before = count - len(self.real)
-        return jnp.concatenate([jnp.arange(before), before + self.real % self.slots.shape[1]])
+        own = self.real % self.slots.shape[1]
+        if self.tree is not None:
+            own = jnp.asarray(self.tree.positions).reshape(-1)[self.real]
+        return jnp.concatenate([jnp.arange(before), before + own])
 
 
 def reference_attention(
@@ -141,9 +161,9 @@ def packed_attention(
     cap: float | None = None,
     sinks: Float[Array, " heads"] | None = None,
 ) -> Float[Array, "R C heads H"]:
-    """Causal attention of packed texts: each to itself and to what all of them go on from, no farther back than
-    `window` (0: no limit). Of all R * C tokens those that are packed come last; where all are, `before` may have
-    the keys and values of what they go on from. Only here each text has a row."""
+    """Causal attention of packed texts: each to itself, or to what its tree says, and to what all of them go on
+    from, no farther back than `window` (0: no limit). Of all R * C tokens those that are packed come last; where
+    all are, `before` may have the keys and values of what they go on from. Only here each text has a row."""
     shape = q.shape
     q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
     (rows, T), P = packing.slots.shape, q.shape[1] - len(packing.real)
@@ -157,7 +177,18 @@ def packed_attention(
             jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[1:])), own], axis=1)
             for x, own in zip(begun, (keys, values), strict=True)
         )
-    out = _gathered(attention(queries, keys, values, mask(S, S + T), **more), packing)[None]
+    tree = packing.tree
+    if tree is None:
+        out = attention(queries, keys, values, mask(S, S + T), **more)
+    else:
+        seen = tree_mask(S + tree.positions, tree.branches, S, window)
+        parts = []
+        for block in _blocks(T, TREE_BLOCKS, SMALLEST_TREE_BLOCK):
+            end = S + block.stop  # no token sees what comes after it
+            found = attention(queries[:, block], keys[:, :end], values[:, :end], seen[:, :, block, :end], **more)
+            parts.append(found)
+        out = jnp.concatenate(parts, axis=1)
+    out = _gathered(out, packing)[None]
     if P:
         first = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
         out = jnp.concatenate([first, out], axis=1)
@@ -218,9 +249,9 @@ def _folded(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Ar
     return q, k, v
 
 
-def _blocks(length: int) -> list[slice]:
+def _blocks(length: int, most: int = CAUSAL_BLOCKS, smallest: int = SMALLEST_BLOCK) -> list[slice]:
     """Queries of each block. More of them compute less and take longer to compile."""
-    count = next(n for n in (CAUSAL_BLOCKS, 2, 1) if n == 1 or (length % n == 0 and length // n >= SMALLEST_BLOCK))
+    count = next(n for n in (most, 2, 1) if n == 1 or (length % n == 0 and length // n >= smallest))
     return [slice(i, i + length // count) for i in range(0, length, length // count)]
 
 

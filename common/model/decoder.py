@@ -18,7 +18,7 @@ Dimensions, here and everywhere in common/:
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, Rope
-from common.model.attention import Packing, attention_mask, spread, tree_mask
+from common.model.attention import Packing, Tree, attention_mask, spread, tree_mask
 from common.model.block import Block, KeysValues, matrix, norm_params, normed
 from common.model.pages import PAGE, Pages
 from common.model.remat import recomputing
@@ -46,15 +46,6 @@ number and S that of a page's tokens."""
 
 FEW_ROWS = 32
 """Up to which turned weights are put in front for logits, too: to turn back those of more rows takes too long."""
-
-
-class Tree(NamedTuple):
-    """Texts of a row that go on from one beginning, one behind the other: the `positions` (B, T) of their tokens,
-    each text's as if it alone followed the beginning, and the `branches` (B, T) that they are in, 0 for the
-    beginning. A token sees what stands before it there and in its own branch."""
-
-    positions: PerToken
-    branches: PerToken
 
 
 class Decoder(nnx.Module):

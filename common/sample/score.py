@@ -22,16 +22,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import runtime, streams
-from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, power_of_two
+from common.buckets import PREFIX, SHORTEST, SMALL_MODEL, beginning, bucket, finer, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.decoder import Cache, Params, Tree, count_params, head_of, hidden, prefill, unembed
+from common.model.attention import Packing, Tree
+from common.model.decoder import Cache, Params, count_params, head_of, hidden, hidden_at, prefill, unembed
 from common.model.losses import logits_at_once, target_logps
 from common.model.sharding import ROWS, fetch, mesh_of, place_data
 from common.sample.numbers import numbers
 
 Pair = tuple[Sequence[int], Sequence[int]]
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]
+Batch = tuple[Any, ...]
+"""Places of texts, and the numbers of their batch's shape."""
 Greedy = tuple[np.ndarray, np.ndarray]
 """Of each token of an answer its log-probability, and whether it is the likeliest one."""
 
@@ -39,7 +42,14 @@ TOKENS = {"cpu": 512, "accelerator": 2**14}
 """Tokens of a batch, padding included. On CPU more of them are no faster, and a last batch is half padding on
 average; above `LARGE` parameters half of them are as fast."""
 LARGE = 100_000_000
-POSITIONS = {"cpu": 256, "accelerator": 2048}
+ENOUGH = 64
+"""Tokens from which on a product of matrices has the same numbers however many there are, to the bit: for fewer
+XLA on CPU takes others."""
+PACKED = 1024
+"""Tokens of a batch of packed texts, about."""
+FEW = 4
+"""Batches of a length up to which their number is chosen by how little padding they have."""
+POSITIONS = {"cpu": 512, "accelerator": 2048}
 """Most positions that go through the head together."""
 ROW = 512
 """Tokens of several answers in one row behind their prompt: each is compared with all others of its row."""
@@ -93,7 +103,7 @@ def _scored(
         return fetch(_states(params, config, dtype, *batch))
 
     lengths = [finer(len(prompt) + len(answer) - 1, SHORTEST) for prompt, answer in pairs]
-    found = _states_of(states, lengths, batch_size, params)
+    found = _states_of(states, _batches(lengths, batch_size, params), params)
     targets = [answer for _, answer in pairs]
     return _through_head(params, config, found, targets, range(len(pairs)), dtype, greedy)
 
@@ -128,17 +138,23 @@ def _scored_shared(
     parts = [(i, prompt, own) for i, (prompt, answers) in enumerate(cut) for own in _parts(answers)]
 
     begun = _begun(params, config, dtype, np.array([prefix], np.int32)) if len(prefix) else None
+    reads = [len(prompt) + sum(max(len(answer) - 1, 0) for answer in own) for _, prompt, own in parts]
+    asked = [sum(map(len, own)) for *_, own in parts]
+    # Labels are short, and so is what is left of a prompt.
+    lengths = [bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST) for read in reads]
 
-    def length(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
-        read = len(prompt) + sum(max(len(answer) - 1, 0) for answer in answers)
-        # Labels are short, and so is what is left of a prompt.
-        return bucket(read, PREFIX) if len(prefix) else finer(read, SHORTEST)
+    def states(rows: list[int], *shape: int) -> Iterable[np.ndarray]:
+        batch = _shared_batch([parts[row][1:] for row in rows], *shape[:2])
+        if len(shape) == 2:
+            return fetch(_shared_states(params, config, dtype, begun, *place_data(batch, params, ROWS)))
+        own = [asked[row] for row in rows]
+        h = fetch(_packed_states(params, config, dtype, begun, *_packed(batch, own, *shape[2:])))
+        return np.split(h, np.cumsum(own))[:-1]
 
-    def states(rows: list[int], *shape: int) -> np.ndarray:
-        batch = place_data(_shared_batch([parts[row][1:] for row in rows], *shape), params, ROWS)
-        return fetch(_shared_states(params, config, dtype, begun, *batch))
-
-    h = _states_of(states, [length(prompt, own) for _, prompt, own in parts], batch_size, params)
+    # Rows of packed texts could not be split over devices.
+    packs = not runtime.on_accelerator() and mesh_of(params) is None and count_params(params) > SMALL_MODEL
+    batches = _even_batches(lengths, reads, asked, batch_size) if packs else _batches(lengths, batch_size, params)
+    h = _states_of(states, batches, params)
     targets = [[token for answer in own for token in answer] for *_, own in parts]
     scored = _through_head(params, config, h, targets, [group for group, *_ in parts], dtype, greedy)
     found: list[list[Greedy]] = [[] for _ in groups]
@@ -218,18 +234,18 @@ def _check(pairs: Sequence[Pair], longest: int, config: ModelConfig) -> None:
 
 
 def _states_of(
-    states: Callable[..., np.ndarray], lengths: Sequence[int], most: int, params: Params
+    states: Callable[..., Iterable[np.ndarray]], batches: Iterable[Batch], params: Params
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Places of texts of these lengths, each with its row of what `states` makes of the places of a batch and its
-    shape. Batches are computed side by side, and beside what is done with the last ones."""
-    batches = list(_batches(lengths, most, params))
+    """Places of texts, each with its own of what `states` makes of the places of a batch and its shape. Batches
+    are computed side by side, and beside what is done with the last ones."""
+    batches = list(batches)
     count = 1 if mesh_of(params) is not None else streams.most()
     found = streams.in_order(lambda batch: states(*batch), batches, count)
     for (rows, *_), own in zip(batches, found, strict=True):
         yield from zip(rows, own, strict=False)
 
 
-def _batches(lengths: Sequence[int], most: int, params: Params) -> Iterator[tuple[list[int], int, int]]:
+def _batches(lengths: Sequence[int], most: int, params: Params) -> Iterator[Batch]:
     """Places of equal lengths, and the batch's shape: rows, of which there are at most so many, and length.
 
     All rows also for a last, smaller batch: it compiles nothing new, and no row depends on how many there are.
@@ -240,6 +256,46 @@ def _batches(lengths: Sequence[int], most: int, params: Params) -> Iterator[tupl
         places, size = list(alike), min(most, 1 << max(0, (tokens // length).bit_length() - 1))
         for start in range(0, len(places), size):
             yield places[start : start + size], size, length
+
+
+def _even_batches(
+    lengths: Sequence[int], reads: Sequence[int], asked: Sequence[int], most: int
+) -> Iterator[Batch]:
+    """As `_batches`, for texts that are packed: behind rows and length a shape has how many tokens are computed,
+    of which each text has as many as `reads` says, and how many are predicted, of which it has as many as `asked`.
+    The texts of a length are dealt out evenly, so that all its batches have one shape and little padding."""
+    order = sorted(range(len(lengths)), key=lambda place: (lengths[place], reads[place]))
+    for length, alike in itertools.groupby(order, lengths.__getitem__):
+        places = list(alike)
+        computed = lambda hands: max(ENOUGH, _up(_fullest(hands, reads), 16))
+        usual = -(-len(places) // min(most, max(1, PACKED // length)))
+        # So many batches as leave least padding. Where there are many they do so anyway.
+        counts = range(max(-(-len(places) // most), -(-usual // 2)), min(len(places), usual + 1) + 1)
+        dealt = (_dealt(places, count) for count in (counts if usual <= FEW else [usual]))
+        hands = min(dealt, key=lambda hands: len(hands) * computed(hands))
+        size = max(len(hands[0]), -(-ENOUGH // length))
+        tokens, answers = min(size * length, computed(hands)), _fullest(hands, asked)
+        # There may be more answers than tokens, as where they are of one token each.
+        predicted = _up(answers, -(-tokens // 16)) if answers <= tokens else power_of_two(answers)
+        for hand in hands:
+            yield hand, size, length, tokens, predicted
+
+
+def _fullest(hands: list[list[int]], sizes: Sequence[int]) -> int:
+    return max(sum(sizes[place] for place in hand) for hand in hands)
+
+
+def _up(count: int, part: int) -> int:
+    return -(-count // part) * part
+
+
+def _dealt(places: list[int], count: int) -> list[list[int]]:
+    """Places that are sorted by size in so many hands, there and back again, so that none gets all large ones."""
+    hands: list[list[int]] = [[] for _ in range(count)]
+    for turn, start in enumerate(range(0, len(places), count)):
+        for hand, place in zip(hands if turn % 2 else hands[::-1], places[start : start + count], strict=False):
+            hand.append(place)
+    return sorted(hands, key=len, reverse=True)
 
 
 def _batch(pairs: Sequence[Pair], size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -253,15 +309,16 @@ def _batch(pairs: Sequence[Pair], size: int, length: int) -> tuple[np.ndarray, n
 
 def _shared_batch(groups: Sequence[Group], size: int, length: int) -> tuple[np.ndarray, ...]:
     """Prompts, each with its answers one behind the other, right-padded: tokens, positions (without what all
-    prompts begin with) and branches (size, length), as in `Tree`; for each token of an answer the place of the one
-    before it (size, A)."""
-    tokens, positions, branches = np.zeros((3, size, length), np.int32)
+    prompts begin with) and branches (size, length), as in `Tree`, -1 where there is padding; for each token of an
+    answer the place of the one before it (size, A)."""
+    tokens, positions = np.zeros((2, size, length), np.int32)
+    branches = np.full((size, length), -1, np.int32)
     # Answers of one token are predicted from their prompt alone, and there may be many: else `length` is enough.
     most = max(sum(map(len, answers)) for _, answers in groups)
     before = np.zeros((size, length if most <= length else power_of_two(most)), np.int32)
     for row, (prompt, answers) in enumerate(groups):
         end, filled = len(prompt), 0
-        tokens[row, :end], positions[row, :end] = prompt, np.arange(end)
+        tokens[row, :end], positions[row, :end], branches[row, :end] = prompt, np.arange(end), 0
         for branch, answer in enumerate(answers, 1):
             # The last token of an answer is predicted and not read.
             read, to = max(len(answer) - 1, 0), filled + len(answer)
@@ -269,8 +326,23 @@ def _shared_batch(groups: Sequence[Group], size: int, length: int) -> tuple[np.n
             positions[row, end : end + read] = len(prompt) + np.arange(read)
             before[row, filled:to] = [len(prompt) - 1, *range(end, end + read)][: len(answer)]
             end, filled = end + read, to
-        branches[row, end:] = -1
     return tokens, positions, branches, before
+
+
+def _packed(
+    batch: tuple[np.ndarray, ...], asked: Sequence[int], computed: int, predicted: int
+) -> tuple[np.ndarray, ...]:
+    """A batch of `_shared_batch` as `_packed_states` takes it: its tokens and some padding, `computed` of both,
+    their places, positions and branches as they were, and the `predicted` tokens that answers' tokens come behind,
+    of which each row has as many as `asked` says, and padding."""
+    tokens, positions, branches, before = batch
+    real = np.argsort(branches < 0, axis=None, kind="stable")[:computed].astype(np.int32)
+    own = np.zeros(tokens.size, np.int32)
+    own[real] = np.arange(computed)
+    places = [row * tokens.shape[1] + before[row, :count] for row, count in enumerate(asked)]
+    at = np.zeros(predicted, np.int32)
+    at[: sum(asked)] = own[np.concatenate(places)]
+    return tokens.reshape(-1)[real], real, positions, branches, at
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -292,6 +364,24 @@ def _shared_states(
     start = 0 if begun is None else begun[0][1].shape[2]
     h = hidden(params, config, tokens, Tree(positions + start, branches), begun, dtype=dtype)
     return jnp.take_along_axis(h, before[..., None], axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _packed_states(
+    params: Params,
+    config: ModelConfig,
+    dtype: Any,
+    begun: Cache | None,
+    tokens: Int[Array, " N"],
+    real: Int[Array, " N"],
+    positions: Int[Array, "B T"],
+    branches: Int[Array, "B T"],
+    at: Int[Array, " A"],
+) -> Float[Array, "A D"]:
+    """`_shared_states` without padding: of tokens at these places of (B, T) the states of those `at`."""
+    rows, length = positions.shape
+    packing = Packing.of(real, None, rows, length, Tree(positions, branches))
+    return hidden_at(params, config, tokens[None], at, packing, begun, dtype=dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

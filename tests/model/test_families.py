@@ -385,6 +385,26 @@ def test_packed_texts_compute_what_they_do_alone(name, shared, same):
     np.testing.assert_allclose(packed, wanted, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("shared", [0, 4])
+@pytest.mark.parametrize("name", ["llama_1", "gpt2", "gpt_oss", "gemma2", "mixtral", "cohere2", "falcon_1"])
+def test_packed_trees_compute_what_they_do_in_rows(name, shared, monkeypatch):
+    """Texts that share a beginning, with queries in one block and in two, behind `shared` tokens of all rows."""
+    config, params, tokens, _ = _load(name)
+    start, tokens, (rows, width) = tokens[:1, :shared], tokens[:2, shared : shared + 12], (2, 12)
+    positions = np.array([[0, 1, 2, 3, 4, 4, 5, 6, 4, 5, 0, 0], [0, 1, 2, 3, 2, 3, 4, 5, 6, 7, 8, 9]], np.int32)
+    branches = np.array([[0, 0, 0, 0, 1, 2, 2, 2, 3, 3, -1, -1], [0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]], np.int32)
+    jitted = lambda f: jax.jit(f, static_argnums=1, compiler_options=_quick)
+    begun = jitted(decoder.prefill)(params, config, start) if shared else None
+    tree = decoder.Tree(positions + shared, branches)
+    wanted = np.asarray(jitted(decoder.hidden)(params, config, tokens, tree, begun)).reshape(rows * width, -1)
+    real = np.argsort(branches < 0, axis=None, kind="stable")[: rows * width - 1].astype(np.int32)
+    packing = Packing.of(real, None, rows, width, decoder.Tree(positions, branches))
+    for smallest in (6, 7):
+        monkeypatch.setattr("common.model.attention.SMALLEST_TREE_BLOCK", smallest)
+        packed = jitted(decoder.hidden)(params, config, tokens.reshape(1, -1)[:, real], packing, begun)
+        np.testing.assert_allclose(packed[0, :-1], wanted[real[:-1]], atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("remat", ["none", "full"])
 @pytest.mark.parametrize("name", ["llama_1", "gpt2", "gpt_oss", "gemma2", "mixtral", "cohere2", "falcon_1"])
 def test_states_at_places_and_their_gradients_are_those_of_all_states(name, remat):

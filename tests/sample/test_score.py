@@ -34,6 +34,12 @@ def params():
     )
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["in rows", "packed"])
+def packed(request, monkeypatch):
+    """Texts that share a prompt in rows with padding, and packed, as of larger models on CPU."""
+    monkeypatch.setattr(score, "SMALL_MODEL", 0 if request.param else 10**9)
+
+
 def _pairs(*lengths, seed=0):
     rng = np.random.default_rng(seed)
     return [tuple(rng.integers(0, 50, length).tolist() for length in pair) for pair in lengths]
@@ -134,14 +140,10 @@ def test_answers_that_are_cut_between_two_turns_of_the_head(params, monkeypatch)
 def test_a_model_that_gives_no_numbers_is_told_by_the_prompt(params, monkeypatch):
     monkeypatch.setattr(score, "ROW", 12)
     groups = [(prompt, [answer] * 3) for prompt, answer in _pairs((9, 5), (7, 5), (8, 5))]
-    states = score._shared_states
-
-    def spoilt(params, config, dtype, begun, tokens, *more):
-        h = np.array(states(params, config, dtype, begun, tokens, *more))
-        h[tokens[:, 0] == groups[2][0][0]] = np.nan
-        return h
-
-    monkeypatch.setattr(score, "_shared_states", spoilt)
+    states = score._states_of
+    # Each group is cut into two rows.
+    spoilt = lambda *given: ((text, h * np.nan if text >= 4 else h) for text, h in states(*given))
+    monkeypatch.setattr(score, "_states_of", spoilt)
     with pytest.raises(UserError, match="log-probabilities of answer 2: the model gives NaN"):
         score.score_shared(params, CONFIG, groups)
 
