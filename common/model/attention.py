@@ -299,16 +299,19 @@ def _causal_backward(scale: float, kept: Any, d_out: jax.Array) -> tuple[jax.Arr
     P = k.shape[1] - T
     # As products: XLA on CPU takes eighteen times as long for their sum over so few numbers.
     own = jnp.einsum("mgth,mgth->mgt", d_out, out, preferred_element_type=jnp.float32)[..., None]
-    d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    # Those of keys and values turned: what is as wide as the keys stands behind in a product, where XLA on CPU is
+    # up to twice as fast as with it in front.
+    d_q, (d_k, d_v) = [], jnp.zeros((2, M, H, P + T), jnp.float32)
     for rows, w in zip(_blocks(T), weights, strict=True):
         t, S = rows.stop - rows.start, P + rows.stop
         to = d_out[:, :, rows].reshape(M, G * t, H)
         d_w = _product(to, v[:, :S], (2, 2)).reshape(M, G, t, S)
         d_scores = (w * (d_w - own[:, :, rows]) * scale).astype(q.dtype).reshape(M, G * t, S)
         d_q.append(_product(d_scores, k[:, :S], (2, 1)).astype(q.dtype).reshape(M, G, t, H))
-        d_k = d_k.at[:, :S].add(_product(d_scores, q[:, :, rows].reshape(M, G * t, H), (1, 1)))
-        d_v = d_v.at[:, :S].add(_product(w.astype(v.dtype).reshape(M, G * t, S), to, (1, 1)))
-    return jnp.concatenate(d_q, axis=2), d_k.astype(k.dtype), d_v.astype(v.dtype)
+        d_k = d_k.at[..., :S].add(_product(q[:, :, rows].reshape(M, G * t, H), d_scores, (1, 1)))
+        d_v = d_v.at[..., :S].add(_product(to, w.astype(v.dtype).reshape(M, G * t, S), (1, 1)))
+    d_k, d_v = (d.swapaxes(1, 2).astype(x.dtype) for d, x in ((d_k, k), (d_v, v)))
+    return jnp.concatenate(d_q, axis=2), d_k, d_v
 
 
 _causal.defvjp(_causal_kept, _causal_backward)

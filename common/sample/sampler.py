@@ -155,8 +155,8 @@ class Sampler:
         if runtime.on_accelerator():
             return MANY_SLOTS
         wanted = [prompt for prompt in prompts if prompt.seeds]
-        # In eighths of 64, as a step of more rows than there are samples takes longer.
-        samples = 8 * math.ceil(sum(len(prompt.seeds) for prompt in wanted) / (8 * streams))
+        # In fours, as a step of more rows than there are samples takes longer.
+        samples = 4 * math.ceil(sum(len(prompt.seeds) for prompt in wanted) / (4 * streams))
         if samples <= SLOTS or self._mesh is not None:
             return SLOTS
         longest = max(len(prompt.tokens) + prompt.sampling.max_new_tokens for prompt in wanted)
