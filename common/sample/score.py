@@ -8,11 +8,10 @@
 Pairs of like length share a batch, right-padded to a few static lengths. Only the positions that predict an answer
 token go through the head, those of all batches one behind the other. `all_logps` is the plain form. `score_shared`
 reads a prompt once for all its answers, and what all prompts begin with once for all; `score` on every pair is its
-plain form.
+plain form. On CPU they are packed, without most of the padding.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -29,28 +28,18 @@ from common.model.attention import Packing, Tree
 from common.model.decoder import Cache, Params, count_params, head_of, hidden, hidden_at, prefill, unembed
 from common.model.losses import logits_at_once, target_logps
 from common.model.sharding import ROWS, fetch, mesh_of, place_data
+from common.sample.batching import Batch, batches_of, packed_batches
 from common.sample.numbers import numbers
 
 Pair = tuple[Sequence[int], Sequence[int]]
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]
-Batch = tuple[Any, ...]
-"""Places of texts, and the numbers of their batch's shape."""
 Greedy = tuple[np.ndarray, np.ndarray]
 """Of each token of an answer its log-probability, and whether it is the likeliest one."""
 
-TOKENS = {"cpu": 512, "accelerator": 2**14}
-"""Tokens of a batch, padding included. On CPU more of them are no faster, and a last batch is half padding on
-average; above `LARGE` parameters half of them are as fast."""
-LARGE = 100_000_000
-ENOUGH = 64
-"""Tokens from which on a product of matrices has the same numbers however many there are, to the bit: for fewer
-XLA on CPU takes others."""
-PACKED = 1024
-"""Tokens of a batch of packed texts, about."""
-FEW = 4
-"""Batches of a length up to which their number is chosen by how little padding they have."""
 POSITIONS = {"cpu": 512, "accelerator": 2048}
 """Most positions that go through the head together."""
+COMPILED = 2.7e10
+"""Operations that are computed while a layer is compiled: 0.15 seconds at 180 GFLOP/s."""
 ROW = 512
 """Tokens of several answers in one row behind their prompt: each is compared with all others of its row."""
 
@@ -68,8 +57,8 @@ def score(
     An answer scores what it would under the model itself: temperature 1, no cuts. `dtype` is that of the
     activations (default: `runtime.compute_dtype`). Where the parameters lie on a mesh, so do the rows of a batch.
 
-    A batch holds at most `batch_size` pairs, and as many of their length as `TOKENS` says, all of one compiled
-    shape: a pair's numbers do not depend on which others there are.
+    A batch holds at most `batch_size` pairs, and as many of their length as `batching.TOKENS` says, all of one
+    compiled shape: a pair's numbers do not depend on which others there are.
 
     Raises UserError, naming the pair by its index, for an empty prompt or one too long together with its answer.
     """
@@ -103,7 +92,7 @@ def _scored(
         return fetch(_states(params, config, dtype, *batch))
 
     lengths = [finer(len(prompt) + len(answer) - 1, SHORTEST) for prompt, answer in pairs]
-    found = _states_of(states, _batches(lengths, batch_size, params), params)
+    found = _states_of(states, batches_of(lengths, batch_size, params), params)
     targets = [answer for _, answer in pairs]
     return _through_head(params, config, found, targets, range(len(pairs)), dtype, greedy)
 
@@ -152,8 +141,12 @@ def _scored_shared(
         return np.split(h, np.cumsum(own))[:-1]
 
     # Rows of packed texts could not be split over devices.
-    packs = not runtime.on_accelerator() and mesh_of(params) is None and count_params(params) > SMALL_MODEL
-    batches = _even_batches(lengths, reads, asked, batch_size) if packs else _batches(lengths, batch_size, params)
+    if runtime.on_accelerator() or mesh_of(params) is not None or count_params(params) <= SMALL_MODEL:
+        batches = batches_of(lengths, batch_size, params)
+    else:
+        programs = config, dtype, len(prefix)
+        compiling = COMPILED * config.num_layers / (2 * count_params(params))
+        batches = packed_batches(lengths, reads, asked, batch_size, programs, compiling)
     h = _states_of(states, batches, params)
     targets = [[token for answer in own for token in answer] for *_, own in parts]
     scored = _through_head(params, config, h, targets, [group for group, *_ in parts], dtype, greedy)
@@ -243,59 +236,6 @@ def _states_of(
     found = streams.in_order(lambda batch: states(*batch), batches, count)
     for (rows, *_), own in zip(batches, found, strict=True):
         yield from zip(rows, own, strict=False)
-
-
-def _batches(lengths: Sequence[int], most: int, params: Params) -> Iterator[Batch]:
-    """Places of equal lengths, and the batch's shape: rows, of which there are at most so many, and length.
-
-    All rows also for a last, smaller batch: it compiles nothing new, and no row depends on how many there are.
-    """
-    tokens = runtime.here(TOKENS if count_params(params) <= LARGE else TOKENS | {"cpu": TOKENS["cpu"] // 2})
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for length, alike in itertools.groupby(order, lengths.__getitem__):
-        places, size = list(alike), min(most, 1 << max(0, (tokens // length).bit_length() - 1))
-        for start in range(0, len(places), size):
-            yield places[start : start + size], size, length
-
-
-def _even_batches(
-    lengths: Sequence[int], reads: Sequence[int], asked: Sequence[int], most: int
-) -> Iterator[Batch]:
-    """As `_batches`, for texts that are packed: behind rows and length a shape has how many tokens are computed,
-    of which each text has as many as `reads` says, and how many are predicted, of which it has as many as `asked`.
-    The texts of a length are dealt out evenly, so that all its batches have one shape and little padding."""
-    order = sorted(range(len(lengths)), key=lambda place: (lengths[place], reads[place]))
-    for length, alike in itertools.groupby(order, lengths.__getitem__):
-        places = list(alike)
-        computed = lambda hands: max(ENOUGH, _up(_fullest(hands, reads), 16))
-        usual = -(-len(places) // min(most, max(1, PACKED // length)))
-        # So many batches as leave least padding. Where there are many they do so anyway.
-        counts = range(max(-(-len(places) // most), -(-usual // 2)), min(len(places), usual + 1) + 1)
-        dealt = (_dealt(places, count) for count in (counts if usual <= FEW else [usual]))
-        hands = min(dealt, key=lambda hands: len(hands) * computed(hands))
-        size = max(len(hands[0]), -(-ENOUGH // length))
-        tokens, answers = min(size * length, computed(hands)), _fullest(hands, asked)
-        # There may be more answers than tokens, as where they are of one token each.
-        predicted = _up(answers, -(-tokens // 16)) if answers <= tokens else power_of_two(answers)
-        for hand in hands:
-            yield hand, size, length, tokens, predicted
-
-
-def _fullest(hands: list[list[int]], sizes: Sequence[int]) -> int:
-    return max(sum(sizes[place] for place in hand) for hand in hands)
-
-
-def _up(count: int, part: int) -> int:
-    return -(-count // part) * part
-
-
-def _dealt(places: list[int], count: int) -> list[list[int]]:
-    """Places that are sorted by size in so many hands, there and back again, so that none gets all large ones."""
-    hands: list[list[int]] = [[] for _ in range(count)]
-    for turn, start in enumerate(range(0, len(places), count)):
-        for hand, place in zip(hands if turn % 2 else hands[::-1], places[start : start + count], strict=False):
-            hand.append(place)
-    return sorted(hands, key=len, reverse=True)
 
 
 def _batch(pairs: Sequence[Pair], size: int, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from common.buckets import beginning
 from common.config import ModelConfig
 from common.errors import UserError
 from common.model import decoder
-from common.sample import score
+from common.sample import batching, score
 
 CONFIG = ModelConfig(
     family="llama",
@@ -192,6 +192,25 @@ def test_nothing_is_compiled_again_for_other_weights(params):
     before = score._states._cache_size() + score._head._cache_size()
     score.score(jax.tree.map(lambda w: w * 0.5, params), CONFIG, _pairs((9, 2), (14, 31), seed=1))
     assert score._states._cache_size() + score._head._cache_size() == before
+
+
+def test_packed_texts_take_a_shape_that_there_is_if_that_is_cheaper(params):
+    """A few more tokens are computed sooner than another program is compiled; numbers are the same to the bit."""
+    reads, asked, lengths = [50, 41, 60, 45, 52], [20, 11, 30, 15, 22], [64] * 5
+    batches = lambda *places, worth: [
+        ([places[i] for i in own], *shape)
+        for own, *shape in batching.packed_batches(
+            *([numbers[place] for place in places] for numbers in (lengths, reads, asked)), 32, "these", worth
+        )
+    ]
+    batching._MADE.clear()
+    [(_, *first)] = batches(0, 1, 2, 3, 4, worth=1000.0)
+    assert first == [5, 64, 256, 112]
+    assert batches(0, 2, worth=1000.0) == [([0, 2], *first)]
+    # 144 tokens more than with a shape of their own, and now once again.
+    assert batches(0, 2, worth=287.0) == [([0, 2], 2, 64, 112, 56)]
+    assert [shape for _, *shape in batches(0, 1, 2, 3, worth=1000.0)] == [first]
+    batching._MADE.clear()
 
 
 @pytest.mark.parametrize(
