@@ -76,7 +76,7 @@ def packed_batches(
         hands = _even(places, reads, min(most, max(1, PACKED // length)), most)
         size = max(max(map(len, hands)), -(-ENOUGH // length))
         tokens = min(size * length, _rounded(_fullest(hands, reads)))
-        answers = _fullest(hands, asked)
+        answers = max(1, _fullest(hands, asked))
         # There may be more answers than tokens, as where they are of one token each.
         part = -(-tokens // 16)
         predicted = -(-answers // part) * part if answers <= tokens else power_of_two(answers)

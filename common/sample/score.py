@@ -103,7 +103,8 @@ def score_shared(
     """As `score`, for (prompt, answers): of every group its answers' token log-probabilities, in order. A prompt
     is read once, whatever the number of its answers, and what all prompts begin with once for all.
 
-    Batches are those of `score`; a group's numbers depend on the others only by what all prompts have in common.
+    Batches are those of `score`, or on CPU, of more than `SMALL_MODEL` parameters, packed ones; a group's numbers
+    depend on the others only by what all prompts have in common.
     """
     found = _scored_shared(params, config, groups, batch_size, dtype, greedy=False)
     return [[logps for logps, _ in own] for own in found]

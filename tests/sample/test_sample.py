@@ -160,7 +160,7 @@ def test_the_last_samples_go_on_in_fewer_slots(monkeypatch, least, widths):
     ("count", "limit", "tokens", "each", "widths"),
     [
         (16, 9, 5, 1, [16, 4]),
-        (9, 9, 5, 1, [16, 4]),
+        (9, 9, 5, 1, [12, 4]),
         (8, 9, 5, 1, [8, 4]),
         (16, 9, 190, 1, [4]),
         (3, 9, 5, 6, [16, 4]),

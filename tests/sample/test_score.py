@@ -179,6 +179,9 @@ def test_an_empty_answer_and_no_pairs_at_all(params):
     assert score.score(params, CONFIG, []) == []
     [nothing, one] = score.score(params, CONFIG, [([5, 6], []), ([5], [6])])
     assert (nothing.shape, one.shape) == ((0,), (1,))
+    assert score.score_shared(params, CONFIG, []) == []
+    [[nothing]] = score.score_shared(params, CONFIG, [([5, 6], [[]])])
+    assert nothing.shape == (0,)
 
 
 def test_the_longest_pair_that_fits(params):
