@@ -21,8 +21,8 @@ from common import runtime
 
 CAUSAL_BLOCKS, SMALLEST_BLOCK = 4, 16
 """Blocks of queries in attention on CPU, and the fewest queries of one."""
-MASKED_BLOCKS, SMALLEST_MASKED_BLOCK = 2, 48
-"""The same where there is a mask, as more of them take longer to compile than they spare."""
+TREE_BLOCKS, SMALLEST_TREE_BLOCK = 2, 48
+"""The same for packed trees, whose blocks compute what they mask out in other branches all the same."""
 
 
 def attention_mask(
@@ -137,7 +137,7 @@ def attention(
     cap: float | None = None,
     sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attention of the last T of S positions to itself and what came before, or what a `mask` leaves of that."""
+    """Attention of the last T of S positions to all; without a `mask` each sees itself and what came before."""
     T, S = q.shape[1], k.shape[1]
     if cap is None and sinks is None:
         if mask is None and not runtime.on_accelerator():
@@ -146,14 +146,7 @@ def attention(
             mask = attention_mask(jnp.arange(S - T, S)[None], S)
         if runtime.on_accelerator():
             return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, scale=scale)
-    if mask is None:
-        mask = attention_mask(jnp.arange(S - T, S)[None], S)
-    parts = []
-    for rows in _blocks(T, MASKED_BLOCKS, SMALLEST_MASKED_BLOCK):
-        end = S - T + rows.stop
-        found = _folded_attention(q[:, rows], k[:, :end], v[:, :end], mask[:, :, rows, :end], scale, cap, sinks)
-        parts.append(found)
-    return jnp.concatenate(parts, axis=1)
+    return _folded_attention(q, k, v, mask, scale, cap, sinks)
 
 
 def packed_attention(
@@ -185,8 +178,17 @@ def packed_attention(
             for x, own in zip(begun, (keys, values), strict=True)
         )
     tree = packing.tree
-    seen = mask(S, S + T) if tree is None else tree_mask(S + tree.positions, tree.branches, S, window)
-    out = _gathered(attention(queries, keys, values, seen, **more), packing)[None]
+    if tree is None:
+        out = attention(queries, keys, values, mask(S, S + T), **more)
+    else:
+        seen = tree_mask(S + tree.positions, tree.branches, S, window)
+        parts = []
+        for block in _blocks(T, TREE_BLOCKS, SMALLEST_TREE_BLOCK):
+            end = S + block.stop  # no token sees what comes after it
+            found = attention(queries[:, block], keys[:, :end], values[:, :end], seen[:, :, block, :end], **more)
+            parts.append(found)
+        out = jnp.concatenate(parts, axis=1)
+    out = _gathered(out, packing)[None]
     if P:
         first = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
         out = jnp.concatenate([first, out], axis=1)
@@ -319,7 +321,7 @@ def _folded_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    mask: jax.Array,
+    mask: jax.Array | None,
     scale: float | None = None,
     cap: float | None = None,
     sinks: jax.Array | None = None,
@@ -327,6 +329,8 @@ def _folded_attention(
     """`attention` as batched products of matrices, key heads beside rows in the batch."""
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
+    if mask is None:
+        mask = attention_mask(jnp.arange(S - T, S)[None], S)
     q, k, v = _folded(q, k, v)
     scores = _product(q.reshape(B * K, -1, H), k, (2, 2)).reshape(B, N, T, S)
     scores = capped(scores * (H**-0.5 if scale is None else scale), cap)

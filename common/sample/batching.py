@@ -67,7 +67,7 @@ def packed_batches(
     that there is from other texts, where to compile another takes longer than its padding.
 
     Arguments:
-        programs: what shapes are remembered by; all that they are compiled for, but for what they say themselves.
+        programs: what shapes are remembered by: `most`, and all that they are compiled for.
         compiling: how many tokens could be computed meanwhile.
     """
     order = sorted(range(len(lengths)), key=lambda place: (lengths[place], reads[place]))
@@ -109,9 +109,7 @@ def _dealt_into(
 ) -> list[list[int]]:
     """Places in as few hands as each fit into this shape, or nothing where one alone is too large."""
     size, tokens, predicted = shape
-    if _fullest([[place] for place in places], reads) > tokens:
-        return []
-    if _fullest([[place] for place in places], asked) > predicted:
+    if any(reads[place] > tokens or asked[place] > predicted for place in places):
         return []
     for count in range(-(-len(places) // size), len(places) + 1):
         hands = _dealt(places, count)

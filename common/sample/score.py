@@ -145,7 +145,7 @@ def _scored_shared(
     if runtime.on_accelerator() or mesh_of(params) is not None or count_params(params) <= SMALL_MODEL:
         batches = batches_of(lengths, batch_size, params)
     else:
-        programs = config, dtype, len(prefix)
+        programs = config, dtype, len(prefix), batch_size
         compiling = COMPILED * config.num_layers / (2 * count_params(params))
         batches = packed_batches(lengths, reads, asked, batch_size, programs, compiling)
     h = _states_of(states, batches, params)

@@ -400,7 +400,7 @@ def test_packed_trees_compute_what_they_do_in_rows(name, shared, monkeypatch):
     real = np.argsort(branches < 0, axis=None, kind="stable")[: rows * width - 1].astype(np.int32)
     packing = Packing.of(real, None, rows, width, decoder.Tree(positions, branches))
     for smallest in (6, 7):
-        monkeypatch.setattr("common.model.attention.SMALLEST_MASKED_BLOCK", smallest)
+        monkeypatch.setattr("common.model.attention.SMALLEST_TREE_BLOCK", smallest)
         packed = jitted(decoder.hidden)(params, config, tokens.reshape(1, -1)[:, real], packing, begun)
         np.testing.assert_allclose(packed[0, :-1], wanted[real[:-1]], atol=TOLERANCE)
 
