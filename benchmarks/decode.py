@@ -86,10 +86,11 @@ def decode_step(sampler: sample.Sampler, busy: list[Prompt], repeats: int) -> tu
     ends = slots.ends(busy[0].sampling.max_new_tokens)
     pages = cache.room(slots.live, slots.rows["position"], ends)
     numbers = np.random.default_rng(0).random((sampler.block, slots.count), np.float32)
+    weights, turned = sampler._weights(slots.count)
 
     def block():
         cache.arrays, tokens, _ = sample._decode_block(
-            sampler._decoding,
+            weights,
             sampler.config,
             cache.arrays,
             slots.rows,
@@ -97,7 +98,7 @@ def decode_step(sampler: sample.Sampler, busy: list[Prompt], repeats: int) -> tu
             sampler._eos,
             0,
             pages,
-            turned=sampler._turned,
+            turned=turned,
         )
         jax.block_until_ready(tokens)
 

@@ -1,19 +1,20 @@
-"""What the parts of a piece of work take, each measured alone, at its own shape, by the faster of two libraries: a
-floor under any program that is put together from products, attention, norms and so on of either.
+"""What the parts of a piece of work take, each measured by itself, at its own shape: a floor under any program
+that is put together from products, attention, norms and so on of XLA or PyTorch, or of XLA alone.
 
-    parts = Parts(config)
+    parts = Parts(config)                           # each by the faster library; Parts(config, here=True): by XLA
     seconds = parts.forward(tokens=512, rows=4, length=128, heads=80)
     seconds = parts.training(tokens=3000, rows=16, length=200, heads=1000) + parts.step()
     seconds = parts.learning(examples, size=16)
     seconds = parts.writing(limits, cache=bytes, bandwidth=a_second)
 
 Where the floors of `floors.py` take the best rate that any product reaches, these take the rate of this product:
-one over 32 numbers is far from it. Alone each part finds its data in the cache of the processor, which it does not
-in a program (but for what is written a token at a time, where each product has a matrix of its own, as many as the
-model has), and what joins them, rotary embeddings among it, is not counted. Of a training one micro-batch of mean
-size stands for all.
+one over 32 numbers is far from it. What every layer does is measured for up to eight layers, one after the other,
+each on numbers of its own, as they lie in memory and not in the processor's cache; the forms of a product are
+those that XLA's compiler can be made to keep. How a program packs its texts, cuts and joins, adds gradients up,
+and waits between its operations is not counted. Of a training one micro-batch of mean size stands for all.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -28,23 +29,37 @@ import torch
 from torch.nn import functional
 
 from common.buckets import in_common
-from common.config import ModelConfig
+from common.config import ModelConfig, Rope
 from common.model.attention import attention
 from common.model.losses import target_logps
 from common.model.norms import rms_norm
+from common.model.rope import rotate, turns_of
 from common.train.data import Encoded
 
-RATE = functools.cache(floors._rate)
+Seconds = tuple[float, float]
+"""By XLA, and by PyTorch."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Parts:
-    """Those of a gated model with as many matrices as Llama's."""
+    """Those of a gated model with as many matrices as Llama's, by the faster of both libraries or `here` alone."""
 
-    def __init__(self, config: ModelConfig):
-        self.config = config
-        D, F = config.hidden_size, config.intermediate_size
-        heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self._matrices = [(D, heads), (D, keys), (D, keys), (heads, D), (D, F), (D, F), (F, D)]
+    config: ModelConfig
+    here: bool = False
+
+    @property
+    def _matrices(self) -> list[tuple[int, int]]:
+        c = self.config
+        D, F, heads, keys = (
+            c.hidden_size,
+            c.intermediate_size,
+            c.num_heads * c.head_dim,
+            c.num_kv_heads * c.head_dim,
+        )
+        return [(D, heads), (D, keys), (D, keys), (heads, D), (D, F), (D, F), (F, D)]
+
+    def _of(self, seconds: Seconds) -> float:
+        return seconds[0] if self.here else min(seconds)
 
     def forward(self, *, tokens: int, rows: int, length: int, heads: int) -> float:
         """Of `tokens` in `rows` of about this length, with logits of `heads` positions."""
@@ -69,36 +84,60 @@ class Parts:
         return steps * (update + (0 if rank else self.step()))
 
     def _pass(self, tokens: int, rows: int, length: int, heads: int, *, train: bool, rank: int = 0) -> float:
-        c = self.config
-        D, F, V, H = c.hidden_size, c.intermediate_size, c.vocab_size, c.head_dim
+        c, L = self.config, self.config.num_layers
+        D, F, V, N, K, H = (
+            c.hidden_size, c.intermediate_size, c.vocab_size, c.num_heads, c.num_kv_heads, c.head_dim
+        )  # fmt: skip
 
-        def products(tokens: int, matrices: list[tuple[int, int]]) -> float:
-            found = sum(_products(tokens, *matrix, train, weights=not rank) for matrix in matrices)
+        def products(tokens: int, matrices: list[tuple[int, int]], count: int) -> float:
+            found = sum(self._products(tokens, *matrix, count, train, weights=not rank) for matrix in matrices)
             for inner, columns in matrices if rank else ():
-                found += _products(tokens, inner, rank, train) + _products(tokens, rank, columns, train)
+                found += self._products(tokens, inner, rank, count, train)
+                found += self._products(tokens, rank, columns, count, train)
+                # Added to the product beside it, and behind what it goes back through.
+                found += sum(
+                    self._part("sum", ((tokens, size), (tokens, size)), count, train=False)
+                    for size in (columns, inner)[: 1 + train]
+                )
             return found
 
-        def behind(tokens: int) -> float:
-            gate = _part("gate", ((tokens, F), (tokens, F)), train)
-            return products(tokens, self._matrices[3:]) + _part("norm", ((tokens, D), (D,)), train) + gate
+        def behind(tokens: int, count: int) -> float:
+            if not count:
+                return 0.0
+            gate = self._part("gate", ((tokens, F), (tokens, F)), count, train)
+            return products(tokens, self._matrices[3:], count) + norm(tokens, count) + gate
 
-        queries, keys = (rows, length, c.num_heads, H), (rows, length, c.num_kv_heads, H)
-        first = products(tokens, self._matrices[:3]) + _part("norm", ((tokens, D), (D,)), train)
-        first += _part("attention", (queries, keys, keys), train)
-        layers = c.num_layers * first + (c.num_layers - 1) * behind(tokens)
+        def norm(tokens: int, count: int) -> float:
+            return self._part("norm", ((tokens, D), (tokens, D), (D,)), count, train)
+
+        queries, keys = (rows, length, N, H), (rows, length, K, H)
+        layers = products(tokens, self._matrices[:3], L) + norm(tokens, L) + behind(tokens, L - 1)
+        layers += self._part("attention", (queries, keys, keys), L, train)
+        layers += self._part("rope", ((1, tokens, N, H), (1, tokens, K, H)), L, train)
         if not heads:
             return layers
         # The last layer has to go on with these positions alone.
-        layers += behind(min(heads, tokens))
+        layers += behind(min(heads, tokens), 1)
         # The head itself is not trained beside adapters.
-        head = _products(heads, D, V, train, weights=not rank) + _part("logps", ((heads, V),), train)
-        return layers + head
+        head = self._products(heads, D, V, 1, train, weights=not rank)
+        return layers + head + self._part("logps", ((heads, V),), 1, train)
+
+    def _products(
+        self, tokens: int, inner: int, columns: int, count: int, train: bool, weights: bool = True
+    ) -> float:
+        """Of products with as many matrices, with those for what comes in, and those for the matrices where they
+        are trained."""
+        forms = ["forward"] + ["inputs"] * train + ["weights"] * (train and weights)
+        return sum(self._of(_product(form, tokens, inner, columns, count)) for form in forms)
+
+    def _part(self, name: str, shapes: tuple[tuple[int, ...], ...], count: int, train: bool) -> float:
+        return self._of(_part(name, shapes, count, train))
 
     def step(self) -> float:
         """Of AdamW, with gradients clipped."""
         c = self.config
         shapes = [shape for shape in self._matrices for _ in range(c.num_layers)] + [(c.vocab_size, c.hidden_size)]
-        return min(_step_here(shapes), _step_there(shapes))
+        return self._of(_step(tuple(shapes)))
 
     def writing(self, limits: Sequence[int], cache: float, bandwidth: float) -> float:
         """Of answers of so many tokens that are all written at once, a token of each at a time, with `cache` bytes
@@ -109,7 +148,10 @@ class Parts:
         sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
         shapes = {shape: matrices.count(shape) for shape in set(matrices)}
         taken = [
-            max(sum(_in_turn(rows, *shape, count) for shape, count in shapes.items()), weights / bandwidth)
+            max(
+                sum(self._products(rows, *shape, n, train=False) for shape, n in shapes.items()),
+                weights / bandwidth,
+            )
             for rows in sizes
         ]
         going = (np.array(limits)[:, None] > np.arange(max(limits))).sum(0)
@@ -118,35 +160,49 @@ class Parts:
         return float(steps.sum()) + cache / bandwidth
 
 
-def _products(tokens: int, inner: int, columns: int, train: bool, weights: bool = True) -> float:
-    """Of a product with a matrix, with that for what comes in, and that for the matrix where it is trained."""
-    shapes = [(tokens, inner, columns)]
-    shapes += [(tokens, columns, inner)] * train + [(inner, tokens, columns)] * (train and weights)
-    return sum(2 * tokens * inner * columns / RATE(shape) for shape in shapes)
+# --- Measured ----------------------------------------------------------------------------------------------------
+
+MEASURED = 8
+"""Layers that stand for all."""
+RUNS = 7
+
+_hold = jax.lax.optimization_barrier  # or XLA puts factors as it likes
+
+FORMS: dict[str, list[tuple[str, Callable[..., jax.Array]]]] = {
+    "forward": [("ti,ic", lambda x, w: x @ w), ("ti,ci", lambda x, w: _hold(w @ x.T).T)],
+    "inputs": [("tc,ic", lambda d, w: d @ w.T), ("tc,ic", lambda d, w: _hold(w @ d.T).T)],
+    "weights": [
+        ("ti,tc", lambda x, d: x.T @ d),
+        ("ti,tc", lambda x, d: _hold(x.T) @ d),
+        ("ti,tc", lambda x, d: _hold(d.T) @ x),
+    ],
+}
+"""A product with a matrix, that for the gradient of what comes in, and that for the matrix, in XLA's forms: what
+goes in has these axes, of tokens, inner numbers and columns."""
+THERE: dict[str, tuple[str, Callable[..., torch.Tensor]]] = {
+    "forward": ("ti,ci", functional.linear),
+    "inputs": ("tc,ci", lambda d, w: d @ w),
+    "weights": ("ti,tc", lambda x, d: d.T @ x),
+}
+"""The same in PyTorch."""
 
 
 @functools.cache
-def _in_turn(rows: int, inner: int, columns: int, count: int) -> float:
-    """Seconds of so many products of few rows one after the other, each with a matrix of its own, by the faster
-    library and with either factor in front. With few rows it counts that the matrices come from memory."""
-    random = np.random.default_rng(0)
-    given = [random.normal(size=(rows, inner)).astype(np.float32) for _ in range(count)]
-    matrices = [random.normal(size=(columns, inner)).astype(np.float32) for _ in range(count)]
-    ours, own = [jnp.array(w) for w in matrices], [jnp.array(x) for x in given]
-    hold = jax.lax.optimization_barrier  # or XLA puts the factors as it likes
-    front = jax.jit(lambda xs, ws: [hold(w @ x.T) for x, w in zip(xs, ws, strict=True)])
-    behind = jax.jit(lambda xs, ws: [x @ w for x, w in zip(xs, ws, strict=True)])
-    seconds = [floors._fastest(lambda: jax.block_until_ready(front(own, ours)))]
-    ours = [w.T + 0 for w in ours]
-    seconds.append(floors._fastest(lambda: jax.block_until_ready(behind(own, ours))))
-    theirs, there = [torch.tensor(w) for w in matrices], [torch.tensor(x) for x in given]
+def _product(form: str, tokens: int, inner: int, columns: int, count: int) -> Seconds:
+    """Of so many products of one of `FORMS` one after the other."""
+    size = {"t": tokens, "i": inner, "c": columns}
+
+    def given(axes: str) -> list[tuple[np.ndarray, ...]]:
+        return _numbers([tuple(size[axis] for axis in own) for own in axes.split(",")], count)
+
+    axes, there = THERE[form]
     with torch.inference_mode():
-        peer = lambda: [functional.linear(x, w) for x, w in zip(there, theirs, strict=True)]
-        return min(*seconds, floors._fastest(peer))
+        peer = _seconds_there(there, given(axes), count)
+    return min(_seconds_here(here, given(axes), count) for axes, here in FORMS[form]), peer
 
 
-def _norm_there(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return functional.rms_norm(x, weight.shape, weight, 1e-6)
+def _norm_there(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return (x := x + y), functional.rms_norm(x, weight.shape, weight, 1e-6)
 
 
 def _attention_there(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -155,40 +211,81 @@ def _attention_there(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=many)
 
 
+def _rotated(q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    turns = turns_of(jnp.arange(q.shape[1])[None], rope := Rope(), q.shape[3])
+    return rotate(q, turns, rope), rotate(k, turns, rope)
+
+
+def _rotated_there(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    cos, sin = _turns_there(q.shape[1], q.shape[3])
+    half = lambda x: torch.cat([-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]], -1)
+    return q * cos + half(q) * sin, k * cos + half(k) * sin
+
+
+@functools.cache
+def _turns_there(length: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    angles = torch.arange(length)[:, None] * 10000 ** (-torch.arange(0, size, 2) / size)
+    both = torch.cat([angles, angles], -1)[:, None]
+    return both.cos(), both.sin()
+
+
 def _logps_there(logits: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long), reduction="none")
 
 
-BOTH: dict[str, tuple[Callable[..., jax.Array], Callable[..., torch.Tensor]]] = {
+BOTH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "attention": (attention, _attention_there),
-    "norm": (lambda x, weight: rms_norm(x, weight, 1e-6), _norm_there),
+    "rope": (_rotated, _rotated_there),
+    "norm": (lambda x, y, weight: (x + y, rms_norm(x + y, weight, 1e-6)), _norm_there),
+    "sum": (lambda x, y: x + y, lambda x, y: x + y),
     "gate": (lambda x, y: jax.nn.silu(x) * y, lambda x, y: functional.silu(x) * y),
     "logps": (lambda logits: target_logps(logits, jnp.zeros(len(logits), jnp.int32)), _logps_there),
 }
-"""What is no product with a matrix, here and in PyTorch."""
+"""What is no product with a matrix, here and in PyTorch; a norm with the sum in front of it."""
 
 
 @functools.cache
-def _part(name: str, shapes: tuple[tuple[int, ...], ...], train: bool) -> float:
-    """Seconds of one of `BOTH`, with its backward pass where `train`, by the faster library."""
-    random = np.random.default_rng(0)
-    given = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+def _part(name: str, shapes: tuple[tuple[int, ...], ...], count: int, train: bool) -> Seconds:
+    """Of so many of one of `BOTH` one after the other, with its backward pass where `train`."""
     here, there = BOTH[name]
 
     def back(*arrays: jax.Array) -> Any:
         out, pull = jax.vjp(here, *arrays)
         return pull(out)
 
-    ours, own = jax.jit(back if train else here), [jnp.array(x) for x in given]
-    theirs = [torch.tensor(x, requires_grad=train) for x in given]
+    def back_there(*arrays: torch.Tensor) -> None:
+        out = there(*arrays)
+        outs = out if isinstance(out, tuple) else (out,)
+        torch.autograd.grad(outs, arrays, [one.detach() for one in outs])
 
-    def peer() -> None:
-        out = there(*theirs)
-        if train:
-            torch.autograd.grad(out, theirs, out.detach())
-
+    ours = _seconds_here(back if train else here, _numbers(shapes, count), count)
     with torch.set_grad_enabled(train):
-        return min(floors._fastest(lambda: jax.block_until_ready(ours(*own))), floors._fastest(peer))
+        return ours, _seconds_there(back_there if train else there, _numbers(shapes, count), count, train)
+
+
+def _numbers(shapes: Sequence[tuple[int, ...]], count: int) -> list[tuple[np.ndarray, ...]]:
+    random = np.random.default_rng(0)
+    return [
+        tuple(random.standard_normal(shape, np.float32) for shape in shapes) for _ in range(min(count, MEASURED))
+    ]
+
+
+def _seconds_here(run: Callable[..., Any], given: list[tuple[np.ndarray, ...]], count: int) -> float:
+    all_of = jax.jit(lambda given: [run(*own) for own in given])
+    arrays = jax.tree.map(jnp.asarray, given)
+    return count / len(given) * floors._fastest(lambda: jax.block_until_ready(all_of(arrays)), RUNS)
+
+
+def _seconds_there(
+    run: Callable[..., Any], given: list[tuple[np.ndarray, ...]], count: int, train: bool = False
+) -> float:
+    arrays = [tuple(torch.tensor(x, requires_grad=train) for x in own) for own in given]
+    return count / len(given) * floors._fastest(lambda: [run(*own) for own in arrays], RUNS)
+
+
+@functools.cache
+def _step(shapes: tuple[tuple[int, int], ...]) -> Seconds:
+    return _step_here(shapes), _step_there(shapes)
 
 
 def _step_here(shapes: Sequence[tuple[int, int]]) -> float:

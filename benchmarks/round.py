@@ -6,9 +6,10 @@
 The round: train the student on the seeds, let it answer them greedily, ask the teacher for one new problem like
 each of them (sampled), and train the student from its beginning on seeds and replies. Both sides teach all seeds
 and not only the wrong ones, so that they do the same amount of work. Beside the seconds stands how much they
-wrote, how much of them is training, and what the parts of the two trainings take alone, each measured by itself
-(`parts.py`). The script is what TRL's and transformers' pages recommend: SFTTrainer with batches of like length
-and the fused optimizer, `generate` on batches of 32 of like length. Needs torch and trl. The last line is JSON.
+wrote, how much of them is training, and what the parts of the two trainings take, each measured by itself, by the
+faster library and by XLA (`parts.py`). The script is what TRL's and transformers' pages recommend: SFTTrainer
+with batches of like length and the fused optimizer, `generate` on batches of 32 of like length. Needs torch and
+trl. The last line is JSON.
 """
 
 import argparse
@@ -179,13 +180,16 @@ def main() -> None:
     model = LanguageModel.load(student)
     encoded = [[model.tokenizer.encode_example(*row) for row in rows] for rows in done["seedloop"].rows]
     texts = [[Encoded(tuple(tokens), start) for tokens, start in own] for own in encoded]
-    alone = args.epochs * sum(Parts(model.config).learning(own, BATCH) for own in texts)
-    print(f"the parts of training alone {alone:.2f} s")
+    alone, of_xla = (
+        args.epochs * sum(Parts(model.config, here).learning(own, BATCH) for own in texts)
+        for here in (False, True)
+    )
+    print(f"the parts of training {alone:.2f} s, of XLA {of_xla:.2f} s")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
     versions = {"jax": jax.__version__, "torch": torch.__version__, "python": platform.python_version()}
     last = {"seeds": args.seeds, "epochs": args.epochs, "student": student, "seconds": seconds}
     last |= {name: {"wrote": own.tokens, "training": round(own.training, 2)} for name, own in done.items()}
-    last |= {"parts": round(alone, 2)}
+    last |= {"parts": round(alone, 2), "parts_of_xla": round(of_xla, 2)}
     print(json.dumps(last | {"commit": commit.stdout.strip()} | versions))
 
 

@@ -22,9 +22,9 @@ folder. Samples and answers end where they are told to, so that both sides do th
 both sides, and scores compared. All is float32. Each side first runs once (`cold`, with compiling), then
 `--repeats` times. `floor` is what the products of matrices alone would take, on tokens without padding and with
 what prompts have in common read once, at the best rate that either library reached on this machine, or, where that
-is more, to read the cache of what is written (`floors.py`). `parts alone` is what each part of the work takes by
-itself, at its own shape, by the faster library (`parts.py`). Needs torch, trl and peft, and the data
-sets that `--data` holds. The last line is JSON.
+is more, to read the cache of what is written (`floors.py`). `parts` is what the parts of the work take, each by
+itself, at its own shape, by the faster library, and `parts of XLA` what they take if all are XLA's (`parts.py`).
+Needs torch, trl and peft, and the data sets that `--data` holds. The last line is JSON.
 """
 
 import argparse
@@ -362,6 +362,7 @@ def measure(name: str, setting: Setting, machine: floors.Machine, repeats: int) 
         "tokens": work.tokens,
         "floor": round(floor(work, machine), 3),
         "parts": round(work.parts(Parts(setting.config), machine), 3),
+        "parts_of_xla": round(work.parts(Parts(setting.config, here=True), machine), 3),
         "padding": work.padding and [round(ratio, 3) for ratio in work.padding],
     }
 
@@ -381,11 +382,12 @@ def lines(size: str, row: dict) -> list[str]:
             f"{size:8} {row['row']:8} {key:9} {median:8.2f} s ({own[0]:.2f} to {own[-1]:.2f}), "
             f"cold {row['cold'][key]:.2f}   "
             + (
-                f"{row['tokens'] / median:,.0f} tokens/s, floor {floor:.2f} s, parts alone {row['parts']:.2f} s"
+                f"{row['tokens'] / median:,.0f} tokens/s, floor {floor:.2f} s, parts {row['parts']:.2f} s, "
+                f"of XLA {row['parts_of_xla']:.2f} s"
                 + (", {} computed a token, PyTorch {}".format(*row["padding"]) if row["padding"] else "")
                 if key == "seedloop"
-                else f"{median / mine:.2f}x, at the floor {median / floor:.1f}x, "
-                f"with parts alone {median / row['parts']:.2f}x"
+                else f"{median / mine:.2f}x, at the floor {median / floor:.1f}x, at the pace of the parts "
+                f"{median / row['parts']:.2f}x, of XLA's {median / row['parts_of_xla']:.2f}x"
             )
         )
     return written

@@ -73,6 +73,7 @@ def many_slots_up_to(parameters: int, token_bytes: int) -> int:
     return 0 if parameters <= SMALL_MODEL else int(1.1e9 / (MANY_SLOTS * token_bytes))
 
 
-def turns(parameters: int) -> bool:
-    """Whether decoding on CPU has such a copy."""
-    return SMALL_MODEL < parameters <= TURNED_MODEL
+def turns(parameters: int, rows: int = 1) -> bool:
+    """Whether decoding so many rows on CPU has such a copy. Turned products come in tiles of up to 64 rows: of 100
+    they take longer than of 128, and than products that are not turned."""
+    return SMALL_MODEL < parameters <= TURNED_MODEL and rows == power_of_two(rows)

@@ -68,7 +68,8 @@ class PagedCache:
 
     def __init__(self, config: ModelConfig, slots: int, pages: int, dtype: Any, params: Params):
         self._own: list[list[int]] = [[] for _ in range(slots)]
-        self._free = list(range(bucket(pages, FEWEST_PAGES)))
+        # Where each slot needs one, this is no shape more: that of the slots is as peculiar.
+        self._free = list(range(max(pages, FEWEST_PAGES) if pages <= slots else bucket(pages, FEWEST_PAGES)))
         self.arrays = place_data(empty_cache(config, len(self._free), PAGE, dtype=dtype), params, CACHE)
 
     def fill(self, source: Cache, rows: np.ndarray, to: np.ndarray, lengths: np.ndarray, live: np.ndarray) -> None:

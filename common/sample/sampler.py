@@ -15,6 +15,7 @@ form is `reference.sample_reference`.
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,8 +86,8 @@ class Sampler:
         # The very arrays where they have this dtype already: the weights are held once.
         self._params = jax.tree.map(lambda w: jnp.asarray(w, self.dtype), params)
         self._size = count_params(params)
-        self._turned = self._mesh is None and not runtime.on_accelerator() and turns(self._size)
-        self._decoding = turned(self._params) if self._turned else self._params
+        self._turned: Params | None = None
+        self._turning = threading.Lock()  # of two streams one makes the copy
 
     def sample(
         self, prompts: Sequence[Prompt], on_done: Callable[[], object] | None = None
@@ -130,8 +131,9 @@ class Sampler:
         pages = cache.room(slots.live, slots.rows["position"], slots.ends(self.block))
         # Numbered by the sample's own steps: its random numbers do not depend on when its slot was filled.
         steps = slots.rows["step"] + np.arange(self.block, dtype=np.int32)[:, None]
+        weights, is_turned = self._weights(slots.count)
         cache.arrays, tokens, logps = _decode_block(
-            self._decoding,
+            weights,
             self.config,
             cache.arrays,
             slots.rows,
@@ -139,10 +141,19 @@ class Sampler:
             self._eos,
             slots.few(queue.waiting),
             pages,
-            turned=self._turned,
+            turned=is_turned,
             mesh=self._mesh,
         )
         return fetch((tokens, logps))
+
+    def _weights(self, rows: int) -> tuple[Params, bool]:
+        """What so many rows decode with, and whether it is turned: a copy, made when it is first asked for."""
+        if self._mesh is not None or runtime.on_accelerator() or not turns(self._size, rows):
+            return self._params, False
+        with self._turning:
+            if self._turned is None:
+                self._turned = turned(self._params)
+        return self._turned, True
 
     def _streams(self, prompts: Sequence[Prompt]) -> int:
         """In how many streams of slots these prompts are answered."""

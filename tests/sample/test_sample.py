@@ -437,10 +437,15 @@ def test_the_cache_is_donated():
 def test_weights_turned_for_decoding_write_the_same(monkeypatch):
     prompts = _prompts(12, seed=6, samples=2)
     want = _sampler().sample(prompts)
-    monkeypatch.setattr(sample, "turns", lambda parameters: True)
+    monkeypatch.setattr(buckets, "SMALL_MODEL", 0)
     sampler = _sampler()
-    assert sampler._decoding["layers"][0]["down"].shape == _params()["layers"][0]["down"].shape[::-1]
     found = sampler.sample(prompts)
+    weights, turned = sampler._weights(8)
+    assert turned
+    assert weights["layers"][0]["down"].shape == _params()["layers"][0]["down"].shape[::-1]
+    assert sampler._weights(8)[0] is weights
+    # Of a width between powers of two they would be slower.
+    assert sampler._weights(12) == (sampler._params, False)
     assert _tokens(found) == _tokens(want)
     for own, other in zip(itertools.chain(*found), itertools.chain(*want), strict=True):
         np.testing.assert_allclose(own.logps, other.logps, atol=1e-5)
