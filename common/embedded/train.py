@@ -275,7 +275,7 @@ def train_stage(name: str, number: int, folder: pathlib.Path, paragraphs: list[s
     start = time.monotonic()
     data = rows_of(stage, kinds, 100 * number + recipe.seed, encode, paragraphs)
     for step, rows in enumerate(itertools.islice(data, steps)):
-        part = MicroBatch(no_prefix, rows, None, None, index, rows.reshape(-1)[index + 1], weight, total)
+        part = MicroBatch(no_prefix, rows, None, None, None, index, rows.reshape(-1)[index + 1], weight, total)
         rate = np.float32(learning_rate(settings, step, steps))
         params, state, measured = update(params, state, [part], rate, **static)
         if step % 50 == 0 or step + 1 == steps:

@@ -10,7 +10,9 @@ What some families add: `scale`, instead of 1 / root of the head size, `cap`, so
 tanh(x / cap), and `sinks`, a score (N,) a head whose share of the softmax is dropped.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +23,6 @@ from common import runtime
 
 CAUSAL_BLOCKS, SMALLEST_BLOCK = 4, 16
 """Blocks of queries in attention on CPU, and the fewest queries of one."""
-TREE_BLOCKS, SMALLEST_TREE_BLOCK = 2, 48
-"""The same for packed trees, whose blocks compute what they mask out in other branches all the same."""
 
 
 def attention_mask(
@@ -41,9 +41,9 @@ def tree_mask(
     before: int,
     window: int = 0,
 ) -> Bool[Array, "B 1 T {before}+T"]:
-    """True where a token of a row that holds several texts (see `Tree`) may look: at the `before` tokens that all
-    rows go on from, and at what stands in front of it in its own branch or in branch 0; `window` is counted in
-    positions."""
+    """True where a token of a row that holds several texts (see `common.model.packing.Tree`) may look: at the
+    `before` tokens that all rows go on from, and at what stands in front of it in its own branch or in branch 0;
+    `window` is counted in positions."""
     branches = jnp.asarray(branches)
     B, T = branches.shape
     own = (branches[:, None] == branches[..., None]) | (branches[:, None] == 0)
@@ -54,55 +54,21 @@ def tree_mask(
     return seen[:, None]
 
 
-class Tree(NamedTuple):
-    """Texts of a row that go on from one beginning, one behind the other: the `positions` (B, T) of their tokens,
-    each text's as if it alone followed the beginning, and the `branches` (B, T) that they are in, 0 for the
-    beginning. A token sees what stands before it there and in its own branch."""
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """Of each quarter of a length how many of the first rows, shorter ones, end before it: there nobody looks, and
+    on CPU attention leaves them out. Part of the compiled shape."""
 
-    positions: Int[Array | np.ndarray, "B T"]
-    branches: Int[Array | np.ndarray, "B T"]
-
-
-class Packing(NamedTuple):
-    """Texts of unlike lengths one behind the other, without the padding that (rows, T) would have, and in front of
-    them what all of them go on from, P tokens. Outside of attention these P + N tokens may be cut into rows of any
-    length: it works on each by itself.
-
-    real: of token P + n the place in the flattened (rows, T); no place comes twice.
-    again: of some of these tokens a second place, in the row of another text that begins alike, or a number of
-        rows * T and more where there is none; None: all have one place.
-    own: of each place the n that has it in `real`, or N where there is none, as with padding.
-    slots: of each place n, also where it is a token's second one, or N.
-    tree: what (rows, T) hold, with positions behind what all of them go on from; None: a text each.
-    """
-
-    real: Int[Array | np.ndarray, " N"]
-    again: Int[Array | np.ndarray, " N"] | None
-    own: Int[Array, "rows T"]
-    slots: Int[Array, "rows T"]
-    tree: Tree | None = None
+    rows: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls,
-        real: Int[Array | np.ndarray, " N"],
-        again: Int[Array | np.ndarray, " N"] | None,
-        rows: int,
-        length: int,
-        tree: Tree | None = None,
-    ) -> "Packing":
-        numbers = jnp.arange(len(real), dtype=jnp.int32)
-        own = jnp.full(rows * length, len(real), jnp.int32).at[real].set(numbers)
-        slots = own if again is None else own.at[again].set(numbers, mode="drop")
-        return cls(real, again, own.reshape(rows, length), slots.reshape(rows, length), tree)
-
-    def positions(self, count: int) -> Int[Array, " S"]:
-        """Of `count` tokens, S = P + N, in their own texts."""
-        before = count - len(self.real)
-        own = self.real % self.slots.shape[1]
-        if self.tree is not None:
-            own = jnp.asarray(self.tree.positions).reshape(-1)[self.real]
-        return jnp.concatenate([jnp.arange(before), before + own])
+    def of(cls, lengths: Sequence[int], rows: int, length: int) -> "Idle | None":
+        """Of the first of so many rows, in quarters of them; None where none is idle."""
+        lengths = [*lengths, length]  # what comes behind is no shorter row
+        ended = [next(i for i, own in enumerate(lengths) if own > part * length // 4) for part in range(4)]
+        idle = tuple(first - first % max(1, rows // 4) for first in ended)
+        return cls(idle) if any(idle) else None
 
 
 def reference_attention(
@@ -136,12 +102,14 @@ def attention(
     scale: float | None = None,
     cap: float | None = None,
     sinks: Float[Array, " N"] | None = None,
+    idle: Idle | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attention of the last T of S positions to all; without a `mask` each sees itself and what came before."""
+    """Attention of the last T of S positions to all; without a `mask` each sees itself and what came before. For
+    queries that are `idle` anything may come out that is a number."""
     T, S = q.shape[1], k.shape[1]
     if cap is None and sinks is None:
         if mask is None and not runtime.on_accelerator():
-            return _causal_attention(q, k, v, scale)
+            return _causal_attention(q, k, v, scale, idle)
         if mask is None and S > T:  # jax's causal form has the first query see the first key alone
             mask = attention_mask(jnp.arange(S - T, S)[None], S)
         if runtime.on_accelerator():
@@ -149,94 +117,16 @@ def attention(
     return _folded_attention(q, k, v, mask, scale, cap, sinks)
 
 
-def packed_attention(
-    q: Float[Array, "R C heads H"],
-    k: Float[Array, "R C K H"],
-    v: Float[Array, "R C K H"],
-    packing: Packing,
-    window: int,
-    before: tuple[Float[Array, "1 P K H"], Float[Array, "1 P K H"]] | None = None,
-    *,
-    scale: float | None = None,
-    cap: float | None = None,
-    sinks: Float[Array, " heads"] | None = None,
-) -> Float[Array, "R C heads H"]:
-    """Causal attention of packed texts: each to itself, or to what its tree says, and to what all of them go on
-    from, no farther back than `window` (0: no limit). Of all R * C tokens those that are packed come last; where
-    all are, `before` may have the keys and values of what they go on from. Only here each text has a row."""
-    shape = q.shape
-    q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
-    (rows, T), P = packing.slots.shape, q.shape[1] - len(packing.real)
-    more = {"scale": scale, "cap": cap, "sinks": sinks}
-    mask = lambda first, S: attention_mask(jnp.arange(first, S)[None], S, window) if 0 < window < S else None
-    queries, keys, values = (to(x[0, P:], packing) for to, x in ((_placed, q), (spread, k), (spread, v)))
-    begun = before or (k[:, :P], v[:, :P])
-    S = begun[0].shape[1]
-    if S:
-        keys, values = (
-            jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape[1:])), own], axis=1)
-            for x, own in zip(begun, (keys, values), strict=True)
-        )
-    tree = packing.tree
-    if tree is None:
-        out = attention(queries, keys, values, mask(S, S + T), **more)
-    else:
-        seen = tree_mask(S + tree.positions, tree.branches, S, window)
-        parts = []
-        for block in _blocks(T, TREE_BLOCKS, SMALLEST_TREE_BLOCK):
-            end = S + block.stop  # no token sees what comes after it
-            found = attention(queries[:, block], keys[:, :end], values[:, :end], seen[:, :, block, :end], **more)
-            parts.append(found)
-        out = jnp.concatenate(parts, axis=1)
-    out = _gathered(out, packing)[None]
-    if P:
-        first = attention(q[:, :P], k[:, :P], v[:, :P], mask(0, P), **more)
-        out = jnp.concatenate([first, out], axis=1)
-    return out.reshape(shape)
-
-
-@jax.custom_vjp
-def _placed(x: jax.Array, packing: Packing) -> jax.Array:
-    """(N, ...) as (rows, T, ...), each token in its first place alone, and zero where none is."""
-    return jnp.take(x, packing.own, axis=0, mode="fill", fill_value=0)
-
-
-@jax.custom_vjp
-def spread(x: jax.Array, packing: Packing) -> jax.Array:
-    """(N, ...) as (rows, T, ...), each token in all its places, and zero where none is."""
-    return jnp.take(x, packing.slots, axis=0, mode="fill", fill_value=0)
-
-
-@jax.custom_vjp
-def _gathered(x: jax.Array, packing: Packing) -> jax.Array:
-    """(rows, T, ...) as (N, ...), from each token's first place."""
-    return x.reshape(-1, *x.shape[2:])[packing.real]
-
-
-def _summed(x: jax.Array, packing: Packing) -> jax.Array:
-    """(rows, T, ...) as (N, ...), over all places of a token."""
-    first = _gathered(x, packing)
-    if packing.again is None:
-        return first
-    return first + jnp.take(x.reshape(-1, *x.shape[2:]), packing.again, axis=0, mode="fill", fill_value=0)
-
-
-# Transposes are gathers too, as a token has two places at most. Autodiff would add up row by row.
-for forth, back in ((_placed, _gathered), (_gathered, _placed), (spread, _summed)):
-    forth.defvjp(
-        lambda x, packing, forth=forth: (forth(x, packing), packing),
-        lambda packing, d, back=back: (back(d, packing), None),
-    )
-
-
 # --- On CPU ------------------------------------------------------------------------------------------------------
 
 
-def _causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, scale: float | None) -> jax.Array:
+def _causal_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: float | None, idle: Idle | None
+) -> jax.Array:
     """`attention` without a mask: queries in a few blocks, each of which computes its scores with the keys up to
-    its own end alone, so that of the half that is masked out little is computed."""
+    its own end alone, so that of the half that is masked out little is computed, and leaves out idle rows."""
     B, T, N, H = q.shape
-    out = _causal(*_folded(q, k, v), H**-0.5 if scale is None else scale)
+    out = _causal(*_folded(q, k, v), H**-0.5 if scale is None else scale, _first(idle, T, k.shape[2]))
     return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
 
 
@@ -249,10 +139,16 @@ def _folded(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Ar
     return q, k, v
 
 
-def _blocks(length: int, most: int = CAUSAL_BLOCKS, smallest: int = SMALLEST_BLOCK) -> list[slice]:
+def blocks(length: int, most: int = CAUSAL_BLOCKS, smallest: int = SMALLEST_BLOCK) -> list[slice]:
     """Queries of each block. More of them compute less and take longer to compile."""
     count = next(n for n in (most, 2, 1) if n == 1 or (length % n == 0 and length // n >= smallest))
     return [slice(i, i + length // count) for i in range(0, length, length // count)]
+
+
+def _first(idle: Idle | None, length: int, key_heads: int) -> tuple[int, ...]:
+    """Of each block the first of its (B * K) rows that counts."""
+    rows = idle.rows if idle else (0,) * 4
+    return tuple(key_heads * rows[4 * block.start // length] for block in blocks(length))
 
 
 def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
@@ -261,37 +157,50 @@ def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
     return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
 
 
-def _causal_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[jax.Array, list[jax.Array]]:
-    """Output (M, G, T, H) for q (M, G, T, H), k and v (M, P + T, H), and each block's softmax (M, G, t, S)."""
+def _causal_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: float, firsts: tuple[int, ...]
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Output (M, G, T, H) for q (M, G, T, H), k and v (M, P + T, H), and each block's softmax (m, G, t, S), of its
+    rows from the first that counts."""
     M, G, T, H = q.shape
     P = k.shape[1] - T
     outs, weights = [], []
-    for rows in _blocks(T):
-        t, S = rows.stop - rows.start, P + rows.stop
-        scores = _product(q[:, :, rows].reshape(M, G * t, H), k[:, :S], (2, 2)).reshape(M, G, t, S) * scale
+    for rows, first in zip(blocks(T), firsts, strict=True):
+        t, S, m = rows.stop - rows.start, P + rows.stop, M - first
+        scores = _product(q[first:, :, rows].reshape(m, G * t, H), k[first:, :S], (2, 2))
+        scores = scores.reshape(m, G, t, S) * scale
         seen = jnp.arange(S) <= jnp.arange(P + rows.start, S)[:, None]
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         w = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
         w = w / w.sum(axis=-1, keepdims=True)
-        out = _product(w.astype(v.dtype).reshape(M, G * t, S), v[:, :S], (2, 1))
-        outs.append(out.astype(q.dtype).reshape(M, G, t, H))
+        out = _product(w.astype(v.dtype).reshape(m, G * t, S), v[first:, :S], (2, 1))
+        outs.append(_behind(out.astype(q.dtype).reshape(m, G, t, H), first))
         weights.append(w)
     return jnp.concatenate(outs, axis=2), weights
 
 
-def _causal_values(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
-    return _causal_forward(q, k, v, scale)[0]
+def _behind(x: jax.Array, first: int) -> jax.Array:
+    """So many rows of zeros, and behind them those of x."""
+    return jnp.pad(x, [(first, 0)] + [(0, 0)] * (x.ndim - 1)) if first else x
 
 
-_causal = jax.custom_vjp(_causal_values, nondiff_argnums=(3,))
+def _causal_values(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, firsts: tuple[int, ...]) -> jax.Array:
+    return _causal_forward(q, k, v, scale, firsts)[0]
 
 
-def _causal_kept(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[jax.Array, Any]:
-    out, weights = _causal_forward(q, k, v, scale)
+_causal = jax.custom_vjp(_causal_values, nondiff_argnums=(3, 4))
+
+
+def _causal_kept(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: float, firsts: tuple[int, ...]
+) -> tuple[jax.Array, Any]:
+    out, weights = _causal_forward(q, k, v, scale, firsts)
     return out, (q, k, v, out, weights)
 
 
-def _causal_backward(scale: float, kept: Any, d_out: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _causal_backward(
+    scale: float, firsts: tuple[int, ...], kept: Any, d_out: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of q, k and v, by hand: autodiff goes through the maximum, the sum and the quotient of the softmax
     in passes of their own, where its derivative is w * (dw - sum of w dw), and that sum is out · d_out."""
     q, k, v, out, weights = kept
@@ -302,14 +211,15 @@ def _causal_backward(scale: float, kept: Any, d_out: jax.Array) -> tuple[jax.Arr
     # Those of keys and values turned: what is as wide as the keys stands behind in a product, where XLA on CPU is
     # up to twice as fast as with it in front.
     d_q, (d_k, d_v) = [], jnp.zeros((2, M, H, P + T), jnp.float32)
-    for rows, w in zip(_blocks(T), weights, strict=True):
-        t, S = rows.stop - rows.start, P + rows.stop
-        to = d_out[:, :, rows].reshape(M, G * t, H)
-        d_w = _product(to, v[:, :S], (2, 2)).reshape(M, G, t, S)
-        d_scores = (w * (d_w - own[:, :, rows]) * scale).astype(q.dtype).reshape(M, G * t, S)
-        d_q.append(_product(d_scores, k[:, :S], (2, 1)).astype(q.dtype).reshape(M, G, t, H))
-        d_k = d_k.at[..., :S].add(_product(q[:, :, rows].reshape(M, G * t, H), d_scores, (1, 1)))
-        d_v = d_v.at[..., :S].add(_product(to, w.astype(v.dtype).reshape(M, G * t, S), (1, 1)))
+    for rows, first, w in zip(blocks(T), firsts, weights, strict=True):
+        t, S, m = rows.stop - rows.start, P + rows.stop, M - first
+        to = d_out[first:, :, rows].reshape(m, G * t, H)
+        d_w = _product(to, v[first:, :S], (2, 2)).reshape(m, G, t, S)
+        d_scores = (w * (d_w - own[first:, :, rows]) * scale).astype(q.dtype).reshape(m, G * t, S)
+        d_rows = _product(d_scores, k[first:, :S], (2, 1)).astype(q.dtype).reshape(m, G, t, H)
+        d_q.append(_behind(d_rows, first))
+        d_k = d_k.at[first:, :, :S].add(_product(q[first:, :, rows].reshape(m, G * t, H), d_scores, (1, 1)))
+        d_v = d_v.at[first:, :, :S].add(_product(to, w.astype(v.dtype).reshape(m, G * t, S), (1, 1)))
     d_k, d_v = (d.swapaxes(1, 2).astype(x.dtype) for d, x in ((d_k, k), (d_v, v)))
     return jnp.concatenate(d_q, axis=2), d_k, d_v
 

@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from common.config import ModelConfig
 from common.model import moe
-from common.model.attention import Packing, attention, cached_attention, packed_attention
+from common.model.attention import attention, cached_attention
 from common.model.norms import BIASED, WEIGHTLESS, norm
+from common.model.packing import Packing, packed_attention
 from common.model.pages import Looking, paged_attention, write
 from common.model.rope import Turns, rotate
 from common.model.turned import product

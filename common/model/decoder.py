@@ -27,8 +27,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, Rope
-from common.model.attention import Packing, Tree, attention_mask, spread, tree_mask
+from common.model.attention import attention_mask, tree_mask
 from common.model.block import Block, KeysValues, matrix, norm_params, normed
+from common.model.packing import Packing, Tree, spread
 from common.model.pages import PAGE, Pages
 from common.model.remat import recomputing
 from common.model.rope import Turns, turns_of

@@ -40,8 +40,8 @@ from common.buckets import (
 )
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.attention import Packing
 from common.model.decoder import Cache, Params, count_params, decode, grow_cache, prefill, unembed
+from common.model.packing import Packing
 from common.model.pages import PAGE, Pages
 from common.model.sharding import CACHE, ROWS, data_shardings, fetch, mesh_of, place_data
 from common.model.turned import turned

@@ -24,9 +24,9 @@ from common import runtime, streams
 from common.buckets import PREFIX, SHORTEST, SMALL_MODEL, beginning, bucket, finer, power_of_two
 from common.config import ModelConfig
 from common.errors import UserError
-from common.model.attention import Packing, Tree
 from common.model.decoder import Cache, Params, count_params, head_of, hidden, hidden_at, prefill, unembed
 from common.model.losses import logits_at_once, target_logps
+from common.model.packing import Packing, Tree
 from common.model.sharding import ROWS, fetch, mesh_of, place_data
 from common.sample.batching import Batch, batches_of, packed_batches
 from common.sample.numbers import numbers

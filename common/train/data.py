@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, in_common
 from common.config import TrainConfig
+from common.model.attention import Idle
 
 READ, LEARNED = 16, 8
 """Of all positions of a micro-batch, those that are computed are rounded up to sixteenths and those of answers to
@@ -39,6 +40,7 @@ class MicroBatch(NamedTuple):
     All rows go on from the tokens of `prefix`. `real` are the positions in the flattened rows x T that have to be
     computed, all different, and some of padding where their number is rounded up; None: all. What is computed at
     one of them stands also at its place in `again`, or nowhere else where that is rows * T; None: for all of them.
+    `idle` says which rows end early, if any does.
     `places` are those whose next token is predicted, `targets` these tokens, `weight` their examples' weights, 0
     for padding. By `total` the sum of losses is divided: the weights of the whole update, or the number of its
     examples with `TrainConfig.sum_loss`.
@@ -48,6 +50,7 @@ class MicroBatch(NamedTuple):
     tokens: Int[np.ndarray, "rows T"]
     real: Int[np.ndarray, " N"] | None
     again: Int[np.ndarray, " N"] | None
+    idle: Idle | None
     places: Int[np.ndarray, " A"]
     targets: Int[np.ndarray, " A"]
     weight: Float[np.ndarray, " A"]
@@ -142,7 +145,9 @@ def _micro_batch(
     if count == rows * T and not prefix:
         real = None  # nothing is spared
     second = again.reshape(-1)[real] if twins and real is not None else None
-    return MicroBatch(np.array([prefix], np.int32), tokens, real, second, places, targets, weight, total)
+    # Of each example the last token is not read.
+    idle = None if real is None else Idle.of([len(e.tokens) - 1 - len(prefix) for e in examples], rows, T)
+    return MicroBatch(np.array([prefix], np.int32), tokens, real, second, idle, places, targets, weight, total)
 
 
 def _up(count: int, of: int, parts: int) -> int:

@@ -28,9 +28,10 @@ from common.buckets import SMALL_MODEL
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
-from common.model.attention import Packing
+from common.model.attention import Idle
 from common.model.decoder import Params, count_params, hidden, hidden_at, prefill
 from common.model.losses import weighted_logps
+from common.model.packing import Packing
 from common.progress import progress_bar
 from common.train import state as state_files
 from common.train.data import Encoded, MicroBatch, batches
@@ -62,7 +63,7 @@ def hidden_at_places(
 ) -> Float[Array, "A D"]:
     """Final hidden states of a micro-batch from which its targets are predicted; its prefix is read once."""
     if part.real is not None:
-        packing = Packing.of(part.real, part.again, *part.tokens.shape)
+        packing = Packing.of(part.real, part.again, *part.tokens.shape, idle=part.idle)
         tokens = jnp.concatenate([part.prefix[0], part.tokens.reshape(-1)[part.real]])
         # Into 16 rows where they divide it: XLA on CPU takes an eighth longer for one.
         tokens = tokens.reshape(math.gcd(16, tokens.size), -1)
@@ -77,7 +78,7 @@ def hidden_at_places(
 def update(
     params: Params,
     state: dict[str, Any],
-    parts: Sequence[tuple[Array | np.ndarray | None, ...]],
+    parts: Sequence[tuple[Array | np.ndarray | Idle | None, ...]],
     rate: Array | np.float32 | float,
     frozen: Params | None = None,
     *,
@@ -114,7 +115,7 @@ def update(
 )
 def gradients(
     params: Params,
-    part: tuple[Array | None, ...],
+    part: tuple[Array | Idle | None, ...],
     frozen: Params | None,
     so_far: Params | None = None,
     *,
@@ -303,9 +304,7 @@ def optimise(
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
         for step, parts in enumerate(bar, start=first):
             rate = learning_rate(settings, step, steps)
-            # Rows of packed texts could not be split over devices.
-            packed = lambda part: mesh is None and (large or part.prefix.size)
-            parts = [part if packed(part) else part._replace(real=None, again=None) for part in parts]
+            parts = [_computed(part, large, mesh) for part in parts]
             parts = sharding.place_data(parts, trained, sharding.ROWS)
             trained, state, measured = update(trained, state, parts, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))
@@ -331,6 +330,15 @@ def optimise(
             if asked:
                 stopping.stop()
     return trained if frozen is None else lora.join(frozen, trained)
+
+
+def _computed(part: Any, large: bool, mesh: Mesh | None) -> Any:
+    """A micro-batch without what the program for it would not use, or would take longer to compile than it spares:
+    packed texts, whose rows could not be split over devices, and rows that are idle."""
+    packed = mesh is None and (large or part.prefix.size)
+    if not packed:
+        part = part._replace(real=None, again=None)
+    return part if packed and large and not runtime.on_accelerator() else part._replace(idle=None)
 
 
 def _due(step: int, then: float) -> bool:

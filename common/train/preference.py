@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
+from common.model.attention import Idle
 from common.model.decoder import Params
 from common.model.losses import token_logps
 from common.sample.numbers import numbers
@@ -135,7 +136,7 @@ def _check(pairs: Sequence[Preference], config: ModelConfig) -> None:
 class PairBatch(NamedTuple):
     """A part of an update of P pairs: what `pair_loss` takes.
 
-    The chosen answer of a pair is in the row before the rejected one; the first seven are those of
+    The chosen answer of a pair is in the row before the rejected one; the first eight are those of
     `common.train.data.MicroBatch`. The `share` of a pair is 1 / pairs of the update, or 0 for padding.
     """
 
@@ -143,6 +144,7 @@ class PairBatch(NamedTuple):
     tokens: Int[Array | np.ndarray, "2*P T"]
     real: Int[Array | np.ndarray, " N"] | None
     again: Int[Array | np.ndarray, " N"] | None
+    idle: Idle | None
     places: Int[Array | np.ndarray, " A"]
     targets: Int[Array | np.ndarray, " A"]
     weight: Float[Array | np.ndarray, " A"]
@@ -176,7 +178,7 @@ def collate_pairs(
         # Pairs that are padding keep the share 0, and so count for nothing.
         logps, share = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32)
         logps[: len(known)], share[: len(known)] = known, 1 / len(pairs)
-        parts.append(PairBatch(*part[:7], logps, share, np.array(beta, np.float32)))
+        parts.append(PairBatch(*part[:8], logps, share, np.array(beta, np.float32)))
     return parts
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from common.model.attention import _folded_attention, attention, reference_attention
+from common.model.attention import Idle, _folded_attention, attention, reference_attention
 from common.model.decoder import attention_mask
 
 
@@ -52,6 +52,35 @@ def test_blocks_of_queries_equal_the_reference(form, length, before):
     grads = [jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v) for f in (fast, slow)]
     for a, b in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("before", [0, 5])
+@pytest.mark.parametrize("length", [31, 32, 64, 66])  # 1, 2, 4 and 2 blocks
+def test_rows_that_end_early_are_left_out(length, before):
+    """The last row is as long as all, which is seen by what the others give: zeros where a block is left out."""
+    rows, lengths = 4, [length // 4, length // 2, length // 2 + 1, length]
+    idle = Idle.of(lengths, rows, length)
+    assert idle == Idle((0, 1, 2, 3))
+    q, k, v = inputs(B=rows, T=before + length)
+    q = q[:, before:]
+    read = (np.arange(length) < np.array(lengths)[:, None])[..., None, None]
+    run = lambda idle, *x: jax.numpy.where(read, attention(*x, idle=idle), 0)
+    np.testing.assert_allclose(run(idle, q, k, v), run(None, q, k, v), atol=1e-5)
+    loss = lambda idle, *x: (run(idle, *x) ** 2).sum()
+    grads = [jax.grad(loss, argnums=(1, 2, 3))(own, q, k, v) for own in (idle, None)]
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    blocks = {31: 1, 32: 2, 64: 4, 66: 2}[length]
+    assert (np.asarray(attention(q, k, v, idle=idle))[0, length // 2 :] == 0).all() == (blocks > 1)
+
+
+def test_idle_rows_are_counted_by_quarters_of_rows_and_of_the_length():
+    assert Idle.of([10, 20, 40, 64], 4, 64) == Idle((0, 1, 2, 3))
+    assert Idle.of([10, 40, 20, 64], 4, 64) == Idle((0, 1, 1, 3))  # only those in front of all that go on
+    assert Idle.of([10] * 3 + [64] * 13, 16, 64) is None
+    assert Idle.of([10] * 9 + [64] * 7, 16, 64) == Idle((0, 8, 8, 8))
+    assert Idle.of([10] * 5, 16, 64) == Idle((0, 4, 4, 4))  # rows behind the last text are not counted
+    assert Idle.of([64] * 16, 16, 64) is None
 
 
 def test_the_reference_is_jax_dot_product_attention():

@@ -16,9 +16,10 @@ from safetensors.numpy import load_file, save_file
 from common.config import Experts, LoraConfig, ModelConfig, SampleConfig, TrainConfig
 from common.errors import UserError
 from common.model import checkpoint, decoder, hf, lora, moe, sharding
-from common.model.attention import Packing, attention, attention_mask, cached_attention, reference_attention
+from common.model.attention import attention, attention_mask, cached_attention, reference_attention
 from common.model.families import FAMILIES, read_config
 from common.model.names import layer_rules
+from common.model.packing import Packing
 from common.model.turned import turned
 from common.sample.prompt import Prompt
 from common.sample.reference import sample_reference
@@ -400,7 +401,7 @@ def test_packed_trees_compute_what_they_do_in_rows(name, shared, monkeypatch):
     real = np.argsort(branches < 0, axis=None, kind="stable")[: rows * width - 1].astype(np.int32)
     packing = Packing.of(real, None, rows, width, decoder.Tree(positions, branches))
     for smallest in (6, 7):
-        monkeypatch.setattr("common.model.attention.SMALLEST_TREE_BLOCK", smallest)
+        monkeypatch.setattr("common.model.packing.SMALLEST_TREE_BLOCK", smallest)
         packed = jitted(decoder.hidden)(params, config, tokens.reshape(1, -1)[:, real], packing, begun)
         np.testing.assert_allclose(packed[0, :-1], wanted[real[:-1]], atol=TOLERANCE)
 

@@ -299,7 +299,7 @@ def test_packed_examples_train_the_same_weights(params, monkeypatch):
     plain = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
     seen = []
     real = loop.Packing.of
-    monkeypatch.setattr(loop.Packing, "of", lambda *given: seen.append(given) or real(*given))
+    monkeypatch.setattr(loop.Packing, "of", lambda *given, **more: seen.append(given) or real(*given, **more))
     monkeypatch.setattr(loop, "SMALL_MODEL", 0)
     packed = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
     assert seen
