@@ -1,5 +1,5 @@
-"""What the parts of a piece of work take, each measured by itself, at its own shape: a floor under any program
-that is put together from products, attention, norms and so on of XLA or PyTorch, or of XLA alone.
+"""What the parts of a piece of work take, each measured by itself, at its own shape, by XLA and by PyTorch: the
+pace of a program that is put together from products, attention, norms and so on, and has nothing else to do.
 
     parts = Parts(config)                           # each by the faster library; Parts(config, here=True): by XLA
     seconds = parts.forward(tokens=512, rows=4, length=128, heads=80)
@@ -8,10 +8,11 @@ that is put together from products, attention, norms and so on of XLA or PyTorch
     seconds = parts.writing(limits, cache=bytes, bandwidth=a_second)
 
 Where the floors of `floors.py` take the best rate that any product reaches, these take the rate of this product:
-one over 32 numbers is far from it. What every layer does is measured for up to eight layers, one after the other,
-each on numbers of its own, as they lie in memory and not in the processor's cache; the forms of a product are
-those that XLA's compiler can be made to keep. How a program packs its texts, cuts and joins, adds gradients up,
-and waits between its operations is not counted. Of a training one micro-batch of mean size stands for all.
+one over 32 numbers is far from it. What every layer does is measured for eight layers in one program (where it is
+of few tokens, for all), each on numbers of its own; the forms of a product are those that XLA's compiler can be
+made to keep. How a program packs its texts, cuts and joins, adds adapters and gradients up, and waits between its
+operations is not counted; what it finds in the processor's cache, as it has just written it, may spare it some of
+this. Of a training one micro-batch of mean size stands for all.
 """
 
 import dataclasses
@@ -85,20 +86,14 @@ class Parts:
 
     def _pass(self, tokens: int, rows: int, length: int, heads: int, *, train: bool, rank: int = 0) -> float:
         c, L = self.config, self.config.num_layers
-        D, F, V, N, K, H = (
-            c.hidden_size, c.intermediate_size, c.vocab_size, c.num_heads, c.num_kv_heads, c.head_dim
-        )  # fmt: skip
+        D, F, V = c.hidden_size, c.intermediate_size, c.vocab_size
+        N, K, H = c.num_heads, c.num_kv_heads, c.head_dim
 
         def products(tokens: int, matrices: list[tuple[int, int]], count: int) -> float:
             found = sum(self._products(tokens, *matrix, count, train, weights=not rank) for matrix in matrices)
             for inner, columns in matrices if rank else ():
                 found += self._products(tokens, inner, rank, count, train)
                 found += self._products(tokens, rank, columns, count, train)
-                # Added to the product beside it, and behind what it goes back through.
-                found += sum(
-                    self._part("sum", ((tokens, size), (tokens, size)), count, train=False)
-                    for size in (columns, inner)[: 1 + train]
-                )
             return found
 
         def behind(tokens: int, count: int) -> float:
@@ -111,9 +106,15 @@ class Parts:
             return self._part("norm", ((tokens, D), (tokens, D), (D,)), count, train)
 
         queries, keys = (rows, length, N, H), (rows, length, K, H)
-        layers = products(tokens, self._matrices[:3], L) + norm(tokens, L) + behind(tokens, L - 1)
-        layers += self._part("attention", (queries, keys, keys), L, train)
-        layers += self._part("rope", ((1, tokens, N, H), (1, tokens, K, H)), L, train)
+        # Without logits the last layer has keys and values alone.
+        looking = L if heads else L - 1
+        layers = products(tokens, self._matrices[:1], looking) + products(tokens, self._matrices[1:3], L)
+        layers += norm(tokens, L) + behind(tokens, L - 1)
+        layers += self._part("attention", (queries, keys, keys), looking, train)
+        layers += self._part("rope", ((1, tokens, N, H), (1, tokens, K, H)), looking, train)
+        if rank and train:  # nobody asks for the gradient of the embedding
+            first = (_product("inputs", tokens, *matrix, L) for matrix in self._matrices[:3])
+            layers -= sum(map(self._of, first)) / L
         if not heads:
             return layers
         # The last layer has to go on with these positions alone.
@@ -162,8 +163,8 @@ class Parts:
 
 # --- Measured ----------------------------------------------------------------------------------------------------
 
-MEASURED = 8
-"""Layers that stand for all."""
+MEASURED, MANY_TOKENS = 8, 512
+"""Layers that stand for all, where there are as many tokens: with few, to send a program off counts beside it."""
 RUNS = 7
 
 _hold = jax.lax.optimization_barrier  # or XLA puts factors as it likes
@@ -193,7 +194,7 @@ def _product(form: str, tokens: int, inner: int, columns: int, count: int) -> Se
     size = {"t": tokens, "i": inner, "c": columns}
 
     def given(axes: str) -> list[tuple[np.ndarray, ...]]:
-        return _numbers([tuple(size[axis] for axis in own) for own in axes.split(",")], count)
+        return _numbers([tuple(size[axis] for axis in own) for own in axes.split(",")], count, tokens)
 
     axes, there = THERE[form]
     with torch.inference_mode():
@@ -202,7 +203,8 @@ def _product(form: str, tokens: int, inner: int, columns: int, count: int) -> Se
 
 
 def _norm_there(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return (x := x + y), functional.rms_norm(x, weight.shape, weight, 1e-6)
+    total = x + y
+    return total, functional.rms_norm(total, weight.shape, weight, 1e-6)
 
 
 def _attention_there(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -212,8 +214,8 @@ def _attention_there(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
 
 
 def _rotated(q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-    turns = turns_of(jnp.arange(q.shape[1])[None], rope := Rope(), q.shape[3])
-    return rotate(q, turns, rope), rotate(k, turns, rope)
+    turns = turns_of(jnp.arange(q.shape[1])[None], Rope(), q.shape[3])
+    return rotate(q, turns, Rope()), rotate(k, turns, Rope())
 
 
 def _rotated_there(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,7 +239,6 @@ BOTH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "attention": (attention, _attention_there),
     "rope": (_rotated, _rotated_there),
     "norm": (lambda x, y, weight: (x + y, rms_norm(x + y, weight, 1e-6)), _norm_there),
-    "sum": (lambda x, y: x + y, lambda x, y: x + y),
     "gate": (lambda x, y: jax.nn.silu(x) * y, lambda x, y: functional.silu(x) * y),
     "logps": (lambda logits: target_logps(logits, jnp.zeros(len(logits), jnp.int32)), _logps_there),
 }
@@ -251,7 +252,8 @@ def _part(name: str, shapes: tuple[tuple[int, ...], ...], count: int, train: boo
 
     def back(*arrays: jax.Array) -> Any:
         out, pull = jax.vjp(here, *arrays)
-        return pull(out)
+        # In PyTorch those of both terms of a sum are one array; here one would be copied.
+        return pull(out)[name == "norm" :]
 
     def back_there(*arrays: torch.Tensor) -> None:
         out = there(*arrays)
@@ -263,11 +265,12 @@ def _part(name: str, shapes: tuple[tuple[int, ...], ...], count: int, train: boo
         return ours, _seconds_there(back_there if train else there, _numbers(shapes, count), count, train)
 
 
-def _numbers(shapes: Sequence[tuple[int, ...]], count: int) -> list[tuple[np.ndarray, ...]]:
+def _numbers(
+    shapes: Sequence[tuple[int, ...]], count: int, tokens: int = MANY_TOKENS
+) -> list[tuple[np.ndarray, ...]]:
     random = np.random.default_rng(0)
-    return [
-        tuple(random.standard_normal(shape, np.float32) for shape in shapes) for _ in range(min(count, MEASURED))
-    ]
+    count = min(count, MEASURED) if tokens >= MANY_TOKENS else count
+    return [tuple(random.standard_normal(shape, np.float32) for shape in shapes) for _ in range(count)]
 
 
 def _seconds_here(run: Callable[..., Any], given: list[tuple[np.ndarray, ...]], count: int) -> float:

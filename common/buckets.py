@@ -13,7 +13,8 @@ PREFILLED = 2**12
 SMALL_MODEL = 2_000_000
 """Parameters up to which to compile programs for more shapes takes longer than they spare."""
 TURNED_MODEL = 250_000_000
-"""Parameters up to which decoding on CPU has a copy of its weights of its own (`common.model.turned`)."""
+"""Parameters up to which decoding on CPU has a copy of its weights of its own (`common.model.turned`), for as many
+rows as a power of two."""
 STREAMED_MODEL = 10_000_000
 """Parameters up to which two streams write samples on CPU, side by side (`common.streams`). The products of larger
 ones keep two cores busy, and are faster with all rows together."""

@@ -11,6 +11,7 @@ tanh(x / cap), and `sinks`, a score (N,) a head whose share of the softmax is dr
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,18 +58,20 @@ def tree_mask(
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Idle:
-    """Of each quarter of a length how many of the first rows, shorter ones, end before it: there nobody looks, and
-    on CPU attention leaves them out. Part of the compiled shape."""
+    """Of each of the `blocks` of queries how many of the first rows, shorter ones, end before it: there nobody
+    looks, and on CPU attention leaves them out. Part of the compiled shape."""
 
     rows: tuple[int, ...]
 
     @classmethod
     def of(cls, lengths: Sequence[int], rows: int, length: int) -> "Idle | None":
-        """Of the first of so many rows, in quarters of them; None where none is idle."""
-        lengths = [*lengths, length]  # what comes behind is no shorter row
-        ended = [next(i for i, own in enumerate(lengths) if own > part * length // 4) for part in range(4)]
-        idle = tuple(first - first % max(1, rows // 4) for first in ended)
-        return cls(idle) if any(idle) else None
+        """For the first of so many rows, which read `lengths` tokens of `length`, in quarters of the rows; None
+        where less than an eighth of attention is spared: a program for it would have to be compiled."""
+        parts, lengths = blocks(length), [*lengths, length]  # what comes behind is no shorter row
+        ended = [next(i for i, own in enumerate(lengths) if own > part.start) for part in parts]
+        idle = tuple(first - first % math.ceil(rows / 4) for first in ended)
+        spared = sum(first * part.stop for first, part in zip(idle, parts, strict=True))
+        return cls(idle) if 8 * spared >= rows * sum(part.stop for part in parts) else None
 
 
 def reference_attention(
@@ -147,8 +150,7 @@ def blocks(length: int, most: int = CAUSAL_BLOCKS, smallest: int = SMALLEST_BLOC
 
 def _first(idle: Idle | None, length: int, key_heads: int) -> tuple[int, ...]:
     """Of each block the first of its (B * K) rows that counts."""
-    rows = idle.rows if idle else (0,) * 4
-    return tuple(key_heads * rows[4 * block.start // length] for block in blocks(length))
+    return tuple(key_heads * rows for rows in (idle.rows if idle else (0,) * len(blocks(length))))
 
 
 def _product(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:

@@ -68,7 +68,7 @@ class PagedCache:
 
     def __init__(self, config: ModelConfig, slots: int, pages: int, dtype: Any, params: Params):
         self._own: list[list[int]] = [[] for _ in range(slots)]
-        # Where each slot needs one, this is no shape more: that of the slots is as peculiar.
+        # Where each slot needs one, their number is seldom a shape more: that of the slots is as peculiar.
         self._free = list(range(max(pages, FEWEST_PAGES) if pages <= slots else bucket(pages, FEWEST_PAGES)))
         self.arrays = place_data(empty_cache(config, len(self._free), PAGE, dtype=dtype), params, CACHE)
 

@@ -189,7 +189,7 @@ def padded(prompts: Sequence[Sequence[int]], rows: int, rounded: Callable[[int, 
 
 def packed(prompts: Sequence[Sequence[int]]) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
     """Rows and length that prompts fit into, and ids and places of their tokens, whose number is rounded up to
-    sixteenths of that (see `common.model.attention.Packing`)."""
+    sixteenths of that (see `common.model.packing.Packing`)."""
     rows = padded(prompts, power_of_two(len(prompts)), power_of_two)
     lengths = np.zeros(len(rows), np.int32)
     lengths[: len(prompts)] = list(map(len, prompts))

@@ -304,7 +304,7 @@ def optimise(
     with contextlib.nullcontext() if checkpoint is None else stopping.deferred():
         for step, parts in enumerate(bar, start=first):
             rate = learning_rate(settings, step, steps)
-            parts = [_computed(part, large, mesh) for part in parts]
+            parts = [_computed(part, config, large, mesh) for part in parts]
             parts = sharding.place_data(parts, trained, sharding.ROWS)
             trained, state, measured = update(trained, state, parts, np.float32(rate), frozen, **static)
             pending.append((step, rate, measured))
@@ -332,13 +332,13 @@ def optimise(
     return trained if frozen is None else lora.join(frozen, trained)
 
 
-def _computed(part: Any, large: bool, mesh: Mesh | None) -> Any:
+def _computed(part: Any, config: ModelConfig, large: bool, mesh: Mesh | None) -> Any:
     """A micro-batch without what the program for it would not use, or would take longer to compile than it spares:
     packed texts, whose rows could not be split over devices, and rows that are idle."""
-    packed = mesh is None and (large or part.prefix.size)
-    if not packed:
-        part = part._replace(real=None, again=None)
-    return part if packed and large and not runtime.on_accelerator() else part._replace(idle=None)
+    if mesh is not None or not (large or part.prefix.size):
+        return part._replace(real=None, again=None, idle=None)
+    left_out = large and config.score_cap is None and not config.sinks and not runtime.on_accelerator()
+    return part if left_out else part._replace(idle=None)
 
 
 def _due(step: int, then: float) -> bool:

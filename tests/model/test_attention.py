@@ -60,7 +60,7 @@ def test_rows_that_end_early_are_left_out(length, before):
     """The last row is as long as all, which is seen by what the others give: zeros where a block is left out."""
     rows, lengths = 4, [length // 4, length // 2, length // 2 + 1, length]
     idle = Idle.of(lengths, rows, length)
-    assert idle == Idle((0, 1, 2, 3))
+    assert idle == {31: None, 32: Idle((0, 2)), 64: Idle((0, 1, 2, 3)), 66: Idle((0, 2))}[length]
     q, k, v = inputs(B=rows, T=before + length)
     q = q[:, before:]
     read = (np.arange(length) < np.array(lengths)[:, None])[..., None, None]
@@ -70,16 +70,18 @@ def test_rows_that_end_early_are_left_out(length, before):
     grads = [jax.grad(loss, argnums=(1, 2, 3))(own, q, k, v) for own in (idle, None)]
     for a, b in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    blocks = {31: 1, 32: 2, 64: 4, 66: 2}[length]
-    assert (np.asarray(attention(q, k, v, idle=idle))[0, length // 2 :] == 0).all() == (blocks > 1)
+    assert (np.asarray(attention(q, k, v, idle=idle))[0, length // 2 :] == 0).all() == (idle is not None)
 
 
-def test_idle_rows_are_counted_by_quarters_of_rows_and_of_the_length():
+def test_idle_rows_are_counted_by_quarters_of_rows_and_blocks():
     assert Idle.of([10, 20, 40, 64], 4, 64) == Idle((0, 1, 2, 3))
     assert Idle.of([10, 40, 20, 64], 4, 64) == Idle((0, 1, 1, 3))  # only those in front of all that go on
+    assert Idle.of([16, 20, 33, 64], 4, 64) == Idle((0, 1, 2, 3))  # to its end a text is read
     assert Idle.of([10] * 3 + [64] * 13, 16, 64) is None
     assert Idle.of([10] * 9 + [64] * 7, 16, 64) == Idle((0, 8, 8, 8))
     assert Idle.of([10] * 5, 16, 64) == Idle((0, 4, 4, 4))  # rows behind the last text are not counted
+    assert Idle.of([10] * 3 + [64] * 4, 7, 64) == Idle((0, 2, 2, 2))
+    assert Idle.of([40] * 4 + [64] * 12, 16, 64) is None  # a tenth of attention
     assert Idle.of([64] * 16, 16, 64) is None
 
 

@@ -440,6 +440,7 @@ def test_weights_turned_for_decoding_write_the_same(monkeypatch):
     monkeypatch.setattr(buckets, "SMALL_MODEL", 0)
     sampler = _sampler()
     found = sampler.sample(prompts)
+    assert sampler._turned is not None
     weights, turned = sampler._weights(8)
     assert turned
     assert weights["layers"][0]["down"].shape == _params()["layers"][0]["down"].shape[::-1]

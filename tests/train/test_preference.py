@@ -11,6 +11,7 @@ import pytest
 from common.config import LoraConfig, ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import hf, lora
+from common.model.attention import Idle
 from common.model.decoder import init
 from common.model.names import layer_rules
 from common.train import preference
@@ -166,6 +167,25 @@ def test_what_a_pair_begins_with_is_computed_once_for_the_same_gradients(params,
     assert not set(again) & set(part.real)
     run = quick_jit(jax.value_and_grad(lambda p, part: pair_loss(p, CONFIG, part, dtype=jnp.float32)[0]))
     plain = run(params, part._replace(real=None, again=None))
+    for a, b in zip(jax.tree.leaves(run(params, part)), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_pairs_that_end_early_are_left_out_of_attention_for_the_same_gradients(params, quick_jit, remat):
+    pairs = [
+        Preference(tuple(range(1, 21)), tuple(range(5, 13)), tuple(range(30, 36))),
+        Preference(tuple(range(3, 33)), tuple(range(9, 39)), tuple(range(20, 48))),
+    ]
+    reference = np.random.default_rng(0).normal(-9, 3, (2, 2)).astype(np.float32)
+    settings = dataclasses.replace(SETTINGS, batch_size=2, micro_batch_size=2)
+    [part] = collate_pairs(pairs, reference, settings, 0, 0.3, False)
+    assert part.idle == Idle((0, 0, 2, 2))
+    assert (part.again < part.tokens.size).any()
+    run = quick_jit(
+        jax.value_and_grad(lambda p, part: pair_loss(p, CONFIG, part, dtype=jnp.float32, remat=remat)[0])
+    )
+    plain = run(params, part._replace(real=None, again=None, idle=None))
     for a, b in zip(jax.tree.leaves(run(params, part)), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
 

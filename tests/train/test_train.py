@@ -12,6 +12,7 @@ import pytest
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import losses
+from common.model.attention import Idle
 from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference, weighted_logps
 from common.train import loop, state
@@ -304,6 +305,38 @@ def test_packed_examples_train_the_same_weights(params, monkeypatch):
     packed = fine_tune(params, CONFIG, examples, SETTINGS, pad_id=0, steps=4)
     assert seen
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), packed, plain)
+
+
+def test_rows_that_end_early_are_left_out_of_attention_for_the_same_weights(params, monkeypatch):
+    ids = lambda start, count: tuple(1 + (start + i) % 60 for i in range(count))
+    examples = [Encoded(ids(7 * i, 20), 12) for i in range(6)] + [Encoded(ids(11 * i, 150), 140) for i in range(2)]
+    settings = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=8, max_length=256)
+    train = lambda: fine_tune(params, CONFIG, examples, settings, pad_id=0, steps=3)
+    plain = train()
+    seen = []
+    real = loop.Packing.of
+    monkeypatch.setattr(
+        loop.Packing, "of", lambda *given, **more: seen.append(more["idle"]) or real(*given, **more)
+    )
+    monkeypatch.setattr(loop, "SMALL_MODEL", 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), train(), plain)
+    assert set(seen) == {Idle((0, 6, 6, 6))}
+
+
+def test_idle_rows_are_told_only_to_programs_that_leave_them_out():
+    examples = [Encoded(tuple(range(1, 21)), 12)] * 6 + [Encoded(tuple(range(1, 151)), 140)] * 2
+    settings = dataclasses.replace(SETTINGS, batch_size=8, micro_batch_size=8, max_length=256)
+    [part] = collate(examples, settings, pad_id=0)
+    assert part.idle == Idle((0, 6, 6, 6))
+    told = lambda config, large: loop._computed(part, config, large, None).idle
+    assert told(CONFIG, True) == part.idle
+    assert told(CONFIG, False) is told(dataclasses.replace(CONFIG, score_cap=30.0), True) is None
+    assert told(dataclasses.replace(CONFIG, sinks=True), True) is None
+    # What is read: not the last token, nor a beginning that stands in front of all.
+    [part] = collate([Encoded(tuple(range(1, 66)), 60)] * 6 + examples[-2:], settings, 0, tuple(range(1, 17)))
+    assert (part.tokens.shape, part.idle) == ((8, 192), Idle((0, 6, 6, 8)))
+    [part] = collate([Encoded(tuple(range(1, 67)), 60)] * 6 + examples[-2:], settings, 0, tuple(range(1, 17)))
+    assert part.idle == Idle((0, 0, 6, 8))
 
 
 def test_a_beginning_is_shared_where_it_is_worth_it():
