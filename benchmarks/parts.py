@@ -51,12 +51,8 @@ class Parts:
     @property
     def _matrices(self) -> list[tuple[int, int]]:
         c = self.config
-        D, F, heads, keys = (
-            c.hidden_size,
-            c.intermediate_size,
-            c.num_heads * c.head_dim,
-            c.num_kv_heads * c.head_dim,
-        )
+        D, F = c.hidden_size, c.intermediate_size
+        heads, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         return [(D, heads), (D, keys), (D, keys), (heads, D), (D, F), (D, F), (F, D)]
 
     def _of(self, seconds: Seconds) -> float:
