@@ -10,9 +10,6 @@ What some families add: `scale`, instead of 1 / root of the head size, `cap`, so
 tanh(x / cap), and `sinks`, a score (N,) a head whose share of the softmax is dropped.
 """
 
-import dataclasses
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,9 +18,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import runtime
+from common.model.blocks import Idle, blocks
 
-CAUSAL_BLOCKS, SMALLEST_BLOCK = 4, 16
-"""Blocks of queries in attention on CPU, and the fewest queries of one."""
+jax.tree_util.register_static(Idle)
 
 
 def attention_mask(
@@ -53,25 +50,6 @@ def tree_mask(
         keys = jnp.concatenate([jnp.broadcast_to(jnp.arange(before), (B, before)), positions], axis=1)
         seen &= positions[..., None] - keys[:, None] < window
     return seen[:, None]
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Idle:
-    """Of each of the `blocks` of queries how many of the first rows, shorter ones, end before it: there nobody
-    looks, and on CPU attention leaves them out. Part of the compiled shape."""
-
-    rows: tuple[int, ...]
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], rows: int, length: int) -> "Idle | None":
-        """For the first of so many rows, which read `lengths` tokens of `length`, in quarters of the rows; None
-        where less than an eighth of attention is spared: a program for it would have to be compiled."""
-        parts, lengths = blocks(length), [*lengths, length]  # what comes behind is no shorter row
-        ended = [next(i for i, own in enumerate(lengths) if own > part.start) for part in parts]
-        idle = tuple(first - first % math.ceil(rows / 4) for first in ended)
-        spared = sum(first * part.stop for first, part in zip(idle, parts, strict=True))
-        return cls(idle) if 8 * spared >= rows * sum(part.stop for part in parts) else None
 
 
 def reference_attention(
@@ -140,12 +118,6 @@ def _folded(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Ar
     q = q.transpose(0, 2, 1, 3).reshape(B * K, N // K, T, H)
     k, v = (x.transpose(0, 2, 1, 3).reshape(B * K, -1, H) for x in (k, v))
     return q, k, v
-
-
-def blocks(length: int, most: int = CAUSAL_BLOCKS, smallest: int = SMALLEST_BLOCK) -> list[slice]:
-    """Queries of each block. More of them compute less and take longer to compile."""
-    count = next(n for n in (most, 2, 1) if n == 1 or (length % n == 0 and length // n >= smallest))
-    return [slice(i, i + length // count) for i in range(0, length, length // count)]
 
 
 def _first(idle: Idle | None, length: int, key_heads: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from common.model.attention import Idle, attention, attention_mask, blocks, tree_mask
+from common.model.attention import attention, attention_mask, tree_mask
+from common.model.blocks import Idle, blocks
 
 TREE_BLOCKS, SMALLEST_TREE_BLOCK = 2, 48
 """Blocks of queries in packed trees, and the fewest queries of one: they compute what they mask out in other

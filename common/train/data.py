@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from common.buckets import PREFIX, SHORTEST, beginning, bucket, finer, in_common
 from common.config import TrainConfig
-from common.model.attention import Idle
+from common.model.blocks import Idle
 
 READ, LEARNED = 16, 8
 """Of all positions of a micro-batch, those that are computed are rounded up to sixteenths and those of answers to

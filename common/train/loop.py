@@ -28,7 +28,7 @@ from common.buckets import SMALL_MODEL
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
 from common.model import lora, sharding
-from common.model.attention import Idle
+from common.model.blocks import Idle
 from common.model.decoder import Params, count_params, hidden, hidden_at, prefill
 from common.model.losses import weighted_logps
 from common.model.packing import Packing

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from common.config import ModelConfig, Remat, TrainConfig
 from common.errors import UserError
-from common.model.attention import Idle
+from common.model.blocks import Idle
 from common.model.decoder import Params
 from common.model.losses import token_logps
 from common.sample.numbers import numbers

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from common.model.attention import Idle, _folded_attention, attention, reference_attention
+from common.model.attention import _folded_attention, attention, reference_attention
+from common.model.blocks import Idle
 from common.model.decoder import attention_mask
 
 

@@ -11,7 +11,7 @@ import pytest
 from common.config import LoraConfig, ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import hf, lora
-from common.model.attention import Idle
+from common.model.blocks import Idle
 from common.model.decoder import init
 from common.model.names import layer_rules
 from common.train import preference

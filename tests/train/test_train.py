@@ -12,7 +12,7 @@ import pytest
 from common.config import ModelConfig, TrainConfig
 from common.errors import UserError
 from common.model import losses
-from common.model.attention import Idle
+from common.model.blocks import Idle
 from common.model.decoder import hidden, init, unembed
 from common.model.losses import token_logps, token_logps_reference, weighted_logps
 from common.train import loop, state
