@@ -186,7 +186,7 @@ THERE: dict[str, tuple[str, Callable[..., torch.Tensor]]] = {
 
 @functools.cache
 def _product(form: str, tokens: int, inner: int, columns: int, count: int) -> Seconds:
-    """Of so many products of one of `FORMS` one after the other."""
+    """Of so many products of one of `FORMS`, in one program or one after the other."""
     size = {"t": tokens, "i": inner, "c": columns}
 
     def given(axes: str) -> list[tuple[np.ndarray, ...]]:
@@ -243,7 +243,7 @@ BOTH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 @functools.cache
 def _part(name: str, shapes: tuple[tuple[int, ...], ...], count: int, train: bool) -> Seconds:
-    """Of so many of one of `BOTH` one after the other, with its backward pass where `train`."""
+    """Of so many of one of `BOTH`, as `_product`, with its backward pass where `train`."""
     here, there = BOTH[name]
 
     def back(*arrays: jax.Array) -> Any:
