@@ -5,7 +5,7 @@ pace of a program that is put together from products, attention, norms and so on
     seconds = parts.forward(tokens=512, rows=4, length=128, heads=80)
     seconds = parts.training(tokens=3000, rows=16, length=200, heads=1000) + parts.step()
     seconds = parts.learning(examples, size=16)
-    seconds = parts.writing(limits, cache=bytes, bandwidth=a_second)
+    seconds = parts.writing(limits, context=24, bandwidth=bytes_a_second)
 
 Where the floors of `floors.py` take the best rate that any product reaches, these take the rate of this product:
 one over 32 numbers is far from it. What every layer does is measured for eight layers in one program (where it is
@@ -136,25 +136,34 @@ class Parts:
         shapes = [shape for shape in self._matrices for _ in range(c.num_layers)] + [(c.vocab_size, c.hidden_size)]
         return self._of(_step(tuple(shapes)))
 
-    def writing(self, limits: Sequence[int], cache: float, bandwidth: float) -> float:
-        """Of answers of so many tokens that are all written at once, a token of each at a time, with `cache` bytes
-        read of what was before: products of as many rows as go on, or the weights read once where that is more."""
-        c = self.config
-        matrices = self._matrices * c.num_layers + [(c.hidden_size, c.vocab_size)]
-        weights = 4 * sum(inner * columns for inner, columns in matrices)
-        sizes = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    def writing(self, limits: Sequence[int], context: int, bandwidth: float) -> float:
+        """Of answers of so many tokens that are all written at once, a token of each at a time, which looks at
+        `context` on average: products of as many rows as go on, or the weights read once where that is more, and
+        what else a step has."""
+        c, L = self.config, self.config.num_layers
+        N, K, H = c.num_heads, c.num_kv_heads, c.head_dim
+        matrices = self._matrices * L + [(c.hidden_size, c.vocab_size)]
         shapes = {shape: matrices.count(shape) for shape in set(matrices)}
-        taken = [
-            max(
-                sum(self._products(rows, *shape, n, train=False) for shape, n in shapes.items()),
-                weights / bandwidth,
+        weights = 4 * sum(inner * columns for inner, columns in matrices)
+
+        def step(rows: int) -> float:
+            numbers, wide = (rows, c.hidden_size), (rows, c.intermediate_size)
+            products = sum(self._products(rows, *shape, n, train=False) for shape, n in shapes.items())
+            looking = ((rows, K, N // K, H), (rows, K, H, context), (rows, K, context, H))
+            return (
+                max(products, weights / bandwidth)
+                + self._part("looking", looking, L, train=False)
+                + self._part("rope", ((1, rows, N, H), (1, rows, K, H)), L, train=False)
+                + self._part("norm", (numbers, numbers, (c.hidden_size,)), 2 * L + 1, train=False)
+                + self._part("gate", (wide, wide), L, train=False)
+                + self._part("logps", ((rows, c.vocab_size),), 1, train=False)
             )
-            for rows in sizes
-        ]
+
+        sizes = [2**n for n in range(10) if 2**n < 2 * len(limits)]
         going = (np.array(limits)[:, None] > np.arange(max(limits))).sum(0)
         most = sizes[-1]  # from there on it grows as they do
-        steps = np.interp(np.minimum(going, most), sizes, taken) * np.maximum(going / most, 1)
-        return float(steps.sum()) + cache / bandwidth
+        steps = np.interp(np.minimum(going, most), sizes, [step(rows) for rows in sizes])
+        return float((steps * np.maximum(going / most, 1)).sum())
 
 
 # --- Measured ----------------------------------------------------------------------------------------------------
@@ -227,18 +236,28 @@ def _turns_there(length: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return both.cos(), both.sin()
 
 
+def _looked(q: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    return jax.nn.softmax(q.shape[-1] ** -0.5 * (q @ keys)) @ values
+
+
+def _looked_there(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(q.shape[-1] ** -0.5 * (q @ keys), -1) @ values
+
+
 def _logps_there(logits: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long), reduction="none")
 
 
 BOTH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "attention": (attention, _attention_there),
+    "looking": (_looked, _looked_there),
     "rope": (_rotated, _rotated_there),
     "norm": (lambda x, y, weight: (x + y, rms_norm(x + y, weight, 1e-6)), _norm_there),
     "gate": (lambda x, y: jax.nn.silu(x) * y, lambda x, y: functional.silu(x) * y),
     "logps": (lambda logits: target_logps(logits, jnp.zeros(len(logits), jnp.int32)), _logps_there),
 }
-"""What is no product with a matrix, here and in PyTorch; a norm with the sum in front of it."""
+"""What is no product with a matrix, here and in PyTorch: a norm with the sum in front of it, and as `looking` the
+attention of one token a row."""
 
 
 @functools.cache
@@ -256,14 +275,13 @@ def _part(name: str, shapes: tuple[tuple[int, ...], ...], count: int, train: boo
         outs = out if isinstance(out, tuple) else (out,)
         torch.autograd.grad(outs, arrays, [one.detach() for one in outs])
 
-    ours = _seconds_here(back if train else here, _numbers(shapes, count), count)
+    given = functools.partial(_numbers, shapes, count, math.prod(shapes[0][:-1]))
+    ours = _seconds_here(back if train else here, given(), count)
     with torch.set_grad_enabled(train):
-        return ours, _seconds_there(back_there if train else there, _numbers(shapes, count), count, train)
+        return ours, _seconds_there(back_there if train else there, given(), count, train)
 
 
-def _numbers(
-    shapes: Sequence[tuple[int, ...]], count: int, tokens: int = MANY_TOKENS
-) -> list[tuple[np.ndarray, ...]]:
+def _numbers(shapes: Sequence[tuple[int, ...]], count: int, tokens: int) -> list[tuple[np.ndarray, ...]]:
     random = np.random.default_rng(0)
     count = min(count, MEASURED) if tokens >= MANY_TOKENS else count
     return [tuple(random.standard_normal(shape, np.float32) for shape in shapes) for _ in range(count)]

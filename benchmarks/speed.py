@@ -287,7 +287,9 @@ def _answered(
     def alone(parts: Parts, machine: floors.Machine) -> float:
         own = sum(len(p) - 1 - shared for p in prompts) // len(prompts)
         begun = parts.forward(tokens=32 * own, rows=32, length=own, heads=0) * len(prompts) / 32
-        return begun + parts.writing([*itertools.chain(*limits)], read, machine.bandwidth)
+        counts = [*itertools.chain(*limits)]
+        seen = sum(len(p) * n + n * (n - 1) // 2 for p, own in zip(prompts, limits, strict=True) for n in own)
+        return begun + parts.writing(counts, seen // sum(counts), machine.bandwidth)
 
     return Work(
         {"seedloop": ours, "generate": theirs},

@@ -15,7 +15,7 @@ SMALL_MODEL = 2_000_000
 TURNED_MODEL = 250_000_000
 """Parameters up to which decoding on CPU has a copy of its weights of its own (`common.model.turned`), for as many
 rows as a power of two."""
-STREAMED_MODEL = 10_000_000
+STREAMED_MODEL = 20_000_000
 """Parameters up to which two streams write samples on CPU, side by side (`common.streams`). The products of larger
 ones keep two cores busy, and are faster with all rows together."""
 LOGITS = {"cpu": 2**25, "accelerator": 2**28}

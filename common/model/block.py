@@ -124,8 +124,9 @@ class Block(nnx.Module):
         y = _dot(x, getattr(self, name), contract, turned=self.turned)
         lora = self.config.lora
         if lora is not None and self.config.adapted(name):
-            low = _dot(x, getattr(self, f"{name}_a"), contract)
-            y = y + lora.alpha / lora.rank * _dot(low, getattr(self, f"{name}_b"))
+            # Scaled where it is small: behind the second product, y's gradient would be written twice as well.
+            low = lora.alpha / lora.rank * _dot(x, getattr(self, f"{name}_a"), contract)
+            y = y + _dot(low, getattr(self, f"{name}_b"))
         if name in self.config.biases:
             y = y + getattr(self, f"{name}_bias")[...].astype(y.dtype)
         return y
