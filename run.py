@@ -44,6 +44,11 @@ ALSO = {
     "status": ("common.results.status", "status DIR: where a run stands, from what is on the disk"),
     "fetch": ("common.model.smollm2", "fetch SmolLM2, a small chat model: --student smollm2"),
 }
+NEEDED = (
+    *("jax", "jaxlib", "jaxtyping", "flax", "optax", "orbax", "transformers", "datasets", "numpy", "safetensors"),
+    *("gguf", "jinja2", "matplotlib", "openai", "datasketch", "fsspec", "yaml", "pyphen"),
+)
+"""Modules of what requirements.txt lists. Where one is missing, most often nothing was installed."""
 
 COMMAND = PROG if PACKAGE else f"python {PROG}"
 LINES = {
@@ -132,6 +137,13 @@ def _method(argv: list[str]) -> None:
     except SystemExit:  # after --help
         sys.stdout.flush()
         raise
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        raise UserError(
+            f"{quoted(error.name)} is not installed for {sys.executable}: give that"
+            " `-m pip install -r requirements.txt`, or start the Python of the environment where it was done"
+        ) from error
     except (RuntimeError, ValueError, AssertionError) as error:
         if isinstance(error, UserError) or (said := _start_up(error)) is None:
             raise

@@ -290,6 +290,7 @@ def _command(body, tmp_path, monkeypatch):
         ("raise __import__('common.errors').errors.UserError('bad row 3')", 2, "error: bad row 3"),
         ("raise OSError(errno.ENOSPC, 'full', 'runs/x')", 2, "error: the disk is full (runs/x): free space"),
         ("raise KeyboardInterrupt", 130, "stopped; the same command continues"),
+        ("raise ModuleNotFoundError('none', name='optax')", 2, "'optax' is not installed for "),
     ],
 )
 def test_what_ends_a_command_is_one_line(body, status, says, tmp_path, monkeypatch, capsys):
@@ -307,10 +308,18 @@ def test_what_ends_a_command_is_one_line(body, status, says, tmp_path, monkeypat
     assert "\n" not in said
 
 
-def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
-    """A pipe that breaks elsewhere than at our output, say to another process, is an error like any other."""
-    with pytest.raises(BrokenPipeError):
-        _command("raise BrokenPipeError", tmp_path, monkeypatch)(["llm2llm"])
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise BrokenPipeError", BrokenPipeError),
+        ("import nothing_of_this_name", ModuleNotFoundError),
+    ],
+)
+def test_other_errors_are_not_hidden(body, error, tmp_path, monkeypatch):
+    """A pipe that breaks elsewhere than at our output, say to another process, is an error like any other; so is a
+    module that is missing and that nobody was told to install."""
+    with pytest.raises(error):
+        _command(body, tmp_path, monkeypatch)(["llm2llm"])
 
 
 @pytest.mark.parametrize("buffered", ["", "1"])
